@@ -1,0 +1,42 @@
+"""HICom for Hugging Face: video language models whose visual tokens are compressed on the condition of the question.
+
+Importing the package registers HICom with the Auto classes and the pipelines of transformers.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
+from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel, HiComVideoFeatures
+from .processors.processing_hicom import HiComProcessor
+from .processors.video_processing_hicom import HiComVideoProcessor
+
+__version__ = "0.1.0"
+__all__ = [
+    "HiComCompressorConfig",
+    "HiComConfig",
+    "HiComForConditionalGeneration",
+    "HiComModel",
+    "HiComProcessor",
+    "HiComVideoFeatures",
+    "HiComVideoProcessor",
+]
+
+AutoConfig.register("hicom", HiComConfig, exist_ok=True)
+for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    auto_class.register(HiComConfig, HiComForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(HiComConfig, HiComProcessor, exist_ok=True)
+AutoVideoProcessor.register(HiComConfig, HiComVideoProcessor, exist_ok=True)
+
+# So that save_pretrained copies the code into the folder of the weights.
+HiComConfig.register_for_auto_class()
+HiComForConditionalGeneration.register_for_auto_class("AutoModel")
+HiComProcessor.register_for_auto_class()
+HiComVideoProcessor.register_for_auto_class()

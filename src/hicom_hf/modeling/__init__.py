@@ -1,0 +1,1 @@
+"""Model code that ships with the weights: flat, and importing only its own folder and third parties."""

@@ -1,0 +1,101 @@
+"""Multi-head cross-attention of the compressor, through transformers' attention interface.
+
+Letters: B batch, Q queries, N keys, D width.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .mlp_hicom import INIT_STD
+
+HEAD_SIZE = 128  # channels per head; a width below 128 gets one head (official release)
+
+
+def num_heads(width: int) -> int:
+    """Number of heads of `HEAD_SIZE` channels for a width D, at least one.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+    heads = max(width // HEAD_SIZE, 1)
+    if width % heads:
+        raise ValueError(
+            f"a width of {width} does not divide into {heads} heads; use a width below {2 * HEAD_SIZE} or a multiple of "
+            f"{HEAD_SIZE}"
+        )
+    return heads
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(query key^T * scaling) value, the softmax in float32; no mask, no dropout.
+
+    Args:
+        query: (B, heads, Q, D / heads); key, value: (B, heads, N, D / heads).
+
+    Returns:
+        (B, Q, heads, D / heads) and the weights (B, heads, Q, N).
+    """
+    scores = query @ key.transpose(-1, -2) * scaling
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class HiComCrossAttention(nn.Module):
+    """Attention from a few queries to many keys, with biased q/k/v/output projections, no mask and no residual.
+
+    Args:
+        width: D.
+        config: the compressor's config; its `_attn_implementation` chooses eager, sdpa, flex or flash attention.
+
+    Source: paper, equations 2 and 4; heads of width 128 and biased projections from the official release.
+    """
+
+    is_causal = False
+
+    def __init__(self, width: int, config):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads(width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def init_weights(self):
+        for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            init.trunc_normal_(linear.weight, std=INIT_STD)
+            init.zeros_(linear.bias)
+
+    def forward(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend.
+
+        Args:
+            queries: (B, Q, D).
+            keys, values: (B, N, D).
+            output_attentions: compute eagerly, whatever the config says, and return the weights.
+
+        Returns:
+            (B, Q, D), and the weights (B, heads, Q, N) or None.
+        """
+        q, k, v = (
+            projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q or N, D / heads)
+            for projection, hidden in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
+        )
+        attend = eager_attention
+        if not output_attentions:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attended, weights = attend(self, q, k, v, None, scaling=q.shape[-1] ** -0.5, dropout=0.0, is_causal=False)
+        return self.out_proj(attended.flatten(2)), weights if output_attentions else None

@@ -1,0 +1,101 @@
+"""The compressor: a video's features and an instruction become the few tokens that the LLM reads.
+
+Letters: B batch, T frames, H/W patch rows and columns, D vision width, C LLM width, L instruction tokens, G groups, K patches
+per group, Q queries, N = G + Q tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .global_hicom import HiComGlobalBranch
+from .grouping_hicom import group_positions
+from .local_hicom import HiComAveragePool, HiComLocalBranch
+
+
+@dataclass
+class HiComCompressorAttentions(ModelOutput):
+    """Where the compressor looked, for one video or a batch of equally long ones.
+
+    Attributes:
+        local_weights: (B, G, K), the weights inside each group; sums to 1 over K.
+        local_positions: (G, K, 3), frame, row and column of each member of each group.
+        global_weights: (B, heads, Q, T, H, W); sums to 1 over (T, H, W).
+    """
+
+    local_weights: torch.Tensor | None = None
+    local_positions: torch.Tensor | None = None
+    global_weights: torch.Tensor | None = None
+
+
+class HiComCompressor(nn.Module):
+    """Local tokens, then global tokens: concat(Z_l, Z_g).
+
+    Args:
+        config: a `HiComCompressorConfig`.
+        width: D, the vision (and instruction) width.
+        output_size: C, the LLM width.
+
+    Source: paper, section 3.1 and figure 2.
+    """
+
+    def __init__(self, config, width: int, output_size: int):
+        super().__init__()
+        self.config = config
+        if config._attn_implementation is None:  # nobody asked for one: transformers' own default
+            config._attn_implementation = "sdpa"
+        self.local_branch = None
+        self.global_branch = None
+        if config.local_branch == "average_pool":
+            self.local_branch = HiComAveragePool(width, output_size, config.ratio)
+        elif config.local_branch == "attention":
+            self.local_branch = HiComLocalBranch(
+                width,
+                output_size,
+                config.ratio,
+                config.local_injection,
+                config.formulation,
+                key_adapter=config.key_adapter,
+                value_adapter=config.value_adapter,
+                config=config,
+            )
+        if config.num_global_tokens:
+            self.global_branch = HiComGlobalBranch(
+                width, output_size, config.num_global_tokens, config.global_injection, config.formulation, config
+            )
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        aligned_features: torch.Tensor | None = None,
+        instruction: tuple[torch.Tensor, torch.Tensor] | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, HiComCompressorAttentions | None]:
+        """Compress equally long videos; an image is a video of one frame.
+
+        Args:
+            features: (B, T, H, W, D), SigLIP's second-to-last layer.
+            aligned_features: (B, T, H, W, D), needed by a local branch that injects.
+            instruction: pooled (B, D) and tokens (B, L, D); None compresses unconditionally, as does
+                `config.bypass_injection`.
+            output_attentions: return the attention as well; it is then computed eagerly.
+
+        Returns:
+            Tokens (B, N, C): groups by frame, row, column, then the global tokens; and the attention or None.
+        """
+        if self.config.bypass_injection:
+            instruction = None
+        tokens, local_weights, global_weights = [], None, None
+        if self.local_branch is not None:
+            local_tokens, local_weights = self.local_branch(features, aligned_features, instruction, output_attentions)
+            tokens.append(local_tokens)
+        if self.global_branch is not None:
+            global_tokens, global_weights = self.global_branch(features, instruction, output_attentions)
+            tokens.append(global_tokens)
+        attentions = None
+        if output_attentions:
+            positions = None if local_weights is None else group_positions(features.shape[1:4], self.config.ratio)
+            attentions = HiComCompressorAttentions(local_weights, positions, global_weights)
+        return torch.cat(tokens, dim=1), attentions

@@ -1,0 +1,137 @@
+"""The local branch: every group of patches becomes one token.
+
+Letters: B batch, T frames, H/W patch rows and columns, D vision width, C LLM width, G groups, K patches per group.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .grouping_hicom import group, num_groups
+from .injection_hicom import NORM_EPS, make_injection
+from .mlp_hicom import HiComMLP
+
+
+class HiComGatedAdapter(nn.Module):
+    """A(x) = (1 - a) x + a LN(MLP(x)), the gate `a` a single learned number that starts at 0.
+
+    Source: official release, second training script ("adaptkv"); not in the paper.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(1))
+        self.mlp = HiComMLP(width, width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def init_weights(self):
+        init.zeros_(self.alpha)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., D)."""
+        return torch.lerp(hidden, self.norm(self.mlp(hidden)), self.alpha.to(hidden.dtype))
+
+
+class HiComAveragePool(nn.Module):
+    """The baseline of table 4: a group's token is the mean of its patches.
+
+    Source: paper, section 4.3, table 4.
+    """
+
+    injection = None
+
+    def __init__(self, width: int, output_size: int, ratio: tuple[int, int, int]):
+        super().__init__()
+        self.ratio = tuple(ratio)
+        self.readout = HiComMLP(width, output_size, output_size)
+
+    def forward(self, features: torch.Tensor, aligned_features=None, instruction=None, output_attentions=False):
+        """features (B, T, H, W, D) -> tokens (B, G, C) and None: there is no attention. The rest is not used."""
+        return self.readout(group(features, self.ratio).mean(dim=2)), None
+
+
+class HiComLocalBranch(nn.Module):
+    """Z_l = Attn[Inj(Vp, C), V_group, V_group]: attention inside each group, steered by the instruction.
+
+    One head, no projections, no positions, no residual; keys are the aligned features when an instruction is injected, the
+    features themselves when none is; values are the features.
+
+    `Differs:` equation 1 prints V for the keys; table A6 (an additional projector of SigLIP) and the release say aligned
+    features, without which text and patches do not share a space.
+
+    Args:
+        width: D.
+        output_size: C.
+        ratio: group lengths over (T, H, W).
+        injection: "none", "direct", "coarse" or "fine".
+        formulation: "paper" or "release".
+        key_adapter, value_adapter: the release's gated adapters.
+        config: the compressor's config, for the attention implementation of fine injection.
+
+    Source: paper, equation 1; official release, local compressor.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        output_size: int,
+        ratio: tuple[int, int, int],
+        injection: str,
+        formulation: str,
+        key_adapter: bool = False,
+        value_adapter: bool = False,
+        config=None,
+    ):
+        super().__init__()
+        self.ratio = tuple(ratio)
+        self.formulation = formulation
+        self.injection = make_injection(injection, width, formulation, config)
+        self.key_adapter = HiComGatedAdapter(width) if key_adapter else None
+        self.value_adapter = HiComGatedAdapter(width) if value_adapter else None
+        self.readout = HiComMLP(width, output_size, output_size)
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        aligned_features: torch.Tensor | None,
+        instruction: tuple[torch.Tensor, torch.Tensor] | None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compress.
+
+        Args:
+            features: (B, T, H, W, D), SigLIP's second-to-last layer.
+            aligned_features: (B, T, H, W, D), in the space of the text; needed when `instruction` is given.
+            instruction: pooled (B, D) and tokens (B, L, D), or None to compress unconditionally.
+            output_attentions: return the weights, too.
+
+        Returns:
+            Tokens (B, G, C), and the weights (B, G, K) or None.
+        """
+        inject = instruction is not None and self.injection is not None
+        keys = group(aligned_features if inject else features, self.ratio)  # (B, G, K, D)
+        values = group(features, self.ratio)  # (B, G, K, D)
+        queries = None if inject and not self.injection.needs_queries else self.pool(features, values)
+        if inject:
+            queries = self.injection(queries, *instruction)
+        if self.key_adapter is not None:
+            keys = self.key_adapter(keys)
+        if self.value_adapter is not None:
+            values = self.value_adapter(values)
+        queries = queries.expand(-1, keys.shape[1], -1)[..., None, :]  # (B, G, 1, D)
+        scores = (queries @ keys.transpose(-1, -2)).squeeze(-2) * keys.shape[-1] ** -0.5  # (B, G, K)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
+        pooled = (weights[..., None, :] @ values).squeeze(-2)  # (B, G, D)
+        return self.readout(pooled), weights if output_attentions else None
+
+    def pool(self, features: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+        """Vp, one token per group before the instruction is known: (B, T, H, W, D) -> (B, G, D).
+
+        `paper`: the mean of the group. `release`: a trilinear resize of the whole grid, corners not aligned.
+        """
+        if self.formulation == "paper":
+            return groups.mean(dim=2)
+        size = num_groups(features.shape[1:4], self.ratio)
+        grid = features.movedim(-1, 1).float()  # (B, D, T, H, W)
+        resized = nn.functional.interpolate(grid, size=size, mode="trilinear", align_corners=False)
+        return resized.flatten(2).transpose(1, 2).to(features.dtype)  # (B, G, D)

@@ -1,0 +1,496 @@
+"""The HICom model: wiring of SigLIP, compressor and LLM.
+
+Letters: B batch rows, V videos (or images) of the whole batch, T frames of one, H/W patch rows and columns, D vision width,
+C LLM width, L = 64 instruction tokens, N visual tokens of one video, S image side in pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
+from .configuration_hicom import HiComConfig
+from .saving_hicom import write_hub_files
+from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks
+
+
+@dataclass
+class HiComVideoFeatures(ModelOutput):
+    """SigLIP's view of some videos: all that the model needs of them, whatever the question.
+
+    A dictionary of tensors, so `safetensors.torch.save_file(dict(features), path)` keeps it and
+    `model(..., video_features=load_file(path))` takes it back.
+
+    Attributes:
+        features: (sum T, H, W, D).
+        aligned_features: (sum T, H, W, D); absent if the compressor does not need them.
+        num_frames: (V,) int64, frames of each video.
+    """
+
+    features: torch.Tensor | None = None
+    num_frames: torch.Tensor | None = None
+    aligned_features: torch.Tensor | None = None
+
+
+@dataclass
+class HiComVisualOutput(BaseModelOutputWithPooling):
+    """Visual tokens as transformers' `generate` expects them.
+
+    Attributes:
+        pooler_output: one (N, C) tensor per video.
+        compressor_attentions: one `HiComCompressorAttentions` per video, if asked for.
+    """
+
+    compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
+
+
+@dataclass
+class HiComModelOutputWithPast(BaseModelOutputWithPast):
+    """`BaseModelOutputWithPast` and the compressor's attention, one entry per image and per video, if asked for."""
+
+    image_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
+    video_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
+
+
+@dataclass
+class HiComCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """`CausalLMOutputWithPast` and the compressor's attention, one entry per image and per video, if asked for."""
+
+    image_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
+    video_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
+
+
+class HiComPreTrainedModel(PreTrainedModel):
+    config_class = HiComConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules = ["HiComVisionTower", "HiComInstructionEncoder", "HiComCompressor"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        # The compressor's modules know their own initialisation; children come before parents.
+        if hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
+            module.init_weights()
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False):
+        # For code outside transformers, the library skips modules without parameters of their own, and with them the MLPs
+        # that start as the identity. It does so to protect loaded weights, which transformers.initialization does as well.
+        super()._initialize_weights(module, is_custom_code=False)
+
+
+class HiComModel(HiComPreTrainedModel):
+    """SigLIP vision and text, the compressor, and the LLM without its head.
+
+    Source: paper, figure 2.
+    """
+
+    def __init__(self, config: HiComConfig):
+        super().__init__(config)
+        width, output_size = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.vision_tower = HiComVisionTower._from_config(config.vision_config)
+        self.instruction_encoder = HiComInstructionEncoder._from_config(config.instruction_config)
+        self.compressor = HiComCompressor(config.compressor_config, width, output_size)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    # Once per video ----------------------------------------------------------------------------------------------------
+
+    def encode_videos(self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor) -> HiComVideoFeatures:
+        """Encode videos once, to ask many questions about them. An image is a video of one frame.
+
+        Args:
+            pixel_values_videos: (sum T, 3, S, S), the frames of all videos, one after another.
+            video_num_frames: (V,), frames of each video.
+
+        Returns:
+            Features to pass as `video_features` (or `image_features`) in place of pixels.
+
+        Raises:
+            ValueError: if the frame counts do not add up or the frames have another size than SigLIP's.
+        """
+        side = self.config.vision_config.image_size
+        if pixel_values_videos.ndim != 4 or pixel_values_videos.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"pixel values must have the shape (frames, 3, {side}, {side}), got {tuple(pixel_values_videos.shape)}; "
+                "use the model's own processor"
+            )
+        if int(video_num_frames.sum()) != len(pixel_values_videos) or bool((video_num_frames < 1).any()):
+            raise ValueError(
+                f"video_num_frames {video_num_frames.tolist()} must be positive and add up to the "
+                f"{len(pixel_values_videos)} frames given"
+            )
+        features, aligned_features = encode_in_chunks(
+            self.vision_tower,
+            pixel_values_videos,
+            self.config.vision_batch_size,
+            aligned=self.config.compressor_config.uses_aligned_features,
+        )
+        return HiComVideoFeatures(
+            features=features, num_frames=video_num_frames.to(features.device), aligned_features=aligned_features
+        )
+
+    # Once per question -------------------------------------------------------------------------------------------------
+
+    def compress(
+        self, video_features: HiComVideoFeatures | dict, instruction_ids: torch.Tensor | None, output_attentions: bool
+    ) -> HiComVisualOutput:
+        """Turn features and instructions into visual tokens.
+
+        Args:
+            video_features: what `encode_videos` returned, on any device.
+            instruction_ids: (V, L), one instruction per video; None only for a compressor that injects none.
+            output_attentions: also return where the compressor looked.
+
+        Raises:
+            ValueError: if instructions or aligned features are missing, or counts do not match.
+        """
+        features, num_frames, aligned_features, instruction = self._check_features(video_features, instruction_ids)
+        lengths = num_frames.tolist()
+        tokens, attentions = [None] * len(lengths), [None] * len(lengths)
+        frames = features.split(lengths)
+        aligned_frames = [None] * len(lengths) if aligned_features is None else aligned_features.split(lengths)
+        for length in sorted(set(lengths)):  # equally long videos are compressed together
+            videos = [video for video, frame_count in enumerate(lengths) if frame_count == length]
+            batch_tokens, batch_attentions = self.compressor(
+                torch.stack([frames[video] for video in videos]),
+                None if aligned_features is None else torch.stack([aligned_frames[video] for video in videos]),
+                None if instruction is None else tuple(part[videos] for part in instruction),
+                output_attentions=output_attentions,
+            )
+            for row, video in enumerate(videos):
+                tokens[video] = batch_tokens[row]
+                if output_attentions:
+                    attentions[video] = _row(batch_attentions, row)
+        return HiComVisualOutput(
+            pooler_output=tokens, compressor_attentions=tuple(attentions) if output_attentions else None
+        )
+
+    def _check_features(self, video_features, instruction_ids):
+        """Unpack features and encode instructions, on the compressor's device, in the model's type."""
+        compressor_config = self.config.compressor_config
+        num_frames = video_features["num_frames"]
+        target = next(self.compressor.parameters())
+        place = {} if target.is_meta else {"device": target.device, "dtype": target.dtype}
+        features = video_features["features"].to(**place)
+        aligned_features = video_features.get("aligned_features")
+        instruction = None
+        if compressor_config.uses_instruction:
+            if instruction_ids is None:
+                raise ValueError(
+                    "this model compresses on the condition of an instruction: pass video_instruction_ids (for images: "
+                    "image_instruction_ids), which HiComProcessor makes"
+                )
+            if len(instruction_ids) != len(num_frames):
+                raise ValueError(
+                    f"got {len(instruction_ids)} instructions for {len(num_frames)} videos; one each is needed"
+                )
+            instruction = tuple(part.to(**place) for part in self.instruction_encoder(instruction_ids))
+        if compressor_config.uses_aligned_features:
+            if aligned_features is None:
+                raise ValueError(
+                    "these features hold no aligned_features, which this compressor needs; encode the videos again"
+                )
+            aligned_features = aligned_features.to(**place)
+        else:
+            aligned_features = None
+        return features, num_frames, aligned_features, instruction
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        video_instruction_ids: torch.Tensor | None = None,
+        video_features: HiComVideoFeatures | dict | None = None,
+        output_compressor_attentions: bool = False,
+        **kwargs,
+    ) -> HiComVisualOutput:
+        """Visual tokens of videos, from pixels or from features encoded before.
+
+        Args:
+            pixel_values_videos: (sum T, 3, S, S); or None with `video_features`.
+            video_num_frames: (V,).
+            video_instruction_ids: (V, L), one instruction per video.
+            video_features: what `encode_videos` returned.
+            output_compressor_attentions: also return where the compressor looked.
+
+        Returns:
+            `pooler_output`: one (N, C) tensor per video.
+        """
+        if (pixel_values_videos is None) == (video_features is None):
+            raise ValueError("pass either pixel values or features encoded before, not both and not neither")
+        if video_features is None:
+            if video_num_frames is None:
+                raise ValueError("pixel_values_videos needs video_num_frames, the number of frames of each video")
+            video_features = self.encode_videos(pixel_values_videos, video_num_frames)
+        return self.compress(video_features, video_instruction_ids, output_compressor_attentions)
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_instruction_ids: torch.Tensor | None = None,
+        image_features: HiComVideoFeatures | dict | None = None,
+        output_compressor_attentions: bool = False,
+        **kwargs,
+    ) -> HiComVisualOutput:
+        """Visual tokens of images, which are videos of one frame; arguments as for `get_video_features`."""
+        num_frames = None
+        if pixel_values is not None:
+            num_frames = torch.ones(len(pixel_values), dtype=torch.long, device=pixel_values.device)
+        return self.get_video_features(
+            pixel_values,
+            num_frames,
+            image_instruction_ids,
+            image_features,
+            output_compressor_attentions,
+            return_dict=True,
+        )
+
+    # The LLM -----------------------------------------------------------------------------------------------------------
+
+    def merge_visual_tokens(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        visual_tokens: list[torch.Tensor] | torch.Tensor | None,
+        token_id: int,
+        modality: str,
+        is_prefill: bool,
+    ) -> torch.Tensor:
+        """Put visual tokens in the place of their placeholders.
+
+        Args:
+            input_ids: (B, length), or None to find placeholders by their embedding.
+            inputs_embeds: (B, length, C).
+            visual_tokens: one (N, C) tensor per video, in the order of the prompt; None if there are none.
+            token_id: the placeholder.
+            modality: "image" or "video", for the error.
+            is_prefill: placeholders without visual tokens are an error then.
+
+        Raises:
+            ValueError: if there are more or fewer placeholders than visual tokens.
+        """
+        if visual_tokens is None and not is_prefill:
+            return inputs_embeds
+        if input_ids is not None:
+            mask = input_ids == token_id
+        else:
+            placeholder = torch.tensor(token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+        lengths = [] if visual_tokens is None else [len(tokens) for tokens in visual_tokens]
+        if int(mask.sum()) != sum(lengths):
+            raise ValueError(
+                f"the prompt has {int(mask.sum())} {modality} placeholder tokens (per row: {mask.sum(-1).tolist()}) but the "
+                f"{len(lengths)} {modality}s given make {sum(lengths)} visual tokens (each: {lengths}); give the prompt, the "
+                f"{modality}s and their frame counts from one call of the model's processor"
+            )
+        if not lengths:
+            return inputs_embeds
+        tokens = torch.cat(list(visual_tokens)).to(inputs_embeds)
+        return inputs_embeds.masked_scatter(mask[..., None].to(inputs_embeds.device), tokens)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        image_instruction_ids: torch.Tensor | None = None,
+        video_instruction_ids: torch.Tensor | None = None,
+        image_features: HiComVideoFeatures | dict | None = None,
+        video_features: HiComVideoFeatures | dict | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict | None = None,
+        output_compressor_attentions: bool = False,
+        **kwargs,
+    ) -> HiComModelOutputWithPast:
+        """See `HiComForConditionalGeneration.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        visual = dict(mm_encoder_outputs or {})
+        if pixel_values is not None or image_features is not None:
+            visual["image"] = self.get_image_features(
+                pixel_values, image_instruction_ids, image_features, output_compressor_attentions, return_dict=True
+            )
+        if pixel_values_videos is not None or video_features is not None:
+            visual["video"] = self.get_video_features(
+                pixel_values_videos,
+                video_num_frames,
+                video_instruction_ids,
+                video_features,
+                output_compressor_attentions,
+                return_dict=True,
+            )
+        is_prefill = past_key_values is None or past_key_values.get_seq_length() == 0
+        attentions = {}
+        for modality, token_id in (("image", self.config.image_token_id), ("video", self.config.video_token_id)):
+            output = visual.get(modality)
+            visual_tokens = None if output is None else output.pooler_output
+            attentions[modality] = getattr(output, "compressor_attentions", None)
+            inputs_embeds = self.merge_visual_tokens(
+                input_ids, inputs_embeds, visual_tokens, token_id, modality, is_prefill
+            )
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return HiComModelOutputWithPast(
+            **outputs, image_compressor_attentions=attentions["image"], video_compressor_attentions=attentions["video"]
+        )
+
+
+class HiComForConditionalGeneration(HiComPreTrainedModel, GenerationMixin):
+    """HICom: an LLM that answers about videos and images through instruction-conditioned visual tokens.
+
+    Example:
+        >>> model = HiComForConditionalGeneration.from_pretrained("hicom-7b")  # doctest: +SKIP
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: HiComConfig):
+        super().__init__(config)
+        self.model = HiComModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def encode_videos(self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor) -> HiComVideoFeatures:
+        """Encode videos once, to ask many questions about them; see `HiComModel.encode_videos`. No gradients.
+
+        Example:
+            >>> features = model.encode_videos(inputs["pixel_values_videos"], inputs["video_num_frames"])  # doctest: +SKIP
+            >>> model.generate(**questions, video_features=features)  # doctest: +SKIP
+        """
+        with torch.no_grad():
+            return self.model.encode_videos(pixel_values_videos, video_num_frames)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        image_instruction_ids: torch.Tensor | None = None,
+        video_instruction_ids: torch.Tensor | None = None,
+        image_features: HiComVideoFeatures | dict | None = None,
+        video_features: HiComVideoFeatures | dict | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict | None = None,
+        output_compressor_attentions: bool = False,
+        **kwargs,
+    ) -> HiComCausalLMOutputWithPast:
+        """Next-token logits for prompts with any number of videos and images per row.
+
+        Videos and images are packed over the batch, in the order of their placeholders (row by row).
+
+        Args:
+            input_ids: (B, length), every video and image already a run of placeholder tokens, as long as its visual tokens.
+            pixel_values: (images, 3, S, S).
+            pixel_values_videos: (sum T, 3, S, S), the frames of all videos, one after another.
+            video_num_frames: (V,), frames of each video.
+            image_instruction_ids, video_instruction_ids: (images, L) and (V, L), one instruction each.
+            image_features, video_features: what `encode_videos` returned, in place of pixels.
+            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, logits_to_keep: as in any decoder.
+            labels: (B, length), -100 where not to learn, placeholders among them.
+            mm_encoder_outputs: visual tokens computed before, by modality; `generate` uses it.
+            output_compressor_attentions: also return where the compressor looked.
+
+        Returns:
+            `logits` (B, length, vocabulary), `loss` with labels, and the compressor's attention if asked for.
+
+        Raises:
+            ValueError: if placeholders and visual tokens do not match, or instructions are missing.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            video_num_frames=video_num_frames,
+            image_instruction_ids=image_instruction_ids,
+            video_instruction_ids=video_instruction_ids,
+            image_features=image_features,
+            video_features=video_features,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            output_compressor_attentions=output_compressor_attentions,
+            return_dict=True,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return HiComCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_compressor_attentions=outputs.image_compressor_attentions,
+            video_compressor_attentions=outputs.video_compressor_attentions,
+        )
+
+    def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict) -> dict:
+        """Let `generate` start from encoded features as well as from pixels: transformers looks for pixels only."""
+        encoded = dict(model_kwargs.pop("mm_encoder_outputs", None) or {})
+        for modality, encode in (("image", self.model.get_image_features), ("video", self.model.get_video_features)):
+            features = model_kwargs.pop(f"{modality}_features", None)
+            if features is not None:
+                instruction_ids = model_kwargs.pop(f"{modality}_instruction_ids", None)
+                arguments = {f"{modality}_features": features, f"{modality}_instruction_ids": instruction_ids}
+                encoded[modality] = encode(**arguments, return_dict=True)
+        return super()._prepare_multimodal_encoder_kwargs_for_generation(
+            {**model_kwargs, "mm_encoder_outputs": encoded}
+        )
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers; the folder also gets the code, so that it loads without `hicom_hf` installed."""
+        write_hub_files(self, save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+def _row(attentions: HiComCompressorAttentions, row: int) -> HiComCompressorAttentions:
+    """One video's attention out of a batch's, with a batch of 1."""
+    return HiComCompressorAttentions(
+        local_weights=None if attentions.local_weights is None else attentions.local_weights[row : row + 1],
+        local_positions=attentions.local_positions,
+        global_weights=None if attentions.global_weights is None else attentions.global_weights[row : row + 1],
+    )

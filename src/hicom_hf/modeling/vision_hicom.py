@@ -1,0 +1,84 @@
+"""The two SigLIP towers: frames and instructions into one space.
+
+Letters: n frames, H/W patch rows and columns, D width, V instructions, L = 64 instruction tokens, S image side in pixels.
+"""
+
+import torch
+from transformers import SiglipTextModel, SiglipVisionModel
+
+
+class HiComVisionTower(SiglipVisionModel):
+    """SigLIP vision with the two kinds of features that HICom reads; takes the weights of any SigLIP checkpoint.
+
+    Features: input of the last layer (hidden state -2). Aligned features: y + MLP(LN(y)), y the output of the last layer
+    after the final norm, LN and MLP those of the pooling head, applied to every patch; they lie in the space of SigLIP's text
+    embedding. The head's probe and attention are kept but not used.
+
+    Source: paper, appendix C.1 (the "additional projector" of table A6); official release, layers and head.
+    """
+
+    def forward(self, pixel_values: torch.Tensor, aligned: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode frames.
+
+        Args:
+            pixel_values: (n, 3, S, S), normalised.
+            aligned: also compute the aligned features; without them the last layer is not run.
+
+        Returns:
+            Features and aligned features (or None), each (n, H, W, D).
+        """
+        side = pixel_values.shape[-1] // self.config.patch_size
+        hidden = self.embeddings(pixel_values)
+        for layer in self.encoder.layers[:-1]:
+            hidden = layer(hidden, None)
+        features = hidden.unflatten(1, (side, side))  # (n, H, W, D)
+        if not aligned:
+            return features, None
+        hidden = self.post_layernorm(self.encoder.layers[-1](hidden, None))
+        aligned_features = hidden + self.head.mlp(self.head.layernorm(hidden))
+        return features, aligned_features.unflatten(1, (side, side))
+
+
+class HiComInstructionEncoder(SiglipTextModel):
+    """SigLIP text, every position through the tower's projection; takes the weights of any SigLIP checkpoint.
+
+    Source: paper, section 3.1; official release (pooled: the last of 64 positions, padding included).
+    """
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode instructions.
+
+        Args:
+            input_ids: (V, L), padded to SigLIP's full length, without a mask.
+
+        Returns:
+            Pooled (V, D) and tokens (V, L, D).
+        """
+        tokens = self.head(super().forward(input_ids=input_ids).last_hidden_state)
+        return tokens[:, -1], tokens
+
+
+def encode_in_chunks(
+    tower: HiComVisionTower, pixel_values: torch.Tensor, chunk_size: int, aligned: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Encode any number of frames, `chunk_size` at a time: memory for 512 frames is that for 32, plus the features kept.
+
+    Args:
+        pixel_values: (n, 3, S, S); may lie on another device than the tower, chunks are moved one by one.
+
+    Returns:
+        As `HiComVisionTower.forward`.
+    """
+    weight = tower.embeddings.patch_embedding.weight
+    kept = None
+    for start in range(0, len(pixel_values), chunk_size):
+        chunk = pixel_values[start : start + chunk_size]
+        # Offloaded weights are on "meta" until their hook runs; the hook then moves the input as well.
+        encoded = tower(chunk if weight.is_meta else chunk.to(weight.device), aligned=aligned)
+        if len(chunk) == len(pixel_values):
+            return encoded
+        if kept is None:  # written in place, so that the features exist once
+            kept = [part.new_empty(len(pixel_values), *part.shape[1:]) for part in encoded if part is not None]
+        for whole, part in zip(kept, encoded, strict=False):
+            whole[start : start + chunk_size] = part
+    return kept[0], kept[1] if aligned else None

@@ -1,0 +1,386 @@
+"""The processor: a chat with videos and images becomes everything that the model's forward takes.
+
+Letters: B rows of text, V videos of the whole batch, T frames of one, L = 64 instruction tokens, S image side in pixels.
+"""
+
+import re
+from math import ceil, prod
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import _MARKED_RE, ProcessorMixin, TextKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from .instruction_hicom import extract_instruction, instruction_of_prompt, last_user_text
+
+# Arguments of a call that say which frames are taken; everything else goes to the tokenizer.
+SAMPLING_KEYS = (
+    "num_frames",
+    "fps",
+    "start",
+    "end",
+    "max_frames",
+    "max_video_tokens",
+    "short_video",
+    "on_decode_error",
+    "do_sample_frames",
+    "return_metadata",
+)
+TEXT_KEYS = {*TextKwargs.__annotations__, "return_text_replacement_offsets", "sanitize_control_tokens"}
+OWN_KEYS = (*SAMPLING_KEYS, "instruction", "video_num_frames")
+SIGLIP_POSITIONS = 64  # instruction tokens; SigLIP pools the last of exactly these (official release)
+
+
+class HiComProcessor(ProcessorMixin):
+    """Tokenizer of the LLM, tokenizer of the instruction (SigLIP text) and video processor in one.
+
+    Args:
+        tokenizer: of the LLM; holds the two placeholder tokens.
+        instruction_tokenizer: of SigLIP's text tower.
+        video_processor: a `HiComVideoProcessor`.
+        chat_template: a template that takes videos and images in the content, see `multimodal_chat_template`.
+        ratio: group lengths over (frames, patch rows, patch columns); None for a compressor without local branch.
+        grid: patch rows and columns of a frame.
+        num_global_tokens: tokens of the global branch.
+        instruction_length: L, positions that an instruction is padded or cut to.
+        instruction_vocab_size: of SigLIP's text tower; a tokenizer that does not fit it is refused.
+        image_token, video_token: the placeholders.
+
+    Raises:
+        ValueError: if the tokenizers do not fit.
+
+    Example:
+        >>> processor = HiComProcessor.from_pretrained("hicom-7b")  # doctest: +SKIP
+        >>> chat = [{"role": "user", "content": [{"type": "video", "path": "cat.mp4"},
+        ...     {"type": "text", "text": "What does the cat do?"}]}]
+        >>> inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
+        ...     return_tensors="pt", num_frames=32)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        tokenizer=None,
+        instruction_tokenizer=None,
+        video_processor=None,
+        chat_template: str | None = None,
+        ratio: list[int] | tuple[int, ...] | None = (4, 3, 3),
+        grid: list[int] | tuple[int, ...] = (27, 27),
+        num_global_tokens: int = 32,
+        instruction_length: int = SIGLIP_POSITIONS,
+        instruction_vocab_size: int | None = None,
+        image_token: str = "<|image_pad|>",
+        video_token: str = "<|video_pad|>",
+    ):
+        super().__init__(tokenizer, instruction_tokenizer, video_processor, chat_template=chat_template)
+        self.ratio = None if ratio is None else list(ratio)
+        self.grid = list(grid)
+        self.num_global_tokens = num_global_tokens
+        self.instruction_length = instruction_length
+        self.instruction_vocab_size = instruction_vocab_size
+        self.image_token = image_token
+        self.video_token = video_token
+        self.image_token_id = self._placeholder_id(image_token)
+        self.video_token_id = self._placeholder_id(video_token)
+        self._check_instruction_tokenizer()
+
+    def _placeholder_id(self, token: str) -> int:
+        token_id = self.tokenizer.convert_tokens_to_ids(token)
+        if token_id is None or token_id == self.tokenizer.unk_token_id:
+            raise ValueError(f"the tokenizer has no token {token!r}; add it with tokenizer.add_tokens([{token!r}])")
+        return token_id
+
+    def _check_instruction_tokenizer(self):
+        # Where the folder instruction_tokenizer/ is missing, transformers takes the LLM's tokenizer without an error.
+        size = len(self.instruction_tokenizer)
+        if self.instruction_vocab_size is not None and size > self.instruction_vocab_size:
+            raise ValueError(
+                f"instruction_tokenizer has {size} tokens but SigLIP's text tower has {self.instruction_vocab_size}: it is not "
+                "the tower's tokenizer (is the folder instruction_tokenizer/ missing or overwritten?)"
+            )
+        if self.instruction_tokenizer.get_vocab() == self.tokenizer.get_vocab():
+            raise ValueError(
+                "instruction_tokenizer is the LLM's tokenizer; it must be that of SigLIP's text tower (is the folder "
+                "instruction_tokenizer/ missing?)"
+            )
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        # Without torchvision transformers cannot name the class of a video processor.
+        if argument_name == "video_processor":
+            if not isinstance(argument, BaseVideoProcessor):
+                raise TypeError(f"video_processor must be a HiComVideoProcessor, got {type(argument).__name__}")
+            return BaseVideoProcessor
+        return super().check_argument_for_proper_class(argument_name, argument)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [
+            *self.tokenizer.model_input_names,
+            "pixel_values",
+            "image_instruction_ids",
+            "pixel_values_videos",
+            "video_num_frames",
+            "video_instruction_ids",
+        ]
+
+    # How many tokens ---------------------------------------------------------------------------------------------------
+
+    def num_visual_tokens(self, num_frames: int) -> int:
+        """Tokens that the LLM reads for a video of `num_frames` frames; 1 for an image.
+
+        ceil(size / ratio) groups per axis, one token each, and the global tokens: the rule of
+        `HiComCompressorConfig.num_tokens`, which this file cannot import (a test holds them equal).
+        """
+        groups = 0
+        if self.ratio is not None:
+            groups = prod(ceil(size / step) for size, step in zip((num_frames, *self.grid), self.ratio, strict=True))
+        return groups + self.num_global_tokens
+
+    def max_frames_for(self, max_video_tokens: int) -> int:
+        """The largest number of frames whose visual tokens fit `max_video_tokens`.
+
+        Raises:
+            ValueError: if not even one frame fits, or if the budget sets no bound (no local branch).
+        """
+        if self.ratio is None:
+            raise ValueError("max_video_tokens sets no bound: without a local branch every video has the same tokens")
+        if self.num_visual_tokens(1) > max_video_tokens:
+            raise ValueError(
+                f"max_video_tokens={max_video_tokens} is too little: one frame makes {self.num_visual_tokens(1)}"
+            )
+        tokens_per_step = self.num_visual_tokens(1) - self.num_global_tokens
+        return (max_video_tokens - self.num_global_tokens) // tokens_per_step * self.ratio[0]
+
+    # Calls -------------------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        images=None,
+        text: str | list[str] | None = None,
+        videos=None,
+        instruction: str | list[str] | None = None,
+        video_num_frames: list[int] | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Prepare prompts with any number of videos and images each.
+
+        Args:
+            images: an image (path, URL, PIL, array) or list of them, in the order of their placeholders.
+            text: B prompts, each video and image one placeholder token.
+            videos: a video (path, URL, bytes, file, folder, array, list of PIL images) or list of them, likewise.
+            instruction: what conditions the compression: one for all, one per row, or one per video and image in the order
+                of the prompt. Default: the text of each row's last user turn, without options and formatting requests.
+            video_num_frames: in place of `videos`, the frames of each: for features that were encoded before.
+            num_frames, fps, start, end, max_frames, short_video, on_decode_error, do_sample_frames: which frames; see
+                `HiComVideoProcessor.preprocess`.
+            max_video_tokens: as many frames as fit this many visual tokens per video.
+            return_metadata: also return `video_metadata`, one record of what was sampled per video.
+            **kwargs: for the tokenizer (return_tensors, padding, truncation, ...); `videos_kwargs` and `text_kwargs` work, too.
+
+        Returns:
+            `input_ids`, `attention_mask`; with videos `pixel_values_videos` (sum T, 3, S, S), `video_num_frames` (V,) and
+            `video_instruction_ids` (V, L); with images `pixel_values` and `image_instruction_ids`.
+
+        Raises:
+            ValueError: if placeholders, videos and instructions do not match in number, or a video cannot be read.
+            TypeError: for an argument that neither the video processor nor the tokenizer knows.
+        """
+        sampling, text_kwargs = self._split_kwargs(kwargs)
+        return_metadata = sampling.pop("return_metadata", False)
+        videos, images = _flatten(videos, frame_lists=True), _flatten(images, frame_lists=False)
+        if not (text or videos or images):
+            raise ValueError("give text, videos or images")
+        rows = None if text is None else [text] if isinstance(text, str) else list(text)
+
+        data = {}
+        if videos and video_num_frames is not None:
+            raise ValueError("give either videos or video_num_frames (for features encoded before), not both")
+        if videos:
+            encoded = self.video_processor(
+                videos, return_metadata=return_metadata, return_tensors="pt", **self._sampling(sampling)
+            )
+            video_num_frames = encoded["video_num_frames"].tolist()
+            data.update(encoded)
+        if images:
+            data.update(self.video_processor.preprocess_images(images, return_tensors="pt"))
+        if rows is None:
+            return BatchFeature(data)
+
+        counts = self._count_placeholders(rows, len(video_num_frames or []), len(images))
+        data.update(self._instructions(rows, counts, instruction))
+        data.update(self._tokenize(rows, video_num_frames or [], len(images), text_kwargs))
+        tensor_type = text_kwargs.get("return_tensors")
+        return BatchFeature(data, tensor_type=tensor_type, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def apply_chat_template(self, conversation, chat_template: str | None = None, processor_kwargs=None, **kwargs):
+        """Render chats and, with `tokenize=True`, read their videos and images.
+
+        As in transformers, with two additions: the instruction of every video and image is the text of the chat's last user
+        turn unless `instruction` is given, and the arguments of `__call__` may be given directly.
+
+        Args:
+            conversation: a chat or a list of chats; a video is `{"type": "video", "path" | "url" | "video": ...}`.
+            chat_template: in place of the processor's own.
+            processor_kwargs: arguments of `__call__`.
+            **kwargs: arguments of `__call__`, and those of transformers' method (tokenize, return_dict, return_tensors,
+                add_generation_prompt, ...).
+        """
+        processor_kwargs = dict(processor_kwargs or {})
+        processor_kwargs.update({key: kwargs.pop(key) for key in OWN_KEYS if key in kwargs})
+        chats = conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
+        if kwargs.get("tokenize") and processor_kwargs.get("instruction") is None:
+            processor_kwargs["instruction"] = [
+                extract_instruction(last_user_text(chat), (*self.placeholders, "<image>", "<video>")) for chat in chats
+            ]
+        return super().apply_chat_template(conversation, chat_template, processor_kwargs=processor_kwargs, **kwargs)
+
+    @property
+    def placeholders(self) -> tuple[str, str]:
+        return self.image_token, self.video_token
+
+    # Parts of a call ---------------------------------------------------------------------------------------------------
+
+    def _split_kwargs(self, kwargs: dict) -> tuple[dict, dict]:
+        """Arguments for the frame sampler and for the tokenizer."""
+        nested = {
+            **kwargs.pop("videos_kwargs", {}),
+            **kwargs.pop("text_kwargs", {}),
+            **kwargs.pop("common_kwargs", {}),
+        }
+        for unused in ("images_kwargs", "audio_kwargs", "audio"):
+            if kwargs.pop(unused, None):
+                raise TypeError(f"HiComProcessor takes no {unused}")
+        kwargs = {**nested, **kwargs}
+        sampling = {key: kwargs.pop(key) for key in SAMPLING_KEYS if key in kwargs}
+        unknown = sorted(set(kwargs) - TEXT_KEYS)
+        if unknown:
+            raise TypeError(
+                f"HiComProcessor has no argument {', '.join(map(repr, unknown))}; see HiComProcessor.__call__"
+            )
+        return sampling, kwargs
+
+    def _sampling(self, sampling: dict) -> dict:
+        """Turn a budget of tokens into one of frames."""
+        sampling = {key: value for key, value in sampling.items() if value is not None}
+        budget = sampling.pop("max_video_tokens", None)
+        if budget is not None:
+            fitting = self.max_frames_for(budget)
+            if "num_frames" in sampling or "fps" in sampling:
+                sampling["max_frames"] = min(fitting, sampling.get("max_frames", fitting))
+            else:
+                sampling["num_frames"] = fitting
+        return sampling
+
+    def _count_placeholders(self, rows: list[str], num_videos: int, num_images: int) -> list[list[str]]:
+        """Per row its placeholders in order, as "video" or "image".
+
+        Raises:
+            ValueError: if there are more or fewer of them than videos or images.
+        """
+        pattern = "|".join(re.escape(token) for token in self.placeholders)
+        rows = [_MARKED_RE.sub("", row) for row in rows]  # what sanitize_control_tokens marked was written by a user
+        kinds = [
+            ["video" if found == self.video_token else "image" for found in re.findall(pattern, row)] for row in rows
+        ]
+        for kind, token, given in (("video", self.video_token, num_videos), ("image", self.image_token, num_images)):
+            per_row = [row.count(kind) for row in kinds]
+            if sum(per_row) != given:
+                raise ValueError(
+                    f"the text has {sum(per_row)} {kind} placeholders {token} (per row: {per_row}) but {given} {kind}s were "
+                    f"given; every {kind} needs exactly one"
+                )
+        return kinds
+
+    def _instructions(self, rows: list[str], kinds: list[list[str]], instruction) -> dict[str, torch.Tensor]:
+        """Instruction ids for every video and image."""
+        visuals = [(row, kind) for row, row_kinds in enumerate(kinds) for kind in row_kinds]
+        if not visuals:
+            return {}
+        if instruction is None:
+            special_tokens = set(self.tokenizer.all_special_tokens) | set(self.tokenizer.get_added_vocab())
+            texts = [
+                instruction_of_prompt(text, special_tokens, (*self.placeholders, "<image>", "<video>"))
+                if row_kinds
+                else ""
+                for text, row_kinds in zip(rows, kinds, strict=True)
+            ]
+            per_visual = [texts[row] for row, _ in visuals]
+        elif isinstance(instruction, str):
+            per_visual = [instruction] * len(visuals)
+        elif len(instruction) == len(rows):
+            per_visual = [instruction[row] for row, _ in visuals]
+        elif len(instruction) == len(visuals):
+            per_visual = list(instruction)
+        else:
+            raise ValueError(
+                f"got {len(instruction)} instructions for {len(rows)} rows with {len(visuals)} videos and images; give one "
+                "for all, one per row, or one per video and image"
+            )
+        data = {}
+        for kind in ("image", "video"):
+            texts = [text for text, (_, of_kind) in zip(per_visual, visuals, strict=True) if of_kind == kind]
+            if texts:
+                data[f"{kind}_instruction_ids"] = self.encode_instructions(texts)
+        return data
+
+    def encode_instructions(self, texts: list[str]) -> torch.Tensor:
+        """Instruction ids as SigLIP's text tower was trained on them: padded to all its positions, no mask.
+
+        An empty text becomes padding only.
+
+        Args:
+            texts: V instructions.
+
+        Returns:
+            (V, L) int64.
+
+        Raises:
+            TypeError: if one of them is not a string.
+        """
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"every instruction must be a string, got {[type(text).__name__ for text in texts]}")
+        ids = self.instruction_tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.instruction_length, return_tensors="pt"
+        )["input_ids"]
+        empty = torch.tensor([not text.strip() for text in texts])
+        return ids.masked_fill(empty[:, None], self.instruction_tokenizer.pad_token_id)
+
+    def _tokenize(self, rows: list[str], video_num_frames: list[int], num_images: int, text_kwargs: dict) -> dict:
+        """Repeat every placeholder once per visual token, and tokenize."""
+        text_kwargs = {"padding": True, **text_kwargs}
+        text_kwargs.pop("return_tensors", None)
+        return_types = text_kwargs.pop("return_mm_token_type_ids", False)
+        return_offsets = text_kwargs.pop("return_text_replacement_offsets", False)
+        rows, offsets = self.get_text_with_replacements(
+            list(rows),
+            [self.image_token * self.num_visual_tokens(1)] * num_images,
+            [self.video_token * self.num_visual_tokens(num_frames) for num_frames in video_num_frames],
+        )
+        encoded = self.tokenizer(rows, **text_kwargs)
+        self._check_special_mm_tokens(rows, encoded, modalities=["image", "video"])
+        if return_offsets:
+            encoded["text_replacement_offsets"] = offsets
+        if return_types:
+            encoded["mm_token_type_ids"] = self.create_mm_token_type_ids(encoded["input_ids"])
+        return dict(encoded)
+
+
+def _flatten(sources, frame_lists: bool) -> list:
+    """One source, a list of them, or a list of them per row, as one list.
+
+    Args:
+        sources: a string, path, array or file is one source; None is none.
+        frame_lists: a list whose items are frames (PIL images, or arrays of three axes) is one source, a video.
+    """
+    if sources is None:
+        return []
+    if not isinstance(sources, (list, tuple)):
+        return [sources]
+    if frame_lists and sources and all(_is_frame(item) for item in sources):
+        return [list(sources)]
+    return [source for item in sources for source in _flatten(item, frame_lists)]
+
+
+def _is_frame(item) -> bool:
+    return isinstance(item, Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
