@@ -1,0 +1,203 @@
+"""Which frames of a video are used: a request (`FrameSampling`) and presentation times in, frame indices out.
+
+Letters: T frames of the video, n frames wanted. Times are seconds, ascending, relative to the first frame.
+"""
+
+import math
+import numbers
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_NUM_FRAMES = 32  # paper, section 4.1
+# Seconds. Containers round times (Matroska to 1 ms), so two times closer than this count as the same moment.
+TIME_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """A request for frames, checked at construction.
+
+    Exactly one of three ways to choose holds: `num_frames` frames spread evenly (the default, 32), one frame per
+    1/`fps` seconds, or every frame (`num_frames="all"`).
+
+    Args:
+        num_frames: number of frames, at least 1, or "all". None means 32, or "decided by `fps`" when that is given.
+        fps: frames per second of video time, above 0. Not together with `num_frames`; bound it with `max_frames`.
+        start: first second that is used, at least 0. None is the beginning.
+        end: second before which frames are used, after `start`. None is the end of the video.
+        max_frames: upper bound on the number of frames, at least 1 (from a token budget, for example). The frames
+            that remain are spread evenly.
+        short_video: what a video with fewer frames than wanted gives: "once", each frame once; "repeat", frames
+            repeated until the wanted number is reached, as in the official release.
+
+    Raises:
+        TypeError: a value has the wrong type.
+        ValueError: a value is out of its range, or two values contradict each other.
+
+    Example:
+        >>> FrameSampling(num_frames=8, start=2.5, end=10.0).num_frames
+        8
+        >>> FrameSampling().num_frames
+        32
+    """
+
+    num_frames: int | Literal["all"] | None = None
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+    max_frames: int | None = None
+    short_video: Literal["once", "repeat"] = "once"
+
+    def __post_init__(self) -> None:
+        if self.num_frames is not None and self.fps is not None:
+            raise ValueError(
+                f"num_frames={self.num_frames!r} and fps={self.fps!r} both say how many frames to take; "
+                "give one of them (max_frames bounds the number of frames that fps gives)"
+            )
+        if self.num_frames is None and self.fps is None:
+            object.__setattr__(self, "num_frames", DEFAULT_NUM_FRAMES)
+        if self.num_frames != "all":
+            _check_count("num_frames", self.num_frames)
+        _check_count("max_frames", self.max_frames)
+        for name in ("fps", "start", "end"):
+            _check_number(name, getattr(self, name))
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps must be above 0 frames per second, got {self.fps!r}")
+        for name in ("start", "end"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0 seconds, got {getattr(self, name)!r}")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise ValueError(
+                f"zero-length range: end={self.end!r} must be after start={self.start or 0!r} (both in seconds)"
+            )
+        if self.short_video not in ("once", "repeat"):
+            raise ValueError(f'short_video must be "once" or "repeat", got {self.short_video!r}')
+
+    @property
+    def needs_clock(self) -> bool:
+        """Whether the request speaks of seconds, so that frames without times cannot fulfil it."""
+        return self.fps is not None or self.start is not None or self.end is not None
+
+
+def uniform_indices(num_source_frames: int, num_frames: int) -> list[int]:
+    """Spreads `num_frames` indices evenly over a video; indices repeat where the video is shorter.
+
+    Index i is floor((2i+1)(T-1)/(2n) + 1/2), in whole numbers.
+
+    Args:
+        num_source_frames: T, at least 1.
+        num_frames: n, at least 1.
+
+    Returns:
+        n indices from 0 to T-1, ascending.
+
+    Raises:
+        ValueError: one of the two is below 1.
+
+    Source: official release, frame sampling.
+
+    Example:
+        >>> uniform_indices(100, 4)
+        [12, 37, 62, 87]
+    """
+    _check_count("num_source_frames", num_source_frames)
+    _check_count("num_frames", num_frames)
+    span = num_source_frames - 1
+    return [((2 * i + 1) * span + num_frames) // (2 * num_frames) for i in range(num_frames)]
+
+
+def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
+    """Chooses the frames that a request asks for.
+
+    A range takes the frames that begin in it; if none does, the one that is on screen at `start`. `fps` takes the
+    frame on screen in the middle of each interval of 1/`fps` seconds, by the real times.
+
+    Differs: the release numbers frames by the average rate, off by one at both ends of a range, and its `fps` steps
+    over frame numbers; both are wrong for a variable frame rate.
+
+    Args:
+        times: presentation time of each of the T frames, seconds, ascending, T at least 1.
+        sampling: the request.
+
+    Returns:
+        Indices into `times`, ascending; with "once" each at most once.
+
+    Raises:
+        ValueError: there are no frames, or `start` lies after the end of the video.
+
+    Example:
+        >>> select_frames([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], FrameSampling(fps=5))
+        [1, 3, 5]
+    """
+    first, last = _frames_in_range(times, sampling)
+    if sampling.fps is not None:
+        indices = _one_per_interval(times, sampling, first, last)
+    elif sampling.num_frames == "all":
+        indices = list(range(first, last + 1))
+    else:
+        indices = _spread(first, last, sampling)
+    if sampling.short_video == "once":
+        indices = list(dict.fromkeys(indices))
+    if sampling.max_frames is not None and len(indices) > sampling.max_frames:
+        indices = [indices[i] for i in uniform_indices(len(indices), sampling.max_frames)]
+    return indices
+
+
+def video_end(times: Sequence[float]) -> float:
+    """Second at which the last frame leaves the screen, if it stays as long as the average one."""
+    if len(times) < 2:
+        return times[-1]
+    return times[-1] + (times[-1] - times[0]) / (len(times) - 1)
+
+
+def _spread(first: int, last: int, sampling: FrameSampling) -> list[int]:
+    num_available = last - first + 1
+    num_frames = min(sampling.num_frames, sampling.max_frames or sampling.num_frames)
+    if sampling.short_video == "once" and num_available <= num_frames:
+        return list(range(first, last + 1))
+    return [first + index for index in uniform_indices(num_available, num_frames)]
+
+
+def _frames_in_range(times: Sequence[float], sampling: FrameSampling) -> tuple[int, int]:
+    """First and last index of the range, both included."""
+    if len(times) == 0:
+        raise ValueError("there are no frames to choose from")
+    start, end = sampling.start or 0.0, sampling.end
+    if start > times[-1] + TIME_TOLERANCE and start >= video_end(times):
+        raise ValueError(f"start={start:g} s lies after the end of the video, which lasts {video_end(times):.3f} s")
+    first = bisect_left(times, start - TIME_TOLERANCE)
+    last = len(times) - 1 if end is None else bisect_left(times, end - TIME_TOLERANCE) - 1
+    if last < first:  # no frame begins in the range: the one on screen at its start
+        first = last = max(first - 1, 0)
+    return first, last
+
+
+def _one_per_interval(times: Sequence[float], sampling: FrameSampling, first: int, last: int) -> list[int]:
+    start = sampling.start or 0.0
+    end = video_end(times) if sampling.end is None else min(sampling.end, video_end(times))
+    num_intervals = math.ceil((end - start) * sampling.fps - 0.5 - TIME_TOLERANCE)  # those whose middle is inside
+    if num_intervals < 1:
+        return [(first + last) // 2]
+    middles = (start + (i + 0.5) / sampling.fps for i in range(num_intervals))
+    shown = (bisect_right(times, middle + TIME_TOLERANCE) - 1 for middle in middles)
+    return [min(max(index, first), last) for index in shown]
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+
+
+def _check_number(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")

@@ -1,0 +1,296 @@
+"""From videos and images to the pixels that the vision tower takes: sample, pad to a square, resize, normalise.
+
+Letters: V videos, T frames of one video, S side of the square that the tower takes.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import VideosKwargs
+
+# The name of the same class at the top level of transformers is a stand-in that fails where torchvision is absent.
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from .frame_sampling_hicom import DEFAULT_NUM_FRAMES, FrameSampling
+from .video_reading_hicom import read_video
+from .video_sources_hicom import load_image
+
+PAD_VALUE = 127  # grey, in every channel; official release
+NUM_PIXEL_VALUES = 256
+
+
+# Arguments that describe one video, so that a processor cannot have them as its own.
+CALL_ONLY_ARGUMENTS = ("start", "end", "frame_rate")
+# Written into the saved file by transformers, not arguments of ours.
+SAVED_LABELS = {
+    "auto_map",
+    "feature_extractor_type",
+    "image_processor_type",
+    "processor_class",
+    "video_processor_type",
+}
+
+
+class HiComVideosKwargs(VideosKwargs, total=False):
+    """Names that `HiComProcessor` and `from_pretrained` hand on beside those of transformers."""
+
+    start: float | None
+    end: float | None
+    max_frames: int | None
+    frame_rate: float | None
+    short_video: Literal["once", "repeat"] | None
+    on_decode_error: Literal["raise", "keep"] | None
+    pad_value: int | None
+
+
+class HiComVideoProcessor(BaseVideoProcessor):
+    """Turns videos and images into normalised square frames, without torchvision.
+
+    All arguments are keywords, saved with the processor, and may be overridden in `from_pretrained`.
+
+    Args:
+        size: {"height": S, "width": S} in pixels; default 384 (SigLIP so400m/14/384).
+        do_pad: pad frames to a square with `pad_value`, picture in the centre; False squashes them.
+        pad_value: 0 to 255, default grey 127.
+        resample: Pillow's number of the resizing filter, default 3 (bicubic).
+        rescale_factor: from uint8 to [0, 1], default 1/255.
+        image_mean, image_std: per channel, in [0, 1]; default 0.5.
+        num_frames: frames per video, default 32 (paper, section 4.1); unused while `fps` is set.
+        fps: frames per second of video; None (default) takes `num_frames`.
+        max_frames: upper bound on the frames per video, None (default) for none.
+        short_video: "once" (default) or "repeat", see `FrameSampling`.
+        do_sample_frames: False takes every frame.
+        on_decode_error: "raise" (default) or "keep", see `read_video`.
+
+    Source: official release, preprocessing. Differs: it lets short frame lists end in black frames and cuts after 32.
+
+    Example:
+        >>> processor = HiComVideoProcessor(size={"height": 56, "width": 56}, num_frames=4)
+        >>> features = processor(np.zeros((8, 48, 64, 3), dtype=np.uint8))
+        >>> tuple(features["pixel_values_videos"].shape), features["video_num_frames"].tolist()
+        ((4, 3, 56, 56), [4])
+    """
+
+    valid_kwargs = HiComVideosKwargs
+    model_input_names = ["pixel_values_videos", "video_num_frames"]
+
+    size = {"height": 384, "width": 384}
+    do_pad = True
+    pad_value = PAD_VALUE
+    do_resize = True
+    resample = 3
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    do_convert_rgb = True
+    do_sample_frames = True
+    num_frames = DEFAULT_NUM_FRAMES
+    fps = None
+    max_frames = None
+    short_video = "once"
+    on_decode_error = "raise"
+
+    def __init__(self, **kwargs: Any) -> None:
+        unknown = (
+            set(kwargs) - set(self.valid_kwargs.__annotations__) - set(VideosKwargs.__annotations__) - SAVED_LABELS
+        )
+        unknown |= set(kwargs) & set(CALL_ONLY_ARGUMENTS)
+        if unknown:
+            raise TypeError(
+                f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; {', '.join(CALL_ONLY_ARGUMENTS)} belong "
+                "to one video and are given when the processor is called"
+            )
+        super().__init__(**kwargs)
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"{name}=False is not supported: the vision tower takes resized, normalised RGB frames"
+                )
+        if not 0 <= self.pad_value < NUM_PIXEL_VALUES:
+            raise ValueError(f"pad_value must be from 0 to 255, got {self.pad_value!r}")
+        self._sampling_defaults()
+
+    def preprocess(
+        self,
+        videos: Any,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        max_frames: int | None = None,
+        short_video: Literal["once", "repeat"] | None = None,
+        on_decode_error: Literal["raise", "keep"] | None = None,
+        do_sample_frames: bool | None = None,
+        frame_rate: float | None = None,
+        return_metadata: bool = False,
+        return_tensors: str | None = "pt",
+        **unknown: Any,
+    ) -> BatchFeature:
+        """Reads, samples and normalises videos. What is None takes the processor's own value.
+
+        Args:
+            videos: one source (see `read_video`) or a list of sources. A list of PIL images or 3-D arrays is one
+                video, a list of paths is several, a list inside a list is one video given as frames.
+            num_frames, fps, start, end, max_frames, short_video: see `FrameSampling`. Giving `fps` sets aside the
+                processor's own `num_frames`, and the other way round.
+            on_decode_error, frame_rate: see `read_video`.
+            do_sample_frames: False takes every frame (of the range, at most `max_frames`).
+            return_metadata: add "video_metadata", one `SamplingRecord` per video.
+            return_tensors: "pt" (also for None) or "np".
+
+        Returns:
+            `pixel_values_videos` float32 (sum of T, 3, S, S) and `video_num_frames` int64 (V,).
+
+        Raises:
+            TypeError: an unknown argument.
+            ValueError: a contradicting request, or no videos.
+            VideoReadError: a video cannot be read.
+        """
+        if unknown:
+            raise TypeError(
+                f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; a call takes num_frames, fps, start, end, "
+                "max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, return_metadata and "
+                "return_tensors, the rest is set at construction"
+            )
+        sampling = self._sampling(num_frames, fps, do_sample_frames, start, end, max_frames, short_video)
+        stacks, records = [], []
+        for source in _as_sources(videos):
+            frames, record = read_video(
+                source,
+                sampling,
+                on_decode_error=on_decode_error or self.on_decode_error,
+                frame_rate=frame_rate,
+                transform=self.square_frame,
+            )
+            stacks.append(self._normalised(frames))
+            records.append(record)
+        data = {
+            "pixel_values_videos": torch.cat(stacks),
+            "video_num_frames": torch.tensor([len(stack) for stack in stacks]),
+        }
+        features = BatchFeature(_converted(data, return_tensors))
+        if return_metadata:
+            features["video_metadata"] = records
+        return features
+
+    def preprocess_images(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
+        """Pads, resizes and normalises images as if each were one frame.
+
+        Args:
+            images: one image or a list: path, URL, bytes, file object, PIL image, or uint8 array or tensor
+                (height, width, 3) or (3, height, width); a 4-D array or tensor is a list of images.
+            return_tensors: "pt" (also for None) or "np".
+
+        Returns:
+            `pixel_values` float32 (n, 3, S, S).
+
+        Raises:
+            ValueError: no images.
+            VideoReadError: an image cannot be read.
+        """
+        is_batch = isinstance(images, (list, tuple)) or getattr(images, "ndim", 3) == 4
+        images = list(images) if is_batch else [images]
+        if not images:
+            raise ValueError("images is an empty list; pass at least one image")
+        frames = np.stack([self.square_frame(load_image(image)) for image in images])
+        data = {"pixel_values": self._normalised(frames)}
+        return BatchFeature(_converted(data, return_tensors))
+
+    def square_frame(self, frame: np.ndarray) -> np.ndarray:
+        """Pads a frame to a square (if `do_pad`) and resizes it; uint8 (height, width, 3) to (S, S, 3)."""
+        if self.do_pad:
+            frame = pad_to_square(frame, self.pad_value)
+        size = (self.size["width"], self.size["height"])
+        return np.asarray(Image.fromarray(frame).resize(size, resample=self.resample))
+
+    def _normalised(self, frames: np.ndarray) -> torch.Tensor:
+        """uint8 (T, S, S, 3) to float32 (T, 3, S, S), through a table of the 256 possible values of each channel."""
+        values = (np.arange(NUM_PIXEL_VALUES) * self.rescale_factor).astype(np.float32)
+        pixels = torch.empty(len(frames), 3, *frames.shape[1:3])
+        for channel in range(3):
+            table = (values - np.float32(self.image_mean[channel])) / np.float32(self.image_std[channel])
+            pixels[:, channel] = torch.from_numpy(table[frames[..., channel]])
+        return pixels
+
+    def _sampling(
+        self,
+        num_frames: int | None,
+        fps: float | None,
+        do_sample_frames: bool | None,
+        start: float | None,
+        end: float | None,
+        max_frames: int | None,
+        short_video: str | None,
+    ) -> FrameSampling:
+        """The request of one call: its own values first, then the processor's."""
+        if num_frames is None and fps is None:
+            num_frames, fps = (self.num_frames, None) if self.fps is None else (None, self.fps)
+            if not (self.do_sample_frames if do_sample_frames is None else do_sample_frames):
+                num_frames, fps = "all", None
+        elif do_sample_frames is False:
+            raise ValueError(
+                f"do_sample_frames=False takes every frame and contradicts num_frames={num_frames!r}, fps={fps!r}; "
+                "leave one of them out"
+            )
+        return FrameSampling(
+            num_frames=num_frames,
+            fps=fps,
+            start=start,
+            end=end,
+            max_frames=self.max_frames if max_frames is None else max_frames,
+            short_video=short_video or self.short_video,
+        )
+
+    def _sampling_defaults(self) -> FrameSampling:
+        return self._sampling(None, None, None, None, None, None, None)
+
+
+def pad_to_square(frame: np.ndarray, value: int) -> np.ndarray:
+    """Puts a frame in the centre of a square, half a pixel up or left where the margin is odd.
+
+    Args:
+        frame: uint8 (height, width, 3).
+        value: 0 to 255, of the margin, in all channels.
+
+    Returns:
+        uint8 (side, side, 3), side being the larger of height and width.
+
+    Source: official release, `image_aspect_ratio="pad"`.
+    """
+    height, width = frame.shape[:2]
+    if height == width:
+        return np.ascontiguousarray(frame)
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.full((side, side, 3), value, dtype=np.uint8)
+    square[top : top + height, left : left + width] = frame
+    return square
+
+
+def _as_sources(videos: Any) -> list[Any]:
+    """One source or a list of sources as a list of sources."""
+    if isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim == 5:
+        return list(videos)
+    if not isinstance(videos, (list, tuple)):
+        return [videos]
+    if not videos:
+        raise ValueError("videos is an empty list; pass at least one video")
+    return [videos] if all(_is_frame(item) for item in videos) else list(videos)
+
+
+def _is_frame(item: Any) -> bool:
+    return isinstance(item, Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+
+
+def _converted(data: dict[str, torch.Tensor], return_tensors: str | None) -> dict[str, Any]:
+    if return_tensors in (None, "pt"):
+        return data
+    if return_tensors == "np":
+        return {name: tensor.numpy() for name, tensor in data.items()}
+    raise ValueError(f'return_tensors must be "pt" or "np", got {return_tensors!r}')

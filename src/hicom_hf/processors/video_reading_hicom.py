@@ -1,0 +1,326 @@
+"""Reads the frames that a request asks for, from any source, with a record of what was taken.
+
+Letters: T frames. Frames are uint8 RGB (T, height, width, 3), upright; times are seconds from the first frame.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .frame_sampling_hicom import FrameSampling, select_frames
+from .video_decoding_hicom import StreamReader, TimesChangedError
+from .video_sources_hicom import (
+    VideoReadError,
+    as_uint8_frames,
+    list_frame_files,
+    load_image,
+    open_binary,
+    rgb_from_pil,
+    source_name,
+)
+
+# Still and animated images go through Pillow, which knows how long each picture of an animation is shown.
+PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
+KEEP_HINT = 'on_decode_error="keep" goes on with the frames that can be read'
+
+
+@dataclass
+class SamplingRecord:
+    """What was taken from a video.
+
+    Attributes:
+        source: path, URL, or what it was in angle brackets.
+        indices: number of each returned frame in the video, in order of presentation.
+        times: seconds of each returned frame from the first frame of the video; empty for frames without a clock.
+        num_source_frames: frames that the video has.
+        duration: seconds, None without a clock.
+        frame_rate: average frames per second, None without a clock or with a single frame.
+        stream_index: number of the video stream in its file, None if it is not a stream.
+        rotation: degrees clockwise by which the stored picture was turned to be upright: 0, 90, 180 or 270.
+        height: pixels of the upright picture, before any transform.
+        width: likewise.
+        requested_frames: number of frames asked for, None for "every frame".
+        fewer_than_requested: whether fewer different frames than asked for were there.
+        warnings: what was noticed while reading.
+    """
+
+    source: str
+    indices: list[int]
+    times: list[float]
+    num_source_frames: int
+    duration: float | None
+    frame_rate: float | None
+    stream_index: int | None
+    rotation: int
+    height: int
+    width: int
+    requested_frames: int | None
+    fewer_than_requested: bool
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values that json can write."""
+        return asdict(self)
+
+
+def read_video(
+    source: Any,
+    sampling: FrameSampling,
+    *,
+    on_decode_error: Literal["raise", "keep"] = "raise",
+    frame_rate: float | None = None,
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, SamplingRecord]:
+    """Reads the frames that a request asks for.
+
+    At most the chosen frames and one more are in memory at a time.
+
+    Args:
+        source: path of a video, animation, image or folder of images; http(s) URL; bytes; binary file object; uint8
+            array or tensor (T, height, width, 3) or (T, 3, height, width); list of images (PIL, array, tensor, path).
+        sampling: the request.
+        on_decode_error: for a file that breaks after some frames: "raise", or "keep" those that can be read.
+        frame_rate: frames per second of a source that has no clock (folder, array, list); only for those.
+        transform: applied to each upright frame (height, width, 3) as it is read, so that large frames need not be
+            held together; all results must have the same shape.
+
+    Returns:
+        uint8 array (T, height, width, 3), or what `transform` made of each frame, stacked; and the record.
+
+    Raises:
+        VideoReadError: the source cannot be read, or does not hold what was asked for.
+        TypeError: the source is of no known type.
+        ValueError: `on_decode_error` or `frame_rate` is not one of the allowed values.
+
+    Example:
+        >>> frames, record = read_video("cooking.mp4", FrameSampling(num_frames=8))  # doctest: +SKIP
+        >>> frames.shape, record.times[:2]  # doctest: +SKIP
+        ((8, 360, 640, 3), [0.633, 1.9])
+    """
+    if on_decode_error not in ("raise", "keep"):
+        raise ValueError(f'on_decode_error must be "raise" or "keep", got {on_decode_error!r}')
+    if frame_rate is not None and not 0 < frame_rate < float("inf"):
+        raise ValueError(f"frame_rate must be above 0 frames per second and finite, got {frame_rate!r}")
+    file = None
+    try:
+        if _is_frames(source):
+            reader = FramesReader(source, frame_rate)
+        else:
+            if frame_rate is not None:
+                raise VideoReadError(
+                    f"{source_name(source)}: frame_rate={frame_rate:g} is for frames without a clock, "
+                    "and this source has its own times; leave it out"
+                )
+            file = open_binary(source)
+            reader = _open_reader(file, source_name(source))
+        return _read(reader, sampling, on_decode_error == "keep", transform)
+    finally:
+        if file is not None and file is not source:
+            file.close()
+
+
+class FramesReader:
+    """Frames that exist one by one: a folder of images, an array, or a list of images.
+
+    The attributes are those of `StreamReader`. Without `frame_rate` there are no times.
+    """
+
+    stream_index = failure = None
+    rotation = 0
+
+    def __init__(self, source: Any, frame_rate: float | None):
+        self.name = source_name(source)
+        if isinstance(source, (np.ndarray, torch.Tensor)):
+            self.items: Sequence[Any] = as_uint8_frames(source, self.name, num_axes=4)
+        else:
+            self.items = source if isinstance(source, (list, tuple)) else list_frame_files(Path(source))
+        if len(self.items) == 0:
+            raise VideoReadError(f"{self.name}: the list of frames is empty; pass at least one image")
+        self.frame_rate = frame_rate
+        self.times = None if frame_rate is None else [index / frame_rate for index in range(len(self.items))]
+        self.duration = None if frame_rate is None else len(self.items) / frame_rate
+        self.num_readable = self.num_promised = len(self.items)
+        self.warnings: list[str] = []
+
+    def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
+        """Yields (index, frame) for each index, which must ascend."""
+        first_shape = None
+        for index in indices:
+            item = self.items[index]
+            name = source_name(item) if isinstance(item, (str, os.PathLike)) else f"{self.name}[{index}]"
+            frame = load_image(item, name)
+            first_shape = first_shape or frame.shape
+            if frame.shape != first_shape:
+                raise VideoReadError(
+                    f"{name}: this frame is {frame.shape[1]}x{frame.shape[0]} (width x height), the first one is "
+                    f"{first_shape[1]}x{first_shape[0]}; the frames of a video must have one size"
+                )
+            yield index, frame
+
+
+class AnimationReader:
+    """A GIF, an animated WebP or PNG, or a still image, with Pillow; the attributes are those of `StreamReader`."""
+
+    stream_index = None
+    rotation = 0
+
+    def __init__(self, image: Image.Image, name: str):
+        self.image = image
+        self.name = name
+        self.failure: str | None = None
+        self.warnings: list[str] = []
+        self.times: list[float] = []
+        now = 0.0
+        self.num_promised = self._count()
+        for index in range(self.num_promised):
+            if not self._go_to(index):
+                break
+            self.times.append(now)
+            # Animations write 0 for "unknown".
+            now += (self.image.info.get("duration") or 0) / 1000 or DEFAULT_PICTURE_DURATION
+        self.num_readable = len(self.times)
+        if not self.times:
+            raise VideoReadError(f"{name}: no picture of the {image.format} file can be decoded ({self.failure})")
+        self.duration = now if self.num_promised > 1 else None
+        self.frame_rate = len(self.times) / now if self.num_promised > 1 else None
+
+    def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
+        """Yields (index, frame) for each index, which must ascend; None for a frame that cannot be decoded."""
+        for index in indices:
+            yield index, rgb_from_pil(self.image, self.name) if self._go_to(index) else None
+
+    def _count(self) -> int:
+        try:
+            return getattr(self.image, "n_frames", 1)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            self.failure = f"the frames cannot be counted: {error}"
+            return 1
+
+    def _go_to(self, index: int) -> bool:
+        try:
+            self.image.seek(index)
+            self.image.load()
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            self.failure = self.failure or f"decoding fails: {error}"
+            return False
+        return True
+
+
+def _is_frames(source: Any) -> bool:
+    if isinstance(source, (np.ndarray, torch.Tensor, list, tuple)):
+        return True
+    return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
+
+
+def _open_reader(file: BinaryIO, name: str) -> AnimationReader | StreamReader:
+    try:
+        image = Image.open(file, formats=PILLOW_FORMATS)
+    except (OSError, SyntaxError, Image.DecompressionBombError):  # no image, or one that FFmpeg shall judge
+        return StreamReader(file, name)
+    return AnimationReader(image, name)
+
+
+def _read(
+    reader: FramesReader | AnimationReader | StreamReader,
+    sampling: FrameSampling,
+    keep: bool,
+    transform: Callable[[np.ndarray], np.ndarray] | None,
+) -> tuple[np.ndarray, SamplingRecord]:
+    """Chooses, reads, and once more if the decoder shows that the packets gave wrong times."""
+    try:
+        indices, requested = _choose(reader, sampling, keep)
+        frames, kept, size = _collect(reader, indices, keep, transform)
+    except TimesChangedError:
+        indices, requested = _choose(reader, sampling, keep)
+        frames, kept, size = _collect(reader, indices, keep, transform)
+    warnings = list(reader.warnings)
+    if reader.failure is not None and (kept != indices or _reaches_the_break(reader, sampling)):
+        warnings.append(f"{_breaks_after(reader)}; {len(kept)} of {len(indices)} chosen frames were read")
+    if reader.times is not None and sampling.end is not None and sampling.end > (reader.duration or 0) + 1e-3:
+        warnings.append(f"end={sampling.end:g} s is after the end of the video, {reader.duration or 0:.3f} s")
+    record = SamplingRecord(
+        source=reader.name,
+        indices=kept,
+        times=[] if reader.times is None else [reader.times[index] for index in kept],
+        num_source_frames=reader.num_promised,
+        duration=reader.duration,
+        frame_rate=reader.frame_rate,
+        stream_index=reader.stream_index,
+        rotation=reader.rotation,
+        height=size[0],
+        width=size[1],
+        requested_frames=requested,
+        fewer_than_requested=requested is not None and len(set(kept)) < requested,
+        warnings=warnings,
+    )
+    return frames, record
+
+
+def _choose(
+    reader: FramesReader | AnimationReader | StreamReader, sampling: FrameSampling, keep: bool
+) -> tuple[list[int], int | None]:
+    """Indices that the request chooses, and how many it asks for."""
+    times = reader.times
+    if times is None:
+        if sampling.needs_clock:
+            raise VideoReadError(
+                f"{reader.name}: fps, start and end need times, and frames in memory or in a folder have none; "
+                "pass frame_rate (their frames per second), or use num_frames"
+            )
+        times = range(len(reader.items))
+    if not keep and reader.failure is not None and _reaches_the_break(reader, sampling):
+        raise VideoReadError(f"{reader.name}: {_breaks_after(reader)}. {KEEP_HINT}")
+    try:
+        indices = select_frames(times, sampling)
+        requested = len(select_frames(times, replace(sampling, short_video="repeat")))
+    except ValueError as error:
+        raise VideoReadError(f"{reader.name}: {error}") from error
+    return indices, None if sampling.num_frames == "all" else requested
+
+
+def _collect(
+    reader: FramesReader | AnimationReader | StreamReader,
+    indices: list[int],
+    keep: bool,
+    transform: Callable[[np.ndarray], np.ndarray] | None,
+) -> tuple[np.ndarray, list[int], tuple[int, int]]:
+    """Reads each index once. Returns the frames, the indices that could be read, and (height, width)."""
+    unique = list(dict.fromkeys(indices))
+    stack, places, size = None, {}, (0, 0)
+    for index, frame in reader.read(unique):
+        if frame is None:
+            if not keep:
+                raise VideoReadError(
+                    f"{reader.name}: {_breaks_after(reader)}; {len(places)} of the {len(unique)} chosen frames were "
+                    f"read before. {KEEP_HINT}"
+                )
+            continue
+        size = frame.shape[:2]
+        result = frame if transform is None else transform(frame)
+        if stack is None:
+            stack = np.empty((len(unique), *result.shape), dtype=result.dtype)
+        stack[len(places)] = result
+        places[index] = len(places)
+    if stack is None:
+        raise VideoReadError(f"{reader.name}: {_breaks_after(reader)}; none of the chosen frames can be read")
+    kept = [index for index in indices if index in places]
+    if kept == unique:
+        return stack, kept, size
+    return stack[[places[index] for index in kept]], kept, size
+
+
+def _reaches_the_break(reader: AnimationReader | StreamReader, sampling: FrameSampling) -> bool:
+    """Whether the request covers the point at which the file breaks."""
+    return reader.num_readable < len(reader.times) or sampling.end is None or sampling.end > reader.times[-1]
+
+
+def _breaks_after(reader: AnimationReader | StreamReader) -> str:
+    promised = f" of {reader.num_promised}" if reader.num_promised > reader.num_readable else ""
+    return f"the file breaks after {reader.num_readable}{promised} frames ({reader.failure})"
