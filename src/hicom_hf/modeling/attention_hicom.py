@@ -38,7 +38,7 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(query key^T * scaling) value, the softmax in float32; no mask, no dropout.
+    """softmax(query key^T * scaling) value, the softmax in at least float32; no mask, no dropout.
 
     Args:
         query: (B, heads, Q, D / heads); key, value: (B, heads, N, D / heads).
@@ -47,7 +47,7 @@ def eager_attention(
         (B, Q, heads, D / heads) and the weights (B, heads, Q, N).
     """
     scores = query @ key.transpose(-1, -2) * scaling
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
 
 

@@ -3,6 +3,7 @@
 from math import ceil, prod
 from typing import Literal
 
+from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -56,6 +57,7 @@ LIBRARY_KEYS = {
 }
 
 
+@strict
 class HiComCompressorConfig(PreTrainedConfig):
     """The compressor: which branches, how the instruction enters them, and by whose equations.
 
@@ -155,6 +157,7 @@ class HiComCompressorConfig(PreTrainedConfig):
 FIELDS = {name for name in HiComCompressorConfig.__annotations__ if name in HiComCompressorConfig.__dict__}
 
 
+@strict
 class HiComConfig(PreTrainedConfig):
     """A HICom model: SigLIP vision and text, a compressor and an LLM. The defaults are the paper's 7B.
 

@@ -120,7 +120,7 @@ class HiComLocalBranch(nn.Module):
             values = self.value_adapter(values)
         queries = queries.expand(-1, keys.shape[1], -1)[..., None, :]  # (B, G, 1, D)
         scores = (queries @ keys.transpose(-1, -2)).squeeze(-2) * keys.shape[-1] ** -0.5  # (B, G, K)
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
+        weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         pooled = (weights[..., None, :] @ values).squeeze(-2)  # (B, G, D)
         return self.readout(pooled), weights if output_attentions else None
 
@@ -132,6 +132,6 @@ class HiComLocalBranch(nn.Module):
         if self.formulation == "paper":
             return groups.mean(dim=2)
         size = num_groups(features.shape[1:4], self.ratio)
-        grid = features.movedim(-1, 1).float()  # (B, D, T, H, W)
+        grid = features.movedim(-1, 1).to(torch.promote_types(features.dtype, torch.float32))  # (B, D, T, H, W)
         resized = nn.functional.interpolate(grid, size=size, mode="trilinear", align_corners=False)
         return resized.flatten(2).transpose(1, 2).to(features.dtype)  # (B, G, D)

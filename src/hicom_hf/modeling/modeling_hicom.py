@@ -468,6 +468,28 @@ class HiComForConditionalGeneration(HiComPreTrainedModel, GenerationMixin):
             video_compressor_attentions=outputs.video_compressor_attentions,
         )
 
+    def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
+        """As in transformers; rows may be padded on either side, the output is padded on the left.
+
+        Args:
+            inputs: (B, length), as `input_ids`.
+            *args, **kwargs: as in transformers, and everything that `forward` takes.
+        """
+        inputs = kwargs.pop("input_ids", None) if inputs is None else inputs
+        mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
+        prompt = embeds if inputs is None else inputs
+        if mask is not None and mask.ndim == 2 and prompt is not None and mask.shape == prompt.shape[:2]:
+            # transformers continues after the last column, padding or not: move what is padded right to the left.
+            order = mask.bool().int().argsort(dim=1, stable=True)
+            kwargs["attention_mask"] = mask.gather(1, order)
+            if inputs is not None:
+                inputs = inputs.gather(1, order.to(inputs.device))
+            if embeds is not None:
+                kwargs["inputs_embeds"] = embeds.gather(1, order[..., None].expand_as(embeds))
+        if inputs is None:
+            return super().generate(*args, **kwargs)
+        return super().generate(inputs, *args, **kwargs)
+
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict) -> dict:
         """Let `generate` start from encoded features as well as from pixels: transformers looks for pixels only."""
         encoded = dict(model_kwargs.pop("mm_encoder_outputs", None) or {})

@@ -35,7 +35,7 @@ def position_embedding(
     """3D position embedding of a grid of patches.
 
     `paper`: time, rows and columns each have their own share of the channels (2/8, 3/8, 3/8), concatenated. `release`: each
-    axis has a sinusoid over the full width and the three are added.
+    axis has a sinusoid over the full width and the three are added, so that exchanging two coordinates changes nothing.
 
     Args:
         grid: (T, H, W).
