@@ -1,0 +1,16 @@
+"""The `hicom` command: one module per sub-command, thin over public functions.
+
+A sub-command is a module `hicom_hf/cli/<name>.py`, listed in `main.COMMANDS`, with
+
+* `HELP`: one line for `hicom --help`;
+* `add_arguments(parser)`: its options, each with a help text; `parser.error(...)` is for bad arguments (exit code 2);
+* `run(args) -> int`: does the work and returns the exit code. `args.parser` is the sub-command's parser.
+
+At the top of such a module stand imports of the standard library only; everything else is imported in `run`. Results go to
+stdout, all the rest to stderr. A `ValueError`, `OSError`, `ImportError` or `CommandError` that leaves `run` is printed as one
+line without a traceback (exit code 1), so its message must name the file or argument and say what to do.
+"""
+
+
+class CommandError(RuntimeError):
+    """A command that cannot go on, for a reason that its user can understand and mend."""

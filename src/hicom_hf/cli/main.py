@@ -1,0 +1,92 @@
+"""The `hicom` command: finds the sub-command, runs it, and turns its errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from importlib import import_module, metadata
+
+from . import CommandError
+
+# In the order of `hicom --help`; each is the module of the same name in this folder.
+COMMANDS = ("ask", "init", "inspect")
+
+FAILED, BAD_ARGUMENTS, INTERRUPTED = 1, 2, 130  # exit codes; 130 is what a shell gives for Ctrl-C
+EXPECTED_ERRORS = (ValueError, OSError, ImportError, CommandError)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `hicom`.
+
+    Args:
+        argv: the arguments behind the command's name; default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed the help or what is wrong with the arguments
+        return stop.code or 0
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # parser.error
+        return stop.code or 0
+    except KeyboardInterrupt:
+        print("hicom: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _reader_has_gone()
+    except Exception as error:
+        if args.traceback or not _is_expected(error):
+            raise
+        print(f"hicom: error: {_one_message(error)}", file=sys.stderr)
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `hicom` with all its sub-commands."""
+    parser = argparse.ArgumentParser(
+        prog="hicom",
+        description="HICom: video language models whose visual tokens are compressed on the condition of the question.",
+        epilog="`hicom COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"hicom_hf {metadata.version('hicom_hf')}")
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f".{name}", __package__)
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        # Also behind the command, where one adds it after an error; SUPPRESS keeps what was given in front.
+        command.add_argument(
+            "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
+        )
+        command.set_defaults(run=module.run, parser=command)
+    return parser
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error is the user's to mend; torch's "out of memory" is a RuntimeError, and torch may not be loaded."""
+    return isinstance(error, EXPECTED_ERRORS) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _one_message(error: Exception) -> str:
+    """An error's message without blank lines and line breaks; its type if it has none."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+
+
+def _reader_has_gone() -> int:
+    """What reads our output, such as `head`, has closed it: stop quietly. Python's documentation, module signal."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
