@@ -1,5 +1,6 @@
 """Groups: equal length, in order, everything covered; the release's rule wherever it has one."""
 
+import itertools
 import json
 
 import pytest
@@ -40,7 +41,7 @@ def test_overlaps_differ_by_at_most_one():
     for size in range(2, 70):
         for ratio in range(1, 12):
             spans = group_spans(size, ratio)
-            overlaps = [left[1] - right[0] for left, right in zip(spans, spans[1:], strict=False)]
+            overlaps = [left[1] - right[0] for left, right in itertools.pairwise(spans)]
             assert not overlaps or max(overlaps) - min(overlaps) <= 1
 
 

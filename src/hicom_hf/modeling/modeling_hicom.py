@@ -136,8 +136,10 @@ class HiComModel(HiComPreTrainedModel):
             self.config.vision_batch_size,
             aligned=self.config.compressor_config.uses_aligned_features,
         )
-        return HiComVideoFeatures(
-            features=features, num_frames=video_num_frames.to(features.device), aligned_features=aligned_features
+        return HiComVideoFeatures(  # contiguous, as safetensors wants them
+            features=features.contiguous(),
+            num_frames=video_num_frames.to(features.device),
+            aligned_features=None if aligned_features is None else aligned_features.contiguous(),
         )
 
     # Once per question -------------------------------------------------------------------------------------------------
@@ -486,9 +488,10 @@ class HiComForConditionalGeneration(HiComPreTrainedModel, GenerationMixin):
                 inputs = inputs.gather(1, order.to(inputs.device))
             if embeds is not None:
                 kwargs["inputs_embeds"] = embeds.gather(1, order[..., None].expand_as(embeds))
-        if inputs is None:
-            return super().generate(*args, **kwargs)
-        return super().generate(inputs, *args, **kwargs)
+        if inputs is not None:
+            return super().generate(inputs, *args, **kwargs)
+        # transformers takes the number of rows from the first tensor among the arguments: it must not be packed frames.
+        return super().generate(None, *args, **{"inputs_embeds": kwargs.pop("inputs_embeds", None), **kwargs})
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict) -> dict:
         """Let `generate` start from encoded features as well as from pixels: transformers looks for pixels only."""
