@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from .modeling.configuration_hicom import HiComConfig
+from .modeling.configuration_hicom import PARTS, HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .processors.chat_template_hicom import multimodal_chat_template
 from .processors.processing_hicom import HiComProcessor
@@ -108,6 +108,7 @@ def tiny_config(**compressor) -> HiComConfig:
         compressor_config={**TINY_COMPRESSOR, **compressor},
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
+        untrained_parts=PARTS,
     )
 
 

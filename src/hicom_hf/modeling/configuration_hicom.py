@@ -42,6 +42,9 @@ QWEN2_5_7B = {
 
 Injection = Literal["none", "direct", "coarse", "fine"]
 
+# What a model is made of, by the names of its modules; `lm_head` counts as language_model.
+PARTS = ("vision_tower", "instruction_encoder", "compressor", "language_model")
+
 # What transformers itself may hand to any configuration besides its fields.
 LIBRARY_KEYS = {
     "_attn_implementation_internal",
@@ -170,6 +173,9 @@ class HiComConfig(PreTrainedConfig):
             `<|video_pad|>` of Qwen2.5.
         vision_batch_size: frames that SigLIP encodes at a time; bounds memory, not results.
         tie_word_embeddings: as in `text_config`, from which it is taken.
+        untrained_parts: those of `PARTS` whose weights are random: all of a model made for trying out, the compressor of a
+            model that is to be trained. Training takes out what it has trained. While it is not empty, answers mean nothing,
+            and what prints answers says so.
 
     Raises:
         ValueError: if the parts do not fit together.
@@ -196,6 +202,7 @@ class HiComConfig(PreTrainedConfig):
     vision_batch_size: int = 32
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
+    untrained_parts: list[str] | tuple[str, ...] = ()
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -203,6 +210,7 @@ class HiComConfig(PreTrainedConfig):
         self.tie_word_embeddings = self.tie_word_embeddings or bool(
             self.text_config.to_dict().get("tie_word_embeddings")
         )
+        self.untrained_parts = list(self.untrained_parts)
         self._check()
 
     def _check(self):
@@ -210,6 +218,8 @@ class HiComConfig(PreTrainedConfig):
         width = self.vision_config.hidden_size
         if self.vision_batch_size < 1:
             raise ValueError(f"vision_batch_size must be at least 1, got {self.vision_batch_size}")
+        if not set(self.untrained_parts) <= set(PARTS):
+            raise ValueError(f"untrained_parts may name {', '.join(PARTS)}; got {self.untrained_parts}")
         if self.vision_config.image_size < self.vision_config.patch_size:
             raise ValueError("vision_config.image_size is smaller than one patch")
         if not self.vision_config.vision_use_head:
