@@ -294,6 +294,31 @@ def test_bfloat16_runs_and_is_close(model, batch, tmp_path):
     assert (last - reference).norm() / reference.norm() < 0.1  # bf16 keeps about 3 digits, through 7 layers
 
 
+@pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
+@torch.no_grad()
+def test_8_bit_loading_leaves_siglip_and_the_compressor_alone(model, batch, tmp_path, library):
+    pytest.importorskip(library)
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if library == "bitsandbytes":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        config = TorchAoConfig(quant_type=Int8WeightOnlyConfig())
+    model.save_pretrained(tmp_path)
+    quantized = HiComForConditionalGeneration.from_pretrained(tmp_path, quantization_config=config)
+    changed = set()
+    for name, module in quantized.named_modules():
+        weight = module.weight.data if isinstance(module, torch.nn.Linear) else torch.empty(0)
+        if weight.dtype == torch.int8 or type(weight) is not torch.Tensor:
+            changed.add(name)
+    assert changed and all(name.startswith("model.language_model.layers.") for name in changed)
+    assert len(changed) == 2 * 7  # two layers of seven projections
+    last, reference = quantized(**batch).logits[:, -1], model(**batch).logits[:, -1]
+    assert 0 < (last - reference).norm() / reference.norm() < 0.2  # 8 bits keep about two digits
+
+
 @torch.no_grad()
 def test_device_map_auto_with_disk_offload_gives_the_same_logits(model, batch, tmp_path):
     pytest.importorskip("accelerate")

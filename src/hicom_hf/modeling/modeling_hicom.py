@@ -4,6 +4,7 @@ Letters: B batch rows, V videos (or images) of the whole batch, T frames of one,
 C LLM width, L = 64 instruction tokens, N visual tokens of one video, S image side in pixels.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
 from .configuration_hicom import HiComConfig
 from .saving_hicom import write_hub_files
 from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks
+
+# Parts that quantization leaves alone: they are small beside the LLM, and everything the LLM sees goes through them.
+UNQUANTIZED = ("model.vision_tower", "model.instruction_encoder", "model.compressor", "lm_head")
 
 
 @dataclass
@@ -506,10 +510,34 @@ class HiComForConditionalGeneration(HiComPreTrainedModel, GenerationMixin):
             {**model_kwargs, "mm_encoder_outputs": encoded}
         )
 
+    @classmethod
+    def from_pretrained(cls, *args, quantization_config=None, **kwargs):
+        """As in transformers; 4- and 8-bit quantization leaves SigLIP, the compressor and the LLM's head alone."""
+        if quantization_config is not None:
+            quantization_config = spare_from_quantization(quantization_config)
+        return super().from_pretrained(*args, quantization_config=quantization_config, **kwargs)
+
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers; the folder also gets the code, so that it loads without `hicom_hf` installed."""
         write_hub_files(self, save_directory)
         super().save_pretrained(save_directory, **kwargs)
+
+
+def spare_from_quantization(quantization_config):
+    """Add `UNQUANTIZED` to the modules that a quantization config leaves alone.
+
+    Args:
+        quantization_config: a config object or dictionary of transformers; it is not changed.
+    """
+    config = copy.deepcopy(quantization_config)
+    fields = config if isinstance(config, dict) else vars(config)
+    is_bitsandbytes = any(
+        name in fields for name in ("llm_int8_skip_modules", "load_in_8bit", "load_in_4bit", "_load_in_8bit")
+    )
+    name = "llm_int8_skip_modules" if is_bitsandbytes else "modules_to_not_convert"
+    spared = fields.get(name) or []
+    fields[name] = [*spared, *(module for module in UNQUANTIZED if module not in spared)]
+    return config
 
 
 def _row(attentions: HiComCompressorAttentions, row: int) -> HiComCompressorAttentions:
