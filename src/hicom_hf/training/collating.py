@@ -1,0 +1,138 @@
+"""From samples to a batch: text padded to one length, videos and images packed in the order of their rows.
+
+Letters: B samples, V videos of the batch, T frames of one, S image side in pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from .datasets import SkippedSample
+from .encoding import IGNORED, concatenated_features
+
+PACKED_TENSORS = (
+    "pixel_values_videos",
+    "video_num_frames",
+    "video_instruction_ids",
+    "pixel_values",
+    "image_instruction_ids",
+)
+PACKED_FEATURES = ("video_features", "image_features")
+
+
+@dataclass
+class BatchStatistics:
+    """What a log wants to know of a batch.
+
+    Attributes:
+        num_samples: rows that hold a sample.
+        num_text_tokens: without placeholders and padding.
+        num_visual_tokens: placeholders.
+        num_padding_tokens: what the rows' different lengths cost.
+        num_supervised_tokens: labels that are not -100.
+        decode_seconds: spent on reading videos and images, added up over the samples.
+        skipped: samples that the data set left out.
+    """
+
+    num_samples: int = 0
+    num_text_tokens: int = 0
+    num_visual_tokens: int = 0
+    num_padding_tokens: int = 0
+    num_supervised_tokens: int = 0
+    decode_seconds: float = 0.0
+    skipped: list[SkippedSample] = field(default_factory=list)
+
+
+class HiComDataCollator:
+    """Makes a batch of what `HiComDataset` gives.
+
+    A `SkippedSample` makes no row. If all samples of a batch were skipped, the batch is one row of one padding token
+    without any label, so that every process still has a batch; its loss is 0 / 0 unless the trainer looks after it
+    (`HiComTrainer` counts labels over all processes and does).
+
+    Args:
+        processor: a `HiComProcessor`.
+        padding_side: "right" or "left"; attention and position ids make them equal.
+        pad_to_multiple_of: lengths are rounded up to a multiple, for tensor cores; None does not.
+        with_statistics: add `batch["statistics"]`, a `BatchStatistics`, which the trainer must take out before it calls
+            the model. It travels with the batch, so it is right with any number of loader processes.
+
+    Attributes:
+        last_statistics: of the last batch made in this process.
+
+    Example:
+        >>> collator = HiComDataCollator(processor)  # doctest: +SKIP
+        >>> model(**collator([dataset[0], dataset[1]])).loss  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        processor,
+        padding_side: Literal["right", "left"] = "right",
+        *,
+        pad_to_multiple_of: int | None = None,
+        with_statistics: bool = False,
+    ):
+        if padding_side not in ("right", "left"):
+            raise ValueError(f'padding_side must be "right" or "left", got {padding_side!r}')
+        tokenizer = processor.tokenizer
+        self.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if self.pad_token_id is None:
+            raise ValueError(
+                "the processor's tokenizer has neither a padding token nor an end token; set its pad_token"
+            )
+        self.placeholder_ids = torch.tensor([processor.video_token_id, processor.image_token_id])
+        self.padding_side = padding_side
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.with_statistics = with_statistics
+        self.last_statistics = BatchStatistics()
+
+    def __call__(self, samples: Sequence[dict[str, Any] | SkippedSample]) -> dict[str, Any]:
+        """Make a batch.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels` (B, length), and of the visual inputs of
+            `HiComForConditionalGeneration.forward` those that a sample has, packed in row order.
+        """
+        rows = [sample for sample in samples if not isinstance(sample, SkippedSample)]
+        statistics = BatchStatistics(num_samples=len(rows))
+        statistics.skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
+        batch = self._padded(
+            rows or [{"input_ids": torch.tensor([self.pad_token_id]), "labels": torch.tensor([IGNORED])}]
+        )
+        for name in PACKED_TENSORS:
+            parts = [row[name] for row in rows if name in row]
+            if parts:
+                batch[name] = torch.cat(parts)
+        for name in PACKED_FEATURES:
+            parts = [row[name] for row in rows if name in row]
+            if parts:
+                batch[name] = concatenated_features(parts)
+        self._count(statistics, batch, rows)
+        if self.with_statistics:
+            batch["statistics"] = statistics
+        return batch
+
+    def _padded(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        names = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": IGNORED}
+        batch = {}
+        for name, filler in names.items():
+            parts = [torch.ones_like(row["input_ids"]) if name == "attention_mask" else row[name] for row in rows]
+            padded = pad_sequence(parts, batch_first=True, padding_value=filler, padding_side=self.padding_side)
+            excess = -padded.shape[1] % (self.pad_to_multiple_of or 1)
+            sides = (0, excess) if self.padding_side == "right" else (excess, 0)
+            batch[name] = torch.nn.functional.pad(padded, sides, value=filler)
+        return batch
+
+    def _count(self, statistics: BatchStatistics, batch: dict[str, torch.Tensor], rows: list[dict]):
+        num_tokens = int(batch["attention_mask"].sum()) if rows else 0
+        visual = torch.isin(batch["input_ids"], self.placeholder_ids)
+        statistics.num_visual_tokens = int(visual.sum())
+        statistics.num_text_tokens = num_tokens - statistics.num_visual_tokens
+        statistics.num_padding_tokens = batch["input_ids"].numel() - num_tokens
+        statistics.num_supervised_tokens = int((batch["labels"] != IGNORED).sum())
+        statistics.decode_seconds = sum(row.get("decode_seconds", 0.0) for row in rows)
+        self.last_statistics = statistics

@@ -1,0 +1,339 @@
+"""From one record of a data set to training items: a chat, the answers that are learnt in it, and its instruction.
+
+A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversations": [{"from", "value"}]}`, or in the
+chat format of transformers, `{"messages": [{"role", "content"}]}`. Nothing here opens a video.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from ..processors.instruction_hicom import extract_instruction
+
+# What can be wrong with a sample. The first four are seen in the record, the others when it is read.
+BAD_RECORD = "bad record"
+ODD_TURNS = "odd turns"
+EMPTY_ANSWER = "empty answer"
+PLACEHOLDER_MISMATCH = "placeholder mismatch"
+MISSING_MEDIA = "missing media"
+UNREADABLE_MEDIA = "unreadable media"
+TOO_LONG = "too long"
+PROBLEM_KINDS = (
+    BAD_RECORD,
+    ODD_TURNS,
+    EMPTY_ANSWER,
+    PLACEHOLDER_MISMATCH,
+    MISSING_MEDIA,
+    UNREADABLE_MEDIA,
+    TOO_LONG,
+)
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
+TURN_KEYS = ("conversations", "messages")
+TAGS = re.compile("<(video|image)>")
+URL = re.compile("https?://", flags=re.IGNORECASE)
+
+
+class SampleError(ValueError):
+    """A sample that cannot be used.
+
+    Args:
+        source: file and record, or path of a video, that the sample comes from.
+        kind: one of `PROBLEM_KINDS`.
+        reason: what is wrong.
+    """
+
+    def __init__(self, source: str, kind: str, reason: str):
+        super().__init__(f"{source}: {kind}: {reason}")
+        self.source, self.kind, self.reason = source, kind, reason
+
+    def __reduce__(self):  # errors cross from loader processes to the trainer
+        return type(self), (self.source, self.kind, self.reason)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry of a data set.
+
+    Attributes:
+        data: the entry.
+        source: file and record, for messages.
+        media_root: folder that relative paths of its videos and images start from; None for the current one.
+        open_media: turns a name inside the record into a path, bytes or an image, where media are not files.
+    """
+
+    data: Mapping[str, Any]
+    source: str
+    media_root: str | None = None
+    open_media: Callable[[str, Any], Any] | None = None
+
+
+class Medium(NamedTuple):
+    """A video or an image of an item.
+
+    Attributes:
+        kind: "video" or "image".
+        source: absolute path, URL, bytes or anything else that the video processor reads.
+        start, end: seconds of a video that are used, None for its own.
+        frame_rate: frames per second of a folder or list of frames, if they have a clock.
+    """
+
+    kind: Literal["video", "image"]
+    source: Any
+    start: float | None = None
+    end: float | None = None
+    frame_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingItem:
+    """One sample of training: a chat up to its supervised answer.
+
+    Attributes:
+        messages: turns for `apply_chat_template`; videos and images stand as `{"type": "video"}`, without their source.
+        supervised: indices of the messages whose text is learnt, ascending.
+        instruction: what conditions the compression of all its videos and images; "" for none.
+        media: videos and images in the order of their placeholders.
+        source: file, record and turn, for messages.
+    """
+
+    messages: list[dict]
+    supervised: tuple[int, ...]
+    instruction: str
+    media: tuple[Medium, ...]
+    source: str
+
+
+@dataclass
+class _Turn:
+    """A turn of a record: text, and its placeholders, which are put before the text or, if `parts`, between."""
+
+    role: str
+    parts: list  # of str and Medium; a Medium without source is a placeholder that waits for the record's next one
+
+
+def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
+    """Turn a record into the samples that it gives.
+
+    A dialogue with videos or images gives one item per answer: the dialogue up to it, that answer supervised, the
+    question of the same turn as the instruction. A dialogue without gives one item, all its answers supervised.
+    The placeholders `<video>` and `<image>` may stand anywhere; they are moved to the head of their turn. Without any,
+    they are put into the first question. In a record with videos only, `<image>` means `<video>`.
+
+    Args:
+        record: the entry.
+        per_turn: False gives one item per record, all answers supervised, no instruction (alignment).
+
+    Returns:
+        At least one item.
+
+    Raises:
+        SampleError: turns that do not alternate or lack an answer, an empty answer, or placeholders that do not fit the
+            videos and images, with the record's name.
+
+    Source: official release, its training set. Differs: several images keep all their placeholders (the release keeps one),
+        an odd number of turns is an error (it drops the record without a word), and so is an answer without text.
+
+    Example:
+        >>> turns = [{"from": "human", "value": "Who runs? <video>"}, {"from": "gpt", "value": "A dog."}]
+        >>> item, = training_items(Record({"video": "dog.mp4", "conversations": turns}, "train.json"))
+        >>> item.instruction, item.messages[0]["content"][0], item.supervised
+        ('Who runs?', {'type': 'video'}, (1,))
+    """
+    turns = _place_media(_turns(record), _record_media(record), record)
+    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+    has_media = any(isinstance(part, Medium) for turn in turns for part in turn.parts)
+    if not has_media or not per_turn:
+        return [_item(turns, answers, "", record.source)]
+    items = []
+    for number, answer in enumerate(answers, start=1):
+        source = record.source if len(answers) == 1 else f"{record.source}, answer {number}"
+        instruction = extract_instruction(_text(turns[answer - 1]))
+        items.append(_item(turns[: answer + 1], [answer], instruction, source))
+    return items
+
+
+def _item(turns: list[_Turn], supervised: list[int], instruction: str, source: str) -> TrainingItem:
+    return TrainingItem(
+        messages=[_message(turn) for turn in turns],
+        supervised=tuple(supervised),
+        instruction=instruction,
+        media=tuple(part for turn in turns for part in turn.parts if isinstance(part, Medium)),
+        source=source,
+    )
+
+
+def _message(turn: _Turn) -> dict:
+    if all(isinstance(part, str) for part in turn.parts):
+        return {"role": turn.role, "content": "".join(turn.parts)}
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind}
+        for part in turn.parts
+        if part != ""
+    ]
+    return {"role": turn.role, "content": content}
+
+
+def _text(turn: _Turn) -> str:
+    return "\n".join(part for part in turn.parts if isinstance(part, str))
+
+
+# Turns ---------------------------------------------------------------------------------------------------------------------
+
+
+def _turns(record: Record) -> list[_Turn]:
+    """The record's turns, checked: an optional system prompt, then questions and answers in turn."""
+    data = record.data
+    if not isinstance(data, Mapping):
+        raise SampleError(record.source, BAD_RECORD, f"a record must be a dictionary, got {type(data).__name__}")
+    given = [key for key in TURN_KEYS if data.get(key) is not None]
+    if len(given) != 1 or not isinstance(data[given[0]], (list, tuple)):
+        raise SampleError(
+            record.source,
+            BAD_RECORD,
+            f'expected a list under exactly one of "conversations" and "messages"; the keys are {sorted(data)}',
+        )
+    turns = [_turn(turn, number, record) for number, turn in enumerate(data[given[0]], start=1)]
+    if isinstance(data.get("system"), str) and data["system"]:
+        turns.insert(0, _Turn("system", [data["system"]]))
+    dialogue = turns[1:] if turns and turns[0].role == "system" else turns
+    roles = [turn.role for turn in dialogue]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise SampleError(
+            record.source,
+            ODD_TURNS,
+            f"questions and answers must alternate and end in an answer, the roles are {roles}",
+        )
+    for number, turn in enumerate(dialogue[1::2], start=1):
+        if not _text(turn).strip():
+            raise SampleError(record.source, EMPTY_ANSWER, f"answer {number} has no text")
+    return turns
+
+
+def _turn(turn: Any, number: int, record: Record) -> _Turn:
+    if not isinstance(turn, Mapping):
+        raise SampleError(record.source, BAD_RECORD, f"turn {number} must be a dictionary, got {type(turn).__name__}")
+    role = ROLES.get(turn.get("from", turn.get("role")))
+    content = turn.get("value", turn.get("content"))
+    if role is None or not isinstance(content, (str, list, tuple)):
+        raise SampleError(
+            record.source,
+            BAD_RECORD,
+            f'turn {number} needs "from" (human, gpt, system) and "value", or "role" (user, assistant, system) and '
+            f'"content" (a text or a list of parts); got {_shortened(turn)}',
+        )
+    if not isinstance(content, str):
+        content = _parts(content, number, record)
+        if role == "user" and any(isinstance(part, Medium) for part in content):
+            return _Turn(role, content)
+        if any(isinstance(part, Medium) for part in content):
+            raise SampleError(record.source, PLACEHOLDER_MISMATCH, f"turn {number} ({role}) holds a video or image")
+        content = "".join(content)
+    kinds = TAGS.findall(content)
+    if kinds and role != "user":
+        raise SampleError(record.source, PLACEHOLDER_MISMATCH, f"<{kinds[0]}> stands in turn {number} ({role})")
+    if kinds:
+        content = TAGS.sub("", content).strip()
+    return _Turn(role, [*(Medium(kind, None) for kind in kinds), content])
+
+
+def _parts(content: list, number: int, record: Record) -> list:
+    """Parts of a chat message: texts as strings, videos and images as media, with their source if the part names it."""
+    parts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append(part["text"])
+        elif kind in MEDIA_KEYS:
+            sources = [part[key] for key in ("path", "url", "bytes", kind) if part.get(key) is not None]
+            medium = _medium(kind, sources[0], part, record) if sources else Medium(kind, None)
+            parts.append(medium)
+        else:
+            raise SampleError(
+                record.source,
+                BAD_RECORD,
+                f'a part of turn {number} must be {{"type": "text", "text": ...}}, or of type "video" or "image"; '
+                f"got {_shortened(part)}",
+            )
+    return parts
+
+
+def _shortened(value: Any, length: int = 120) -> str:
+    text = repr(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+# Media ---------------------------------------------------------------------------------------------------------------------
+
+
+def _record_media(record: Record) -> dict[str, list[Medium]]:
+    """Videos and images that the record itself names, in order."""
+    media = {}
+    for kind, keys in MEDIA_KEYS.items():
+        sources = []
+        for key in keys:
+            value = record.data.get(key)
+            if value is not None and value != "":
+                sources.extend(value if isinstance(value, (list, tuple)) else [value])
+        media[kind] = [_medium(kind, source, record.data, record) for source in sources]
+    return media
+
+
+def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
+    """A medium with its source resolved; `options` may hold start, end (seconds) and frame_rate."""
+    if isinstance(source, Mapping):  # as `datasets` stores undecoded files
+        source = source.get("bytes") or source.get("path")
+    if record.open_media is not None:
+        source = record.open_media(kind, source)
+    if source is None:
+        raise SampleError(record.source, BAD_RECORD, f"a {kind} has neither a path nor content")
+    if isinstance(source, (str, os.PathLike)) and not URL.match(os.fspath(source)):
+        # An absolute path stays as it is.
+        source = os.path.join(record.media_root or "", os.fspath(source))
+    if kind == "image":
+        return Medium(kind, source)
+    values = {}
+    for name in ("start", "end", "frame_rate"):
+        value = options.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+            raise SampleError(record.source, BAD_RECORD, f"{name} must be a number of at least 0, got {value!r}")
+        values[name] = value
+    return Medium(kind, source, **values)
+
+
+def _place_media(turns: list[_Turn], media: dict[str, list[Medium]], record: Record) -> list[_Turn]:
+    """Give every placeholder its video or image, after the repairs of the release.
+
+    Raises:
+        SampleError: if there are more or fewer placeholders than videos or images.
+    """
+    waiting = [
+        (turn, place)
+        for turn in turns
+        for place, part in enumerate(turn.parts)
+        if isinstance(part, Medium) and part.source is None
+    ]
+    if media["video"] and not media["image"]:
+        for turn, place in waiting:
+            turn.parts[place] = Medium("video", None)
+    for kind in ("image", "video"):
+        places = [(turn, place) for turn, place in waiting if turn.parts[place].kind == kind]
+        if not places and media[kind]:
+            first = next(turn for turn in turns if turn.role == "user")
+            if all(isinstance(part, str) for part in first.parts):
+                first.parts = [part.strip() for part in first.parts]
+            waiting = [(turn, place + len(media[kind]) * (turn is first)) for turn, place in waiting]
+            first.parts[:0] = media[kind]
+            continue
+        if len(places) != len(media[kind]):
+            raise SampleError(
+                record.source,
+                PLACEHOLDER_MISMATCH,
+                f"{len(places)} placeholders <{kind}> for {len(media[kind])} {kind}s; every {kind} needs exactly one",
+            )
+        for (turn, place), medium in zip(places, media[kind], strict=True):
+            turn.parts[place] = medium
+    return turns

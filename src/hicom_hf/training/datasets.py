@@ -1,0 +1,286 @@
+"""Data sets of conversations in files: JSON, JSONL, or records in memory, with random access."""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from .conversations import Medium, Record, SampleError, TrainingItem, training_items
+from .encoding import ItemEncoder, tokenized_segments
+
+logger = logging.getLogger(__name__)
+
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+MIXTURE_SUFFIXES = (".yaml", ".yml")
+NUM_CALIBRATION_ITEMS = 64  # items that are tokenised to learn how many tokens a character makes
+MODALITIES = ("text", "image", "video")
+
+
+class SkippedSample(NamedTuple):
+    """What a data set gives in place of a sample that it was asked to skip; the collator counts it."""
+
+    source: str
+    reason: str
+
+
+class HiComDataset(Dataset):
+    """Training samples with random access, one per answer.
+
+    Args:
+        records: path of a JSON, JSONL or mixture YAML file, or entries as dictionaries or `Record`s.
+        processor: a `HiComProcessor`.
+        media_root: folder that relative paths start from; default: the file's folder, or the current one.
+        num_frames, fps, max_frames, short_video, on_decode_error, max_length, feature_cache: see `ItemEncoder`.
+        per_turn: False gives whole dialogues and no instruction (alignment), see `training_items`.
+        on_bad_sample: "raise", or "skip": entries that cannot be used are left out, videos that cannot be read give a
+            `SkippedSample`; each is logged with its path. Nothing ever takes the place of another sample.
+        seed: of the random parts of a mixture.
+
+    Attributes:
+        skipped: a `SkippedSample` for every record left out when the data set was opened.
+        lengths: (samples,) int64, estimated tokens with visual tokens; nothing is decoded for it.
+        modalities: (samples,) int8, index into `MODALITIES`: what the batches may be grouped by.
+
+    Raises:
+        SampleError: a record cannot be used (with "raise"); indexing: its video cannot be read.
+        ValueError: a file is not what its suffix says, or nothing is left.
+
+    Example:
+        >>> dataset = HiComDataset("train.json", processor, num_frames=32)  # doctest: +SKIP
+        >>> dataset[0]["input_ids"].shape, dataset[0]["pixel_values_videos"].shape  # doctest: +SKIP
+        ((712,), (32, 3, 384, 384))
+    """
+
+    def __init__(
+        self,
+        records: str | os.PathLike | Iterable[dict | Record],
+        processor,
+        media_root: str | os.PathLike | None = None,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        short_video: Literal["once", "repeat"] | None = None,
+        on_decode_error: Literal["raise", "keep"] | None = None,
+        per_turn: bool = True,
+        max_length: int | None = None,
+        on_bad_sample: Literal["raise", "skip"] = "raise",
+        feature_cache=None,
+        seed: int = 0,
+    ):
+        if on_bad_sample not in ("raise", "skip"):
+            raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
+        self.records = load_records(records, media_root, seed)
+        self.encoder = ItemEncoder(
+            processor,
+            num_frames=num_frames,
+            fps=fps,
+            max_frames=max_frames,
+            short_video=short_video,
+            on_decode_error=on_decode_error,
+            max_length=max_length,
+            feature_cache=feature_cache,
+        )
+        self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
+        self.skipped: list[SkippedSample] = []
+        self._open()
+
+    def _open(self):
+        """Check every record, and note which samples it gives and how long they are."""
+        places, characters, visual_tokens, modalities = [], [], [], []
+        tokens_of = {
+            "image": self.encoder.processor.num_visual_tokens(1),
+            "video": self.encoder.processor.num_visual_tokens(self._usual_num_frames()),
+        }
+        for number, record in enumerate(self.records):
+            try:
+                items = training_items(record, self.per_turn)
+            except SampleError as error:
+                if self.on_bad_sample == "raise":
+                    raise
+                logger.warning("skipped: %s", error)
+                self.skipped.append(SkippedSample(error.source, f"{error.kind}: {error.reason}"))
+                continue
+            for place, item in enumerate(items):
+                kinds = {medium.kind for medium in item.media}
+                places.append((number, place))
+                characters.append(sum(map(_num_characters, item.messages)))
+                visual_tokens.append(sum(tokens_of[medium.kind] for medium in item.media))
+                modalities.append(2 if "video" in kinds else 1 if kinds else 0)
+        if not places:
+            raise ValueError(f"no sample is left of {len(self.records)} records ({len(self.skipped)} skipped)")
+        self._places = np.array(places, dtype=np.int64)
+        self.modalities = np.array(modalities, dtype=np.int8)
+        self.lengths = self._estimated_lengths(np.array(characters), np.array(visual_tokens))
+
+    def _usual_num_frames(self) -> int:
+        """Frames that most videos give, for estimates: the number asked for, or its bound."""
+        sampling = self.encoder.sampling
+        usual = sampling["num_frames"] or sampling["max_frames"] or self.encoder.processor.video_processor.num_frames
+        return min(usual, sampling["max_frames"] or usual)
+
+    def _estimated_lengths(self, characters: np.ndarray, visual_tokens: np.ndarray) -> np.ndarray:
+        """Tokens from characters: a few samples are tokenised and a line put through them."""
+        chosen = np.unique(np.linspace(0, len(characters) - 1, NUM_CALIBRATION_ITEMS).astype(int))
+        chosen_characters, chosen_tokens = [], []
+        for index in chosen:
+            item = self.item(index)
+            try:
+                chosen_tokens.append(sum(len(ids) for ids, _ in tokenized_segments(self.encoder.processor, item)))
+            except SampleError:
+                continue  # reported when the sample itself is asked for
+            chosen_characters.append(characters[index])
+        if len(set(chosen_characters)) > 1:
+            slope, offset = np.polyfit(chosen_characters, chosen_tokens, deg=1)
+        else:
+            slope, offset = 1 / 4, np.mean(chosen_tokens or [0]) - np.mean(chosen_characters or [0]) / 4
+        return np.maximum(np.rint(offset + slope * characters), 1).astype(np.int64) + visual_tokens
+
+    @property
+    def modality_lengths(self) -> np.ndarray:
+        """`lengths`, negative for samples without videos and images (the sign that LLaVA's samplers read)."""
+        return np.where(self.modalities == 0, -self.lengths, self.lengths)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def item(self, index: int) -> TrainingItem:
+        """The sample before anything is read or tokenised."""
+        number, place = self._places[index]
+        return training_items(self.records[number], self.per_turn)[place]
+
+    def __getitem__(self, index: int) -> dict[str, Any] | SkippedSample:
+        """Tensors of a sample, see `ItemEncoder`.
+
+        Raises:
+            SampleError: it cannot be used, with the path of its record and video.
+        """
+        return encoded_or_skipped(self.encoder, self.item(index), self.on_bad_sample)
+
+    def media(self) -> Iterator[Medium]:
+        """Every video and image once, in order of first use: what a `FeatureCache` must hold."""
+        seen = set()
+        for record in self.records:
+            try:
+                items = training_items(record, self.per_turn)
+            except SampleError:  # skipped when the data set was opened
+                continue
+            for medium in items[-1].media:  # the last one has all
+                key = medium if isinstance(medium.source, (str, bytes)) else id(medium.source)
+                if key not in seen:
+                    seen.add(key)
+                    yield medium
+
+    def summary(self) -> str:
+        """One line for a log: samples by modality, and what was left out."""
+        counts = Counter(MODALITIES[modality] for modality in self.modalities)
+        parts = ", ".join(f"{counts[name]} {name}" for name in MODALITIES if counts[name])
+        skipped = f", {len(self.skipped)} records skipped" if self.skipped else ""
+        return f"{len(self)} samples ({parts}) of {len(self.records)} records{skipped}"
+
+
+def encoded_or_skipped(encoder: ItemEncoder, item: TrainingItem, on_bad_sample: str) -> dict[str, Any] | SkippedSample:
+    """An item's tensors; or, if that was asked for, a note that it cannot be used.
+
+    Raises:
+        SampleError: it cannot be used.
+    """
+    try:
+        return encoder(item)
+    except SampleError as error:
+        where = item.source if error.source == item.source else f"{item.source}: {error.source}"
+        if on_bad_sample == "raise":
+            raise SampleError(where, error.kind, error.reason) from error
+        logger.warning("skipped: %s: %s: %s", where, error.kind, error.reason)
+        return SkippedSample(where, f"{error.kind}: {error.reason}")
+
+
+def _num_characters(message: dict) -> int:
+    content = message["content"]
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(part.get("text", "")) for part in content)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------------
+
+
+def load_records(
+    records: str | os.PathLike | Iterable[dict | Record],
+    media_root: str | os.PathLike | None = None,
+    seed: int = 0,
+) -> Sequence[Record]:
+    """Records of a file or in memory, each with its name for messages.
+
+    Args:
+        records: path of a JSON, JSONL or mixture YAML file, or entries.
+        media_root: folder that relative paths start from; default: the file's own folder, for entries the current one.
+        seed: of the random parts of a mixture.
+
+    Raises:
+        ValueError: the file's content is not what its suffix says.
+        OSError: the file cannot be read.
+    """
+    if isinstance(records, (str, os.PathLike)):
+        path = Path(records)
+        if path.suffix.lower() in MIXTURE_SUFFIXES:
+            from .mixtures import load_mixture
+
+            return load_mixture(path, media_root, seed)
+        return read_records(path, media_root)
+    root = None if media_root is None else os.fspath(media_root)
+    return [
+        entry if isinstance(entry, Record) else Record(entry, _name("record", entry, number), root)
+        for number, entry in enumerate(records)
+    ]
+
+
+def read_records(path: str | os.PathLike, media_root: str | os.PathLike | None = None) -> list[Record]:
+    """Records of one JSON or JSONL file.
+
+    Args:
+        path: a JSON file with a list, or a JSONL file with one entry per line (told by its suffix).
+        media_root: folder that relative paths start from; default: the file's own folder.
+
+    Raises:
+        ValueError: not JSON, with the line; or not a list of records.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    root = os.fspath(path.parent if media_root is None else media_root)
+    entries = list(_json_lines(path)) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
+    return [Record(entry, _name(os.fspath(path), entry, number), root) for number, entry in enumerate(entries)]
+
+
+def _json_list(path: Path) -> list:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also wrong UTF-8
+        hint = "; a file with one record per line must end in .jsonl" if "Extra data" in str(error) else ""
+        raise ValueError(f"{path}: this is not JSON ({error}){hint}") from error
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: expected a list of records, got {type(content).__name__}")
+    return content
+
+
+def _json_lines(path: Path) -> Iterator:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
+
+
+def _name(source: str, entry: Any, number: int) -> str:
+    """How messages call a record: by its id, or by its place, counted from 0 as in the file."""
+    record_id = entry.get("id") if isinstance(entry, dict) else None
+    return f"{source}: record {number}" if record_id is None else f"{source}: record {number} (id {record_id})"

@@ -1,0 +1,237 @@
+"""From a training item to tensors: its videos and images read, its chat tokenised, its answers marked.
+
+Letters: L tokens of the sample, V videos of it, T frames of one, S image side in pixels.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..processors.video_sources_hicom import VideoReadError
+from .conversations import (
+    BAD_RECORD,
+    MISSING_MEDIA,
+    PLACEHOLDER_MISMATCH,
+    TOO_LONG,
+    UNREADABLE_MEDIA,
+    URL,
+    Medium,
+    SampleError,
+    TrainingItem,
+)
+
+IGNORED = -100  # label of a token that is not learnt; what PyTorch's cross entropy ignores
+
+
+class ItemEncoder:
+    """Turns training items into the tensors of `HiComForConditionalGeneration.forward`.
+
+    Args:
+        processor: a `HiComProcessor`; its chat template gives the layout and its video processor the frames.
+        num_frames, fps, max_frames, short_video, on_decode_error: which frames; None is the video processor's own, see
+            `HiComVideoProcessor.preprocess`.
+        max_length: most tokens of a sample, visual tokens included; None for no limit.
+        feature_cache: a `FeatureCache` that stands in for pixels.
+    """
+
+    def __init__(
+        self,
+        processor,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        short_video: str | None = None,
+        on_decode_error: str | None = None,
+        max_length: int | None = None,
+        feature_cache=None,
+    ):
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1 token, got {max_length}")
+        self.processor = processor
+        self.sampling = {
+            "num_frames": num_frames,
+            "fps": fps,
+            "max_frames": max_frames,
+            "short_video": short_video,
+            "on_decode_error": on_decode_error,
+        }
+        self.max_length = max_length
+        self.feature_cache = feature_cache
+
+    def __call__(self, item: TrainingItem) -> dict[str, Any]:
+        """Encode one item.
+
+        Returns:
+            `input_ids` (L,); `labels` (L,), -100 off the supervised answers; with videos `video_num_frames` (V,),
+            `video_instruction_ids` (V, 64) and `pixel_values_videos` (sum T, 3, S, S) or, from a cache,
+            `video_features`; with images `image_instruction_ids` and `pixel_values` or `image_features`; and
+            `decode_seconds`, the time that reading took.
+
+        Raises:
+            SampleError: a video or image cannot be read, or no supervised token is left within `max_length`.
+        """
+        begin = time.perf_counter()
+        visuals = [self.read(medium) for medium in item.media]
+        decode_seconds = time.perf_counter() - begin
+        counts = [self.processor.num_visual_tokens(frames) for frames, _ in visuals]
+        input_ids, labels = self.tokenize(item, counts)
+        sample = {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
+        for kind, pixels_name in (("video", "pixel_values_videos"), ("image", "pixel_values")):
+            of_kind = [visual for medium, visual in zip(item.media, visuals, strict=True) if medium.kind == kind]
+            if not of_kind:
+                continue
+            if self.feature_cache is None:
+                sample[pixels_name] = torch.cat([pixels for _, pixels in of_kind])
+            else:
+                sample[f"{kind}_features"] = concatenated_features([features for _, features in of_kind])
+            sample[f"{kind}_instruction_ids"] = self.processor.encode_instructions([item.instruction] * len(of_kind))
+            if kind == "video" and self.feature_cache is None:
+                sample["video_num_frames"] = torch.tensor([frames for frames, _ in of_kind])
+        sample["decode_seconds"] = decode_seconds
+        return sample
+
+    def read(self, medium: Medium) -> tuple[int, Any]:
+        """Frames of a video (1 for an image), and its pixels (T, 3, S, S) or cached features.
+
+        Raises:
+            SampleError: it is not there or cannot be read.
+        """
+        if self.feature_cache is not None:
+            features = self.feature_cache.get(medium)
+            return int(features["num_frames"].sum()), features
+        pixels = read_pixels(medium, self.processor.video_processor, self.sampling)
+        return len(pixels), pixels
+
+    def tokenize(self, item: TrainingItem, counts: list[int]) -> tuple[list[int], list[int]]:
+        """Token ids and labels of an item whose media make `counts` visual tokens, in their order.
+
+        Raises:
+            SampleError: too long, or a text that holds the placeholder token itself.
+        """
+        input_ids, labels = [], []
+        placeholders = {self.processor.video_token_id, self.processor.image_token_id}
+        remaining = list(reversed(counts))
+        for ids, supervised in tokenized_segments(self.processor, item):
+            for token in ids:
+                repeats = 1
+                if token in placeholders:
+                    if supervised or not remaining:
+                        raise SampleError(
+                            item.source, PLACEHOLDER_MISMATCH, "a text holds a placeholder token of the processor"
+                        )
+                    repeats = remaining.pop()
+                input_ids.extend([token] * repeats)
+                labels.extend([token if supervised else IGNORED] * repeats)
+        if remaining:
+            raise SampleError(item.source, PLACEHOLDER_MISMATCH, "the chat template leaves out a video or image")
+        if self.max_length is None or len(input_ids) <= self.max_length:
+            return input_ids, labels
+        return self._truncated(input_ids, labels, placeholders, item)
+
+    def _truncated(self, input_ids: list[int], labels: list[int], placeholders: set[int], item: TrainingItem):
+        """Cut the end off, unless that takes every supervised token or a part of a video."""
+        kept, cut = labels[: self.max_length], input_ids[self.max_length :]
+        if all(label == IGNORED for label in kept) or not placeholders.isdisjoint(cut):
+            visual = sum(token in placeholders for token in input_ids)
+            raise SampleError(
+                item.source,
+                TOO_LONG,
+                f"{len(input_ids)} tokens ({visual} of them visual) leave nothing of the answer within "
+                f"max_length={self.max_length}",
+            )
+        return input_ids[: self.max_length], kept
+
+
+def read_pixels(medium: Medium, video_processor, sampling: dict) -> torch.Tensor:
+    """Pixels of a video or image, (T, 3, S, S), T = 1 for an image.
+
+    Args:
+        medium: the video or image.
+        video_processor: a `HiComVideoProcessor`.
+        sampling: arguments of its `preprocess` that say which frames.
+
+    Raises:
+        SampleError: it is not there or cannot be read; the message names it.
+    """
+    try:
+        if medium.kind == "image":
+            return video_processor.preprocess_images([medium.source])["pixel_values"]
+        times = {"start": medium.start, "end": medium.end, "frame_rate": medium.frame_rate}
+        # A list of frames is one video.
+        return video_processor.preprocess([medium.source], **sampling, **times)["pixel_values_videos"]
+    except (VideoReadError, OSError) as error:
+        kind = MISSING_MEDIA if is_missing(medium) else UNREADABLE_MEDIA
+        raise SampleError(media_name(medium), kind, str(error).removeprefix(f"{media_name(medium)}: ")) from error
+
+
+def is_missing(medium: Medium) -> bool:
+    """Whether a medium is a path at which nothing is."""
+    source = medium.source
+    return isinstance(source, (str, os.PathLike)) and not URL.match(os.fspath(source)) and not os.path.exists(source)
+
+
+def media_name(medium: Medium) -> str:
+    """How messages call a medium: its path, or what it is."""
+    if isinstance(medium.source, (str, os.PathLike)):
+        return os.fspath(medium.source)
+    return f"<{medium.kind} in memory>"
+
+
+def concatenated_features(parts: list[dict]) -> dict[str, torch.Tensor]:
+    """Features of several videos as those of one batch, see `HiComVideoFeatures`."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def tokenized_segments(processor, item: TrainingItem) -> Iterator[tuple[list[int], bool]]:
+    """Token ids of a chat, cut where supervision begins and ends; each video or image is one placeholder.
+
+    A supervised segment is what the chat template adds to the prompt for an answer: its text, and the tokens that end the
+    turn. The ids before it are those of the prompt at inference.
+
+    Raises:
+        SampleError: the template writes earlier turns differently once later ones follow.
+    """
+    texts = _segments(processor, item)
+    tokenizer = processor.tokenizer
+    whole = "".join(text for text, _ in texts)
+    begins, position = [], 0
+    for text, _ in texts:
+        begins.append(position)
+        position += len(text)
+    if tokenizer.is_fast:
+        encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        starts = {start: number for number, (start, _) in reversed(list(enumerate(encoded["offset_mapping"])))}
+        if all(begin in starts for begin in begins):
+            cuts = [starts[begin] for begin in begins] + [len(encoded["input_ids"])]
+            for number, (_, supervised) in enumerate(texts):
+                yield encoded["input_ids"][cuts[number] : cuts[number + 1]], supervised
+            return
+    # A token spans the border (an answer that begins with a line break): the model sees them apart at inference, too.
+    for text, supervised in texts:
+        yield tokenizer(text, add_special_tokens=False)["input_ids"], supervised
+
+
+def _segments(processor, item: TrainingItem) -> list[tuple[str, bool]]:
+    """The rendered chat in pieces, each with whether it is supervised."""
+    segments, done = [], ""
+    for index in item.supervised:
+        prompt = _render(processor, item.messages[:index], add_generation_prompt=True)
+        answered = _render(processor, item.messages[: index + 1])
+        if not (prompt.startswith(done) and answered.startswith(prompt)):
+            raise SampleError(
+                item.source,
+                BAD_RECORD,
+                f"the chat template writes the turns before message {index + 1} differently once it follows, so the answers "
+                "cannot be told apart; train on one answer per item (per_turn=True)",
+            )
+        segments += [(prompt[len(done) :], False), (answered[len(prompt) :], True)]
+        done = answered
+    return segments
+
+
+def _render(processor, messages: list[dict], add_generation_prompt: bool = False) -> str:
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
