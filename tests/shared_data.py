@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-
 SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN_DIR = Path(os.environ.get("HICOM_GOLDEN_DIR", SHARED_DIR / "golden"))
 VIDEOS_DIR = Path(os.environ.get("HICOM_VIDEOS_DIR", SHARED_DIR / "videos"))

@@ -8,7 +8,6 @@ import av
 import numpy as np
 from PIL import Image
 
-
 GREY_STEP = 20  # far above what compression changes
 NUM_GREYS = 12
 TICKS_PER_SECOND = 1000

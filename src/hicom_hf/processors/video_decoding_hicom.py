@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import BinaryIO
 
 import av
@@ -21,6 +21,10 @@ MIN_SEEK_DISTANCE = 16
 DURATION_TOLERANCE = 1.0
 FORMATS_WITH_FRAME_COUNT = ("mov", "mp4")
 FORMATS_WITH_DURATION = ("matroska", "webm", "flv")
+# AVI stores no presentation times. FFmpeg guesses them, and for these codecs, whose frames are reordered, wrongly.
+CODECS_WITHOUT_TIMES_IN_AVI = ("h264", "hevc")
+# In these codecs a frame marked as "no reference" is one that no other frame is predicted from.
+CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
 # Data comes through a file object, so FFmpeg itself has nothing to open: a playlist cannot make it read other files.
 OPEN_OPTIONS = {"protocol_whitelist": "none"}
 IO_BUFFER_SIZE = 2**18  # bytes
@@ -90,7 +94,8 @@ class StreamReader:
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
                 self.num_promised = max(self.num_promised, stream.frames)
-        if not self._index.pts or None in self._index.pts:
+            self._can_skip = stream.codec_context.name in CODECS_WITH_SKIPPABLE_FRAMES
+        if not self._index.pts:
             self._index_by_decoding()
         else:
             self._set_times(self._index.pts)
@@ -117,6 +122,9 @@ class StreamReader:
                 try:
                     yield from self._read_run(targets)
                 except (av.FFmpegError, UnicodeError) as error:
+                    if self._can_skip:  # once more with every frame, to know exactly how far the file can be read
+                        self._can_skip = False
+                        continue
                     self._record_failure(error)
                     for index in self._lost_targets(targets):
                         yield index, None
@@ -128,7 +136,7 @@ class StreamReader:
     def _read_run(self, targets: deque[int]) -> Iterator[tuple[int, np.ndarray | None]]:
         """Decodes from the keyframe before the first target up to where a seek is better; takes targets off."""
         self._position = -1  # index of the last frame that came out
-        for frame in self._frames_from(targets[0]):
+        for frame in self._frames_from(targets):
             position = self._position + 1 if self._linear else bisect_left(self._index.pts, frame.pts)
             if position > targets[0]:
                 break
@@ -150,17 +158,22 @@ class StreamReader:
         self._container.streams[self.stream_index].thread_type = "AUTO"
         self._at_start = True
 
-    def _frames_from(self, target: int) -> Iterator[av.VideoFrame]:
-        """Frames in order of presentation, from the last keyframe at or before the target."""
-        first = None if self._linear else self._seek_before(target)
+    def _frames_from(self, targets: deque[int]) -> Iterator[av.VideoFrame]:
+        """Frames in order of presentation, from the last keyframe at or before the first target."""
+        first = None if self._linear else self._seek_before(targets[0])
         if first is None and not self._at_start:
             self._restart()
         self._at_start = False
-        if first is not None:
-            yield from first.decode()
-        for packet in self._container.demux(self._container.streams[self.stream_index]):
-            if not self._linear and packet.pts is not None and packet.pts not in self._index.order:
+        stream = self._container.streams[self.stream_index]
+        if self._linear:
+            yield from self._container.decode(stream)
+            return
+        wanted = {self._index.pts[target] for target in targets}
+        for packet in chain([] if first is None else [first], self._container.demux(stream)):
+            if packet.pts is not None and packet.pts not in self._index.order:
                 continue  # the incomplete last packet of a truncated file
+            if self._can_skip:  # what nobody wants and no frame is predicted from need not be decoded
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             yield from packet.decode()
 
     def _seek_before(self, target: int) -> av.Packet | None:
@@ -259,7 +272,7 @@ class StreamReader:
     def _open(self) -> av.container.InputContainer:
         self.file.seek(0)
         try:
-            return av.open(self.file, options=OPEN_OPTIONS, metadata_errors="replace", buffer_size=IO_BUFFER_SIZE)
+            return av.open(self.file, "r", options=OPEN_OPTIONS, metadata_errors="replace", buffer_size=IO_BUFFER_SIZE)
         except av.FFmpegError as error:
             raise VideoReadError(
                 f"{self.name}: this is not a video file that FFmpeg can read ({_reason(error)}); "
@@ -284,6 +297,8 @@ class StreamReader:
 def _index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> StreamIndex:
     """Walks through all packets without decoding; stops where the file breaks."""
     index, formats = StreamIndex(), container.format.name.split(",")
+    if "avi" in formats and stream.codec_context.name in CODECS_WITHOUT_TIMES_IN_AVI:
+        return index
     shown: dict[int, int] = {}  # pts -> duration
     end, last_is_corrupt, num_packets = 0.0, False, 0
     try:

@@ -113,7 +113,11 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 )
         if not 0 <= self.pad_value < NUM_PIXEL_VALUES:
             raise ValueError(f"pad_value must be from 0 to 255, got {self.pad_value!r}")
-        self._sampling_defaults()
+        if self.on_decode_error not in ("raise", "keep"):
+            raise ValueError(f'on_decode_error must be "raise" or "keep", got {self.on_decode_error!r}')
+        if self.size is None or not self.size.height or not self.size.width:
+            raise ValueError(f"size must give height and width in pixels, got {self.size!r}")
+        self._sampling(None, None, None, None, None, None, None)  # raises if the defaults contradict each other
 
     def preprocess(
         self,
@@ -246,9 +250,6 @@ class HiComVideoProcessor(BaseVideoProcessor):
             max_frames=self.max_frames if max_frames is None else max_frames,
             short_video=short_video or self.short_video,
         )
-
-    def _sampling_defaults(self) -> FrameSampling:
-        return self._sampling(None, None, None, None, None, None, None)
 
 
 def pad_to_square(frame: np.ndarray, value: int) -> np.ndarray:
