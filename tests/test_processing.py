@@ -1,0 +1,258 @@
+"""The processor: placeholders, instructions, budgets, and what it refuses."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from hicom_hf import HiComProcessor
+from hicom_hf.processors.chat_template_hicom import multimodal_chat_template
+from hicom_hf.tiny import IMAGE_TOKEN, VIDEO_TOKEN, tiny_instruction_tokenizer, tiny_tokenizer
+
+SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+
+
+def video(frames, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (frames, 24, 32, 3), dtype=np.uint8)
+
+
+def image(seed=0):
+    return Image.fromarray(video(1, seed)[0])
+
+
+def user(*parts):
+    return [{"role": "user", "content": list(parts)}]
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+def instructions(processor, ids):
+    return processor.instruction_tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def test_a_chat_becomes_the_layout_of_the_release(processor):
+    chat = user({"type": "video", "video": video(4)}, text("What is it?"))
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert prompt == f"{SYSTEM}<|im_start|>user\n{VIDEO_TOKEN}\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_every_placeholder_is_repeated_once_per_visual_token(processor):
+    chat = user({"type": "image", "image": image()}, {"type": "video", "video": video(5)}, text("Which?"))
+    inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    ids = inputs["input_ids"][0]
+    assert (ids == processor.image_token_id).sum() == 3 * 3 + 8  # 7x7 patches in 3x3 groups, 8 global tokens
+    assert (ids == processor.video_token_id).sum() == 2 * 3 * 3 + 8
+    assert inputs["pixel_values"].shape == (1, 3, 56, 56)
+    assert inputs["pixel_values_videos"].shape == (5, 3, 56, 56)
+    assert inputs["video_num_frames"].tolist() == [5]
+
+
+@pytest.mark.parametrize("as_path", [str, lambda path: path])
+def test_a_path_in_a_chat_is_read(processor, tmp_path, as_path):
+    path = tmp_path / "picture.png"
+    image().save(path)
+    chat = user({"type": "image", "path": as_path(path)}, text("What?"))
+    from_path = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    from_image = processor(text=f"{IMAGE_TOKEN}\nWhat?", images=image(), return_tensors="pt")
+    assert torch.equal(from_path["pixel_values"], from_image["pixel_values"])
+
+
+def test_the_instruction_is_the_last_user_turn_without_options(processor):
+    chat = [
+        *user({"type": "video", "video": video(4)}, text("What is it?")),
+        {"role": "assistant", "content": "A cat."},
+        *user(text("What does it do?\nOptions:\nA. run\nB. sit")),
+    ]
+    inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    assert instructions(processor, inputs["video_instruction_ids"]) == ["what does it do"]
+
+
+def test_a_rendered_prompt_finds_its_instruction_too(processor):
+    chat = user({"type": "video", "video": video(4)}, text("What is it?"))
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
+    from_prompt = processor(text=prompt, videos=[video(4)], return_tensors="pt")
+    from_chat = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    for name in from_chat:
+        assert torch.equal(from_prompt[name], from_chat[name]), name
+
+
+def test_instructions_may_be_given_for_all_per_row_or_per_video(processor):
+    rows = [f"{VIDEO_TOKEN}{IMAGE_TOKEN}one", f"{VIDEO_TOKEN}two"]
+    visuals = {"videos": [video(2), video(3)], "images": [image()]}
+
+    def call(instruction):
+        inputs = processor(text=rows, instruction=instruction, return_tensors="pt", **visuals)
+        return [instructions(processor, inputs[f"{kind}_instruction_ids"]) for kind in ("video", "image")]
+
+    assert call(None) == [["one", "two"], ["one"]]
+    assert call("x") == [["x", "x"], ["x"]]
+    assert call(["a", "b"]) == [["a", "b"], ["a"]]
+    assert call(["a", "b", "c"]) == [["a", "c"], ["b"]]  # in the order of the prompt: video, image, video
+    with pytest.raises(ValueError, match="got 4 instructions for 2 rows with 3 videos and images"):
+        call(list("abcd"))
+    with pytest.raises(TypeError, match="every instruction must be a string"):
+        call([1, 2])
+
+
+def test_an_instruction_fills_64_positions_and_an_empty_one_is_all_padding(processor):
+    ids = processor.encode_instructions(["Is it red?", "", "  ", "x" * 200])
+    assert ids.shape == (4, 64)
+    pad, eos = processor.instruction_tokenizer.pad_token_id, processor.instruction_tokenizer.eos_token_id
+    assert (ids[1] == pad).all() and (ids[2] == pad).all()
+    assert ids[3, -1] == eos  # cut to 64 with </s> kept last
+    assert instructions(processor, ids[:1]) == ["is it red"]
+
+
+@pytest.mark.parametrize("budget, frames", [(17, 4), (25, 4), (26, 8), (35, 12), (100, 40)])
+def test_a_token_budget_picks_the_frames_that_fit(processor, budget, frames):
+    assert processor.max_frames_for(budget) == frames
+    assert processor.num_visual_tokens(frames) <= budget < processor.num_visual_tokens(frames + 1)
+    inputs = processor(
+        text=VIDEO_TOKEN, videos=[video(64)], instruction="x", max_video_tokens=budget, return_tensors="pt"
+    )
+    assert inputs["video_num_frames"].tolist() == [frames]
+    assert (inputs["input_ids"] == processor.video_token_id).sum() <= budget
+
+
+def test_a_token_budget_caps_a_number_of_frames_that_was_asked_for(processor):
+    call = {
+        "text": VIDEO_TOKEN,
+        "videos": [video(64)],
+        "instruction": "x",
+        "max_video_tokens": 26,
+        "return_tensors": "pt",
+    }
+    assert processor(**call, num_frames=3)["video_num_frames"].tolist() == [3]
+    assert processor(**call, num_frames=30)["video_num_frames"].tolist() == [8]
+
+
+def test_a_token_budget_that_one_frame_exceeds_is_refused(processor):
+    with pytest.raises(ValueError, match="max_video_tokens=16 is too little: one frame makes 17"):
+        processor(text=VIDEO_TOKEN, videos=[video(4)], max_video_tokens=16)
+
+
+def test_frame_counts_stand_in_for_videos_that_were_encoded_before(processor):
+    with_video = processor(text=f"{VIDEO_TOKEN}Who?", videos=[video(6)], return_tensors="pt")
+    without = processor(text=f"{VIDEO_TOKEN}Who?", video_num_frames=[6], return_tensors="pt")
+    assert torch.equal(with_video["input_ids"], without["input_ids"])
+    assert torch.equal(with_video["video_instruction_ids"], without["video_instruction_ids"])
+    assert "pixel_values_videos" not in without
+    with pytest.raises(ValueError, match="either videos or video_num_frames"):
+        processor(text=VIDEO_TOKEN, videos=[video(6)], video_num_frames=[6])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            {"text": "no placeholder", "videos": [video(2)]},
+            r"the text has 0 video placeholders .* but 1 videos were given",
+        ),
+        ({"text": VIDEO_TOKEN * 2, "videos": [video(2)]}, r"the text has 2 video placeholders .* but 1 videos"),
+        ({"text": [VIDEO_TOKEN, "x"]}, r"per row: \[1, 0\]"),
+        ({"text": IMAGE_TOKEN}, r"the text has 1 image placeholders .* but 0 images"),
+        ({}, "give text, videos or images"),
+        ({"text": VIDEO_TOKEN, "videos": [video(2)], "num_frames": 0}, "num_frames must be at least 1"),
+        ({"text": VIDEO_TOKEN, "videos": ["missing.mp4"]}, "missing.mp4"),
+    ],
+)
+def test_what_does_not_match_is_refused_by_name(processor, call, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**call)
+
+
+def test_unknown_arguments_are_refused_by_name(processor):
+    with pytest.raises(TypeError, match="no argument 'num_frame'"):
+        processor(text="x", num_frame=3)
+    with pytest.raises(TypeError, match="takes no audio"):
+        processor(text="x", audio=[1.0])
+
+
+def test_truncation_that_cuts_visual_tokens_is_refused(processor):
+    with pytest.raises(ValueError, match="Mismatch in `video` token count"):
+        processor(text=VIDEO_TOKEN, videos=[video(4)], instruction="x", truncation=True, max_length=5)
+
+
+def test_a_placeholder_that_a_user_typed_can_be_neutralised(processor):
+    chat = user({"type": "video", "video": video(4)}, text(f"What is {VIDEO_TOKEN}?"))
+    with pytest.raises(ValueError, match="the text has 2 video placeholders"):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+    inputs = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_tensors="pt", sanitize_control_tokens=True
+    )
+    assert (inputs["input_ids"] == processor.video_token_id).sum() == processor.num_visual_tokens(4)
+
+
+def test_what_was_sampled_comes_back_on_request(processor):
+    inputs = processor(text=VIDEO_TOKEN, videos=[video(9)], instruction="x", num_frames=3, return_metadata=True)
+    (record,) = inputs["video_metadata"]
+    assert record.indices == [1, 4, 7]  # floor((2i + 1) * 8 / 6 + 1/2)
+    assert record.num_source_frames == 9
+
+
+def test_lists_of_pictures_are_one_video_and_lists_of_videos_are_several(processor):
+    frames = [image(seed) for seed in range(4)]
+    one = processor(text=VIDEO_TOKEN, videos=frames, instruction="x", return_tensors="pt")
+    assert one["video_num_frames"].tolist() == [4]
+    two = processor(text=VIDEO_TOKEN * 2, videos=[frames, frames[:2]], instruction="x", return_tensors="pt")
+    assert two["video_num_frames"].tolist() == [4, 2]
+    images = processor(text=IMAGE_TOKEN * 4, images=frames, instruction="x", return_tensors="pt")
+    assert images["pixel_values"].shape[0] == 4
+
+
+def test_rows_without_text_for_the_llm_can_be_prepared_too(processor):
+    assert set(processor(videos=[video(3)])) == {"pixel_values_videos", "video_num_frames"}
+
+
+def test_saving_and_loading_keeps_every_setting(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    for loaded in (HiComProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+        chat = user({"type": "video", "video": video(9)}, text("What?"))
+        call = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "num_frames": 4}
+        expected, inputs = processor.apply_chat_template(chat, **call), loaded.apply_chat_template(chat, **call)
+        assert expected.keys() == inputs.keys()
+        assert all(torch.equal(expected[name], inputs[name]) for name in expected)
+
+
+def test_a_wrong_instruction_tokenizer_is_refused(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "instruction_tokenizer")
+    # transformers then takes the LLM's tokenizer, with no more than a warning.
+    with pytest.raises(ValueError, match="instruction_tokenizer has 261 tokens but SigLIP's text tower has 258"):
+        HiComProcessor.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="instruction_tokenizer is the LLM's tokenizer"):
+        HiComProcessor(tiny_tokenizer(), tiny_tokenizer(), processor.video_processor)
+
+
+def test_parts_of_the_wrong_kind_are_refused(processor):
+    with pytest.raises(TypeError, match="video_processor must be a HiComVideoProcessor, got str"):
+        HiComProcessor(tiny_tokenizer(), tiny_instruction_tokenizer(), "video")
+    with pytest.raises(ValueError, match="the tokenizer has no token '<clip>'"):
+        HiComProcessor(tiny_tokenizer(), tiny_instruction_tokenizer(), processor.video_processor, video_token="<clip>")
+
+
+def test_another_llm_s_chat_template_keeps_its_layout(processor):
+    llama_like = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    template = multimodal_chat_template(llama_like, IMAGE_TOKEN, VIDEO_TOKEN)
+    chat = [{"role": "system", "content": "Be brief."}, *user({"type": "image"}, {"type": "video"}, text("What?"))]
+    prompt = processor.apply_chat_template(chat, chat_template=template, bos_token="<s>")
+    assert prompt == f"<s>[system] Be brief.\n[user] {IMAGE_TOKEN}\n{VIDEO_TOKEN}\nWhat?\n"
+
+
+def test_a_part_of_unknown_type_is_refused(processor):
+    with pytest.raises(Exception, match="must be of type video, image or text, got sound"):
+        processor.apply_chat_template(user({"type": "sound"}, text("What?")))
+
+
+def test_model_input_names_are_what_a_call_returns(processor):
+    chat = user({"type": "image", "image": image()}, {"type": "video", "video": video(2)}, text("Which?"))
+    inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    assert set(inputs) <= set(processor.model_input_names)
