@@ -1,13 +1,182 @@
-"""Answer questions about a video or an image."""
+"""Answer questions about a video or an image.
+
+The answer is written to stdout as it is generated. With several questions the video is read and encoded once.
+
+    hicom ask cooking.mp4 "What is the cook doing?" "Which pan is used?" --model hicom-7b
+"""
 
 import argparse
+import json
+import re
+import sys
+from dataclasses import asdict
+from time import perf_counter
+
+from .arguments import above_zero, at_least_one, not_negative, whole_number
 
 HELP = "answer questions about a video or an image"
+SAMPLING = ("num_frames", "fps", "start", "end", "max_video_tokens", "short_video", "on_decode_error")
+CONTROL_CHARACTERS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), 127, *range(128, 160))}
+SAFE_TO_PRINT = {code: shown for code, shown in CONTROL_CHARACTERS.items() if chr(code) not in "\n\t"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", metavar="VIDEO")
+    parser.add_argument(
+        "video", metavar="VIDEO", help="video, image, GIF or folder of frames; a path or an http(s) URL"
+    )
+    parser.add_argument("questions", metavar="QUESTION", nargs="+", help="what to ask; the video is encoded once")
+    parser.add_argument("--model", required=True, help="folder or Hub repo id of a HICom model")
+    parser.add_argument("--system", help="system prompt (default: that of the model's chat template)")
+    parser.add_argument("--json", action="store_true", help="write one JSON object instead of the streamed answer")
+
+    frames = parser.add_argument_group("which frames")
+    count = frames.add_mutually_exclusive_group()
+    count.add_argument(
+        "--num-frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)"
+    )
+    count.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
+    frames.add_argument("--start", type=not_negative, metavar="SECONDS", help="use the video from here on")
+    frames.add_argument("--end", type=not_negative, metavar="SECONDS", help="use the video up to here")
+    frames.add_argument(
+        "--max-video-tokens", type=at_least_one, metavar="N", help="as many frames as fit N visual tokens"
+    )
+    frames.add_argument(
+        "--short-video",
+        choices=("once", "repeat"),
+        help="a video with fewer frames than asked for gives each once "
+        "(default), or repeats them as the authors' release does",
+    )
+    frames.add_argument(
+        "--on-decode-error",
+        choices=("raise", "keep"),
+        help="a file that breaks after some frames is an error (default), or gives the frames before",
+    )
+
+    answer = parser.add_argument_group("the answer")
+    answer.add_argument(
+        "--max-new-tokens", type=at_least_one, default=256, metavar="N", help="cut it here (default 256)"
+    )
+    answer.add_argument(
+        "--temperature", type=not_negative, default=0.0, help="0 (default) takes the likeliest words, above 0 draws"
+    )
+    answer.add_argument(
+        "--seed", type=whole_number, default=0, help="of the draw, the same for every question (default 0)"
+    )
+
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument(
+        "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
+    )
+    machine.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto (default): as saved"
+    )
+    machine.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
 
 
 def run(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    for number, question in enumerate(args.questions, start=1):
+        if not question.strip():
+            args.parser.error(f"argument QUESTION: question {number} is empty")
+    if args.end is not None and args.end <= (args.start or 0):
+        args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
+
+    from ..asking import answer_question, encode_video, read_frames, untrained_note
+    from ..loading import check_fits, choose_device, load_config, load_model, load_processor
+
+    # What is cheap and may be wrong comes before the weights.
+    choose_device(args.device)
+    config, processor = load_config(args.model), load_processor(args.model)
+    check_fits(config, processor, args.model)
+    frames = _read(read_frames, processor, args)
+    started = perf_counter()
+    model = load_model(args.model, args.device, args.dtype, args.attn_implementation)
+    load_seconds = perf_counter() - started
+    video = encode_video(model, frames)
+
+    note = untrained_note(config.untrained_parts)
+    _say(_describe(video))
+    for warning in video.sampling.warnings:
+        _say(f"warning: {args.video}: {warning}")
+    if note:
+        _say(f"note: {note}")
+    answers = []
+    for question in args.questions:
+        if len(args.questions) > 1 and not args.json:
+            print(f"{'' if not answers else chr(10)}Q: {question}\nA: ", end="", flush=True)
+        options = {"system": args.system, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+        on_text = None if args.json else _print_piece
+        answers.append(answer_question(model, processor, video, question, seed=args.seed, on_text=on_text, **options))
+        if not args.json:
+            print(flush=True)
+            _say(_describe_answer(answers[-1]))
+    if args.json:
+        seconds = {"load": load_seconds, "decode": frames.seconds, "encode": video.seconds}
+        print(_as_json(_report(args.model, config, video, answers, seconds, note)))
+    return 0
+
+
+def _read(read_frames, processor, args: argparse.Namespace):
+    """Read the video; what an error recommends is said in the command's own words."""
+    try:
+        return read_frames(processor, args.video, **{name: getattr(args, name) for name in SAMPLING})
+    except ValueError as error:
+        raise ValueError(str(error).replace('on_decode_error="keep"', "--on-decode-error keep")) from error
+
+
+def _as_json(report: dict) -> str:
+    """Indented, with each list of numbers on one line; inside a JSON string a line break is never a plain one."""
+    text = json.dumps(report, ensure_ascii=False, indent=2)
+    return re.sub(r'\[\n([^\[\]{}"]*)\n *\]', lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
+def _report(model, config, video, answers, seconds, note) -> dict:
+    """What `--json` writes."""
+    return {
+        "model": model,
+        "untrained_parts": config.untrained_parts,
+        "note": note,
+        "video": video.sampling.to_dict(),
+        "num_frames": video.num_frames,
+        "num_visual_tokens": video.num_visual_tokens,
+        "num_uncompressed_patches": video.num_patches,
+        "seconds": seconds,
+        "answers": [_answer_report(answer) for answer in answers],
+    }
+
+
+def _answer_report(answer) -> dict:
+    fields = asdict(answer)
+    seconds = {"first_token": fields.pop("first_token_seconds"), "generate": fields.pop("seconds")}
+    return {**fields, "seconds": seconds}
+
+
+def _describe(video) -> str:
+    """One line about the video, for stderr."""
+    sampling = video.sampling
+    taken = "one picture"
+    if sampling.num_source_frames > 1:
+        taken = f"{video.num_frames} of {sampling.num_source_frames} frames"
+        if sampling.fewer_than_requested:
+            taken += f" ({sampling.requested_frames} were asked for)"
+    line = f"{sampling.source}: {taken}, {sampling.width}x{sampling.height}"
+    if sampling.duration is not None:
+        line += f", {sampling.times[0]:.2f} to {sampling.times[-1]:.2f} s of {sampling.duration:.2f} s"
+    fewer = video.num_patches / video.num_visual_tokens
+    return f"{line}; {video.num_visual_tokens} visual tokens for {video.num_patches} patches ({fewer:.1f} times fewer)"
+
+
+def _describe_answer(answer) -> str:
+    cut = "" if answer.finished else "; cut there, --max-new-tokens takes more"
+    return (
+        f"first token after {answer.first_token_seconds:.2f} s, {answer.num_new_tokens} tokens after "
+        f"{answer.seconds:.2f} s{cut}"
+    )
+
+
+def _print_piece(text: str) -> None:
+    """Print a piece of the answer; what could command a terminal is shown, not sent."""
+    print(text.translate(SAFE_TO_PRINT), end="", flush=True)
+
+
+def _say(line: str) -> None:
+    print(f"hicom: {line}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from importlib import import_module, metadata
+from typing import NoReturn
 
 from . import CommandError
 
@@ -48,9 +49,16 @@ def main(argv: list[str] | None = None) -> int:
         return FAILED
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong with the arguments in one line, without the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: error: {message} ({self.prog} --help explains the arguments)\n")
+
+
+def build_parser() -> Parser:
     """The parser of `hicom` with all its sub-commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hicom",
         description="HICom: video language models whose visual tokens are compressed on the condition of the question.",
         epilog="`hicom COMMAND --help` explains a command.",
