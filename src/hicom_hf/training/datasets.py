@@ -236,7 +236,7 @@ def load_records(
         return read_records(path, media_root)
     root = None if media_root is None else os.fspath(media_root)
     return [
-        entry if isinstance(entry, Record) else Record(entry, _name("record", entry, number), root)
+        entry if isinstance(entry, Record) else Record(entry, _name("", entry, number), root)
         for number, entry in enumerate(records)
     ]
 
@@ -255,7 +255,7 @@ def read_records(path: str | os.PathLike, media_root: str | os.PathLike | None =
     path = Path(path)
     root = os.fspath(path.parent if media_root is None else media_root)
     entries = list(_json_lines(path)) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
-    return [Record(entry, _name(os.fspath(path), entry, number), root) for number, entry in enumerate(entries)]
+    return [Record(entry, _name(f"{path}: ", entry, number), root) for number, entry in enumerate(entries)]
 
 
 def _json_list(path: Path) -> list:
@@ -280,7 +280,7 @@ def _json_lines(path: Path) -> Iterator:
                 raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
 
 
-def _name(source: str, entry: Any, number: int) -> str:
-    """How messages call a record: by its id, or by its place, counted from 0 as in the file."""
+def _name(prefix: str, entry: Any, number: int) -> str:
+    """How messages call a record: by its place in the file, counted from 0, and its id."""
     record_id = entry.get("id") if isinstance(entry, dict) else None
-    return f"{source}: record {number}" if record_id is None else f"{source}: record {number} (id {record_id})"
+    return f"{prefix}record {number}" + ("" if record_id is None else f" (id {record_id})")

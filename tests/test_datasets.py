@@ -1,0 +1,265 @@
+"""Data sets in files: what a sample holds, what is refused, what is skipped and counted."""
+
+import json
+import logging
+
+import pytest
+import torch
+from PIL import Image
+from video_files import write_truncated_video, write_video
+
+from hicom_hf.training.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
+from hicom_hf.training.datasets import HiComDataset, SkippedSample, load_records, read_records
+from hicom_hf.training.encoding import IGNORED
+
+
+def record(question="<video>\nWho runs?", answer="Ann.", **entries):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {**entries, "conversations": turns}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two videos, a broken one and two images."""
+    folder = tmp_path_factory.mktemp("media")
+    write_video(folder / "twelve.mp4", 12)
+    write_video(folder / "three.mp4", 3)
+    write_truncated_video(folder / "broken.mp4")
+    for name, colour in (("red.png", "red"), ("blue.png", "blue")):
+        Image.new("RGB", (40, 30), colour).save(folder / name)
+    return folder
+
+
+def supervised_text(sample, processor):
+    return processor.tokenizer.decode(sample["labels"][sample["labels"] != IGNORED])
+
+
+def test_a_video_sample_is_what_the_processor_makes_of_the_chat(folder, processor):
+    dataset = HiComDataset([record(video="twelve.mp4")], processor, folder, num_frames=8)
+    sample = dataset[0]
+    chat = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "video", "path": str(folder / "twelve.mp4")},
+                {"type": "text", "text": "Who runs?"},
+            ],
+        },
+        {"role": "assistant", "content": "Ann."},
+    ]
+    expected = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_tensors="pt", num_frames=8, instruction="Who runs?"
+    )
+    assert torch.equal(sample["input_ids"], expected["input_ids"][0])
+    for name in ("pixel_values_videos", "video_num_frames", "video_instruction_ids"):
+        assert torch.equal(sample[name], expected[name])
+    assert set(sample) == {
+        "input_ids",
+        "labels",
+        "pixel_values_videos",
+        "video_num_frames",
+        "video_instruction_ids",
+        "decode_seconds",
+    }
+    assert supervised_text(sample, processor) == "Ann.<|im_end|>\n"
+    assert (sample["labels"][sample["input_ids"] == processor.video_token_id] == IGNORED).all()
+
+
+def test_a_short_video_has_the_visual_tokens_of_its_own_frames(folder, processor):
+    sample = HiComDataset([record(video="three.mp4")], processor, folder, num_frames=8)[0]
+    assert sample["video_num_frames"].tolist() == [3]
+    assert (sample["input_ids"] == processor.video_token_id).sum() == processor.num_visual_tokens(3)
+
+
+def test_the_seconds_that_a_record_names_are_used(folder, processor):
+    sample = HiComDataset([record(video="twelve.mp4", start=0.3, end=0.6)], processor, folder, num_frames=8)[0]
+    assert sample["video_num_frames"].tolist() == [3]
+
+
+def test_several_images_of_a_record_are_all_there_in_order(folder, processor):
+    two = record("<image>\n<image>\nSame?", "No.", image=["red.png", "blue.png"])
+    sample = HiComDataset([two], processor, folder)[0]
+    assert sample["pixel_values"].shape == (2, 3, 56, 56)
+    assert sample["image_instruction_ids"].shape == (2, 64)
+    assert sample["pixel_values"][0, 0].mean() > sample["pixel_values"][1, 0].mean()  # red first
+    assert (sample["input_ids"] == processor.image_token_id).sum() == 2 * processor.num_visual_tokens(1)
+
+
+def test_a_text_only_dialogue_has_no_visual_inputs_and_all_answers_supervised(processor):
+    turns = [("human", "Who?"), ("gpt", "Ann."), ("human", "Why?"), ("gpt", "Why not.")]
+    data = {"conversations": [{"from": role, "value": value} for role, value in turns]}
+    sample = HiComDataset([data], processor)[0]
+    assert set(sample) == {"input_ids", "labels", "decode_seconds"}
+    assert supervised_text(sample, processor) == "Ann.<|im_end|>\nWhy not.<|im_end|>\n"
+
+
+def test_an_answer_that_merges_with_the_prompt_is_cut_where_inference_cuts(processor):
+    tokenizer = processor.tokenizer
+    sample = HiComDataset([record("Who?", "\n Ann.")], processor)[0]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": "Who?"}], tokenize=False, add_generation_prompt=True
+    )
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert sample["input_ids"][: len(prompt_ids)].tolist() == prompt_ids
+    assert supervised_text(sample, processor) == "\n Ann.<|im_end|>\n"
+
+
+def test_another_chat_template_than_chatml_is_supervised_by_its_own_ends(processor):
+    from hicom_hf.tiny import tiny_processor
+
+    other = tiny_processor()
+    other.chat_template = (
+        "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '~' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+    )
+    sample = HiComDataset([record("Who?", "Ann.")], other)[0]
+    assert other.tokenizer.decode(sample["input_ids"]) == "[user]Who?~[assistant]Ann.~"
+    assert supervised_text(sample, other) == "Ann.~"
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_for_whole_dialogues():
+    from hicom_hf.tiny import tiny_processor
+
+    other = tiny_processor()
+    other.chat_template = (
+        "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ ':' }}{% endif %}"
+    )
+    with pytest.raises(SampleError, match=r"writes the turns before message 2 differently.*per_turn=True"):
+        HiComDataset([record("Who?", "Ann.")], other)[0]
+
+
+# Too long --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_sample_loses_the_end_of_its_answer_and_visual_tokens_count(folder, processor):
+    whole = HiComDataset([record(video="twelve.mp4", answer="Ann, I think.")], processor, folder, num_frames=8)[0]
+    length = len(whole["input_ids"])
+    assert length > processor.num_visual_tokens(8)
+    dataset = HiComDataset(
+        [record(video="twelve.mp4", answer="Ann, I think.")], processor, folder, num_frames=8, max_length=length - 4
+    )
+    sample = dataset[0]
+    assert torch.equal(sample["input_ids"], whole["input_ids"][:-4])
+    assert supervised_text(sample, processor) == "Ann, I thin"  # without "k", ".", the end of turn and "\n"
+
+
+def test_a_sample_whose_answer_would_be_cut_away_is_an_error_or_a_skip(folder, processor):
+    whole = HiComDataset([record(video="twelve.mp4")], processor, folder, num_frames=8)[0]
+    prompt_length = int((whole["labels"] == IGNORED).sum())
+    options = {"num_frames": 8, "max_length": prompt_length}
+    with pytest.raises(SampleError, match=rf"too long: .* visual\).*max_length={prompt_length}") as error:
+        HiComDataset([record(video="twelve.mp4")], processor, folder, **options)[0]
+    assert error.value.kind == TOO_LONG
+    skipped = HiComDataset([record(video="twelve.mp4")], processor, folder, on_bad_sample="skip", **options)[0]
+    assert isinstance(skipped, SkippedSample)
+
+
+# Bad samples -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("nowhere.mp4", MISSING_MEDIA), ("broken.mp4", UNREADABLE_MEDIA), ("red.png.mp4", MISSING_MEDIA)],
+)
+def test_a_video_that_cannot_be_read_stops_with_record_and_path(folder, processor, name, kind):
+    dataset = HiComDataset([record(video=name, id="q7")], processor, folder)
+    with pytest.raises(SampleError, match=rf"record 0 \(id q7\): .*{name}: {kind}") as error:
+        dataset[0]
+    assert error.value.kind == kind
+
+
+def test_an_image_that_cannot_be_read_stops_with_its_path(folder, processor):
+    dataset = HiComDataset([record("<image>Who?", image="broken.mp4")], processor, folder)
+    with pytest.raises(SampleError, match=r"broken.mp4: unreadable media"):
+        dataset[0]
+
+
+def test_skipping_is_explicit_logged_and_puts_nothing_in_the_place(folder, processor, caplog):
+    records = [record(video="nowhere.mp4"), record(video="twelve.mp4"), record("Who?", " ")]
+    with caplog.at_level(logging.WARNING):
+        dataset = HiComDataset(records, processor, folder, on_bad_sample="skip")
+        assert len(dataset) == 2
+        assert dataset.skipped == [SkippedSample("record 2", "empty answer: answer 1 has no text")]
+        sample = dataset[0]
+    assert isinstance(sample, SkippedSample)
+    assert "nowhere.mp4" in sample.source
+    assert "record 2: empty answer" in caplog.text
+    assert "nowhere.mp4: missing media" in caplog.text
+    assert dataset.summary() == "2 samples (2 video) of 3 records, 1 records skipped"
+
+
+def test_a_bad_record_is_an_error_before_training_begins(folder, processor):
+    with pytest.raises(SampleError, match=r"record 1: empty answer"):
+        HiComDataset([record(video="twelve.mp4"), record(answer="", video="three.mp4")], processor, folder)
+
+
+def test_a_dataset_without_any_sample_is_an_error(processor):
+    with pytest.raises(ValueError, match=r"no sample is left of 1 records \(1 skipped\)"):
+        HiComDataset([record(answer="")], processor, on_bad_sample="skip")
+
+
+def test_on_bad_sample_takes_two_values(processor):
+    with pytest.raises(ValueError, match="on_bad_sample must be"):
+        HiComDataset([record("Who?")], processor, on_bad_sample="replace")
+
+
+def test_max_length_must_be_positive(processor):
+    with pytest.raises(ValueError, match="max_length must be at least 1"):
+        HiComDataset([record("Who?")], processor, max_length=0)
+
+
+# Lengths ---------------------------------------------------------------------------------------------------------------
+
+
+def test_lengths_are_estimated_without_decoding_and_near_the_truth(folder, processor):
+    records = [record("<video>" + "why " * n, "b" * n, video="twelve.mp4") for n in range(1, 30)]
+    records += [record("Hi", "c" * n) for n in (1, 200)]
+    missing = [json.loads(json.dumps(entry).replace("twelve", "nowhere")) for entry in records]
+    estimated = HiComDataset(missing, processor, folder, num_frames=8)
+    real = HiComDataset(records, processor, folder, num_frames=8)
+    true_lengths = [len(real[index]["input_ids"]) for index in range(len(real))]
+    assert max(abs(estimated.lengths - true_lengths)) <= 3
+    assert (estimated.modality_lengths < 0).tolist() == [False] * 29 + [True] * 2
+
+
+# Files -----------------------------------------------------------------------------------------------------------------
+
+
+def test_json_and_jsonl_give_the_same_records_with_paths_beside_the_file(folder, tmp_path, processor):
+    entries = [record(video="twelve.mp4", id=5), record("Who?")]
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    (tmp_path / "a.jsonl").write_text("\n\n".join(map(json.dumps, entries)) + "\n")
+    as_json, as_lines = read_records(tmp_path / "a.json"), read_records(tmp_path / "a.jsonl")
+    assert [r.data for r in as_json] == [r.data for r in as_lines] == entries
+    assert as_json[0].source == f"{tmp_path / 'a.json'}: record 0 (id 5)"
+    assert as_json[1].source == f"{tmp_path / 'a.json'}: record 1"
+    assert as_json[0].media_root == str(tmp_path)
+    assert len(HiComDataset(tmp_path / "a.jsonl", processor, folder)[0]["video_num_frames"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "{", "a.json: this is not JSON"),
+        ("a.json", '{"a": 1}', "expected a list of records, got dict"),
+        ("a.json", "{}\n{}", r"must end in \.jsonl"),
+        ("a.jsonl", "{}\n{", "a.jsonl: line 2 is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_data_set_is_an_error(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_records(tmp_path / name)
+
+
+def test_records_in_memory_are_named_by_place_and_kept_if_they_have_a_name():
+    named = Record(record("Who?"), "mine")
+    first, second = load_records([record("Who?"), named])
+    assert (first.source, second) == ("record 0", named)
+
+
+def test_every_medium_is_listed_once(folder, processor):
+    records = [record(video="twelve.mp4"), record(video="three.mp4"), record(video="twelve.mp4"), record("Hi")]
+    names = [medium.source for medium in HiComDataset(records, processor, folder).media()]
+    assert names == [str(folder / "twelve.mp4"), str(folder / "three.mp4")]
