@@ -100,7 +100,7 @@ def trilinear(features, size, cell):
 
 def naive_local(branch, config, features, aligned, pooled, tokens):
     spans = [group_spans(size, ratio) for size, ratio in zip(features.shape[:3], config.ratio, strict=True)]
-    guided = config.local_injection != "none"
+    guided = config.local_injection != "none" or config.formulation == "release"  # release: whenever they are given
     rows = []
     for cell in itertools.product(*(range(len(axis)) for axis in spans)):
         slices = tuple(slice(*spans[axis][index]) for axis, index in enumerate(cell))

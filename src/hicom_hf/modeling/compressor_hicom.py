@@ -86,7 +86,7 @@ class HiComCompressor(nn.Module):
             Tokens (B, N, C): groups by frame, row, column, then the global tokens; and the attention or None.
         """
         if self.config.bypass_injection:
-            instruction = None
+            instruction = aligned_features = None
         tokens, local_weights, global_weights = [], None, None
         if self.local_branch is not None:
             local_tokens, local_weights = self.local_branch(features, aligned_features, instruction, output_attentions)

@@ -148,7 +148,12 @@ class HiComCompressorConfig(PreTrainedConfig):
 
     @property
     def uses_aligned_features(self) -> bool:
-        """Whether the last SigLIP layer is needed: it makes the keys of a local branch with injection."""
+        """Whether the last SigLIP layer is needed: it makes the keys of a local branch with injection.
+
+        `release`: of a local branch beside a global one with injection, too (official release, keys of its local branch).
+        """
+        if self.formulation == "release" and self.local_branch == "attention":
+            return self.uses_instruction
         return not self.bypass_injection and self.local_injection != "none"
 
     def num_tokens(self, grid: tuple[int, int, int]) -> int:

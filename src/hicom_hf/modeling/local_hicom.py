@@ -54,7 +54,8 @@ class HiComLocalBranch(nn.Module):
     """Z_l = Attn[Inj(Vp, C), V_group, V_group]: attention inside each group, steered by the instruction.
 
     One head, no projections, no positions, no residual; keys are the aligned features when an instruction is injected, the
-    features themselves when none is; values are the features.
+    features themselves when none is; values are the features. Under `release` the keys are the aligned features whenever
+    there are any, so also beside a global branch that injects.
 
     `Differs:` equation 1 prints V for the keys; table A6 (an additional projector of SigLIP) and the release say aligned
     features, without which text and patches do not share a space.
@@ -101,7 +102,7 @@ class HiComLocalBranch(nn.Module):
 
         Args:
             features: (B, T, H, W, D), SigLIP's second-to-last layer.
-            aligned_features: (B, T, H, W, D), in the space of the text; needed when `instruction` is given.
+            aligned_features: (B, T, H, W, D), in the space of the text; needed when an instruction is injected.
             instruction: pooled (B, D) and tokens (B, L, D), or None to compress unconditionally.
             output_attentions: return the weights, too.
 
@@ -109,7 +110,11 @@ class HiComLocalBranch(nn.Module):
             Tokens (B, G, C), and the weights (B, G, K) or None.
         """
         inject = instruction is not None and self.injection is not None
-        keys = group(aligned_features if inject else features, self.ratio)  # (B, G, K, D)
+        if self.formulation == "release":
+            aligned = aligned_features is not None
+        else:
+            aligned = inject
+        keys = group(aligned_features if aligned else features, self.ratio)  # (B, G, K, D)
         values = group(features, self.ratio)  # (B, G, K, D)
         queries = None if inject and not self.injection.needs_queries else self.pool(features, values)
         if inject:
