@@ -110,10 +110,7 @@ class HiComLocalBranch(nn.Module):
             Tokens (B, G, C), and the weights (B, G, K) or None.
         """
         inject = instruction is not None and self.injection is not None
-        if self.formulation == "release":
-            aligned = aligned_features is not None
-        else:
-            aligned = inject
+        aligned = aligned_features is not None if self.formulation == "release" else inject
         keys = group(aligned_features if aligned else features, self.ratio)  # (B, G, K, D)
         values = group(features, self.ratio)  # (B, G, K, D)
         queries = None if inject and not self.injection.needs_queries else self.pool(features, values)
