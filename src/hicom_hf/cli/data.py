@@ -1,0 +1,75 @@
+"""Check a training set: every record, every video and image, every length.
+
+`hicom data check train.json` goes through what training would go through and prints a table of what it found. It fails
+(exit code 1) if anything is wrong: missing or unreadable videos, placeholders that do not fit, empty answers, turns that
+do not alternate, samples that are too long.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+HELP = "check a training set before hours are lost"
+MAX_DEFAULT_WORKERS = 8  # more than these wait for the disk
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check", help=HELP, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    check.add_argument("file", metavar="FILE", help="JSON, JSONL or mixture YAML")
+    check.add_argument("--media-root", metavar="FOLDER", help="where relative paths start (default: FILE's folder)")
+    check.add_argument(
+        "--processor", metavar="MODEL", help="model folder or repo: also count tokens with its processor"
+    )
+    check.add_argument("--num-frames", type=_positive, metavar="N", help="frames per video (default: the processor's)")
+    check.add_argument("--max-length", type=_positive, metavar="N", help="most tokens of a sample; needs --processor")
+    check.add_argument(
+        "--whole", action="store_true", help="one sample per dialogue (alignment) instead of one per answer"
+    )
+    check.add_argument("--no-decode", action="store_true", help="only look whether files are there")
+    check.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        default=min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS),
+        help="videos read at the same time (default: %(default)s)",
+    )
+    check.add_argument("--show", type=int, default=10, metavar="N", help="problems listed (default: %(default)s)")
+    check.add_argument("--json", action="store_true", help="print the report as JSON, with all problems")
+    check.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
+
+
+def run(args: argparse.Namespace) -> int:
+    from hicom_hf.processors.processing_hicom import HiComProcessor
+    from hicom_hf.training.checking import check_data
+
+    processor = None if args.processor is None else HiComProcessor.from_pretrained(args.processor)
+    report = check_data(
+        args.file,
+        processor,
+        args.media_root,
+        num_frames=args.num_frames,
+        max_length=args.max_length,
+        per_turn=not args.whole,
+        decode=not args.no_decode,
+        num_workers=args.workers,
+        progress=_progress_bar,
+    )
+    print(json.dumps(report.to_dict(), indent=2) if args.json else report.table(args.show))
+    return 1 if report.problems else 0
+
+
+def _progress_bar(iterable, total: int, name: str):
+    from tqdm import tqdm
+
+    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

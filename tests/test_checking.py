@@ -1,0 +1,134 @@
+"""`hicom data check`: what it counts, what it finds, and its exit code."""
+
+import json
+
+import pytest
+from PIL import Image
+from video_files import write_truncated_video, write_video
+
+from hicom_hf.cli.main import main
+from hicom_hf.training.checking import check_data
+from hicom_hf.training.conversations import PROBLEM_KINDS
+from hicom_hf.training.datasets import HiComDataset
+
+
+def record(record_id, *texts, **media):
+    turns = [{"from": "gpt" if i % 2 else "human", "value": text} for i, text in enumerate(texts)]
+    return {"id": record_id, **media, "conversations": turns}
+
+
+GOOD = [
+    record("ok", "<video>\nWho?", "Ann.", "Why?", "Why not.", video="twelve.mp4"),
+    record("red", "<image>Colour?", "Red.", image="red.png"),
+    record("hi", "Hi", "Hello."),
+]
+BAD = [
+    record("no", "Who?", "Ann.", video="nowhere.mp4"),
+    record("half", "Who?", "Ann.", video="broken.mp4"),
+    record("two", "<video><video>Who?", "Ann.", video="twelve.mp4"),
+    record("mute", "Who?", "", video="twelve.mp4"),
+    record("odd", "Who?", "Ann.", "Why?", video="twelve.mp4"),
+    {"id": "none"},
+]
+LONG = record("long", "Tell me", "everything " * 40)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, processor):
+    folder = tmp_path_factory.mktemp("data")
+    write_video(folder / "twelve.mp4", 12)
+    write_truncated_video(folder / "broken.mp4")
+    Image.new("RGB", (40, 30), "red").save(folder / "red.png")
+    (folder / "good.json").write_text(json.dumps(GOOD))
+    (folder / "bad.json").write_text(json.dumps([*GOOD, *BAD, LONG]))
+    processor.save_pretrained(folder / "model")
+    return folder
+
+
+def test_a_good_data_set_is_counted_and_measured(folder, processor):
+    report = check_data(folder / "good.json", processor, num_frames=8, max_length=2000, num_workers=2)
+    assert (report.num_records, report.num_media, report.problems) == (3, 2, [])
+    assert report.samples == {"text": 1, "image": 1, "video": 2}
+    dataset = HiComDataset(folder / "good.json", processor, num_frames=8)
+    assert report.lengths == [len(dataset[index]["input_ids"]) for index in range(4)]
+    assert report.length_quantiles()["max"] == max(report.lengths)
+
+
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_every_kind_of_problem_is_found_and_named_by_record_and_path(folder, processor, num_workers):
+    report = check_data(folder / "bad.json", processor, num_frames=8, max_length=400, num_workers=num_workers)
+    assert report.counts == dict.fromkeys(PROBLEM_KINDS, 1)
+    found = {problem.kind: problem.source for problem in report.problems}
+    assert "record 3 (id no)" in found["missing media"]
+    assert str(folder / "nowhere.mp4") in found["missing media"]
+    assert str(folder / "broken.mp4") in found["unreadable media"]
+    for kind, name in {
+        "placeholder mismatch": "two",
+        "empty answer": "mute",
+        "odd turns": "odd",
+        "bad record": "none",
+        "too long": "long",
+    }.items():
+        assert f"(id {name})" in found[kind]
+    assert "the answer would lose its end" in next(p.reason for p in report.problems if p.kind == "too long")
+
+
+def test_without_decoding_only_missing_files_are_seen(folder):
+    report = check_data(folder / "bad.json", decode=False)
+    assert (report.counts["missing media"], report.counts["unreadable media"]) == (1, 0)
+    assert report.lengths == []
+
+
+def test_a_length_limit_needs_a_processor(folder, processor):
+    with pytest.raises(ValueError, match="max_length counts tokens: it needs a processor"):
+        check_data(folder / "good.json", max_length=10)
+    with pytest.raises(ValueError, match="num_workers must be at least 1"):
+        check_data(folder / "good.json", num_workers=0)
+
+
+def test_the_command_prints_a_table_and_exits_with_0_if_nothing_is_wrong(folder, capsys):
+    model = str(folder / "model")
+    assert main(["data", "check", str(folder / "good.json"), "--processor", model, "--workers", "1"]) == 0
+    captured = capsys.readouterr()
+    rows = dict(line.rsplit(maxsplit=1) for line in captured.out.splitlines())
+    assert rows["samples: video"] == "2"
+    assert rows["problems: missing media"] == "0"
+    assert int(rows["tokens per sample: max"]) > 100
+    assert "media" in captured.err
+
+
+def test_the_command_lists_the_first_problems_and_exits_with_1(folder, capsys):
+    assert main(["data", "check", str(folder / "bad.json"), "--show", "2", "--no-decode"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "... and 3 more"
+    assert lines[-3].startswith(f"{folder / 'bad.json'}: record 8 (id none): bad record:")
+
+
+def test_the_command_prints_json_with_all_problems(folder, capsys):
+    assert main(["data", "check", str(folder / "bad.json"), "--json", "--workers", "2"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["records"] == 10
+    assert report["problems"]["unreadable media"] == 1
+    assert len(report["details"]) == 6
+    assert report["details"][0]["kind"] == "bad record"
+
+
+def test_the_command_finds_media_under_another_root(folder, tmp_path, capsys):
+    (tmp_path / "good.json").write_text((folder / "good.json").read_text())
+    assert main(["data", "check", str(tmp_path / "good.json")]) == 1
+    assert main(["data", "check", str(tmp_path / "good.json"), "--media-root", str(folder)]) == 0
+    capsys.readouterr()
+
+
+def test_a_file_that_is_no_data_set_is_one_line_and_exit_code_1(tmp_path, capsys):
+    (tmp_path / "a.json").write_text("{")
+    assert main(["data", "check", str(tmp_path / "a.json")]) == 1
+    assert "a.json: this is not JSON" in capsys.readouterr().err
+    assert main(["data", "check", str(tmp_path / "nowhere.json")]) == 1
+    assert "nowhere.json" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_exit_code_2(capsys):
+    assert main(["data"]) == 2
+    assert main(["data", "check", "a.json", "--workers", "0"]) == 2
+    assert "must be at least 1, got 0" in capsys.readouterr().err
