@@ -1,0 +1,62 @@
+"""Train a model as a recipe says: one of the paper's three stages, or LoRA.
+
+RECIPE is a YAML file or the name of a recipe of the package (`hicom train --list`). The finished model is written to the
+folder `model` in the recipe's output_dir; its path is what goes to stdout. SIGTERM or Ctrl-C finishes the step, writes a
+checkpoint and stops with exit code 1; the same command then goes on where it stopped.
+
+    hicom train alignment_7b --set model=runs/init --set batch_size_per_device=16
+    torchrun --nproc_per_node 8 -m hicom_hf.training alignment_7b --set model=runs/init
+"""
+
+import argparse
+import logging
+import sys
+
+HELP = "train a model as a recipe says"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="replace a value of the recipe, such as data.num_frames=16; may be given several times",
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the shipped recipes and stop")
+    parser.add_argument("--show", action="store_true", help="print the recipe with all its values and stop")
+    parser.add_argument("--check", action="store_true", help="check the recipe and its files and stop")
+    parser.add_argument(
+        "--no-resume", action="store_true", help="refuse an output_dir that holds checkpoints, in place of resuming"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..training.recipes import check_files, read_recipe, recipe_text, shipped_recipes
+
+    if args.list:
+        print("\n".join(shipped_recipes()))
+        return 0
+    if args.recipe is None:
+        args.parser.error("give a RECIPE, or --list")
+    recipe = read_recipe(args.recipe, args.overrides)
+    if args.show:
+        print(recipe_text(recipe), end="")
+        return 0
+    check_files(recipe, args.recipe)
+    if args.check:
+        return 0
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..training.running import run_recipe
+
+    disable_progress_bar()  # of loading and saving; training has its own
+    folder = run_recipe(recipe, resume=not args.no_resume, name=args.recipe)
+    if folder is None:
+        return 1
+    print(folder)
+    return 0

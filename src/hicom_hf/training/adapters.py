@@ -1,0 +1,111 @@
+"""LoRA and QLoRA with peft: adapters on the LLM, the compressor beside them in the same folder, and back to a plain model."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..processors.processing_hicom import HiComProcessor
+from .checkpoints import writing_folder
+from .recipes import LoraRecipe
+from .stages import mark_trained
+
+# Linear layers of the LLM. Plain names such as "q_proj", and "all-linear", would also hit SigLIP and the compressor.
+LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+COMPRESSOR = "model.compressor"  # its name in the model, which no other module's name ends in
+
+
+def quantization_config(lora: LoraRecipe | None):
+    """The 4-bit config of QLoRA (nf4, double quantization, bfloat16 arithmetic), or None.
+
+    `HiComForConditionalGeneration.from_pretrained` keeps SigLIP, the compressor and `lm_head` out of it.
+
+    Raises:
+        ImportError: bitsandbytes is not installed.
+    """
+    if lora is None or lora.quantize is None:
+        return None
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise ImportError(
+            "lora.quantize needs bitsandbytes: pip install 'hicom_hf[qlora]', or set lora.quantize to null"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=lora.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def add_adapters(model: HiComForConditionalGeneration, lora: LoraRecipe, train_compressor: bool):
+    """Put fresh LoRA adapters on the LLM's linear layers, and a trainable copy on the compressor.
+
+    Args:
+        model: the base; its folder (`name_or_path`) is written into the adapter's config.
+        lora: rank, alpha and dropout.
+        train_compressor: save and train the compressor with the adapters.
+
+    Returns:
+        A `peft.PeftModel`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=LORA_TARGETS,
+        modules_to_save=[COMPRESSOR] if train_compressor else None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def base_of(adapter: str | Path) -> str:
+    """The folder or Hub name of the model that an adapter was trained on.
+
+    Raises:
+        FileNotFoundError: `adapter` is no adapter's folder.
+    """
+    path = Path(adapter) / "adapter_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{adapter} is not the folder of an adapter (no adapter_config.json there)")
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+
+def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None = None) -> Path:
+    """Write the plain model that an adapter and its base make together, with the processor.
+
+    The adapters are added in float32 and the sum is stored in the base's type.
+
+    Args:
+        adapter: the folder of the adapter.
+        destination: the folder to write; must not exist.
+        base: the base's folder, if it is no longer where the adapter's config says.
+
+    Returns:
+        The destination.
+
+    Raises:
+        FileNotFoundError: `adapter` or its base is not there.
+        FileExistsError: `destination` exists.
+    """
+    from peft import PeftModel
+
+    destination = Path(destination)
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists already")
+    base = base or base_of(adapter)
+    stored = HiComForConditionalGeneration.config_class.from_pretrained(base).dtype or torch.float32
+    model = HiComForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    mark_trained(model.config, ("compressor", "language_model"))
+    processor = HiComProcessor.from_pretrained(adapter)
+    with writing_folder(destination) as folder:
+        model.to(stored).save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return destination

@@ -1,0 +1,243 @@
+"""Run a recipe: load, set the stage, train with checkpoints, write the folder that the next stage starts from."""
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from .adapters import add_adapters, quantization_config
+from .checkpoints import checkpoints, last_checkpoint, writing_folder
+from .collating import HiComDataCollator
+from .datasets import HiComDataset, load_records
+from .recipes import CONFIGS_DIR, Recipe, check_files, load_yaml, recipe_from_dict, recipe_text
+from .stages import cast_for_training, load_stage, mark_trained, set_trainable
+from .trainer import HiComTrainer
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"  # under output_dir: the finished model
+RECIPE_FILE = "recipe.yaml"
+# What may change between a run and its resumption without changing its result. `model` and `media_root` may have moved.
+MAY_CHANGE = (
+    "model",
+    "output_dir",
+    "data.media_root",
+    "data.num_workers",
+    "data.feature_cache",
+    "gradient_checkpointing",
+    "checkpoints",
+    "logging",
+    "cpu",
+)
+
+
+def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Path | None:
+    """Train as a recipe says.
+
+    Args:
+        recipe: see `read_recipe`.
+        resume: go on from the newest complete checkpoint in `output_dir`, if there is one.
+        name: of the recipe, for messages.
+
+    Returns:
+        The folder of the finished model, or None if a signal has stopped the run; the same call resumes it.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: before any model is loaded, if the recipe cannot be run.
+    """
+    check_files(recipe, name)
+    output_dir = Path(recipe.output_dir)
+    if not resume and checkpoints(output_dir):
+        raise FileExistsError(
+            f"{name}: output_dir: {output_dir} holds checkpoints; resume, or choose another output_dir"
+        )
+    check_same_run(recipe, output_dir)
+    arguments = training_arguments(recipe)
+    if arguments.process_index == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")
+
+    trainer = build_trainer(recipe, arguments)
+    trainer.train(resume_from_checkpoint=True)
+    if trainer.stop.stopped:
+        logger.warning(
+            "Stopped after step %d; the same command resumes from %s.",
+            trainer.state.global_step,
+            last_checkpoint(output_dir),
+        )
+        return None
+    return save_finished(trainer, recipe)
+
+
+def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
+    """Model, data and trainer of a recipe."""
+    quantization = quantization_config(recipe.lora)
+    extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
+    torch.manual_seed(recipe.seed)  # fresh injections are the same in every process, and in every run
+    model, processor = load_stage(recipe, **extra)
+    if recipe.lora is not None:
+        torch.manual_seed(recipe.seed)  # likewise the adapters
+        model = add_adapters(model, recipe.lora, recipe.learning_rates.compressor is not None)
+    base = model.get_base_model() if recipe.lora is not None else model
+    counts = set_trainable(model, base.config, recipe.learning_rates)
+    cast_for_training(model)
+    logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
+    dataset = build_dataset(recipe, base, processor)
+    trainer = HiComTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=HiComDataCollator(processor, with_statistics=True),
+        processing_class=processor,
+        learning_rates=recipe.learning_rates,
+        trainable_only=recipe.checkpoints.trainable_only,
+        group_by=recipe.data.group_by,
+        progress_bar=recipe.logging.progress_bar,
+    )
+    if recipe.logging.tensorboard and arguments.process_index == 0:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(Path(recipe.output_dir) / "tensorboard")))
+    return trainer
+
+
+def build_dataset(recipe: Recipe, model, processor) -> HiComDataset:
+    """The data of a recipe; several files are one data set."""
+    data = recipe.data
+    records = [record for file in data.files for record in load_records(file, data.media_root, recipe.seed)]
+    dataset = HiComDataset(
+        records,
+        processor,
+        num_frames=data.num_frames,
+        per_turn=data.per_turn,
+        max_length=data.max_length,
+        on_bad_sample=data.on_bad_sample,
+        seed=recipe.seed,
+    )
+    logger.info("Data: %s.", dataset.summary())
+    return dataset
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """A recipe in the words of transformers.
+
+    Raises:
+        ValueError: if the batch does not divide over the processes.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    at_a_time = recipe.batch_size_per_device * processes
+    if recipe.batch_size % at_a_time:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} is not a multiple of batch_size_per_device {recipe.batch_size_per_device} times "
+            f"{processes} processes"
+        )
+    optimizer, workers = recipe.optimizer, recipe.data.num_workers
+    return TrainingArguments(
+        output_dir=recipe.output_dir,
+        per_device_train_batch_size=recipe.batch_size_per_device,
+        gradient_accumulation_steps=recipe.batch_size // at_a_time,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        learning_rate=max(rate for rate in asdict(recipe.learning_rates).values() if rate is not None),
+        lr_scheduler_type=optimizer.schedule,
+        warmup_steps=optimizer.warmup,
+        weight_decay=optimizer.weight_decay,
+        adam_beta1=optimizer.beta1,
+        adam_beta2=optimizer.beta2,
+        adam_epsilon=optimizer.epsilon,
+        max_grad_norm=optimizer.max_grad_norm,
+        bf16=recipe.precision == "bf16",
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        full_determinism=recipe.deterministic,
+        use_cpu=recipe.cpu,
+        logging_steps=recipe.logging.every,
+        save_steps=recipe.checkpoints.every,
+        save_total_limit=recipe.checkpoints.keep,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_pin_memory=torch.cuda.is_available() and not recipe.cpu,
+        remove_unused_columns=False,  # the columns of raw samples are the collator's business
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,  # every trained parameter is used in every step, see HiComTrainer
+        ddp_backend="gloo" if processes > 1 and (recipe.cpu or not torch.cuda.is_available()) else None,
+        **sharding_arguments(recipe),
+    )
+
+
+def sharding_arguments(recipe: Recipe) -> dict:
+    """FSDP2 or DeepSpeed, from the configs in the package."""
+    if recipe.sharding is None:
+        return {}
+    if recipe.sharding == "fsdp2":
+        return {"fsdp": True, "fsdp_config": str(CONFIGS_DIR / "fsdp2.json")}
+    return {"deepspeed": str(CONFIGS_DIR / f"{recipe.sharding}.json")}
+
+
+# Recipes of a run ----------------------------------------------------------------------------------------------------------
+
+
+def check_same_run(recipe: Recipe, output_dir: Path) -> None:
+    """Refuse to resume a run with a recipe that would have given another result.
+
+    Raises:
+        ValueError: with the keys that differ.
+    """
+    path = output_dir / RECIPE_FILE
+    if not path.is_file() or last_checkpoint(output_dir) is None:
+        return
+    before = recipe_from_dict(load_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
+    old, new = _flat(before.to_dict()), _flat(recipe.to_dict())
+    changed = [
+        f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise ValueError(
+            f"{output_dir} holds checkpoints of another recipe, which differs in {', '.join(changed)}; choose another "
+            "output_dir, or remove the checkpoints"
+        )
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    """Nested values by their dotted keys."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def save_finished(trainer: HiComTrainer, recipe: Recipe) -> Path:
+    """Write model, processor and recipe as one folder, complete or not at all.
+
+    A model is stored in the type of `recipe.precision`; an adapter in float32.
+    """
+    destination = Path(recipe.output_dir) / MODEL_FOLDER
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    mark_trained(config, [part for part, rate in asdict(recipe.learning_rates).items() if rate is not None])
+    trainer.final_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    if trainer.args.process_index == 0:
+        with writing_folder(destination) as folder:
+            _save_into(trainer, recipe, folder)
+    else:  # sharded weights are gathered by all
+        trainer.save_model(str(destination))
+    trainer.accelerator.wait_for_everyone()
+    return destination
+
+
+def _save_into(trainer: HiComTrainer, recipe: Recipe, folder: Path) -> None:
+    trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink(
+        missing_ok=True
+    )  # a pickle with paths of this machine; the recipe says it all
+    (folder / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")

@@ -1,0 +1,300 @@
+"""`HiComTrainer`: the Trainer of transformers with rates by part, text-only batches, exact resuming and atomic checkpoints."""
+
+import json
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from ..modeling.modeling_hicom import HiComModel
+from .checkpoints import (
+    UNFINISHED,
+    WRITE_ERRORS,
+    StopOnSignal,
+    complete_folder,
+    frozen_fingerprint,
+    is_complete,
+    last_checkpoint,
+    load_weights,
+    remove_folder,
+    remove_leftovers,
+    remove_old_checkpoints,
+)
+from .recipes import LearningRates
+from .reporting import ConsoleReport, Meter, throughput
+from .sampling import HiComGroupedSampler
+from .stages import optimizer_groups, part_of, set_trainable
+
+logger = logging.getLogger(__name__)
+
+VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "image_features", "video_features")
+TRAINABLE_FILE = "trainable.json"  # in a checkpoint: whether frozen weights are left out, and which they were
+
+
+class HiComTrainer(Trainer):
+    """Trains the parts of a HICom model that have a learning rate.
+
+    Args:
+        learning_rates: by part; everything else is frozen.
+        trainable_only: checkpoints without frozen weights.
+        group_by: "length": batches of one modality and similar lengths; "modality": of one modality; None: shuffled.
+        progress_bar: see `ConsoleReport`.
+        **kwargs: of `transformers.Trainer`. `args.save_total_limit` old checkpoints are kept, `args.output_dir` holds them.
+
+    Attributes:
+        stop: tells by `stopped` whether a signal has ended training before its time.
+
+    Example:
+        >>> trainer = HiComTrainer(model=model, args=args, train_dataset=dataset,
+        ...     data_collator=HiComDataCollator(processor, with_statistics=True), processing_class=processor,
+        ...     learning_rates=LearningRates(compressor=1e-4, injection=1e-3))  # doctest: +SKIP
+        >>> trainer.train(resume_from_checkpoint=True)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        learning_rates: LearningRates,
+        trainable_only: bool = False,
+        group_by: Literal["length", "modality"] | None = None,
+        progress_bar: bool = True,
+        **kwargs,
+    ):
+        self.learning_rates = learning_rates
+        self.trainable_only = trainable_only
+        self.group_by = group_by
+        self.final_dtype: torch.dtype | None = None
+        self._staging: Path | None = None
+        self._resumed_from: Path | None = None
+        self._meter = Meter()
+        self._steps_metered = 0
+        self._rates: dict[str, float] = {}
+        set_trainable(model, _config(model), learning_rates)
+        super().__init__(model=model, **kwargs)
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.stop = StopOnSignal()
+        for callback in (_Bookkeeping(self), self.stop, ConsoleReport(progress_bar)):
+            self.add_callback(callback)
+        self._fingerprint = frozen_fingerprint(model) if trainable_only else None
+        self._use_visual_path_always()
+
+    # Optimiser and data ------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One group per part with its rate; biases and norms do not decay."""
+        model = self.model if model is None else model
+        if self.optimizer is None:
+            names = {name for name, _ in model.named_parameters()}
+            no_decay = names - set(self.get_decay_parameter_names(model))
+            groups = optimizer_groups(model, self.learning_rates, self.args.weight_decay, no_decay)
+            for group in groups:
+                del group["parameter_names"]
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(groups, **arguments)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset=None):
+        """Batches of one kind, if asked for; the order depends on the seed and the batch over all processes only."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.group_by is None or not hasattr(dataset, "modalities"):
+            return super()._get_train_sampler(dataset)
+        batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return HiComGroupedSampler(
+            dataset.lengths,
+            dataset.modalities,
+            batch_size,
+            seed=self.args.data_seed or self.args.seed,
+            group_by_length=self.group_by == "length",
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in transformers; measures the wait, and takes the statistics out of the batches."""
+        begin = time.perf_counter()
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._meter.wait_seconds += time.perf_counter() - begin
+        for batch in batches:
+            statistics = batch.pop("statistics", None)
+            if statistics is not None:
+                self._meter.add(statistics)
+        return batches, num_items
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        # If every sample of a step was skipped, its loss is 0 / 1.
+        num_items = super()._get_num_items_in_batch(batch_samples, device)
+        return num_items.clamp(min=1) if torch.is_tensor(num_items) else num_items
+
+    # Text-only batches -------------------------------------------------------------------------------------------------
+
+    def _use_visual_path_always(self):
+        """A batch without videos and images sends one black image through SigLIP and compressor, with weight 0.
+
+        So every parameter that is trained has a gradient in every step: processes that hold text only take part in the
+        gathering of gradients (and, when sharded, of weights), in place of hanging; and one process computes the same as
+        several. The release feeds a black image to text-only samples, too.
+        """
+        visual = ("compressor", "injection", "vision_head", "instruction_encoder")
+        trained = any(p.requires_grad and part_of(name) in visual for name, p in self.model.named_parameters())
+        if trained or self.args.world_size > 1:
+            inner = next(module for module in self.model.modules() if isinstance(module, HiComModel))
+            inner.register_forward_hook(add_unseen_image, with_kwargs=True)
+
+    # Logs --------------------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in transformers, with the rate of every part and the throughput."""
+        if "loss" in logs:
+            logs.pop("learning_rate", None)
+            logs.update({f"learning_rate/{part}": rate for part, rate in self._rates.items()})
+            logs.update(self._throughput())
+        super().log(logs, start_time)
+
+    def _throughput(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self._meter.begin
+        values = torch.tensor([*self._meter.counts(), self._meter.wait_seconds], dtype=torch.float32)
+        rows = self.accelerator.gather(values[None].to(self.args.device)).cpu()  # (processes, values)
+        steps = self.state.global_step - self._steps_metered
+        self._meter, self._steps_metered = Meter(), self.state.global_step
+        return throughput(rows[:, :-1].double().sum(0).tolist(), rows[:, -1].max().item(), seconds, steps)
+
+    # Checkpoints -------------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As in transformers; `True` resumes from the newest complete checkpoint, if there is one."""
+        if resume_from_checkpoint is True:
+            found = last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = None if found is None else str(found)
+        elif resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
+            raise ValueError(f"{resume_from_checkpoint} is not a complete checkpoint")
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self.args.should_save:
+            remove_leftovers(Path(self.args.output_dir))
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self.stop.restore()
+
+    def _get_output_dir(self, trial) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model, trial):
+        """Write a checkpoint beside the others, and give it its name once it is complete."""
+        output_dir = Path(super()._get_output_dir(trial))
+        destination = output_dir / f"checkpoint-{self.state.global_step}"
+        if is_complete(destination):
+            return
+        staging = output_dir / UNFINISHED / destination.name
+        try:
+            self._staging = staging.parent
+            super()._save_checkpoint(model, trial)
+            self._save_progress(staging)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                complete_folder(staging, destination)
+                remove_old_checkpoints(output_dir, self.args.save_total_limit or self.state.max_steps)
+        except WRITE_ERRORS as error:
+            remove_leftovers(output_dir)
+            last = last_checkpoint(output_dir)
+            resume = (
+                "there is none before it" if last is None else f"{last} is complete: the same command resumes there"
+            )
+            raise OSError(f"{destination} could not be written ({error}); {resume}") from error
+        finally:
+            self._staging = None
+        self.accelerator.wait_for_everyone()
+
+    def _save_progress(self, folder: Path):
+        """What transformers forgets: the loss since the last line of the log."""
+        progress = {"loss": self._tr_loss.item(), "last_logged": self._globalstep_last_logged}
+        path = folder / f"progress_{self.args.process_index}.json"
+        path.write_text(json.dumps(progress), encoding="utf-8")
+        if self.args.should_save:
+            trainable = {"trainable_only": self.trainable_only, "frozen": self._fingerprint}
+            (folder / TRAINABLE_FILE).write_text(json.dumps(trainable), encoding="utf-8")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As in transformers; without frozen weights in a checkpoint that is to have none, in the final type at the end."""
+        if not hasattr(self.model, "peft_config"):
+            if self._staging is not None and self.trainable_only:
+                state_dict = self.model.state_dict() if state_dict is None else state_dict
+                trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+                state_dict = {name: tensor for name, tensor in state_dict.items() if name in trained}
+            elif self._staging is None and self.final_dtype is not None:
+                state_dict = self.model.state_dict() if state_dict is None else state_dict
+                state_dict = _cast(state_dict, self.final_dtype)
+        super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load weights strictly."""
+        folder = Path(resume_from_checkpoint)
+        if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            set_trainable(
+                self.model, _config(self.model), self.learning_rates
+            )  # peft has let everything of its own learn
+            return
+        stored = json.loads((folder / TRAINABLE_FILE).read_text(encoding="utf-8"))
+        if stored["trainable_only"] and stored["frozen"] != frozen_fingerprint(self.model):
+            raise ValueError(
+                f"{folder} holds trained weights only, and this model's frozen weights are not those it was trained with"
+            )
+        load_weights(self.model, folder, stored["trainable_only"])
+
+
+class _Bookkeeping(TrainerCallback):
+    """Notes the rates that a step is made with, and takes up the loss since the last line of the log from a checkpoint."""
+
+    def __init__(self, trainer: HiComTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        trainer._meter, trainer._steps_metered = Meter(), state.global_step
+        if trainer._resumed_from is None:
+            return
+        path = trainer._resumed_from / f"progress_{args.process_index}.json"
+        if path.is_file():  # not there for a process more than there were
+            progress = json.loads(path.read_text(encoding="utf-8"))
+            trainer._tr_loss += progress["loss"]
+            trainer._globalstep_last_logged = progress["last_logged"]
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        groups = self.trainer.optimizer.param_groups
+        self.trainer._rates = {group["name"]: group["lr"] for group in groups}
+
+
+def add_unseen_image(module: HiComModel, args: tuple, kwargs: dict[str, Any], output):
+    """Forward hook: after a batch of text only, add a black image's visual tokens to the output, times 0."""
+    if not (module.training and torch.is_grad_enabled()) or any(
+        kwargs.get(name) is not None for name in VISUAL_INPUTS
+    ):
+        return output
+    config, hidden = module.config, output.last_hidden_state
+    side, instruction = config.vision_config.image_size, config.instruction_config
+    pixels = torch.zeros(1, 3, side, side, dtype=module.vision_tower.dtype, device=hidden.device)
+    ids = torch.full((1, instruction.max_position_embeddings), instruction.pad_token_id, device=hidden.device)
+    tokens = module.get_image_features(pixels, image_instruction_ids=ids, return_dict=True).pooler_output[0]
+    unseen = 0.0 * tokens.float().mean()
+    return replace(output, last_hidden_state=hidden + unseen.to(hidden.dtype))
+
+
+def _cast(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors in another type; those that were one object (tied weights) stay one, so that they are stored once."""
+    cast: dict[int, torch.Tensor] = {}
+    return {
+        name: cast.setdefault(
+            tensor.data_ptr() or id(tensor), tensor.to(dtype) if tensor.is_floating_point() else tensor
+        )
+        for name, tensor in state_dict.items()
+    }
+
+
+def _config(model: nn.Module):
+    """The model's config, also through peft."""
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).config
