@@ -173,8 +173,8 @@ class HiComProcessor(ProcessorMixin):
             instruction: what conditions the compression: one for all, one per row, or one per video and image in the order
                 of the prompt. Default: the text of each row's last user turn, without options and formatting requests.
             video_num_frames: in place of `videos`, the frames of each: for features that were encoded before.
-            num_frames, fps, start, end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate: which frames; see
-                `HiComVideoProcessor.preprocess`.
+            num_frames, fps, start, end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate: which frames;
+                see `HiComVideoProcessor.preprocess`.
             max_video_tokens: as many frames as fit this many visual tokens per video.
             return_metadata: also return `video_metadata`, one record of what was sampled per video.
             **kwargs: for the tokenizer (return_tensors, padding, truncation, ...); `videos_kwargs` and `text_kwargs` work, too.
