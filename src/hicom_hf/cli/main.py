@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed the help or what is wrong with the arguments
         return stop.code or 0
     try:
+        _load_package()
         code = args.run(args)
         sys.stdout.flush()
         return code
@@ -78,6 +79,13 @@ def build_parser() -> Parser:
         )
         command.set_defaults(run=module.run, parser=command)
     return parser
+
+
+def _load_package() -> None:
+    """Run the package's own `__init__`, which registers HICom with transformers, if `hicom_command` put that off."""
+    package = sys.modules["hicom_hf"]
+    if not hasattr(package, "__version__"):
+        package.__spec__.loader.exec_module(package)
 
 
 def _is_expected(error: Exception) -> bool:
