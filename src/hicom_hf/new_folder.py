@@ -1,0 +1,59 @@
+"""Write a folder completely or not at all: beside its place first, renamed at the end."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_destination(destination: str | Path, overwrite: bool = False) -> None:
+    """Refuse a destination that holds something else; before the work starts, so that no work is lost.
+
+    Raises:
+        FileExistsError: it is a file, or a folder with content without `overwrite`, or with `overwrite` one that is not a
+            model folder (it holds no config.json), so that a slip does not delete a home directory.
+    """
+    path = Path(destination)
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not path.is_dir():
+        raise FileExistsError(f"{destination}: there is a file of this name; choose another destination")
+    if not overwrite:
+        raise FileExistsError(
+            f"{destination}: this folder is not empty; choose another one, or overwrite it (--overwrite)"
+        )
+    if not (path / "config.json").is_file():
+        raise FileExistsError(f"{destination}: this is no model folder (no config.json), so it is not overwritten")
+
+
+@contextmanager
+def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes `destination` when the block ends without an error, and is deleted otherwise.
+
+    A process that is killed leaves `<destination>.incomplete-<process id>` and never a half-written destination.
+
+    Args:
+        destination: where the folder shall be; see `check_destination`.
+        overwrite: replace a model folder that is there.
+
+    Example:
+        >>> with new_folder("my-model") as folder:  # doctest: +SKIP
+        ...     model.save_pretrained(folder)
+    """
+    check_destination(destination, overwrite)
+    path = Path(destination).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    replaced = path.with_name(f"{path.name}.replaced-{os.getpid()}")
+    beside.mkdir()
+    try:
+        yield beside
+        check_destination(destination, overwrite)
+        if path.exists():
+            path.rename(replaced)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
