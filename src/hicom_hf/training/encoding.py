@@ -59,6 +59,10 @@ class ItemEncoder:
             "short_video": short_video,
             "on_decode_error": on_decode_error,
         }
+        if feature_cache is not None and feature_cache.sampling != self.sampling:
+            raise ValueError(
+                f"the feature cache samples frames by {feature_cache.sampling}, the data set by {self.sampling}; they must agree"
+            )
         self.max_length = max_length
         self.feature_cache = feature_cache
 
