@@ -88,7 +88,7 @@ def test_a_distant_frame_is_reached_by_a_seek_and_a_near_one_is_not(tmp_path, mo
     frames, record = read_video(path, FrameSampling(num_frames=2, start=9.1, end=9.3))
     assert numbers_of(frames) == [91 % 12, 92 % 12]
     assert record.indices == [91, 92]
-    assert 2 <= len(fed) <= 4  # from the keyframe at 90, frames that nobody wants may be skipped
+    assert 2 <= len(fed) <= 9  # the encoder puts a keyframe at the jump from white to black, at 84
 
 
 def test_variable_frame_rate_goes_by_presentation_times(tmp_path):

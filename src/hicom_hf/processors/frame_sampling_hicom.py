@@ -13,6 +13,8 @@ from typing import Literal
 DEFAULT_NUM_FRAMES = 32  # paper, section 4.1
 # Seconds. Containers round times (Matroska to 1 ms), so two times closer than this count as the same moment.
 TIME_TOLERANCE = 1e-3
+# Of one request by `fps`: eleven days at 1 per second. More comes from a damaged file with senseless times.
+MAX_INTERVALS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
         Indices into `times`, ascending; with "once" each at most once.
 
     Raises:
-        ValueError: there are no frames, or `start` lies after the end of the video.
+        ValueError: there are no frames, `start` lies after the end of the video, or `fps` asks for a million frames.
 
     Example:
         >>> select_frames([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], FrameSampling(fps=5))
@@ -178,6 +180,11 @@ def _one_per_interval(times: Sequence[float], sampling: FrameSampling, first: in
     start = sampling.start or 0.0
     end = video_end(times) if sampling.end is None else min(sampling.end, video_end(times))
     num_intervals = math.ceil((end - start) * sampling.fps - 0.5 - TIME_TOLERANCE)  # those whose middle is inside
+    if num_intervals > MAX_INTERVALS:
+        raise ValueError(
+            f"fps={sampling.fps:g} over {end - start:.0f} s asks for more than {MAX_INTERVALS} frames; "
+            "give a lower fps, or start and end"
+        )
     if num_intervals < 1:
         return [(first + last) // 2]
     middles = (start + (i + 0.5) / sampling.fps for i in range(num_intervals))

@@ -166,10 +166,10 @@ class StreamReader:
         self._at_start = False
         stream = self._container.streams[self.stream_index]
         if self._linear:
-            yield from self._container.decode(stream)
+            yield from _decode(self._container, stream)
             return
         wanted = {self._index.pts[target] for target in targets}
-        for packet in chain([] if first is None else [first], self._container.demux(stream)):
+        for packet in chain([] if first is None else [first], _demux(self._container, stream)):
             if packet.pts is not None and packet.pts not in self._index.order:
                 continue  # the incomplete last packet of a truncated file
             if self._can_skip:  # what nobody wants and no frame is predicted from need not be decoded
@@ -184,7 +184,7 @@ class StreamReader:
             keyframe = self._index.keyframes[place]
             self._container.seek(keyframe, stream=stream)
             self._at_start = False
-            first = next(self._container.demux(stream), None)
+            first = next(_demux(self._container, stream), None)
             order = self._index.order
             if first is not None and first.pts in order and order[first.pts] <= order[keyframe]:
                 return first
@@ -244,7 +244,7 @@ class StreamReader:
             stream = container.streams[self.stream_index]
             stream.thread_type = "AUTO"
             try:
-                for frame in container.decode(stream):
+                for frame in _decode(container, stream):
                     pts.append(frame.pts)
             except (av.FFmpegError, UnicodeError) as error:
                 self._index.break_reason = self.failure = f"decoding fails: {_reason(error)}"
@@ -294,15 +294,28 @@ class StreamReader:
         return max(streams, key=lambda stream: stream.width * stream.height).index
 
 
+def _demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+    try:
+        yield from container.demux(*streams)
+    except IndexError:  # PyAV's, behind the last packet, if a damaged file seemed to open a new stream on the way
+        return
+
+
+def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    for packet in _demux(container, stream):
+        yield from packet.decode()
+
+
 def _index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> StreamIndex:
     """Walks through all packets without decoding; stops where the file breaks."""
     index, formats = StreamIndex(), container.format.name.split(",")
     if "avi" in formats and stream.codec_context.name in CODECS_WITHOUT_TIMES_IN_AVI:
         return index
+    has_duration = any(name in formats for name in FORMATS_WITH_DURATION)
     shown: dict[int, int] = {}  # pts -> duration
     end, last_is_corrupt, num_packets = 0.0, False, 0
     try:
-        for packet in container.demux():
+        for packet in _demux(container, *(container.streams if has_duration else [stream])):
             if packet.dts is None and packet.pts is None and packet.size == 0:
                 continue  # the request to flush at the end
             if packet.pts is not None:
@@ -327,7 +340,7 @@ def _index_packets(container: av.container.InputContainer, stream: av.VideoStrea
         index.keyframes = [pts for pts in index.keyframes if pts != last_pts]
         index.break_reason = "the last packet is incomplete"
     promised = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
-    if any(name in formats for name in FORMATS_WITH_DURATION) and promised - end > DURATION_TOLERANCE:
+    if has_duration and promised - end > DURATION_TOLERANCE:
         index.break_reason = f"the header promises {promised:.1f} s, the data end at {end:.1f} s"
     if any(name in formats for name in FORMATS_WITH_FRAME_COUNT) and stream.frames > num_packets:
         index.break_reason = f"the header promises {stream.frames} frames, {num_packets} are in the file"

@@ -3,6 +3,7 @@
 Frames are uint8 RGB arrays (height, width, 3).
 """
 
+import http.client
 import io
 import os
 import re
@@ -77,6 +78,8 @@ def open_binary(source: Any) -> BinaryIO:
             f"array or tensor (T, height, width, 3), or a list of images; got {type(source).__name__}"
         )
     if file.seek(0, os.SEEK_END) == 0:
+        if file is not source:
+            file.close()
         raise VideoReadError(f"{name}: the file is empty (0 bytes); was it downloaded or copied completely?")
     file.seek(0)
     return file
@@ -203,23 +206,29 @@ def _rewound(file: Any, name: str) -> BinaryIO:
 
 def _download(url: str) -> BinaryIO:
     file = tempfile.SpooledTemporaryFile(max_size=MAX_SIZE_IN_MEMORY)  # noqa: SIM115  the caller closes it
-    size = 0
     try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
-            promised = response.headers.get("Content-Length")
-            while chunk := response.read(DOWNLOAD_CHUNK_SIZE):
-                size += len(chunk)
-                if size > MAX_DOWNLOAD_SIZE:
-                    raise VideoReadError(
-                        f"{url}: more than {MAX_DOWNLOAD_SIZE} bytes; download it yourself, pass a path"
-                    )
-                file.write(chunk)
+        _fill(file, url)
     except urllib.error.HTTPError as error:
+        file.close()
+        error.close()
         raise VideoReadError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
-    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors; ValueError: a malformed address
-        if isinstance(error, VideoReadError):
-            raise
+    except VideoReadError:
+        file.close()
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a malformed address
+        file.close()
         raise VideoReadError(f"{url}: the download failed ({error}); check the address and the network") from error
+    return file
+
+
+def _fill(file: BinaryIO, url: str) -> None:
+    size = 0
+    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
+        promised = response.headers.get("Content-Length")
+        while chunk := response.read(DOWNLOAD_CHUNK_SIZE):
+            size += len(chunk)
+            if size > MAX_DOWNLOAD_SIZE:
+                raise VideoReadError(f"{url}: more than {MAX_DOWNLOAD_SIZE} bytes; download it and pass a path")
+            file.write(chunk)
     if promised is not None and size < int(promised):
         raise VideoReadError(f"{url}: the download stopped after {size} of {promised} bytes; try again")
-    return file
