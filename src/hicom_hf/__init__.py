@@ -12,9 +12,11 @@ from transformers import (
     AutoProcessor,
 )
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel, HiComVideoFeatures
+from .pipelines.video_text_to_text import VideoTextToTextPipeline
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_processing_hicom import HiComVideoProcessor
 
@@ -27,6 +29,7 @@ __all__ = [
     "HiComProcessor",
     "HiComVideoFeatures",
     "HiComVideoProcessor",
+    "VideoTextToTextPipeline",
 ]
 
 AutoConfig.register("hicom", HiComConfig, exist_ok=True)
@@ -34,6 +37,11 @@ for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText,
     auto_class.register(HiComConfig, HiComForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(HiComConfig, HiComProcessor, exist_ok=True)
 AutoVideoProcessor.register(HiComConfig, HiComVideoProcessor, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(
+    "video-text-to-text", VideoTextToTextPipeline, pt_model=AutoModelForImageTextToText, type="multimodal"
+)
+# The package's pipeline serves the task; for a config that names the folder's copy, transformers would ask to trust it.
+HiComConfig.has_own_pipeline = True
 
 # So that save_pretrained copies the code into the folder of the weights.
 HiComConfig.register_for_auto_class()

@@ -209,7 +209,13 @@ class HiComConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     untrained_parts: list[str] | tuple[str, ...] = ()
 
+    # Set by the package, which registers its own pipeline: a folder's copy is then not asked for, as with models, where the
+    # package's class goes before remote code. Without the package the entry in config.json finds the copy.
+    has_own_pipeline = False
+
     def __post_init__(self, **kwargs):
+        if self.has_own_pipeline:
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         # transformers reads the flag at the top, decoders keep it in their own config.
         self.tie_word_embeddings = self.tie_word_embeddings or bool(

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
 from .configuration_hicom import HiComConfig
-from .saving_hicom import write_hub_files
+from .saving_hicom import HubFolderMixin
 from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks
 
 # Parts that quantization leaves alone: they are small beside the LLM, and everything the LLM sees goes through them.
@@ -369,7 +369,7 @@ class HiComModel(HiComPreTrainedModel):
         )
 
 
-class HiComForConditionalGeneration(HiComPreTrainedModel, GenerationMixin):
+class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, GenerationMixin):
     """HICom: an LLM that answers about videos and images through instruction-conditioned visual tokens.
 
     Example:
@@ -516,11 +516,6 @@ class HiComForConditionalGeneration(HiComPreTrainedModel, GenerationMixin):
         if quantization_config is not None:
             quantization_config = spare_from_quantization(quantization_config)
         return super().from_pretrained(*args, quantization_config=quantization_config, **kwargs)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; the folder also gets the code, so that it loads without `hicom_hf` installed."""
-        write_hub_files(self, save_directory)
-        super().save_pretrained(save_directory, **kwargs)
 
 
 def spare_from_quantization(quantization_config):

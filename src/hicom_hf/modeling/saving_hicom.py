@@ -1,9 +1,19 @@
-"""What a saved folder needs besides weights, so that it loads without `hicom_hf` installed: names, code, pipeline."""
+"""What a folder needs besides weights, so that it loads without `hicom_hf` installed: names, code, pipeline, card; uploads.
+
+transformers copies the code of a model itself. It does not know of several Auto classes, keep a pipeline's file, or fill in a
+model card.
+"""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from transformers.utils import cached_file, logging
+
+from .model_card_hicom import CARD_FILE, is_replaceable, write_model_card
 
 logger = logging.get_logger(__name__)
 
@@ -29,31 +39,143 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
+MAX_SHARD_SIZE = "5GB"  # our choice: the Hub's own advice is to stay below 20 GB a file
 
 
-def write_hub_files(model, save_directory) -> None:
-    """Name the remote code in the model's config and copy the pipeline; transformers copies the model code itself."""
-    folder = Path(save_directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.config.auto_map = dict(AUTO_MAP)
-    pipeline = _pipeline_file(model)
-    if pipeline is None:
+class HubFolderMixin:
+    """`save_pretrained` and `push_to_hub` that make self-contained folders, for the model that generates."""
+
+    def save_pretrained(self, save_directory, *, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
+        """As in transformers; the folder also gets the code, the pipeline and a model card.
+
+        The card is README.md, filled in from the config. A README.md that is there already is replaced only if this method
+        wrote it and nobody has edited it since.
+        """
+        folder = Path(save_directory)
+        hub_arguments = {
+            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "create_pr", "private") if name in kwargs
+        }
+        with _named_code(self):
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if not is_main_process or _saves_adapters_only(self) or not folder.is_dir():
+            return
+        copy_pipeline(self, folder)
+        write_model_card(self, folder)
+        if push_to_hub:
+            hub_arguments.setdefault("repo_id", folder.resolve().name)
+            upload(folder, token=kwargs.get("token"), **hub_arguments)
+
+    def push_to_hub(self, repo_id: str, *, processor=None, max_shard_size: int | str = MAX_SHARD_SIZE, **kwargs):
+        """Upload the model, with code, pipeline and model card, in one commit.
+
+        A model card in the repo is replaced only if it was written here or by transformers and nobody has edited it since.
+
+        Args:
+            repo_id: made if it does not exist.
+            processor: uploaded in the same commit.
+            max_shard_size: of the files with the weights.
+            **kwargs: commit_message, commit_description, private, token, revision, create_pr, tags.
+
+        Returns:
+            What huggingface_hub says about the commit.
+        """
+        tags = kwargs.pop("tags", None)
+        with TemporaryDirectory() as directory:
+            folder = Path(directory)
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            write_model_card(self, folder, name=repo_id, tags=[tags] if isinstance(tags, str) else tags or ())
+            return upload(folder, repo_id, **kwargs)
+
+
+def copy_pipeline(model, folder: Path) -> None:
+    """Copy the pipeline's file, which transformers does not count to the model's code."""
+    source = _pipeline_file(model, folder)
+    if source is None:
         logger.warning(
-            f"{PIPELINE_FILE} was not found beside the model's code: {folder} is saved without its pipeline"
+            f"{PIPELINE_FILE} was found neither beside the model's code nor in {model.config.name_or_path!r}, from where the "
+            f"model was loaded: until it is copied into {folder}, pipeline() does not work without hicom_hf installed"
         )
-        model.config.custom_pipelines = {}
         return
-    model.config.custom_pipelines = {name: dict(entry) for name, entry in CUSTOM_PIPELINES.items()}
-    if pipeline.resolve() != (folder / PIPELINE_FILE).resolve():
-        shutil.copyfile(pipeline, folder / PIPELINE_FILE)
+    if source.resolve() != (folder / PIPELINE_FILE).resolve():
+        shutil.copyfile(source, folder / PIPELINE_FILE)
 
 
-def _pipeline_file(model) -> Path | None:
-    """The pipeline's source: in the package, beside this file (remote code), or in the folder or repo of the weights."""
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+):
+    """Upload a folder in one commit, except for a card that somebody wrote on the Hub."""
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not revision.startswith("refs/pr"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    keeps_card = not _card_is_replaceable(api, repo_id, revision)
+    if keeps_card:
+        logger.warning(f"{repo_id}: the model card there was written by hand and stays as it is")
+    return api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message or "Upload HICom model",
+        commit_description=commit_description,
+        revision=revision,
+        create_pr=create_pr,
+        ignore_patterns=[CARD_FILE] if keeps_card else None,
+    )
+
+
+def _card_is_replaceable(api: HfApi, repo_id: str, revision: str | None) -> bool:
+    try:
+        path = api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
+    except (EntryNotFoundError, RevisionNotFoundError):  # no card, or an empty repo
+        return True
+    return is_replaceable(Path(path).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _named_code(model):
+    """Name the remote code in the model's config while it is written.
+
+    The entry for the pipeline is taken out again where it was not, as `HiComConfig` does when it is loaded.
+    """
+    config = model.config
+    had_pipelines = "custom_pipelines" in vars(config)
+    config.auto_map = dict(AUTO_MAP)
+    config.custom_pipelines = {name: dict(entry) for name, entry in CUSTOM_PIPELINES.items()}
+    try:
+        yield
+    finally:
+        if not had_pipelines:
+            del config.custom_pipelines
+
+
+def _saves_adapters_only(model) -> bool:
+    return getattr(model, "_hf_peft_config_loaded", False)  # set by transformers when it loads an adapter
+
+
+def _pipeline_file(model, folder: Path) -> Path | None:
+    """The pipeline's source: in the package, beside this file (remote code), where the weights came from, or in place."""
     here = Path(__file__).parent
     for candidate in (here.parent / "pipelines" / PIPELINE_FILE, here / PIPELINE_FILE):
         if candidate.is_file():
             return candidate
     source = model.config.name_or_path
-    found = cached_file(source, PIPELINE_FILE, _raise_exceptions_for_missing_entries=False) if source else None
-    return Path(found) if found else None
+    if source:
+        quietly = {f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors")}
+        revision = getattr(model.config, "_commit_hash", None)
+        try:
+            found = cached_file(source, PIPELINE_FILE, revision=revision, **quietly)
+        except OSError:  # the folder is no longer there, and there is no such repo
+            found = None
+        if found is not None:
+            return Path(found)
+    in_place = folder / PIPELINE_FILE
+    return in_place if in_place.is_file() else None

@@ -1,0 +1,5 @@
+"""Model and processor together: one folder, one commit on the Hub."""
+
+from .folders import push_to_hub, save_hub_folder
+
+__all__ = ["push_to_hub", "save_hub_folder"]

@@ -1,0 +1,431 @@
+"""The pipeline "video-text-to-text": videos and questions go in, answers come out.
+
+Once per video: read it, encode it. Once per question: compress, generate. Letters: B rows, T frames of one video.
+"""
+
+import shutil
+from collections.abc import Sized
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoProcessor, GenerationConfig
+from transformers.pipelines.base import Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.utils import cached_file, logging
+
+logger = logging.get_logger(__name__)
+
+# Which frames are taken; see `HiComProcessor.__call__`.
+SAMPLING_KEYS = (
+    "num_frames",
+    "fps",
+    "start",
+    "end",
+    "max_frames",
+    "max_video_tokens",
+    "short_video",
+    "on_decode_error",
+    "do_sample_frames",
+)
+PREPROCESS_KEYS = (*SAMPLING_KEYS, "question", "instruction", "system", "continue_final_message", "processor_kwargs")
+POSTPROCESS_KEYS = ("return_full_text", "return_tensors", "return_metadata", "skip_special_tokens")
+# Arguments of `generate` beside the fields of its config.
+GENERATE_ARGUMENTS = {
+    "assistant_model",
+    "generation_config",
+    "logits_processor",
+    "prefix_allowed_tokens_fn",
+    "stopping_criteria",
+    "streamer",
+    "tokenizer",
+}
+GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+VISUAL_KEYS, QUESTION_KEYS = ("video", "image"), ("text", "question")
+PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
+MAX_NEW_TOKENS = 256  # our choice: an answer of a paragraph
+
+
+@dataclass
+class Request:
+    """One prompt on its way through the pipeline.
+
+    Attributes:
+        chat: messages.
+        instruction: in place of the words of the last user turn.
+        features: of the chat's only video, encoded before; the chat then names no source.
+        num_frames: T of that video.
+        continues: the answer goes on with the chat's last message.
+        metadata: what was sampled from each video.
+    """
+
+    chat: list[dict]
+    instruction: str | None = None
+    features: dict[str, torch.Tensor] | None = None
+    num_frames: int | None = None
+    continues: bool = False
+    metadata: list = field(default_factory=list)
+
+
+class VideoTextToTextPipeline(Pipeline):
+    """Answers questions about videos and images.
+
+    What it takes:
+        * a video and a question: `pipe("cat.mp4", text="What does the cat do?")`. A video is whatever the processor reads: a
+          path, a URL, bytes, a folder of frames, a GIF, an array (T, height, width, 3), a list of PIL images; also an image;
+        * a dictionary: `pipe({"video": "cat.mp4", "text": "Who is it?"})`, with "image" in place of "video" for an image,
+          "question" as another name of "text", and "instruction" for other words to compress the video by;
+        * a chat, which may hold several videos and images: `pipe([{"role": "user", "content": [...]}])`;
+        * a list of any of these, with one question for all or one each: a list of answers comes back, `batch_size` at a time;
+        * a video and a list of questions: the video is read and encoded once, and a list of answers comes back;
+        * a generator or a data set of any of these: answers come as they are made.
+
+    What it returns: per input a list of `{"generated_text": ...}`, one for each of `num_return_sequences`.
+
+    Args of a call, or of `pipeline(...)` for all calls:
+        num_frames, fps, start, end, max_frames, max_video_tokens, short_video, on_decode_error, do_sample_frames: which
+            frames are taken; seconds for start and end. See `HiComProcessor`.
+        instruction: words to compress all videos by; default: those of the question.
+        system: system prompt for chats that have none; default: that of the chat template.
+        continue_final_message: go on with the last message; default: if it is the assistant's.
+        max_new_tokens: where an answer is cut, default 256. All other arguments of `generate` may be given, too, directly or
+            in `generate_kwargs`; `streamer=` streams.
+        return_full_text: return the chat, continued by the answer, as "generated_text"; default: the answer alone.
+        return_tensors: return the token ids of the answer as "generated_token_ids" in place of its text.
+        return_metadata: also return what was sampled, one dictionary per video, as "video_metadata".
+        batch_size: prompts that are answered together, default 1.
+
+    Raises:
+        ValueError: a question is empty or missing, numbers of videos and questions differ, or the model has no processor.
+        TypeError: for an argument that nobody knows.
+
+    Example:
+        >>> from transformers import pipeline
+        >>> pipe = pipeline("video-text-to-text", model="hicom-7b", trust_remote_code=True)  # doctest: +SKIP
+        >>> pipe("cat.mp4", text="What does the cat do?", num_frames=32)  # doctest: +SKIP
+        [{'generated_text': 'It sleeps.'}]
+    """
+
+    # None: transformers goes on without a processor where it cannot load one, so that the error can be ours.
+    _load_processor = None
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS)
+
+    def __init__(self, model, *args, processor=None, **kwargs):
+        super().__init__(model, *args, processor=processor or load_processor(model), **kwargs)
+        untrained = self.model.config.untrained_parts
+        if untrained:
+            logger.warning(
+                f"this model has random, untrained weights ({', '.join(untrained)}): the words of its answers mean nothing"
+            )
+
+    def __call__(self, inputs=None, text=None, question=None, **kwargs):
+        """Answer; see the class for what may be given and what comes back."""
+        question = _only_one(text, question)
+        if inputs is None:  # transformers' own pipelines take a chat as `text`
+            inputs, question = question, None
+        if inputs is None or (isinstance(inputs, (str, bytes)) and not inputs):
+            raise ValueError("give a video and a question, a chat, or a list of them")
+        if isinstance(inputs, (GeneratorType, Dataset)):
+            if isinstance(question, (list, tuple)):
+                raise ValueError("a stream of inputs takes one question for all, or each brings its own")
+            return super().__call__(inputs, question=question, **kwargs)
+        if isinstance(inputs, (list, tuple)) and not _is_chat(inputs) and not _is_video(inputs):
+            questions = question if isinstance(question, (list, tuple)) else [question] * len(inputs)
+            if len(questions) != len(inputs):
+                raise ValueError(
+                    f"got {len(inputs)} videos and {len(questions)} questions; give one question, or as many"
+                )
+            requests = [as_request(item, text) for item, text in zip(inputs, questions, strict=True)]
+            return super().__call__(requests, **kwargs) if requests else []
+        source, questions = _split_questions(inputs, question)
+        if questions is None:
+            return super().__call__(as_request(inputs, question), **kwargs)
+        return super().__call__(self._about_one_video(source, questions, kwargs), **kwargs) if questions else []
+
+    def _about_one_video(self, source: Any, questions: list[str], kwargs: dict) -> list[Request]:
+        """Read and encode a video once, for several questions about it."""
+        requests = [as_request(source, question) for question in questions]  # before the work: questions may be wrong
+        if requests[0].chat[-1]["content"][0]["type"] == "image":
+            return requests  # one frame: not worth it
+        params = {**self._preprocess_params, **self._sanitize_parameters(**_without_base_arguments(kwargs))[0]}
+        sampling = {**(params.get("processor_kwargs") or {}), **{k: params[k] for k in SAMPLING_KEYS if k in params}}
+        video = requests[0].chat[-1]["content"][0]["video"]
+        encoded = self.processor(videos=[video], **{**sampling, "return_metadata": True})
+        with self.device_placement():
+            features = self.model.encode_videos(encoded["pixel_values_videos"], encoded["video_num_frames"])
+        for request in requests:
+            request.chat[-1]["content"][0] = {"type": "video"}
+            request.features = {name: value for name, value in features.items() if value is not None}
+            request.num_frames = int(encoded["video_num_frames"][0])
+            request.metadata = encoded["video_metadata"]
+        return requests
+
+    def _sanitize_parameters(self, **kwargs):
+        generate = dict(kwargs.pop("generate_kwargs", None) or {})
+        preprocess, postprocess, direct = (
+            {key: kwargs.pop(key) for key in list(kwargs) if key in known}
+            for known in (PREPROCESS_KEYS, POSTPROCESS_KEYS, GENERATE_KEYS)
+        )
+        twice = sorted(set(generate) & set(direct))
+        if twice:
+            raise ValueError(f"{', '.join(twice)} was given twice, directly and in generate_kwargs; give it once")
+        if kwargs:
+            raise TypeError(
+                f"the video-text-to-text pipeline has no argument {', '.join(map(repr, sorted(kwargs)))}; it takes "
+                f"{', '.join((*PREPROCESS_KEYS, *POSTPROCESS_KEYS))}, batch_size, generate_kwargs and the arguments of generate"
+            )
+        generate.update(direct)
+        return preprocess, generate, postprocess
+
+    # From a request to tokens, and back ------------------------------------------------------------------------------
+
+    def preprocess(
+        self,
+        inputs,
+        question: str | None = None,
+        instruction: str | None = None,
+        system: str | None = None,
+        continue_final_message: bool | None = None,
+        processor_kwargs: dict | None = None,
+        **sampling,
+    ) -> dict[str, Any]:
+        """Read the videos of one request and tokenize its chat."""
+        request = inputs if isinstance(inputs, Request) else as_request(inputs, question)
+        chat = list(request.chat)
+        if system is not None and chat[0]["role"] != "system":
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        continues = chat[-1]["role"] == "assistant" if continue_final_message is None else continue_final_message
+        arguments = {**(processor_kwargs or {}), **sampling, "return_metadata": True}
+        if request.instruction is not None or instruction is not None:
+            arguments["instruction"] = instruction if request.instruction is None else request.instruction
+        if request.features is not None:
+            arguments["video_num_frames"] = [request.num_frames]
+        tensors = self.processor.apply_chat_template(
+            chat,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            sanitize_control_tokens=True,  # what a question holds of special tokens is plain text
+            **arguments,
+        )
+        model_inputs = dict(tensors)
+        metadata = request.metadata or model_inputs.pop("video_metadata", [])
+        if request.features is not None:
+            model_inputs["video_features"] = request.features
+        return {**model_inputs, "request": Request(chat, continues=continues, metadata=metadata)}
+
+    def _forward(self, model_inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:
+        model_inputs = dict(model_inputs)
+        request = model_inputs.pop("request")
+        arguments = self._prepare_generate_kwargs(generate_kwargs)
+        if arguments.get("stop_strings") is not None:
+            arguments.setdefault("tokenizer", self.processor.tokenizer)
+        output = self.model.generate(**model_inputs, **arguments)
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        num_rows, prompt_length = model_inputs["input_ids"].shape
+        answers = sequences[:, prompt_length:].unflatten(0, (num_rows, -1))  # (B, return sequences, new tokens)
+        return {"generated_ids": answers, "request": request}
+
+    def postprocess(
+        self,
+        model_outputs: dict[str, Any],
+        return_full_text: bool = False,
+        return_tensors: bool = False,
+        return_metadata: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> list[dict[str, Any]]:
+        request, records = model_outputs["request"], []
+        for ids in model_outputs["generated_ids"][0]:
+            record = {}
+            if return_tensors:
+                record["generated_token_ids"] = ids
+            else:
+                text = self.processor.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+                text = text if request.continues else text.strip()
+                record["generated_text"] = _continued(request, text) if return_full_text else text
+            if return_metadata:
+                record["video_metadata"] = [sampled.to_dict() for sampled in request.metadata]
+            records.append(record)
+        return records
+
+    def get_iterator(
+        self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
+    ):
+        """As in transformers, whose own batches would hold the first frame of each video only."""
+        kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
+        requests = kind(inputs, self.preprocess, preprocess_params)
+        tokenizer = self.processor.tokenizer
+        collate = _single if batch_size == 1 else partial(collate_requests, pad_token_id=tokenizer.pad_token_id)
+        loader = DataLoader(requests, num_workers=num_workers, batch_size=batch_size, collate_fn=collate)
+        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+    # Saving ------------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save model, processor and all code into one folder that loads without `hicom_hf` installed."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        code = Path(__file__)
+        if code.resolve() != (folder / code.name).resolve():
+            shutil.copyfile(code, folder / code.name)
+        self.model.save_pretrained(folder, **kwargs)
+        self.processor.save_pretrained(folder)
+
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """Upload model, processor and all code in one commit; arguments as for the model's `push_to_hub`."""
+        return self.model.push_to_hub(repo_id, processor=self.processor, **kwargs)
+
+
+def load_processor(model):
+    """The processor beside a model's weights.
+
+    Raises:
+        ValueError: there is none, or it cannot be loaded; names the folder and the remedy.
+    """
+    source = model.config.name_or_path
+    remedy = f"save it there with processor.save_pretrained({source!r}), or pass processor= to pipeline()"
+    if not source:
+        raise ValueError("the pipeline needs a processor, and this model comes from no folder; pass processor=")
+    options = {"revision": getattr(model.config, "_commit_hash", None)}
+    quietly = {
+        f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors", "gated_repo")
+    }
+    if cached_file(source, "processor_config.json", **options, **quietly) is None:
+        raise ValueError(
+            f"{source}: the model has no processor beside it (processor_config.json is missing); {remedy}"
+        )
+    # The processor's code is trusted if the model's code was.
+    trusted = type(model).__module__.startswith("transformers_modules.")
+    try:
+        return AutoProcessor.from_pretrained(source, trust_remote_code=trusted, **options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise ValueError(f"{source}: the processor cannot be loaded: {error}; {remedy}") from error
+
+
+def as_request(item: Any, question: str | None = None) -> Request:
+    """A chat, a dictionary, or a video with its question, as a request.
+
+    Raises:
+        ValueError: if the question is missing or empty, or fields are unknown.
+    """
+    chat = getattr(item, "messages", item)  # transformers wraps chats
+    if isinstance(chat, dict) and "role" in chat:
+        chat = [chat]
+    if _is_chat(chat):
+        if question is not None:
+            raise ValueError("a chat holds its question; give no other (text, question) beside it")
+        _check_question(_last_user_text(chat))
+        return Request(list(chat))
+    fields = item if isinstance(item, dict) else {"video": item}
+    unknown = sorted(set(fields) - {*VISUAL_KEYS, *QUESTION_KEYS, "instruction"})
+    visuals = [(kind, fields[kind]) for kind in VISUAL_KEYS if fields.get(kind) is not None]
+    if unknown or len(visuals) > 1:
+        raise ValueError(
+            f"an input has one of 'video' and 'image', a question ('text' or 'question') and perhaps an 'instruction'; got the "
+            f"fields {sorted(fields)}. Several videos and images in one question are given as a chat"
+        )
+    own_question = _only_one(*(fields.get(key) for key in QUESTION_KEYS))
+    question = question if own_question is None else own_question
+    _check_question(question)
+    content = [*({"type": kind, kind: source} for kind, source in visuals), {"type": "text", "text": question}]
+    return Request([{"role": "user", "content": content}], instruction=fields.get("instruction"))
+
+
+def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> dict[str, Any]:
+    """One batch of several preprocessed requests: prompts padded on the left, everything visual packed in their order.
+
+    Raises:
+        ValueError: if the tokenizer has no padding token.
+    """
+    if pad_token_id is None:
+        raise ValueError("batch_size above 1 needs a padding token; set processor.tokenizer.pad_token")
+    length = max(item["input_ids"].shape[1] for item in items)
+    batch = {"request": [item["request"] for item in items]}
+    for key in dict.fromkeys(key for item in items for key in item if key != "request"):
+        values = [item[key] for item in items if key in item]
+        if key in PADDED_KEYS:
+            filler = pad_token_id if key == "input_ids" else 0
+            padded = [torch.nn.functional.pad(value, (length - value.shape[1], 0), value=filler) for value in values]
+            batch[key] = torch.cat(padded)
+        elif isinstance(values[0], dict):  # encoded features
+            batch[key] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
+        else:
+            batch[key] = torch.cat(values)
+    return batch
+
+
+def _single(items: list) -> Any:
+    return items[0]
+
+
+def _only_one(text: Any, question: Any) -> Any:
+    if text is not None and question is not None:
+        raise ValueError("text and question mean the same; give one of them")
+    return question if text is None else text
+
+
+def _split_questions(inputs: Any, question: Any) -> tuple[Any, list[str] | None]:
+    """A video with several questions as the two of them; None for the questions of anything else."""
+    if isinstance(inputs, dict) and "role" not in inputs:
+        own = _only_one(*(inputs.get(key) for key in QUESTION_KEYS))
+        question = question if own is None else own
+        inputs = {key: value for key, value in inputs.items() if key not in QUESTION_KEYS}
+    return (inputs, list(question)) if isinstance(question, (list, tuple)) else (inputs, None)
+
+
+def _without_base_arguments(kwargs: dict) -> dict:
+    return {key: value for key, value in kwargs.items() if key not in ("batch_size", "num_workers")}
+
+
+def _is_chat(item: Any) -> bool:
+    return isinstance(item, (list, tuple)) and bool(item) and isinstance(item[0], dict) and "role" in item[0]
+
+
+def _is_video(item: list | tuple) -> bool:
+    """Whether a list is one video, given as frames: PIL images, or arrays of three axes."""
+    return bool(item) and all(
+        isinstance(frame, Image.Image) or (isinstance(frame, (np.ndarray, torch.Tensor)) and frame.ndim == 3)
+        for frame in item
+    )
+
+
+def _last_user_text(chat: list[dict]) -> str:
+    content = next((message["content"] for message in reversed(chat) if message["role"] == "user"), "")
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+def _check_question(question: Any) -> None:
+    if question is None:
+        raise ValueError("the question is missing; give it as text=..., or a chat that ends in it")
+    if not isinstance(question, str):
+        raise TypeError(f"a question must be a string, got {type(question).__name__}")
+    if not question.strip():
+        raise ValueError("the question is empty; HICom compresses a video on the condition of what is asked")
+
+
+def _continued(request: Request, answer: str) -> list[dict]:
+    """The chat with the answer as its end."""
+    if not request.continues:
+        return [*request.chat, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    *before, last = request.chat
+    content = last["content"]
+    if isinstance(content, str):
+        return [*before, {**last, "content": content + answer}]
+    *parts, final = content
+    return [*before, {**last, "content": [*parts, {**final, "text": final["text"] + answer}]}]
