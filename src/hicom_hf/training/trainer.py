@@ -21,7 +21,6 @@ from .checkpoints import (
     is_complete,
     last_checkpoint,
     load_weights,
-    remove_folder,
     remove_leftovers,
     remove_old_checkpoints,
 )

@@ -1,0 +1,101 @@
+"""Small real runs for the tests of training: videos and JSON on disk, a tiny model's folder, recipes that use them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from video_files import write_video
+
+from hicom_hf.tiny import tiny_model, tiny_processor
+from hicom_hf.training.recipes import Recipe, recipe_from_dict
+
+COLOURS = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230), "white": (235, 235, 235)}
+# Every answer depends on the video and on the question.
+QUESTIONS = {"What colour is it?": "{colour}.", "Which letter?": "letter {letter}"}
+RATES = {
+    "alignment": {"compressor": 1e-3},
+    "conditional_pretraining": {"compressor": 1e-4, "injection": 1e-3},
+    "instruction_tuning": {"compressor": 1e-3, "injection": 1e-3, "language_model": 1e-3},
+}
+
+
+def write_data(folder: Path, with_text: bool = True) -> Path:
+    """Four videos, two questions about each, an image and (if asked for) two dialogues without either, as train.json."""
+    from PIL import Image
+
+    records = []
+    for letter, (colour, rgb) in zip("abcd", COLOURS.items(), strict=True):
+        frames = np.broadcast_to(np.array(rgb, dtype=np.uint8), (6, 48, 48, 3))
+        write_video(folder / f"{colour}.mp4", 6, frames=frames)
+        for question, answer in QUESTIONS.items():
+            turns = [("human", f"<video>\n{question}"), ("gpt", answer.format(colour=colour, letter=letter))]
+            records.append({"video": f"{colour}.mp4", "conversations": [{"from": w, "value": t} for w, t in turns]})
+    if with_text:
+        Image.new("RGB", (40, 30), (10, 200, 100)).save(folder / "leaf.png")
+        turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A leaf."}]
+        records.append({"image": "leaf.png", "conversations": turns})
+        for word in ("one", "two"):
+            turns = [{"from": "human", "value": f"Say {word}."}, {"from": "gpt", "value": f"{word}!"}]
+            records.append({"conversations": turns})
+    path = folder / "train.json"
+    path.write_text(json.dumps([{"id": number, **record} for number, record in enumerate(records)]))
+    return path
+
+
+def write_model(folder: Path, **compressor) -> Path:
+    """A tiny model and its processor as one folder."""
+    model = tiny_model(**compressor)
+    model.save_pretrained(folder)
+    tiny_processor(model.config).save_pretrained(folder)
+    return folder
+
+
+def recipe_values(stage: str, model: Path, data: Path, output_dir: Path, **changes) -> dict:
+    """A recipe for the CPU, as plain values; `changes` replace values, nested ones key by key."""
+    values = {
+        "stage": stage,
+        "model": str(model),
+        "output_dir": str(output_dir),
+        "data": {"files": [str(data)], "num_frames": 4, "num_workers": 0, "per_turn": stage != "alignment"},
+        "learning_rates": RATES[stage],
+        "batch_size": 4,
+        "batch_size_per_device": 2,
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+        "cpu": True,
+        "logging": {"every": 1, "progress_bar": False},
+        "checkpoints": {"every": 1000},
+    }
+    for key, value in changes.items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) and key in values else value
+    return values
+
+
+def recipe(*args, **changes) -> Recipe:
+    return recipe_from_dict(recipe_values(*args, **changes))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    from hicom_hf.training.checkpoints import read_weights
+
+    return read_weights(Path(folder))
+
+
+def losses_of(output_dir: Path) -> list[tuple[int, float]]:
+    """Steps and losses in the newest checkpoint's log."""
+    from hicom_hf.training.checkpoints import last_checkpoint
+
+    state = json.loads((last_checkpoint(output_dir) / "trainer_state.json").read_text())
+    return [(entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry]
+
+
+def start(arguments: list[str], **kwargs) -> subprocess.Popen:
+    """A Python process with one thread, its output captured."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), **kwargs}
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
