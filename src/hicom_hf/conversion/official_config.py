@@ -2,7 +2,7 @@
 
 from ..modeling.compressor_hicom import HiComCompressor
 from .names import PROJECTOR_RULES
-from .projector_string import ProjectorPlan, parse_projector_string
+from .projector_string import ProjectorPlan, UnreleasedOptionError, parse_projector_string
 from .tensor_matching import match_tensors
 
 NOT_BUILT = "is an unreleased experiment that hicom_hf does not build"
@@ -18,17 +18,17 @@ def projector_plan(config: dict) -> ProjectorPlan:
         The compressor's config, in words, and notes.
 
     Raises:
-        ValueError: for an option that is not understood or not built, by name.
+        ValueError: for an option that is not understood; `UnreleasedOptionError` for one that is not built, by name.
     """
     if "mm_projector_type" not in config:
         raise ValueError(
             "the config has no mm_projector_type: it is not the config.json of an official HICom checkpoint"
         )
     if config.get("use_clip_scale"):
-        raise ValueError(f"logit scale (use_clip_scale={config['use_clip_scale']!r}) {NOT_BUILT}")
+        raise UnreleasedOptionError(f"logit scale (use_clip_scale={config['use_clip_scale']!r}) {NOT_BUILT}")
     text_width = config.get("text_dim")
     if text_width is not None and text_width != config.get("mm_hidden_size", text_width):
-        raise ValueError(
+        raise UnreleasedOptionError(
             f"another text width (text_dim={text_width}, mm_hidden_size={config['mm_hidden_size']}) {NOT_BUILT}"
         )
     _check_layout(config)
@@ -39,7 +39,7 @@ def _check_layout(config: dict) -> None:
     """Only plain flattening of the visual tokens is built: no newline tokens, no any-resolution layouts."""
     aspect = config.get("image_aspect_ratio")
     if aspect not in (None, "pad", "square"):
-        raise ValueError(
+        raise UnreleasedOptionError(
             f"any-resolution layouts (image_aspect_ratio={aspect!r}) {NOT_BUILT}; known are pad and square"
         )
     merge = config.get("mm_patch_merge_type") or "flat"
@@ -47,7 +47,7 @@ def _check_layout(config: dict) -> None:
         raise ValueError(f"mm_patch_merge_type is {merge!r}; expected 'flat' or 'spatial_unpad'")
     newline = config.get("mm_newline_position") or "one_token"  # the official default for a missing key
     if merge != "flat" and newline != "no_token":
-        raise ValueError(
+        raise UnreleasedOptionError(
             f"newline tokens (mm_patch_merge_type={merge!r} with mm_newline_position={newline!r}) {NOT_BUILT}; expected "
             "mm_newline_position='no_token' or mm_patch_merge_type='flat'"
         )

@@ -19,6 +19,10 @@ SYNTAX = (
 )
 
 
+class UnreleasedOptionError(ValueError):
+    """An official option that no released script uses and that hicom_hf does not build."""
+
+
 @dataclass(frozen=True)
 class ProjectorPlan:
     """What an option string builds.
@@ -55,7 +59,7 @@ def parse_projector_string(text: str, use_guide: str | None) -> ProjectorPlan:
         The compressor's config under `formulation="release"`, and what it is in words.
 
     Raises:
-        ValueError: for a part that is not understood, or an unreleased experiment, by name.
+        ValueError: for a part that is not understood; `UnreleasedOptionError` for an unreleased experiment, by name.
 
     Source: official release, projector builder.
 
@@ -131,7 +135,7 @@ def _parse_part(text: str, name: str, rest: str) -> _Part:
         raise ValueError(f"mm_projector_type {text!r} says the same thing twice in its {name} part")
     for letter in "qg":
         if letter in adapters:
-            raise ValueError(
+            raise UnreleasedOptionError(
                 f"mm_projector_type {text!r} asks for {ADAPTED[letter]}, an unreleased experiment that hicom_hf does not "
                 "build; if the checkpoint holds no such tensors, remove the letter from the string in its config.json"
             )

@@ -1,0 +1,196 @@
+"""What a source folder is: a whole checkpoint, a projector of stages 1 and 2, or a LoRA run; and where its tensors lie."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from .adapter_merging import AdapterMerger, strip_base
+from .checkpoint_reading import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    NON_LORA_FILE,
+    PROJECTOR_FILE,
+    StoredTensor,
+    TensorReader,
+    list_tensors,
+    local_folder,
+    weight_files,
+)
+from .names import our_name
+
+NATIVE = "hicom"
+VISION_PREFIX, TEXT_PREFIX = "model.vision_tower.", "model.instruction_encoder."
+
+
+@dataclass
+class OfficialSource:
+    """An official checkpoint with everything that it refers to, nothing read yet.
+
+    Attributes:
+        folder: of the checkpoint.
+        kind: "whole", "projector" or "LoRA".
+        config: its config.json.
+        tower: folder of the SigLIP.
+        language_model: folder of the base LLM, None for a whole checkpoint.
+        tensors: official name -> stored tensor; of several files with the same tensor, the trained one.
+        merger: of a LoRA run.
+        notes: for the user.
+    """
+
+    folder: Path
+    kind: str
+    config: dict
+    tower: Path
+    language_model: Path | None
+    reader: TensorReader
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    merger: AdapterMerger | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def largest_file(self) -> int:
+        """Bytes of the largest file that weights are read from."""
+        return max(stored.file.stat().st_size for stored in self.tensors.values())
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor by its official name, a LoRA run's merged."""
+        tensor = self.reader.read(self.tensors[name])
+        module = name.removesuffix(".weight")
+        if self.merger is not None and module in self.merger.modules:
+            return self.merger.merge(module, tensor)
+        return tensor
+
+
+def open_source(
+    source: str | Path, vision_tower: str | Path | None, language_model: str | Path | None
+) -> OfficialSource:
+    """Find out what a source is and list its tensors.
+
+    Args:
+        source: folder or repo id.
+        vision_tower: folder or repo id of the SigLIP; None for the one that the config names.
+        language_model: likewise the base LLM of a projector or LoRA run.
+
+    Raises:
+        FileNotFoundError: something is not there, with the argument that names it.
+        ValueError: it is something else.
+    """
+    folder = local_folder(source, "the source")
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") == NATIVE:
+        raise ValueError(f"{source} is already in the format of hicom_hf: there is nothing to convert")
+    if "mm_projector_type" not in config:
+        raise ValueError(
+            f"{source} is no official HICom checkpoint: its config.json has no mm_projector_type (model_type "
+            f"{config.get('model_type')!r})"
+        )
+    kind = _kind(folder)
+    tower = _referred(folder, config, vision_tower, ("mm_vision_tower",), "the SigLIP", "--vision-tower")
+    base = None
+    if kind != "whole":
+        keys = ("_name_or_path",)
+        if (folder / ADAPTER_CONFIG).is_file():
+            config.setdefault(
+                "_name_or_path", json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+            )
+        base = _referred(folder, config, language_model, keys, "the base LLM", "--language-model")
+    opened = OfficialSource(folder, kind, config, tower, base, TensorReader())
+    _list(opened)
+    return opened
+
+
+def _kind(folder: Path) -> str:
+    if (folder / ADAPTER_CONFIG).is_file():
+        if not (folder / NON_LORA_FILE).is_file():
+            raise FileNotFoundError(f"{folder} has an adapter but no {NON_LORA_FILE}, which holds its projector")
+        return "LoRA"
+    if weight_files(folder):
+        return "whole"
+    if (folder / PROJECTOR_FILE).is_file():
+        return "projector"
+    raise FileNotFoundError(
+        f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin (with or without shards), nor "
+        f"{PROJECTOR_FILE}, nor an adapter"
+    )
+
+
+def _referred(folder: Path, config: dict, given, keys: tuple[str, ...], what: str, option: str) -> Path:
+    """A model that the checkpoint refers to: as given, else as its config names it, from its folder or from here."""
+    if given is not None:
+        return local_folder(given, option)
+    named = next((config[key] for key in keys if config.get(key)), None)
+    if named is None:
+        raise FileNotFoundError(f"{folder}: the config does not name {what}; give it with {option}")
+    for candidate in (folder / named, Path(named)):
+        if (candidate / "config.json").is_file() and candidate.resolve() != folder.resolve():
+            return candidate
+    try:
+        return local_folder(named, option)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{folder}: {what} that the config names, {named!r}, is not here; give a folder or repo id with {option}"
+        ) from error
+
+
+def _list(source: OfficialSource) -> None:
+    """Fill in the tensors, trained ones first."""
+    if source.kind == "whole":
+        layers = [list_tensors(weight_files(source.folder))]
+    elif source.kind == "projector":
+        layers = [_stripped(list_tensors([source.folder / PROJECTOR_FILE]))]
+    else:
+        files = [source.folder / name for name in ADAPTER_FILES if (source.folder / name).is_file()][:1]
+        source.merger = AdapterMerger(source.folder, list_tensors(files), source.reader)
+        layers = [_stripped(list_tensors([source.folder / NON_LORA_FILE])), source.merger.whole]
+    if source.language_model is not None:
+        layers.append(_base(source.language_model, "--language-model"))
+    missing = [prefix for prefix in (VISION_PREFIX, TEXT_PREFIX) if not _holds(layers, prefix)]
+    siglip = list_tensors(weight_files(source.tower)) if missing else {}
+    if siglip:
+        present = tuple({VISION_PREFIX, TEXT_PREFIX} - set(missing))
+        layers.append({name: tensor for name, tensor in siglip.items() if not _starts(name, present)})
+        if source.kind == "whole":
+            names = {VISION_PREFIX: "vision", TEXT_PREFIX: "text"}
+            towers = " and ".join(names[prefix] for prefix in missing)
+            source.notes.append(f"The checkpoint holds no {towers} tower; it is taken from {source.tower.name}.")
+    taken: set[str] = set()
+    for layer in layers:
+        ours = {name: _ours(name) for name in layer}
+        source.tensors.update({name: layer[name] for name in layer if ours[name] is None or ours[name] not in taken})
+        taken |= {name for name in ours.values() if name is not None}
+    if source.merger is not None:
+        absent = sorted(set(source.merger.modules) - {name.removesuffix(".weight") for name in source.tensors})
+        if absent:
+            raise ValueError(f"{source.folder}: the adapter is for layers that the base has not: {', '.join(absent)}")
+
+
+def _stripped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Names as in a whole checkpoint: without peft's prefix; a projector's with `model.` in front."""
+    names = (strip_base(name) for name in tensors)
+    names = (f"model.{name}" if name.startswith("mm_projector.") else name for name in names)
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def _base(folder: Path, option: str) -> dict[str, StoredTensor]:
+    files = weight_files(folder)
+    if not files:
+        raise FileNotFoundError(f"{option} {folder} holds no weights")
+    return list_tensors(files)
+
+
+def _ours(name: str) -> str | None:
+    try:
+        return our_name(name)
+    except KeyError:
+        return None  # reported later
+
+
+def _starts(name: str, prefixes: tuple[str, ...]) -> bool:
+    ours = _ours(name)
+    return ours is not None and ours.startswith(prefixes)
+
+
+def _holds(layers: list[dict], prefix: str) -> bool:
+    return any(_starts(name, (prefix,)) for layer in layers for name in layer)
