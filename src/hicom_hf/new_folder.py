@@ -1,5 +1,6 @@
 """Write a folder completely or not at all: beside its place first, renamed at the end."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ def check_destination(destination: str | Path, overwrite: bool = False) -> None:
 def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `destination` when the block ends without an error, and is deleted otherwise.
 
-    A process that is killed leaves `<destination>.incomplete-<process id>` and never a half-written destination.
+    A process that is killed leaves `<destination>.incomplete-<process id>` and never a half-written destination; the next one
+    for the same destination deletes it.
 
     Args:
         destination: where the folder shall be; see `check_destination`.
@@ -44,9 +46,11 @@ def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Pat
     check_destination(destination, overwrite)
     path = Path(destination).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    workplace = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    beside = workplace / path.name  # under its final name already, which a model card takes from the folder
     replaced = path.with_name(f"{path.name}.replaced-{os.getpid()}")
-    beside.mkdir()
+    _remove_left_over(path)
+    beside.mkdir(parents=True)
     try:
         yield beside
         check_destination(destination, overwrite)
@@ -54,6 +58,24 @@ def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Pat
             path.rename(replaced)
         beside.rename(path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(workplace, ignore_errors=True)
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Delete what killed processes left beside a destination."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.incomplete-*"):
+        process_id = left.name.rpartition("-")[2]
+        if process_id.isdecimal() and not _is_running(int(process_id)):
+            shutil.rmtree(left)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
