@@ -101,7 +101,8 @@ def build_tokenizer(source: OfficialSource) -> PreTrainedTokenizerBase:
     folder = source.folder if _has_tokenizer(source.folder) else source.language_model
     if folder is None:
         raise FileNotFoundError(f"{source.folder} holds no tokenizer (tokenizer.json or vocab.json and merges.txt)")
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    # Given a config, it does not read the official one, which transformers does not know.
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), config=Qwen2Config())
     absent = [token for token in (IMAGE_TOKEN, VIDEO_TOKEN) if token not in tokenizer.get_vocab()]
     if absent:
         tokenizer.add_tokens(absent, special_tokens=True)

@@ -1,8 +1,5 @@
 """Official checkpoint in, folder of ours out: plan everything, check everything, then stream the weights."""
 
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,7 +111,6 @@ def convert_official_checkpoint(
         sources = _match(opened, model, built="; ".join(plan.words))
         model.generation_config = build_generation_config(opened, tokenizer)
         processor = build_official_processor(opened, config, tokenizer, instruction_tokenizer)
-        _remove_left_over(Path(destination))
         with new_folder(destination, overwrite) as folder:
             model.save_pretrained(folder, state_dict={})  # all but the weights, written below
             processor.save_pretrained(folder)
@@ -197,23 +193,3 @@ def _pieces(source: OfficialSource, sources: dict, shapes: dict, name: str) -> I
         total += piece.double().sum(0)
         yield piece
     yield (total / tensor.shape[0]).float().expand(extra, *tensor.shape[1:])
-
-
-def _remove_left_over(destination: Path) -> None:
-    """Delete what killed conversions to this destination left beside it."""
-    destination = destination.absolute()
-    pattern = re.compile(re.escape(destination.name) + r"\.incomplete-(\d+)")
-    for path in destination.parent.glob(f"{destination.name}.incomplete-*") if destination.parent.is_dir() else ():
-        found = pattern.fullmatch(path.name)
-        if found and not _is_running(int(found[1])):
-            shutil.rmtree(path)
-
-
-def _is_running(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

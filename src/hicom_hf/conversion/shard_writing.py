@@ -46,7 +46,7 @@ def write_shards(
     files = []
     for number, (file, names) in enumerate(split.filename_to_tensors.items(), start=1):
         progress(f"writing {file} ({number} of {len(split.filename_to_tensors)})")
-        _write_shard(folder / file, {name: shapes[name] for name in names}, dtype, pieces)
+        _write_shard(folder / file, {name: shapes[name] for name in sorted(names)}, dtype, pieces)  # as save_file
         files.append(folder / file)
     if split.is_sharded:
         count = sum(prod(shape) for shape in shapes.values())
