@@ -13,6 +13,8 @@ from video_files import write_video
 from hicom_hf.tiny import tiny_model, tiny_processor
 from hicom_hf.training.recipes import Recipe, recipe_from_dict
 
+torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
+
 COLOURS = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230), "white": (235, 235, 235)}
 # Every answer depends on the video and on the question.
 QUESTIONS = {"What colour is it?": "{colour}.", "Which letter?": "letter {letter}"}

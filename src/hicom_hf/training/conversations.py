@@ -34,7 +34,7 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
 TURN_KEYS = ("conversations", "messages")
 TAGS = re.compile("<(video|image)>")
-URL = re.compile("https?://", flags=re.IGNORECASE)
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", flags=re.IGNORECASE)
 
 
 class SampleError(ValueError):
@@ -62,7 +62,8 @@ class Record:
         data: the entry.
         source: file and record, for messages.
         media_root: folder that relative paths of its videos and images start from; None for the current one.
-        open_media: turns a name inside the record into a path, bytes or an image, where media are not files.
+        open_media: called with "video" or "image" and the path or content that the record gives; returns what is read
+            instead, where media are no files on a disk.
     """
 
     data: Mapping[str, Any]
@@ -286,13 +287,13 @@ def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
     """A medium with its source resolved; `options` may hold start, end (seconds) and frame_rate."""
     if isinstance(source, Mapping):  # as `datasets` stores undecoded files
         source = source.get("bytes") or source.get("path")
-    if record.open_media is not None:
-        source = record.open_media(kind, source)
     if source is None:
         raise SampleError(record.source, BAD_RECORD, f"a {kind} has neither a path nor content")
     if isinstance(source, (str, os.PathLike)) and not URL.match(os.fspath(source)):
         # An absolute path stays as it is.
         source = os.path.join(record.media_root or "", os.fspath(source))
+    if record.open_media is not None:
+        source = record.open_media(kind, source)
     if kind == "image":
         return Medium(kind, source)
     values = {}

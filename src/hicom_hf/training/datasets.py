@@ -185,14 +185,16 @@ class HiComDataset(Dataset):
         return f"{len(self)} samples ({parts}) of {len(self.records)} records{skipped}"
 
 
-def encoded_or_skipped(encoder: ItemEncoder, item: TrainingItem, on_bad_sample: str) -> dict[str, Any] | SkippedSample:
-    """An item's tensors; or, if that was asked for, a note that it cannot be used.
+def encoded_or_skipped(
+    encoder: ItemEncoder, item: TrainingItem, on_bad_sample: str, known: dict | None = None
+) -> dict[str, Any] | SkippedSample:
+    """An item's tensors; or, if that was asked for, a note that it cannot be used. `known`: see `ItemEncoder`.
 
     Raises:
         SampleError: it cannot be used.
     """
     try:
-        return encoder(item)
+        return encoder(item, known)
     except SampleError as error:
         where = item.source if error.source == item.source else f"{item.source}: {error.source}"
         if on_bad_sample == "raise":

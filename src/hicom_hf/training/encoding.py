@@ -66,8 +66,12 @@ class ItemEncoder:
         self.max_length = max_length
         self.feature_cache = feature_cache
 
-    def __call__(self, item: TrainingItem) -> dict[str, Any]:
+    def __call__(self, item: TrainingItem, known: dict | None = None) -> dict[str, Any]:
         """Encode one item.
+
+        Args:
+            item: the item.
+            known: what was read for items of the same record before; what is read now is added.
 
         Returns:
             `input_ids` (L,); `labels` (L,), -100 off the supervised answers; with videos `video_num_frames` (V,),
@@ -79,7 +83,11 @@ class ItemEncoder:
             SampleError: a video or image cannot be read, or no supervised token is left within `max_length`.
         """
         begin = time.perf_counter()
-        visuals = [self.read(medium) for medium in item.media]
+        known = {} if known is None else known
+        for medium in item.media:
+            if id(medium.source) not in known:
+                known[id(medium.source)] = self.read(medium)
+        visuals = [known[id(medium.source)] for medium in item.media]
         decode_seconds = time.perf_counter() - begin
         counts = [self.processor.num_visual_tokens(frames) for frames, _ in visuals]
         input_ids, labels = self.tokenize(item, counts)

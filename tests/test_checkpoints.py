@@ -1,0 +1,378 @@
+"""Interrupted and resumed training equals uninterrupted training, and nothing half-written is ever taken up."""
+
+import json
+import logging
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import losses_of, recipe, recipe_values, weights_of, write_data, write_model
+from transformers import TrainerCallback
+
+from hicom_hf.tiny import tiny_model
+from hicom_hf.training import checkpoints as checkpoints_module
+from hicom_hf.training.checkpoints import (
+    MARKER,
+    UNFINISHED,
+    checkpoints,
+    complete_folder,
+    frozen_fingerprint,
+    is_complete,
+    last_checkpoint,
+    load_weights,
+    read_weights,
+    remove_old_checkpoints,
+    writing_folder,
+)
+from hicom_hf.training.recipes import recipe_from_dict
+from hicom_hf.training.running import run_recipe
+from hicom_hf.training.trainer import HiComTrainer
+
+NUM_STEPS = 6
+CHANGES = {"max_steps": NUM_STEPS, "checkpoints": {"every": 1, "keep": 3}, "logging": {"every": 2}}
+VARIANTS = {
+    "compressor": ("conditional_pretraining", {}),
+    "trainable only": ("conditional_pretraining", {"checkpoints": {"every": 1, "keep": 3, "trainable_only": True}}),
+    "everything": ("instruction_tuning", {"gradient_checkpointing": True}),
+    "adapters with dropout": ("instruction_tuning", {"lora": {"rank": 2, "alpha": 4, "dropout": 0.3}}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_disk():
+    """Forcing files to disk takes most of these tests' time, and matters when the machine dies, not the process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints_module.os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Folder of the model that runs start from, and the data."""
+    folder = tmp_path_factory.mktemp("start")
+    return write_model(folder / "model"), write_data(folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(start, tmp_path_factory):
+    """By variant: final weights and losses of a run that nothing disturbs."""
+    results = {}
+
+    def run(variant):
+        if variant not in results:
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            stage, changes = VARIANTS[variant]
+            model = run_recipe(recipe(stage, *start, folder, **{**CHANGES, **changes}))
+            results[variant] = (result_of(model), losses_of(folder))
+        return results[variant]
+
+    return run
+
+
+def result_of(model: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    adapter = model / "adapter_model.safetensors"
+    return load_file(adapter) if adapter.is_file() else weights_of(model)
+
+
+def assert_same(folder: Path, expected) -> None:
+    weights, losses = expected
+    result = result_of(folder / "model")
+    assert set(result) == set(weights)
+    assert all(torch.equal(result[name], weights[name]) for name in weights)  # bit by bit
+    assert losses_of(folder) == losses
+
+
+class InterruptAt(TrainerCallback):
+    """Does something once, at the end of a step, before the trainer saves."""
+
+    def __init__(self, step: int, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.step = None
+            self.action()
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(step, action): the runs that follow share one `InterruptAt`."""
+
+    def arm(step, action):
+        train, callback = HiComTrainer.train, InterruptAt(step, action)
+
+        def with_interrupt(self, *args, **kwargs):
+            self.callback_handler.callbacks.insert(0, callback)
+            return train(self, *args, **kwargs)
+
+        monkeypatch.setattr(HiComTrainer, "train", with_interrupt)
+
+    yield arm
+
+
+# Interrupting and resuming -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_told_to_stop_saves_and_resumes_to_the_same_losses_and_weights(
+    variant, start, uninterrupted, interrupt, tmp_path
+):
+    stage, changes = VARIANTS[variant]
+    run = recipe(stage, *start, tmp_path, **{**CHANGES, **changes})
+    expected = uninterrupted(variant)
+    interrupt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_recipe(run) is None
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [path.name for path in checkpoints(tmp_path)][-1] == "checkpoint-3"
+    assert run_recipe(run) == tmp_path / "model"
+    assert_same(tmp_path, expected)
+
+
+def test_ctrl_c_between_two_checkpoints_saves_where_it_is(start, uninterrupted, interrupt, tmp_path):
+    expected = uninterrupted("compressor")
+    run = recipe("conditional_pretraining", *start, tmp_path, **{**CHANGES, "checkpoints": {"every": 100}})
+    interrupt(5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert run_recipe(run) is None
+    assert last_checkpoint(tmp_path).name == "checkpoint-5"
+    run_recipe(run)
+    assert_same(tmp_path, expected)
+
+
+def test_a_second_ctrl_c_stops_at_once(start, interrupt, tmp_path):
+    run = recipe("conditional_pretraining", *start, tmp_path, **CHANGES)
+
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    interrupt(2, twice)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(run)
+    assert last_checkpoint(tmp_path).name == "checkpoint-1"
+
+
+def test_a_full_disk_stops_training_with_the_last_checkpoint_whole_and_named(
+    start, uninterrupted, interrupt, tmp_path
+):
+    expected = uninterrupted("compressor")
+    run = recipe("conditional_pretraining", *start, tmp_path, **CHANGES)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    interrupt(4, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1])))  # bytes per file
+    try:
+        with pytest.raises(OSError, match=r"checkpoint-4 could not be written .*checkpoint-3 is complete: the same"):
+            run_recipe(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert last_checkpoint(tmp_path).name == "checkpoint-3" and not (tmp_path / UNFINISHED).exists()
+    run_recipe(run)
+    assert_same(tmp_path, expected)
+
+
+def _run(values: dict):
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    os.fsync = lambda descriptor: None  # see fast_disk
+    run_recipe(recipe_from_dict(values))
+
+
+def kill_and_resume(values: dict, kills: int, seconds: float) -> int:
+    """Start a run again and again, each time killed after a random time; the number of times it was killed."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["hicom_hf.training.running"])
+    killed, chance = 0, random.Random(0)
+    while not (Path(values["output_dir"]) / "model").exists():
+        process = context.Process(target=_run, args=(values,))
+        process.start()
+        if killed < kills:
+            process.join(chance.uniform(0.3, seconds))
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+    return killed
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_with_the_same_losses_and_weights(kills, start, uninterrupted, tmp_path):
+    values = recipe_values("conditional_pretraining", *start, tmp_path, **CHANGES)
+    assert kill_and_resume(values, kills, seconds=1.5) > 0
+    assert_same(tmp_path, uninterrupted("compressor"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["trainable only", "everything", "adapters with dropout"])
+def test_other_runs_killed_at_random_moments_do_so_as_well(variant, start, uninterrupted, tmp_path):
+    stage, changes = VARIANTS[variant]
+    values = recipe_values(stage, *start, tmp_path, **{**CHANGES, **changes})
+    assert kill_and_resume(values, kills=5, seconds=2.0) > 0
+    assert_same(tmp_path, uninterrupted(variant))
+
+
+def test_a_run_is_not_resumed_with_another_recipe(start, interrupt, tmp_path):
+    interrupt(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    run_recipe(recipe("conditional_pretraining", *start, tmp_path, **CHANGES))
+    changed = {**CHANGES, "batch_size": 8, "learning_rates": {"injection": 0.5}}
+    message = r"differs in batch_size \(was 4, is 8\), learning_rates.injection \(was 0.001, is 0.5\)"
+    with pytest.raises(ValueError, match=message):
+        run_recipe(recipe("conditional_pretraining", *start, tmp_path, **changed))
+    with pytest.raises(FileExistsError, match="holds checkpoints; resume, or choose another output_dir"):
+        run_recipe(recipe("conditional_pretraining", *start, tmp_path, **CHANGES), resume=False)
+
+
+def test_checkpoints_without_frozen_weights_are_small_and_refuse_another_base(start, interrupt, tmp_path):
+    changes = {**CHANGES, "checkpoints": {"every": 1, "keep": 3, "trainable_only": True}}
+    run = recipe("conditional_pretraining", *start, tmp_path / "run", **changes)
+    interrupt(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    run_recipe(run)
+    weights = read_weights(last_checkpoint(tmp_path / "run"))
+    assert {name.split(".")[1] for name in weights} == {"compressor"}
+    other = tiny_model(seed=1)
+    shutil.copytree(start[0], tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"this model's frozen weights are not those it was trained with"):
+        run_recipe(recipe("conditional_pretraining", tmp_path / "other", start[1], tmp_path / "run", **changes))
+
+
+# Folders -------------------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing handles it."""
+
+
+def write_checkpoint(output_dir: Path, step: int) -> Path:
+    staging = output_dir / UNFINISHED / f"checkpoint-{step}"
+    (staging / "sub").mkdir(parents=True)
+    (staging / "weights").write_bytes(bytes(1000))
+    (staging / "sub" / "state").write_bytes(bytes(10))
+    complete_folder(staging, output_dir / f"checkpoint-{step}")
+    return output_dir / f"checkpoint-{step}"
+
+
+@pytest.mark.parametrize("call", range(1, 8))
+def test_a_kill_at_any_point_of_writing_leaves_the_checkpoint_before_as_the_newest(call, tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, 1)
+    calls = 0
+
+    def dies(function):
+        def wrapper(*args):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise Killed
+            return function(*args)
+
+        return wrapper
+
+    for name in ("fsync", "rename"):
+        monkeypatch.setattr(checkpoints_module.os, name, dies(getattr(os, name)))
+    try:
+        write_checkpoint(tmp_path, 2)
+        newest = "checkpoint-2"
+    except Killed:
+        newest = "checkpoint-1"
+        if calls > 6:  # after the rename only its being on disk was left to be made sure
+            newest = "checkpoint-2"
+    assert last_checkpoint(tmp_path).name == newest
+    assert call <= calls
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / MARKER).unlink(),
+        lambda folder: (folder / MARKER).write_text("{"),
+        lambda folder: (folder / "weights").write_bytes(bytes(999)),
+        lambda folder: (folder / "sub" / "state").unlink(),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(damage, tmp_path, caplog):
+    write_checkpoint(tmp_path, 9)
+    damage(write_checkpoint(tmp_path, 10))
+    assert last_checkpoint(tmp_path).name == "checkpoint-9"
+    assert "checkpoint-10 is not complete and is not used" in caplog.text
+    write_checkpoint(tmp_path, 10)  # and it is replaced when training gets there again
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_checkpoints_are_counted_not_spelled_and_the_oldest_go(tmp_path):
+    for step in (2, 10, 9):
+        write_checkpoint(tmp_path, step)
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    remove_old_checkpoints(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+    assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_complete_folder_is_never_overwritten(tmp_path):
+    write_checkpoint(tmp_path, 1)
+    with pytest.raises(FileExistsError, match=r"checkpoint-1 exists already"):
+        write_checkpoint(tmp_path, 1)
+
+
+def test_a_folder_whose_writing_fails_does_not_appear(tmp_path):
+    with pytest.raises(RuntimeError, match="broken"), writing_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+        raise RuntimeError("broken")
+    assert list(tmp_path.iterdir()) == [tmp_path / UNFINISHED]
+    with writing_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"] and not is_complete(tmp_path / "model")
+
+
+def test_the_trainer_resumes_from_complete_folders_only(tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    trainer = HiComTrainer.__new__(HiComTrainer)
+    with pytest.raises(ValueError, match="checkpoint-3 is not a complete checkpoint"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+# Weights -------------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_do_not_fit_are_refused_with_their_names(tmp_path):
+    from safetensors.torch import save_file
+
+    model = torch.nn.Linear(2, 2)
+    for weights, message in (
+        ({"weight": torch.ones(2, 2)}, r"does not fit this run: it lacks bias"),
+        ({**model.state_dict(), "extra": torch.ones(1)}, r"does not fit this run: it also holds extra"),
+    ):
+        save_file(weights, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            load_weights(model, tmp_path, trainable_only=False)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no model\*.safetensors"):
+        read_weights(tmp_path)
+
+
+def test_a_fingerprint_tells_frozen_weights_apart_and_ignores_trained_ones():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    model[1].requires_grad_(False)
+    before = frozen_fingerprint(model)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    assert frozen_fingerprint(model) == before
+    with torch.no_grad():
+        model[1].bias[2] += 1e-3
+    assert frozen_fingerprint(model) != before
+
+
+def test_the_log_of_a_checkpoint_says_how_far_it_is(start, interrupt, tmp_path):
+    run = recipe("conditional_pretraining", *start, tmp_path, **CHANGES)
+    interrupt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    run_recipe(run)
+    progress = json.loads((last_checkpoint(tmp_path) / "progress_0.json").read_text())
+    assert progress["last_logged"] == 2 and progress["loss"] > 0
