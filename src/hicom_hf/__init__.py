@@ -15,7 +15,8 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
-from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel, HiComVideoFeatures
+from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel
+from .modeling.outputs_hicom import HiComVideoFeatures
 from .pipelines.video_text_to_text import VideoTextToTextPipeline
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_processing_hicom import HiComVideoProcessor

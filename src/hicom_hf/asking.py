@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComVideoFeatures
+from .modeling.modeling_hicom import HiComForConditionalGeneration
+from .modeling.outputs_hicom import HiComVideoFeatures
 from .processors.instruction_hicom import PLACEHOLDERS, extract_instruction
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_reading_hicom import SamplingRecord

@@ -4,68 +4,22 @@ Letters: B batch rows, V videos (or images) of the whole batch, T frames of one,
 C LLM width, L = 64 instruction tokens, N visual tokens of one video, S image side in pixels.
 """
 
-import copy
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
 from .configuration_hicom import HiComConfig
+from .outputs_hicom import (
+    HiComCausalLMOutputWithPast,
+    HiComModelOutputWithPast,
+    HiComVideoFeatures,
+    HiComVisualOutput,
+)
+from .quantization_hicom import spare_from_quantization
 from .saving_hicom import HubFolderMixin
 from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks
-
-# Parts that quantization leaves alone: they are small beside the LLM, and everything the LLM sees goes through them.
-UNQUANTIZED = ("model.vision_tower", "model.instruction_encoder", "model.compressor", "lm_head")
-
-
-@dataclass
-class HiComVideoFeatures(ModelOutput):
-    """SigLIP's view of some videos: all that the model needs of them, whatever the question.
-
-    A dictionary of tensors, so `safetensors.torch.save_file(dict(features), path)` keeps it and
-    `model(..., video_features=load_file(path))` takes it back.
-
-    Attributes:
-        features: (sum T, H, W, D).
-        aligned_features: (sum T, H, W, D); absent if the compressor does not need them.
-        num_frames: (V,) int64, frames of each video.
-    """
-
-    features: torch.Tensor | None = None
-    num_frames: torch.Tensor | None = None
-    aligned_features: torch.Tensor | None = None
-
-
-@dataclass
-class HiComVisualOutput(BaseModelOutputWithPooling):
-    """Visual tokens as transformers' `generate` expects them.
-
-    Attributes:
-        pooler_output: one (N, C) tensor per video.
-        compressor_attentions: one `HiComCompressorAttentions` per video, if asked for.
-    """
-
-    compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
-
-
-@dataclass
-class HiComModelOutputWithPast(BaseModelOutputWithPast):
-    """`BaseModelOutputWithPast` and the compressor's attention, one entry per image and per video, if asked for."""
-
-    image_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
-    video_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
-
-
-@dataclass
-class HiComCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """`CausalLMOutputWithPast` and the compressor's attention, one entry per image and per video, if asked for."""
-
-    image_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
-    video_compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
 
 
 class HiComPreTrainedModel(PreTrainedModel):
@@ -516,23 +470,6 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         if quantization_config is not None:
             quantization_config = spare_from_quantization(quantization_config)
         return super().from_pretrained(*args, quantization_config=quantization_config, **kwargs)
-
-
-def spare_from_quantization(quantization_config):
-    """Add `UNQUANTIZED` to the modules that a quantization config leaves alone.
-
-    Args:
-        quantization_config: a config object or dictionary of transformers; it is not changed.
-    """
-    config = copy.deepcopy(quantization_config)
-    fields = config if isinstance(config, dict) else vars(config)
-    is_bitsandbytes = any(
-        name in fields for name in ("llm_int8_skip_modules", "load_in_8bit", "load_in_4bit", "_load_in_8bit")
-    )
-    name = "llm_int8_skip_modules" if is_bitsandbytes else "modules_to_not_convert"
-    spared = fields.get(name) or []
-    fields[name] = [*spared, *(module for module in UNQUANTIZED if module not in spared)]
-    return config
 
 
 def _row(attentions: HiComCompressorAttentions, row: int) -> HiComCompressorAttentions:
