@@ -26,6 +26,7 @@ from .conversion.instruction_tokenizer import (
     slow_instruction_tokenizer,
     tokenizer_differences,
 )
+from .hub.folders import save_hub_folder
 from .loading import check_exists, quiet_transformers
 from .modeling.compressor_hicom import HiComCompressor
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
@@ -130,8 +131,7 @@ def save_new_folder(
         FileExistsError: `destination` holds something; see `check_destination`.
     """
     with new_folder(destination, overwrite) as folder, quiet_transformers():
-        model.save_pretrained(folder, **options)
-        processor.save_pretrained(folder)
+        save_hub_folder(model, processor, folder, **options)
 
 
 def build_processor(
