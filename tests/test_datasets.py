@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from video_files import write_truncated_video, write_video
 
 from hicom_hf.training.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
@@ -127,6 +128,13 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_whole_dialogues()
     )
     with pytest.raises(SampleError, match=r"writes the turns before message 2 differently.*per_turn=True"):
         HiComDataset([record("Who?", "Ann.")], other)[0]
+
+
+def test_loader_processes_may_start_after_a_video_was_read_here(folder, processor):
+    dataset = HiComDataset([record(video="twelve.mp4")] * 4, processor, folder, num_frames=8)
+    expected = dataset[0]["pixel_values_videos"]
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, timeout=60)
+    assert all(torch.equal(sample["pixel_values_videos"], expected) for sample in loader)
 
 
 # Too long --------------------------------------------------------------------------------------------------------------

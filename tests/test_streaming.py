@@ -1,0 +1,249 @@
+"""Streams: the samples are those of the same records in a file, each once, whatever the split."""
+
+import builtins
+import io
+import json
+import logging
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from video_files import write_video
+
+from hicom_hf.training.collating import HiComDataCollator
+from hicom_hf.training.conversations import SampleError
+from hicom_hf.training.datasets import HiComDataset, SkippedSample
+from hicom_hf.training.streaming import HiComStreamingDataset, expand_shards, tar_rows
+
+datasets = pytest.importorskip("datasets")
+
+
+def record(number, question="<video>\nWho?", **media):
+    turns = [("human", question), ("gpt", f"Number {number}."), ("human", "Why?"), ("gpt", "Why not.")]
+    return {"id": number, **media, "conversations": [{"from": role, "value": value} for role, value in turns]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    write_video(folder / "three.mp4", 3)
+    for name, colour in (("red.png", "red"), ("blue.png", "blue")):
+        Image.new("RGB", (40, 30), colour).save(folder / name)
+    return folder
+
+
+def write_shard(path, samples):
+    """`samples`: key -> (record, {suffix: content})."""
+    with tarfile.open(path, "w") as archive:
+        for key, (data, files) in samples.items():
+            for suffix, content in {**files, "json": json.dumps(data).encode()}.items():
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def shards(folder, tmp_path_factory):
+    """Four shards: videos in three of them; images and text in the last."""
+    shards = tmp_path_factory.mktemp("shards")
+    video = (folder / "three.mp4").read_bytes()
+    for shard in range(3):
+        numbers = range(2 * shard, 2 * shard + 2)
+        write_shard(shards / f"train-{shard:02}.tar", {f"a/{n:03}": (record(n), {"mp4": video}) for n in numbers})
+    images = {f"{n}.png": (folder / f"{name}.png").read_bytes() for n, name in enumerate(("red", "blue"))}
+    images = {"10.png": images["1.png"], "9.png": images["0.png"]}
+    samples = {"006": (record(6, "<image><image>Same?"), images), "007": (record(7, "Hi"), {})}
+    write_shard(shards / "train-03.tar", samples)
+    return shards
+
+
+def answers(samples, processor):
+    """The first supervised words of each sample."""
+    return [processor.tokenizer.decode(sample["labels"][sample["labels"] >= 0]).split("<")[0] for sample in samples]
+
+
+def numbers(samples, processor):
+    return [int(text.split()[1].strip(".")) for text in answers(samples, processor) if text.startswith("Number")]
+
+
+def test_tar_shards_give_the_samples_of_the_same_records_in_a_file(folder, shards, processor):
+    records = [record(n, video="three.mp4") for n in range(6)]
+    records += [record(6, "<image><image>Same?", image=["red.png", "blue.png"]), record(7, "Hi")]
+    expected = HiComDataset(records, processor, folder, num_frames=2)
+    found = list(HiComStreamingDataset(str(shards / "train-*.tar"), processor, num_frames=2))
+    assert len(found) == len(expected) == 15
+    for index, sample in enumerate(found):
+        other = expected[index]
+        assert set(sample) == set(other)
+        assert all(torch.equal(sample[name], other[name]) for name in other if name != "decode_seconds")
+
+
+def test_a_video_is_read_once_for_all_answers_of_its_record(shards, processor, monkeypatch):
+    dataset = HiComStreamingDataset(str(shards / "train-00.tar"), processor, num_frames=2)
+    read = []
+    original = dataset.encoder.read
+    monkeypatch.setattr(dataset.encoder, "read", lambda medium: read.append(medium) or original(medium))
+    assert len(list(dataset)) == 4
+    assert len(read) == 2
+
+
+def test_a_record_may_name_its_files(folder, tmp_path, processor):
+    files = {"b.png": (folder / "blue.png").read_bytes(), "a.png": (folder / "red.png").read_bytes()}
+    question = "<image>Colour?"
+    samples = {
+        "one": (record(1, question, image="b.png"), files),
+        "two": (record(2, question, image="images/two.a.png"), files),
+    }
+    first, _, second, _ = HiComStreamingDataset(write_shard(tmp_path / "a.tar", samples), processor)
+    assert first["pixel_values"][0, 0].mean() < second["pixel_values"][0, 0].mean()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_records_without_overlap(shards, processor, world_size):
+    seen = []
+    for rank in range(world_size):
+        dataset = HiComStreamingDataset(
+            str(shards / "train-*.tar"), processor, num_frames=2, repeat=True, rank=rank, world_size=world_size
+        )
+        stream = [row["__files__"]["json"] for row in dataset._rows(epoch=0)]
+        seen.extend(json.loads(content)["id"] for content in stream)
+    assert sorted(seen) == list(range(8))
+
+
+def test_the_processes_of_torchrun_are_known(shards, processor, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    dataset = HiComStreamingDataset(str(shards / "train-00.tar"), processor, repeat=True)
+    assert (dataset.rank, dataset.world_size) == (1, 2)
+    with pytest.raises(ValueError, match=r"needs repeat=True \(and max_steps"):
+        HiComStreamingDataset(str(shards / "train-00.tar"), processor)
+
+
+def test_loader_workers_share_the_shards(shards, processor):
+    dataset = HiComStreamingDataset(str(shards / "train-0[012].tar"), processor, num_frames=2)
+    loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=HiComDataCollator(processor))
+    batches = list(loader)
+    assert sum(len(batch["input_ids"]) for batch in batches) == 12
+
+
+def test_shuffling_follows_seed_and_epoch_and_loses_nothing(shards, processor):
+    def order(seed, epoch):
+        dataset = HiComStreamingDataset(
+            str(shards / "train-0[012].tar"), processor, num_frames=2, shuffle_buffer=10, seed=seed
+        )
+        dataset.set_epoch(epoch)
+        return numbers(dataset, processor)
+
+    first = order(0, 0)
+    assert sorted(first) == list(range(6))
+    assert first == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) > 2
+
+
+def test_a_repeated_stream_goes_on(shards, processor):
+    stream = iter(HiComStreamingDataset(str(shards / "train-00.tar"), processor, num_frames=2, repeat=True))
+    assert numbers([next(stream) for _ in range(10)], processor) == [0, 1, 0, 1, 0]
+
+
+def test_a_hub_data_set_in_chat_format_with_pictures_in_its_columns(folder, processor):
+    messages = [{"role": "user", "content": "<image><image>Same?"}, {"role": "assistant", "content": "No."}]
+    pictures = [Image.open(folder / "red.png"), Image.open(folder / "blue.png")]
+    source = datasets.Dataset.from_dict({"messages": [messages], "images": [pictures]})
+    expected = HiComDataset([{"messages": messages, "images": ["red.png", "blue.png"]}], processor, folder)[0]
+    for stream in (source, source.to_iterable_dataset()):
+        (sample,) = HiComStreamingDataset(stream, processor)
+        assert torch.equal(sample["input_ids"], expected["input_ids"])
+        assert torch.equal(sample["pixel_values"], expected["pixel_values"])
+
+
+def test_a_folder_with_json_lines_and_relative_paths(folder, tmp_path, processor):
+    lines = [record(1, video="three.mp4"), {key: value for key, value in record(2, "Hi").items()}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    samples = list(HiComStreamingDataset(tmp_path, processor, folder, num_frames=2))
+    assert ["pixel_values_videos" in sample for sample in samples] == [True, True, False]
+
+
+def test_media_behind_another_protocol_are_fetched_with_fsspec(folder, processor):
+    import fsspec
+
+    with fsspec.open("memory://videos/three.mp4", "wb") as file:
+        file.write((folder / "three.mp4").read_bytes())
+    source = datasets.Dataset.from_list([record(1, video="three.mp4"), record(2, video="four.mp4")])
+    stream = iter(HiComStreamingDataset(source, processor, "memory://videos", num_frames=2))
+    assert next(stream)["video_num_frames"].tolist() == [2]
+    next(stream)
+    with pytest.raises(SampleError, match=r"memory://videos/four.mp4: missing media"):
+        next(stream)
+
+
+# What cannot be used ---------------------------------------------------------------------------------------------------
+
+
+BAD_SAMPLES = {
+    "nojson": (None, {"mp4": b"x"}, "the sample has no nojson.json"),
+    "odd": ({"conversations": []}, {}, "odd turns"),
+    "gone": (record(1, video="other.mp4"), {"mp4": b"x"}, "missing media: 'other.mp4' is none of the sample's files"),
+    "half": (record(1), {"mp4": b"x" * 100}, "unreadable media"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SAMPLES)
+def test_a_bad_sample_stops_with_shard_and_key_or_is_skipped_and_logged(name, tmp_path, processor, caplog):
+    data, files, message = BAD_SAMPLES[name]
+    path = write_shard(tmp_path / "bad.tar", {name: (data, files)})
+    if data is None:
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(tarfile.TarInfo("nojson.mp4"), io.BytesIO())
+    with pytest.raises(SampleError, match=rf"bad.tar: {name}.*{message}"):
+        list(HiComStreamingDataset(path, processor))
+    with caplog.at_level(logging.WARNING):
+        found = list(HiComStreamingDataset(path, processor, on_bad_sample="skip"))
+    assert found and all(isinstance(sample, SkippedSample) for sample in found)
+    assert name in caplog.text
+
+
+def test_a_record_that_is_not_json_is_named(tmp_path, processor):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo("key.json")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"{"))
+    with pytest.raises(SampleError, match=r"a.tar: key: bad record: key.json is not JSON"):
+        list(HiComStreamingDataset(tmp_path / "a.tar", processor))
+
+
+def test_an_archive_that_is_cut_off_is_an_error_with_its_path(shards, tmp_path):
+    (tmp_path / "cut.tar").write_bytes((shards / "train-00.tar").read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"cut.tar: this is no complete tar archive"):
+        list(tar_rows([str(tmp_path / "cut.tar")]))
+
+
+def test_shard_patterns_are_expanded(shards, tmp_path):
+    assert expand_shards("a-{098..100}.tar") == ["a-098.tar", "a-099.tar", "a-100.tar"]
+    assert expand_shards(str(shards / "train-0[01].tar")) == [str(shards / f"train-0{n}.tar") for n in (0, 1)]
+    with pytest.raises(ValueError, match="no tar shard matches"):
+        expand_shards(str(tmp_path / "*.tar"))
+
+
+def test_wrong_sources_are_refused(processor):
+    with pytest.raises(TypeError, match=r"source must be a datasets.IterableDataset, .* got int"):
+        HiComStreamingDataset(3, processor)
+    with pytest.raises(ValueError, match="several sources must all be tar shards"):
+        HiComStreamingDataset(["a.tar", "b.json"], processor)
+    with pytest.raises(ValueError, match="on_bad_sample must be"):
+        HiComStreamingDataset("a.tar", processor, on_bad_sample="replace")
+
+
+def test_without_datasets_the_error_names_what_to_install(processor, monkeypatch):
+    real_import = builtins.__import__
+
+    def without_datasets(name, *args, **kwargs):
+        if name == "datasets":
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_datasets)
+    with pytest.raises(ImportError, match=r"pip install hicom_hf\[train\]"):
+        HiComStreamingDataset("a.tar", processor)
