@@ -27,6 +27,8 @@ from .video_sources_hicom import (
 
 # Still and animated images go through Pillow, which knows how long each picture of an animation is shown.
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# A JPEG photo with a preview or a second view behind it, as cameras and phones write them: only the first one is the picture.
+PHOTO_FORMAT = "MPO"
 DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
 KEEP_HINT = 'on_decode_error="keep" goes on with the frames that can be read'
 
@@ -197,6 +199,8 @@ class AnimationReader:
             yield index, rgb_from_pil(self.image, self.name) if self._go_to(index) else None
 
     def _count(self) -> int:
+        if self.image.format == PHOTO_FORMAT:
+            return 1
         try:
             return getattr(self.image, "n_frames", 1)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
