@@ -214,6 +214,19 @@ def test_the_instruction_tokenizer_gives_the_ids_of_siglips(siglip):
     assert ours("What is it?")["input_ids"] == theirs("What is it?")["input_ids"]
 
 
+def test_a_tokenizer_that_cannot_be_made_fast_stays_slow_and_says_so(monkeypatch, tmp_path):
+    def refuse(folder):
+        raise ValueError("it treats spaces in another way")
+
+    messages = []
+    monkeypatch.setattr("hicom_hf.assembly.fast_instruction_tokenizer", refuse)
+    monkeypatch.setattr("hicom_hf.assembly.slow_instruction_tokenizer", lambda folder: f"slow one of {folder.name}")
+    monkeypatch.setattr("hicom_hf.assembly.logger.warning", messages.append)
+    (tmp_path / "siglip").mkdir()
+    assert load_instruction_tokenizer(tmp_path / "siglip") == "slow one of siglip"
+    assert "keeping the slow instruction tokenizer" in messages[0] and "spaces in another way" in messages[0]
+
+
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -248,6 +249,13 @@ def test_an_image_and_a_folder_of_frames_are_asked_about_like_a_video(folder, tm
     assert ask_json(capsys, folder, frames)["video"]["indices"] == [0, 1, 2, 3, 4]
 
 
+def test_a_photo_with_a_preview_in_its_file_is_one_picture(folder, tmp_path, capsys):
+    photo, preview = (Image.fromarray(np.full((*size, 3), 90, np.uint8)) for size in ((60, 80), (15, 20)))
+    photo.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[preview])
+    assert ask(folder, tmp_path / "phone.jpg") == 0
+    assert "one picture, 80x60" in capsys.readouterr().err
+
+
 def test_drawing_depends_on_the_seed_alone(folder, video, capsys):
     options = ("--temperature", 1.5, "--max-new-tokens", 12)
     answers = [ask_json(capsys, folder, video, *options, "--seed", seed)["answers"][0]["answer"] for seed in (1, 1, 2)]
@@ -282,6 +290,26 @@ def test_what_could_command_a_terminal_is_not_sent_to_it(capsys):
 
     _print_piece("red\x1b[31m\x07\n\tcar\x9b")
     assert capsys.readouterr().out == "red\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}\n\tcar\ufffd"
+
+
+def test_a_repo_id_is_found_in_the_hub_cache_without_a_network(folder, video, tmp_path):
+    repo, commit = tmp_path / "hub" / "models--somebody--hicom", "a" * 40
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repo / "snapshots" / commit)
+    code = (
+        "from hicom_command import main; import sys; model = 'somebody/hicom'; "
+        "sys.argv[1:] = ['inspect', model]; inspected = main(); "
+        f"sys.argv[1:] = ['ask', {str(video)!r}, 'What is it?', '--model', model, '--max-new-tokens', '3']; "
+        "sys.exit(inspected or main())"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "somebody/hicom: HICom, paper formulation, 353.10 k parameters (F32), 1.43 MB in 1 file"
+    )
+    assert "35 visual tokens for 588 patches" in done.stderr
 
 
 @needs_videos
