@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tracemalloc
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 from video_files import write_truncated_video, write_video
 
 from hicom_hf.training.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
-from hicom_hf.training.datasets import HiComDataset, SkippedSample, load_records, read_records
+from hicom_hf.training.datasets import HiComDataset, PackedRecords, SkippedSample, load_records, read_records
 from hicom_hf.training.encoding import IGNORED
 
 
@@ -265,6 +266,30 @@ def test_records_in_memory_are_named_by_place_and_kept_if_they_have_a_name():
     named = Record(record("Who?"), "mine")
     first, second = load_records([record("Who?"), named])
     assert (first.source, second) == ("record 0", named)
+
+
+def test_packed_records_are_the_records_in_less_memory(tmp_path):
+    entries = [record(f"Wer läuft? \ud800 {n}", "Ann 🙂.", id=n, video="a.mp4", start=0.5) for n in range(500)]
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    tracemalloc.start()
+    records = load_records(tmp_path / "a.json")
+    records_size = tracemalloc.get_traced_memory()[0]
+    packed = PackedRecords(records)
+    packed_size = tracemalloc.get_traced_memory()[0] - records_size
+    tracemalloc.stop()
+    assert list(packed) == records
+    assert packed_size < records_size / 3
+    with pytest.raises(IndexError, match="record 500 of 500"):
+        packed[500]
+
+
+def test_records_that_json_cannot_hold_stay_as_they_are(processor):
+    picture = Image.new("RGB", (40, 30), "red")
+    records = [record("Who?"), record("<image>Who?", image=picture), record("<image>Why?", image=picture)]
+    dataset = HiComDataset(records, processor)
+    assert dataset.records[1].data["image"] is picture
+    assert dataset[1]["pixel_values"].shape == (1, 3, 56, 56)
+    assert len(list(dataset.media())) == 1
 
 
 def test_every_medium_is_listed_once(folder, processor):

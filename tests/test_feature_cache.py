@@ -76,6 +76,17 @@ def test_results_equal_those_without_a_cache(frozen, processor, folder, records,
     torch.testing.assert_close(found.loss, expected.loss, atol=1e-5, rtol=0)
 
 
+def test_results_under_autocast_equal_those_without_a_cache(frozen, processor, folder, records, tmp_path):
+    plain = HiComDataset(records, processor, folder, num_frames=8)
+    cache = FeatureCache(tmp_path, frozen, processor, num_frames=8, autocast_dtype=torch.bfloat16)
+    cache.fill(frozen, plain.media(), report=lambda line: None)
+    cached = HiComDataset(records, processor, folder, num_frames=8, feature_cache=cache)
+    collator = HiComDataCollator(processor)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, found = (frozen(**collator([dataset[0]])).logits for dataset in (plain, cached))
+    assert torch.equal(found, expected)  # one video at a time: the same products in the same order
+
+
 def test_one_video_alone_gives_bit_identical_features(frozen, processor, folder, tmp_path):
     (medium,) = media_of([record("<video>Who?", video="twelve.mp4")], processor, folder)
     cache = FeatureCache(tmp_path, frozen, processor, num_frames=8)

@@ -53,8 +53,7 @@ def shards(folder, tmp_path_factory):
     for shard in range(3):
         numbers = range(2 * shard, 2 * shard + 2)
         write_shard(shards / f"train-{shard:02}.tar", {f"a/{n:03}": (record(n), {"mp4": video}) for n in numbers})
-    images = {f"{n}.png": (folder / f"{name}.png").read_bytes() for n, name in enumerate(("red", "blue"))}
-    images = {"10.png": images["1.png"], "9.png": images["0.png"]}
+    images = {"10.png": (folder / "blue.png").read_bytes(), "9.png": (folder / "red.png").read_bytes()}
     samples = {"006": (record(6, "<image><image>Same?"), images), "007": (record(7, "Hi"), {})}
     write_shard(shards / "train-03.tar", samples)
     return shards
@@ -157,6 +156,16 @@ def test_a_hub_data_set_in_chat_format_with_pictures_in_its_columns(folder, proc
         (sample,) = HiComStreamingDataset(stream, processor)
         assert torch.equal(sample["input_ids"], expected["input_ids"])
         assert torch.equal(sample["pixel_values"], expected["pixel_values"])
+
+
+def test_shards_that_datasets_opens_itself_give_the_same_samples(shards, processor):
+    files = [str(shards / f"train-{shard:02}.tar") for shard in range(3)]
+    opened = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=True)
+    expected = list(HiComStreamingDataset(files, processor, num_frames=2))
+    found = list(HiComStreamingDataset(opened, processor, num_frames=2))
+    assert numbers(found, processor) == list(range(6))
+    for sample, other in zip(found, expected, strict=True):
+        assert all(torch.equal(sample[name], other[name]) for name in other if name != "decode_seconds")
 
 
 def test_a_folder_with_json_lines_and_relative_paths(folder, tmp_path, processor):

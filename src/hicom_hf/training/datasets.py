@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from .conversations import Medium, Record, SampleError, TrainingItem, training_items
 from .encoding import ItemEncoder, tokenized_segments
+from .feature_cache import medium_key
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,40 @@ class SkippedSample(NamedTuple):
 
     source: str
     reason: str
+
+
+class PackedRecords(Sequence):
+    """Records as JSON in one block of memory.
+
+    Millions of Python objects take several times the memory, and once more in every loader process, because counting
+    references writes into the pages that processes share. Records that JSON cannot hold stay as they are.
+    """
+
+    def __init__(self, records: Iterable[Record]):
+        buffer, offsets = bytearray(), [0]
+        self._unpacked: dict[int, Record] = {}
+        for number, record in enumerate(records):
+            try:
+                if record.open_media is not None:
+                    raise TypeError("a function")
+                content = json.dumps([record.data, record.source, record.media_root], ensure_ascii=False)
+                buffer += content.encode("utf-8", "surrogatepass")
+            except (TypeError, ValueError):
+                self._unpacked[number] = record
+            offsets.append(len(buffer))
+        self._buffer = np.frombuffer(bytes(buffer), dtype=np.uint8)
+        self._offsets = np.array(offsets, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        if index in self._unpacked:
+            return self._unpacked[index]
+        begin, end = self._offsets[index], self._offsets[index + 1]
+        return Record(*json.loads(self._buffer[begin:end].tobytes().decode("utf-8", "surrogatepass")))
 
 
 class HiComDataset(Dataset):
@@ -76,7 +111,7 @@ class HiComDataset(Dataset):
     ):
         if on_bad_sample not in ("raise", "skip"):
             raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
-        self.records = load_records(records, media_root, seed)
+        self.records = PackedRecords(load_records(records, media_root, seed))
         self.encoder = ItemEncoder(
             processor,
             num_frames=num_frames,
@@ -172,7 +207,7 @@ class HiComDataset(Dataset):
             except SampleError:  # skipped when the data set was opened
                 continue
             for medium in items[-1].media:  # the last one has all
-                key = medium if isinstance(medium.source, (str, bytes)) else id(medium.source)
+                key = medium if isinstance(medium.source, str) else medium_key(medium)
                 if key not in seen:
                     seen.add(key)
                     yield medium

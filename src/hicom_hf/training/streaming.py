@@ -189,6 +189,11 @@ def record_of_row(row: Mapping[str, Any], media_root: str | None) -> Record:
     """A row of a stream as a record: its columns, or the files of a tar sample."""
     if "__files__" in row:
         return _record_of_files(row["__key__"], row["__shard__"], row["__files__"])
+    if "__key__" in row and "json" in row:  # a shard that `datasets` itself has opened
+        files = {
+            name: value["bytes"] for name, value in row.items() if isinstance(value, Mapping) and "bytes" in value
+        }
+        return _record_of_files(row["__key__"], row.get("__url__", "stream"), {**files, "json": row["json"]})
     name = next((f"record {row[key]}" for key in ("id", "__key__") if row.get(key) is not None), "a record")
     return Record(row, f"stream: {name}", media_root, _open_remote)
 
@@ -267,15 +272,19 @@ def tar_rows(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield {"__key__": key, "__shard__": shard, "__files__": files}
 
 
-def _record_of_files(key: str, shard: str, files: Mapping[str, bytes]) -> Record:
+def _record_of_files(key: str, shard: str, files: Mapping[str, Any]) -> Record:
+    """A tar sample as a record; "json" is content, or parsed already."""
     source = f"{shard}: {key}"
-    if "json" not in files:
+    data = files.get("json")
+    if data is None:
         raise SampleError(source, BAD_RECORD, f"the sample has no {key}.json, only {sorted(files)}")
-    try:
-        data = json.loads(files["json"])
-    except ValueError as error:
-        raise SampleError(source, BAD_RECORD, f"{key}.json is not JSON ({error})") from error
+    if isinstance(data, bytes):
+        try:
+            data = json.loads(data)
+        except ValueError as error:
+            raise SampleError(source, BAD_RECORD, f"{key}.json is not JSON ({error})") from error
     if isinstance(data, dict) and not any(data.get(name) for name in ("video", "videos", "image", "images")):
+        data = dict(data)
         for kind, suffixes in MEDIA_SUFFIXES.items():
             names = [suffix for suffix in files if suffix.rpartition(".")[2].lower() in suffixes]
             data[kind] = sorted(names, key=_natural_key)
