@@ -9,6 +9,7 @@ from math import ceil, prod
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import _MARKED_RE, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -113,6 +114,14 @@ class HiComProcessor(ProcessorMixin):
                 raise TypeError(f"video_processor must be a HiComVideoProcessor, got {type(argument).__name__}")
             return BaseVideoProcessor
         return super().check_argument_for_proper_class(argument_name, argument)
+
+    @classmethod
+    def _load_tokenizer_from_pretrained(cls, sub_processor_type, pretrained_model_name_or_path, **kwargs):
+        # transformers looks for a model's config beside each tokenizer. There is none in instruction_tokenizer/, which an
+        # offline cache cannot tell from "not downloaded", and the LLM's tokenizer would be loaded in its place.
+        if sub_processor_type == "instruction_tokenizer":
+            kwargs["config"] = PreTrainedConfig()
+        return super()._load_tokenizer_from_pretrained(sub_processor_type, pretrained_model_name_or_path, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:
