@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from transformers.utils import cached_file, logging
 
@@ -121,14 +121,18 @@ def upload(
     keeps_card = not _card_is_replaceable(api, repo_id, revision)
     if keeps_card:
         logger.warning(f"{repo_id}: the model card there was written by hand and stays as it is")
-    return api.upload_folder(
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return api.create_commit(
         repo_id=repo_id,
-        folder_path=folder,
+        operations=[
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
+            for name, path in paths.items()
+            if not (keeps_card and name == CARD_FILE)
+        ],
         commit_message=commit_message or "Upload HICom model",
         commit_description=commit_description,
         revision=revision,
         create_pr=create_pr,
-        ignore_patterns=[CARD_FILE] if keeps_card else None,
     )
 
 
