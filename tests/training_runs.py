@@ -56,14 +56,14 @@ def write_model(folder: Path, **compressor) -> Path:
     return folder
 
 
-def recipe_values(stage: str, model: Path, data: Path, output_dir: Path, **changes) -> dict:
+def recipe_values(stage: str, model: Path, data: Path, output_dir: Path, /, **changes) -> dict:
     """A recipe for the CPU, as plain values; `changes` replace values, nested ones key by key."""
     values = {
         "stage": stage,
         "model": str(model),
         "output_dir": str(output_dir),
         "data": {"files": [str(data)], "num_frames": 4, "num_workers": 0, "per_turn": stage != "alignment"},
-        "learning_rates": RATES[stage],
+        "learning_rates": dict(RATES[stage]),
         "batch_size": 4,
         "batch_size_per_device": 2,
         "precision": "fp32",

@@ -16,6 +16,7 @@ import yaml
 
 SHIPPED_DIR = Path(__file__).parent / "recipes"
 CONFIGS_DIR = Path(__file__).parent / "configs"
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system writes it
 
 Stage = Literal["alignment", "conditional_pretraining", "instruction_tuning"]
@@ -45,14 +46,17 @@ class DataRecipe:
     """What is trained on.
 
     Args:
-        files: JSON, JSONL, mixture YAML, webdataset tar shards, or `hf://datasets/OWNER/NAME` for a dataset of the Hub.
+        files: JSON, JSONL or mixture YAML; or streams: webdataset tar shards (with `*` or `{000..127}`), or one
+            `hf://datasets/OWNER/NAME` of the Hub. Streams need `max_steps`.
         media_root: the folder that paths of videos and images in the files are relative to; null: that of each file.
         num_frames: frames of a video, sampled uniformly. 32: paper, section 4.1.
         max_length: tokens of a sample, visual ones included. 4096: release script.
         per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
         on_bad_sample: "raise" stops with the sample's path, "skip" counts and lists it. Never replaced by another.
-        group_by: what the samples of a batch have in common, to waste less on padding: null, "length" or "modality".
-        feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers.
+        group_by: what the samples of a batch have in common, to waste less on padding: null, "length" (and modality, as in
+            the release) or "modality". Streams come as they come.
+        shuffle_buffer: records of a stream among which the next one is drawn.
+        feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is told first.
         num_workers: processes that read videos, per GPU.
     """
 
@@ -63,8 +67,14 @@ class DataRecipe:
     per_turn: bool = True
     on_bad_sample: Literal["raise", "skip"] = "raise"
     group_by: Literal["length", "modality"] | None = "length"
+    shuffle_buffer: int = 1000
     feature_cache: str | None = None
     num_workers: int = 4
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the data are read as they come, without a length."""
+        return any(source.startswith(HUB_PREFIX) or source.lower().endswith(TAR_SUFFIXES) for source in self.files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,8 +403,9 @@ def _check(recipe: Recipe, name: str) -> None:
     for key, value in at_least_one.items():
         if value < 1:
             raise ValueError(f"{name}: {key} must be at least 1, got {value}")
-    if recipe.data.num_workers < 0:
-        raise ValueError(f"{name}: data.num_workers must be at least 0, got {recipe.data.num_workers}")
+    for key in ("num_workers", "shuffle_buffer"):
+        if getattr(recipe.data, key) < 0:
+            raise ValueError(f"{name}: data.{key} must be at least 0, got {getattr(recipe.data, key)}")
     if not recipe.epochs > 0:
         raise ValueError(f"{name}: epochs must be above 0, got {recipe.epochs}")
     for key in ("beta1", "beta2", "warmup"):
@@ -461,6 +472,22 @@ def _check_combinations(recipe: Recipe, name: str) -> None:
         raise ValueError(
             f"{name}: data.per_turn must be true in {recipe.stage}: every answer is conditioned on its question"
         )
+    _check_data(recipe, name)
+
+
+def _check_data(recipe: Recipe, name: str) -> None:
+    """Refuse ways of reading the data that do not go with them, or with what is trained."""
+    if recipe.data.is_stream:
+        kinds = {source.startswith(HUB_PREFIX) for source in recipe.data.files}
+        tars = all(source.lower().endswith(TAR_SUFFIXES) for source in recipe.data.files)
+        if not tars and (len(recipe.data.files) > 1 or kinds == {False}):
+            raise ValueError(
+                f"{name}: data.files must be tar shards only, or one dataset of the Hub, or no streams at all"
+            )
+        if recipe.max_steps is None:
+            raise ValueError(f"{name}: max_steps is missing: data.files are streams, whose length is not known")
+        if recipe.data.feature_cache is not None:
+            raise ValueError(f"{name}: data.feature_cache must be null with streams")
     if recipe.data.feature_cache is not None:
         if recipe.learning_rates.vision_head is not None:
             raise ValueError(
@@ -486,7 +513,7 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
                 f"init`, finish the stage before, or write {HUB_PREFIX}OWNER/NAME for a model of the Hub"
             )
     for source in recipe.data.files:
-        if not source.startswith(HUB_PREFIX) and not _exists(source):
+        if "://" not in source and not _exists(source):
             raise FileNotFoundError(f"{name}: data.files: {source} does not exist")
     if recipe.data.media_root is not None and not Path(recipe.data.media_root).is_dir():
         raise FileNotFoundError(f"{name}: data.media_root: {recipe.data.media_root} is not a folder")
@@ -499,6 +526,7 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
 
 def _exists(source: str) -> bool:
     """Whether a data file is there; tar shards may be written as a pattern."""
+    source = re.sub(r"\{\d+\.\.\d+\}", "*", source)
     if any(sign in source for sign in "*?["):
         anchor = Path(source)
         return any(anchor.parent.glob(anchor.name))

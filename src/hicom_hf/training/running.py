@@ -2,23 +2,29 @@
 
 import logging
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import distributed
+from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from .adapters import add_adapters, quantization_config
 from .checkpoints import checkpoints, last_checkpoint, writing_folder
 from .collating import HiComDataCollator
 from .datasets import HiComDataset, load_records
-from .recipes import CONFIGS_DIR, Recipe, check_files, load_yaml, recipe_from_dict, recipe_text
+from .feature_cache import FeatureCache
+from .recipes import CONFIGS_DIR, HUB_PREFIX, Recipe, check_files, load_yaml, recipe_from_dict, recipe_text
 from .stages import cast_for_training, load_stage, mark_trained, set_trainable
+from .streaming import HiComStreamingDataset
 from .trainer import HiComTrainer
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"  # under output_dir: the finished model
+HUB_DATASETS = f"{HUB_PREFIX}datasets/"
 RECIPE_FILE = "recipe.yaml"
 # What may change between a run and its resumption without changing its result. `model` and `media_root` may have moved.
 MAY_CHANGE = (
@@ -85,7 +91,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     counts = set_trainable(model, base.config, recipe.learning_rates)
     cast_for_training(model)
     logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
-    dataset = build_dataset(recipe, base, processor)
+    dataset = build_dataset(recipe, base, processor, arguments.device)
     trainer = HiComTrainer(
         model=model,
         args=arguments,
@@ -105,21 +111,53 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     return trainer
 
 
-def build_dataset(recipe: Recipe, model, processor) -> HiComDataset:
-    """The data of a recipe; several files are one data set."""
+def build_dataset(recipe: Recipe, model, processor, device: torch.device) -> HiComDataset | HiComStreamingDataset:
+    """The data of a recipe; several files are one data set.
+
+    Args:
+        model: fills the feature cache, if there is to be one.
+        device: where it does so.
+    """
     data = recipe.data
+    reading = {
+        "num_frames": data.num_frames,
+        "per_turn": data.per_turn,
+        "max_length": data.max_length,
+        "on_bad_sample": data.on_bad_sample,
+        "seed": recipe.seed,
+    }
+    if data.is_stream:
+        files = [file.removeprefix(HUB_DATASETS) for file in data.files]
+        source = files if len(files) > 1 else files[0]
+        return HiComStreamingDataset(
+            source, processor, data.media_root, shuffle_buffer=data.shuffle_buffer, repeat=True, **reading
+        )
     records = [record for file in data.files for record in load_records(file, data.media_root, recipe.seed)]
-    dataset = HiComDataset(
-        records,
-        processor,
-        num_frames=data.num_frames,
-        per_turn=data.per_turn,
-        max_length=data.max_length,
-        on_bad_sample=data.on_bad_sample,
-        seed=recipe.seed,
-    )
+    dataset = HiComDataset(records, processor, **reading)
     logger.info("Data: %s.", dataset.summary())
+    if data.feature_cache is not None:
+        dataset.encoder.feature_cache = filled_cache(recipe, model, processor, dataset, device)
     return dataset
+
+
+def filled_cache(recipe: Recipe, model, processor, dataset: HiComDataset, device: torch.device) -> FeatureCache:
+    """SigLIP's features of all of a data set's videos and images; each process encodes its share of what is not there."""
+    autocast = torch.bfloat16 if recipe.precision == "bf16" else None
+    cache = FeatureCache(
+        recipe.data.feature_cache, model, processor, num_frames=recipe.data.num_frames, autocast_dtype=autocast
+    )
+    several = distributed.is_available() and distributed.is_initialized()
+    cache.fill(
+        model.to(device),
+        dataset.media(),
+        on_bad_sample=recipe.data.on_bad_sample,
+        rank=distributed.get_rank() if several else 0,
+        world_size=distributed.get_world_size() if several else 1,
+        progress=lambda media, total, name: tqdm(media, total=total, desc=name, disable=None, file=sys.stderr),
+    )
+    if several:
+        distributed.barrier()
+    return cache
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from ..modeling.modeling_hicom import HiComModel
@@ -28,10 +31,12 @@ from .recipes import LearningRates
 from .reporting import ConsoleReport, Meter, throughput
 from .sampling import HiComGroupedSampler
 from .stages import optimizer_groups, part_of, set_trainable
+from .streaming import HiComStreamingDataset
 
 logger = logging.getLogger(__name__)
 
 VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "image_features", "video_features")
+EPOCH_ROUNDING = 1e-6  # epochs are counted in fractions of their steps
 TRAINABLE_FILE = "trainable.json"  # in a checkpoint: whether frozen weights are left out, and which they were
 
 
@@ -74,6 +79,7 @@ class HiComTrainer(Trainer):
         self._meter = Meter()
         self._steps_metered = 0
         self._rates: dict[str, float] = {}
+        self._sampler: HiComGroupedSampler | None = None
         set_trainable(model, _config(model), learning_rates)
         super().__init__(model=model, **kwargs)
         for callback in (ProgressCallback, PrinterCallback):
@@ -105,12 +111,34 @@ class HiComTrainer(Trainer):
         if self.group_by is None or not hasattr(dataset, "modalities"):
             return super()._get_train_sampler(dataset)
         batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return HiComGroupedSampler(
+        self._sampler = HiComGroupedSampler(
             dataset.lengths,
             dataset.modalities,
             batch_size,
             seed=self.args.data_seed or self.args.seed,
             group_by_length=self.group_by == "length",
+        )
+        return self._sampler
+
+    def get_train_dataloader(self):
+        """As in transformers; a stream of ours is split between processes already."""
+        if not isinstance(self.train_dataset, HiComStreamingDataset):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+        return prepare_data_loader(
+            loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -247,7 +275,7 @@ class HiComTrainer(Trainer):
 
 
 class _Bookkeeping(TrainerCallback):
-    """Notes the rates that a step is made with, and takes up the loss since the last line of the log from a checkpoint."""
+    """Sets the sampler's epoch, notes the rates of each step, and takes up the loss since the last line of the log."""
 
     def __init__(self, trainer: HiComTrainer):
         self.trainer = trainer
@@ -262,6 +290,11 @@ class _Bookkeeping(TrainerCallback):
             progress = json.loads(path.read_text(encoding="utf-8"))
             trainer._tr_loss += progress["loss"]
             trainer._globalstep_last_logged = progress["last_logged"]
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # transformers reaches the epoch of its own samplers only.
+        if self.trainer._sampler is not None:
+            self.trainer._sampler.set_epoch(math.floor((state.epoch or 0) + EPOCH_ROUNDING))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         groups = self.trainer.optimizer.param_groups

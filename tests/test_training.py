@@ -1,0 +1,434 @@
+"""Training from the command line: three stages one after another, answers learnt by heart, logs, caches, streams."""
+
+import json
+import logging
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from training_runs import recipe, recipe_values, weights_of, write_data, write_model
+from transformers import TrainingArguments
+
+from hicom_hf import HiComForConditionalGeneration, HiComProcessor
+from hicom_hf.cli.main import main
+from hicom_hf.modeling.modeling_hicom import HiComModel
+from hicom_hf.tiny import tiny_model, tiny_processor
+from hicom_hf.training.checkpoints import last_checkpoint
+from hicom_hf.training.collating import HiComDataCollator
+from hicom_hf.training.datasets import HiComDataset
+from hicom_hf.training.recipes import LearningRates, recipe_from_dict
+from hicom_hf.training.reporting import report_line, throughput
+from hicom_hf.training.running import build_trainer, run_recipe, sharding_arguments, training_arguments
+from hicom_hf.training.stages import part_of, unused_parameters
+from hicom_hf.training.trainer import HiComTrainer, add_unseen_image
+
+STAGES = ("alignment", "conditional_pretraining", "instruction_tuning")
+TOWERS = {"vision_head": 2e-6, "instruction_encoder": 2e-6}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    return write_model(folder / "model"), write_data(folder)
+
+
+# Three stages --------------------------------------------------------------------------------------------------------------
+
+
+def train(values: dict, folder: Path, *arguments: str) -> Path:
+    """`hicom train` on a recipe file; its result."""
+    path = folder / f"{values['stage']}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert main(["train", str(path), *arguments]) == 0
+    return Path(values["output_dir"]) / "model"
+
+
+@pytest.mark.parametrize("formulation", ["paper", "release"])
+def test_three_stages_change_exactly_what_they_train_each_from_the_folder_before(formulation, tmp_path, capsys):
+    injections = {"global_injection": "direct"} if formulation == "release" else {}
+    folder = write_model(tmp_path / "init", formulation=formulation, **injections)
+    data = write_data(tmp_path)
+    weights = weights_of(folder)
+    for stage in STAGES:
+        values = recipe_values(stage, folder, data, tmp_path / stage, epochs=2)
+        if stage == "instruction_tuning":
+            values["learning_rates"] |= TOWERS
+        folder = train(values, tmp_path)
+        assert capsys.readouterr().out.strip() == str(folder)
+
+        after = weights_of(folder)
+        config = HiComForConditionalGeneration.config_class.from_pretrained(folder)
+        assert set(after) == set(weights)
+        unused = unused_parameters(config)
+        for name, tensor in weights.items():
+            learns = part_of(name) in values["learning_rates"] and name not in unused
+            assert torch.equal(after[name], tensor) != learns, (stage, name)
+        assert config.compressor_config.bypass_injection == (stage == "alignment")
+        assert ("compressor" in config.untrained_parts) is False
+        weights = after
+    assert config.untrained_parts == ["vision_tower"]
+    assert HiComProcessor.from_pretrained(folder).num_global_tokens == 8
+
+
+def test_the_same_from_python_in_a_dozen_lines(start, tmp_path):
+    model = HiComForConditionalGeneration.from_pretrained(start[0])
+    processor = HiComProcessor.from_pretrained(start[0])
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer = HiComTrainer(
+        model=model,
+        args=TrainingArguments(
+            tmp_path, per_device_train_batch_size=4, max_steps=3, use_cpu=True, remove_unused_columns=False
+        ),
+        train_dataset=HiComDataset(start[1], processor, num_frames=4),
+        data_collator=HiComDataCollator(processor, with_statistics=True),
+        processing_class=processor,
+        learning_rates=LearningRates(compressor=1e-4, injection=1e-3),
+    )
+    trainer.train()
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {name for name in before if name.startswith("model.compressor.")}
+
+
+@pytest.mark.slow
+def test_torchrun_style_and_hicom_style_commands_give_the_same_folder(start, tmp_path):
+    results = []
+    for number, command in enumerate((["hicom_hf.training"], ["hicom_hf.cli.main", "train"])):
+        values = recipe_values("alignment", *start, tmp_path / f"run{number}", max_steps=2)
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        done = subprocess.run([sys.executable, "-m", *command, str(path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == str(tmp_path / f"run{number}" / "model")
+        results.append(weights_of(tmp_path / f"run{number}" / "model"))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+# The command ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_recipe_is_refused_before_a_model_is_loaded(start, tmp_path, capsys, monkeypatch):
+    def load(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(HiComForConditionalGeneration, "from_pretrained", load)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_values("alignment", *start, tmp_path / "out")))
+    for override, message in (
+        ("bach_size=3", "unknown key bach_size; did you mean batch_size"),
+        ("epochs=long", "epochs must be a number"),
+        ("data.files=nowhere.json", "data.files: nowhere.json does not exist"),
+        ("model=nowhere", "model: nowhere is not the folder of a model"),
+        ("batch_size_per_device=3", "batch_size 4 is not a multiple of batch_size_per_device 3"),
+    ):
+        assert main(["train", str(path), "--set", override]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["train"]) == 2
+
+
+def test_recipes_are_listed_shown_and_checked(start, tmp_path, capsys):
+    assert main(["train", "--list"]) == 0
+    assert "alignment_7b\n" in capsys.readouterr().out
+    assert main(["train", "alignment_7b", "--show", "--set", "seed=7"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 7
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_values("alignment", *start, tmp_path / "out")))
+    assert main(["train", str(path), "--check"]) == 0
+
+
+def test_a_finished_run_is_not_run_again(start, tmp_path):
+    run = recipe("alignment", *start, tmp_path, max_steps=1)
+    run_recipe(run)
+    with pytest.raises(FileExistsError, match="exists already, so this run has finished"):
+        run_recipe(run)
+
+
+# Answers by heart ----------------------------------------------------------------------------------------------------------
+
+
+def learn_by_heart(folder: Path, **changes):
+    """Train on eight questions about four videos until nothing is left to learn; the trainer."""
+    data, model = write_data(folder, with_text=False), write_model(folder / "init")
+    schedule = {"optimizer": {"schedule": "linear", "warmup": 0.1}, "logging": {"every": 50}}
+    trainer = build_trainer(
+        run := recipe(
+            "instruction_tuning",
+            model,
+            data,
+            folder / "out",
+            batch_size=8,
+            batch_size_per_device=8,
+            **schedule,
+            **changes,
+        ),
+        training_arguments(run),
+    )
+    dataset = trainer.train_dataset
+    trainer.train_dataset = [dataset[index] for index in range(len(dataset))]  # decoded once
+    trainer.train()
+    return trainer, dataset
+
+
+def answers(model, processor, dataset) -> list[tuple[str, str]]:
+    """What the model answers, and what it should."""
+    pairs = []
+    for index in range(len(dataset)):
+        item = dataset.item(index)
+        question = item.messages[0]["content"][-1]
+        chat = [{"role": "user", "content": [{"type": "video", "path": item.media[0].source}, question]}]
+        inputs = processor.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", num_frames=4
+        )
+        output = model.eval().generate(**inputs, max_new_tokens=16, do_sample=False)
+        answer = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        pairs.append((answer, item.messages[-1]["content"]))
+    return pairs
+
+
+def test_eight_answers_about_four_videos_are_learnt_by_heart(tmp_path):
+    rates = {"compressor": 3e-3, "injection": 3e-3, "language_model": 3e-3}
+    trainer, dataset = learn_by_heart(tmp_path, max_steps=80, learning_rates=rates)
+    pairs = answers(trainer.model, trainer.processing_class, dataset)
+    assert len(pairs) == len(set(pairs)) == 8
+    assert all(answer == expected for answer, expected in pairs), pairs
+
+
+def test_eight_answers_are_learnt_by_heart_with_lora(tmp_path):
+    rates = {"compressor": 1e-2, "injection": 1e-2, "language_model": 1e-2}
+    lora = {"rank": 16, "alpha": 32, "dropout": 0.0}
+    trainer, dataset = learn_by_heart(tmp_path, max_steps=80, learning_rates=rates, lora=lora)
+    pairs = answers(trainer.model, trainer.processing_class, dataset)
+    assert all(answer == expected for answer, expected in pairs), pairs
+
+
+# Text-only batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_only_batch_gives_every_trained_parameter_a_gradient_of_zero_and_the_same_loss():
+    model, processor = tiny_model().train(), tiny_processor()
+    inputs = processor(text=["hello", "good day"], return_tensors="pt", padding=True)
+    labels = inputs["input_ids"]
+    expected = model(**inputs, labels=labels).loss
+    inner = next(module for module in model.modules() if isinstance(module, HiComModel))
+    inner.register_forward_hook(add_unseen_image, with_kwargs=True)
+    loss = model(**inputs, labels=labels).loss
+    assert torch.equal(loss, expected)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        if part_of(name) in ("compressor", "injection", "instruction_encoder", "vision_head"):
+            assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_evaluation_and_batches_with_pixels_do_without_the_unseen_image():
+    model, processor = tiny_model(), tiny_processor()
+    inner = model.model
+    inner.register_forward_hook(add_unseen_image, with_kwargs=True)
+    calls = []
+    inner.compressor.register_forward_hook(lambda *args: calls.append(1))
+    inputs = processor(text="hello", return_tensors="pt")
+    model(**inputs)
+    with torch.no_grad():
+        model.train()(**inputs)
+    assert not calls
+    frames = torch.zeros(4, 16, 16, 3, dtype=torch.uint8)
+    inputs = processor(
+        text=f"{processor.video_token} what?", videos=[frames.numpy()], return_tensors="pt", num_frames=4
+    )
+    model(**inputs)
+    assert len(calls) == 1
+
+
+def test_a_step_whose_samples_were_all_skipped_has_a_loss_of_zero(tmp_path, start):
+    data = tmp_path / "bad.json"
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "x"}]
+    data.write_text(json.dumps([{"video": f"missing{n}.mp4", "conversations": turns} for n in range(4)]))
+    run = recipe("alignment", start[0], data, tmp_path / "out", data={"files": [str(data)], "on_bad_sample": "skip"})
+    folder = run_recipe(run)
+    assert all(torch.isfinite(tensor).all() for tensor in weights_of(folder).values())
+    (entry, *_) = json.loads((last_checkpoint(tmp_path / "out") / "trainer_state.json").read_text())["log_history"]
+    assert entry["loss"] == 0.0 and entry["skipped_samples"] == 4
+
+
+def test_a_sample_that_cannot_be_read_stops_training_with_its_path(tmp_path, start):
+    records = json.loads(start[1].read_text())
+    records[3]["video"] = "lost.mp4"
+    data = start[1].with_name("lost.json")
+    data.write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"lost\.mp4"):
+        run_recipe(recipe("conditional_pretraining", start[0], data, tmp_path / "out"))
+
+
+# Order, logs, cache, streams -----------------------------------------------------------------------------------------------
+
+
+def test_epochs_have_different_orders_and_runs_with_one_seed_the_same(start, tmp_path):
+    def orders(name):
+        run = recipe("conditional_pretraining", *start, tmp_path / name, epochs=2, batch_size=2, max_steps=None)
+        trainer = build_trainer(run, training_arguments(run))
+        seen = []
+        collate = trainer.data_collator
+        trainer.data_collator = lambda samples: (
+            seen.append([s["input_ids"].sum().item() for s in samples]),
+            collate(samples),
+        )[1]
+        trainer.train()
+        half = len(seen) // 2
+        return seen[:half], seen[half:]
+
+    first, second = orders("a")
+    assert first != second and sorted(chain(*first)) == sorted(chain(*second))
+    assert orders("b") == (first, second)
+
+
+def test_the_log_tells_rates_by_part_throughput_and_the_share_of_waiting(start, tmp_path, capsys):
+    run = recipe("conditional_pretraining", *start, tmp_path, max_steps=2, logging={"tensorboard": True})
+    run_recipe(run)
+    state = json.loads((last_checkpoint(tmp_path) / "trainer_state.json").read_text())
+    entry = state["log_history"][1]  # the first step of the warm-up has rates of 0
+    assert entry["learning_rate/injection"] == 10 * entry["learning_rate/compressor"] > 0
+    assert entry["tokens_per_second"] > 0 and entry["visual_tokens_per_step"] > 0
+    assert 0 < entry["wait_seconds"] < entry["step_seconds"] and entry["decode_seconds"] > 0
+    assert "step 1/2  loss" in capsys.readouterr().err
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_throughput_is_counted_by_hand():
+    counts = [600, 400, 250, 3.0, 2]  # text, visual and padding tokens, seconds of decoding, samples skipped
+    entries = throughput(counts, wait_seconds=4.0, seconds=10.0, steps=5)
+    assert entries == {
+        "tokens_per_second": 100.0,
+        "visual_tokens_per_step": 80.0,
+        "padding_share": 0.2,
+        "step_seconds": 2.0,
+        "wait_seconds": 0.8,
+        "decode_seconds": 0.6,
+        "skipped_samples": 2,
+    }
+    line = report_line({"loss": 1.5, "learning_rate/compressor": 1e-4, **entries}, 5, 10)
+    assert line == (
+        "step 5/10  loss 1.5000  rates compressor 1.00e-04  100 tokens/s  80 visual tokens/step  2.00 s/step (0.80 s waiting "
+        "for data, 0.60 s decoding)  the loader is the bottleneck (data.num_workers)  2 samples skipped"
+    )
+
+
+def test_a_run_with_cached_features_ends_with_the_same_weights_and_fills_the_cache_once(start, tmp_path, capsys):
+    stage = "conditional_pretraining"
+    plain = run_recipe(recipe(stage, *start, tmp_path / "plain", epochs=2))
+    cached = {"data": {"feature_cache": str(tmp_path / "cache")}}
+    first = run_recipe(recipe(stage, *start, tmp_path / "first", epochs=2, **cached))
+    assert "GiB" in capsys.readouterr().err
+    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    again = run_recipe(recipe(stage, *start, tmp_path / "again", epochs=2, **cached))
+    assert shards == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    expected = weights_of(plain)
+    for folder in (first, again):
+        result = weights_of(folder)
+        assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
+
+
+def test_tar_shards_are_trained_on_and_resumed(start, tmp_path):
+    import tarfile
+
+    folder = start[1].parent
+    with tarfile.open(tmp_path / "data-000.tar", "w") as archive:
+        for record in json.loads(start[1].read_text())[:6]:
+            archive.add(folder / record.pop("video"), f"{record['id']:04}.mp4")
+            path = tmp_path / "record.json"
+            path.write_text(json.dumps(record))
+            archive.add(path, f"{record['id']:04}.json")
+    shards = {"data": {"files": [str(tmp_path / "data-{000..000}.tar")], "shuffle_buffer": 4}}
+    steps = {"max_steps": 4, "checkpoints": {"every": 2}}
+    whole = run_recipe(recipe("conditional_pretraining", *start, tmp_path / "whole", **shards, **steps))
+    run = recipe("conditional_pretraining", *start, tmp_path / "resumed", **shards, **steps)
+    run_recipe(run)
+    for name in ("checkpoint-4", "model"):
+        (tmp_path / "resumed" / name).rename(tmp_path / f"away-{name}")
+    resumed = weights_of(run_recipe(run))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights_of(whole).items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"files": ["a.tar"]}}, "max_steps is missing: data.files are streams"),
+        ({"data": {"files": ["a.tar", "b.json"]}, "max_steps": 1}, "data.files must be tar shards only"),
+        (
+            {"data": {"files": ["a.tar"], "feature_cache": "c"}, "max_steps": 1},
+            "feature_cache must be null with streams",
+        ),
+        ({"data": {"shuffle_buffer": -1}}, "data.shuffle_buffer must be at least 0"),
+    ],
+)
+def test_streams_are_refused_where_they_cannot_be_used(changes, message, start, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        recipe("conditional_pretraining", *start, tmp_path, **changes)
+
+
+# Precision and arguments ---------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_runs_train_in_float32_and_end_in_bfloat16(start, tmp_path):
+    run = recipe("alignment", *start, tmp_path, max_steps=2, precision="bf16", gradient_checkpointing=True)
+    folder = run_recipe(run)
+    checkpoint = load_file(last_checkpoint(tmp_path) / "model.safetensors")
+    queries = "model.compressor.global_branch.queries"
+    assert checkpoint[queries].dtype == torch.float32 and checkpoint["lm_head.weight"].dtype == torch.bfloat16
+    weights = weights_of(folder)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    assert torch.equal(weights[queries], checkpoint[queries].bfloat16())
+    start_weights = weights_of(start[0])
+    assert torch.equal(weights["lm_head.weight"], start_weights["lm_head.weight"].bfloat16())
+
+
+def test_tied_embeddings_stay_one_tensor(tmp_path, start):
+    from hicom_hf.tiny import tiny_config
+
+    values = tiny_config().to_dict()
+    values["text_config"]["tie_word_embeddings"] = True
+    model = HiComForConditionalGeneration(HiComForConditionalGeneration.config_class.from_dict(values))
+    model.save_pretrained(tmp_path / "tied")
+    tiny_processor(model.config).save_pretrained(tmp_path / "tied")
+    changes = {"max_steps": 2, "checkpoints": {"every": 1}, "precision": "bf16"}
+    run = recipe("instruction_tuning", tmp_path / "tied", start[1], tmp_path / "out", **changes)
+    weights = weights_of(run_recipe(run))
+    assert "lm_head.weight" not in weights
+    assert "lm_head.weight" not in load_file(last_checkpoint(tmp_path / "out") / "model.safetensors")
+
+
+def test_the_batch_is_divided_over_devices_and_time(start, tmp_path, monkeypatch):
+    run = recipe("alignment", *start, tmp_path, batch_size=12, batch_size_per_device=2)
+    assert training_arguments(run).gradient_accumulation_steps == 6
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(
+        ValueError, match="batch_size 12 is not a multiple of batch_size_per_device 2 times 4 processes"
+    ):
+        training_arguments(run)
+
+
+def test_arguments_are_those_of_the_release_and_clipping_is_on(start, tmp_path):
+    arguments = training_arguments(recipe("conditional_pretraining", *start, tmp_path, precision="bf16"))
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.adam_epsilon) == (0.9, 0.999, 1e-8)
+    assert (arguments.lr_scheduler_type, arguments.warmup_steps, arguments.weight_decay) == ("cosine", 0.03, 0.0)
+    assert (arguments.bf16, arguments.max_grad_norm, arguments.num_train_epochs) == (True, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("sharding", ["fsdp2", "zero2", "zero3"])
+def test_sharding_takes_a_config_of_the_package(sharding, start, tmp_path):
+    values = recipe_values("alignment", *start, tmp_path, sharding=sharding)
+    arguments = sharding_arguments(recipe_from_dict(values))
+    path = Path(arguments.get("fsdp_config") or arguments["deepspeed"])
+    assert path.is_file() and path.stem == sharding
+
+
+def test_what_is_trained_is_logged(start, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="hicom_hf"):
+        run = recipe("conditional_pretraining", *start, tmp_path, max_steps=1)
+        build_trainer(run, training_arguments(run))
+    text = caplog.text
+    assert "Trained: compressor 0.0281M, injection 0.0415M." in text
+    assert "11 samples (2 text, 1 image, 8 video) of 11 records" in text
