@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from shared_data import GOLDEN_DIR, needs_golden
 
+from hicom_hf.training.collating import HiComDataCollator
 from hicom_hf.training.conversations import (
     BAD_RECORD,
     EMPTY_ANSWER,
@@ -232,6 +234,25 @@ def test_items_tokens_and_labels_equal_the_official_ones(name, official_processo
         assert [item.instruction] == (official["guided_prompt"] or [""])
         kind = item.media[0].kind if item.media else "image"  # text-only: the release adds a black image
         assert kind == official["modality"]
+
+
+@needs_golden
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage3"])
+def test_the_batch_of_all_items_equals_the_official_one(name, official_processor):
+    expected = official_set(name)
+    encoder, per_turn = ItemEncoder(official_processor), expected["use_guide"] is not None
+    items = [item for raw in expected["raw"] for item in training_items(Record(raw, name), per_turn)]
+    samples = []
+    for item in items:  # one token for each video or image, as in the release before the features go in
+        input_ids, labels = encoder.tokenize(item, [1] * len(item.media))
+        samples.append({"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)})
+    batch = HiComDataCollator(official_processor)(samples)
+    ids = batch["input_ids"].masked_fill(batch["input_ids"] == official_processor.image_token_id, -200)
+    ids = ids.masked_fill(ids == official_processor.video_token_id, -201)
+    official = expected["collated_all_items"]
+    assert ids.tolist() == official["input_ids"]
+    assert batch["labels"].tolist() == official["labels"]
+    assert batch["attention_mask"].tolist() == official["attention_mask"]
 
 
 @needs_golden

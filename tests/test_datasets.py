@@ -78,6 +78,13 @@ def test_the_seconds_that_a_record_names_are_used(folder, processor):
     assert sample["video_num_frames"].tolist() == [3]
 
 
+def test_one_video_may_appear_twice_with_other_seconds(folder, processor):
+    path = str(folder / "twelve.mp4")
+    parts = [{"type": "video", "path": path, "end": 0.3}, {"type": "video", "path": path, "start": 0.3, "end": 0.8}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Two."}]
+    assert HiComDataset([{"messages": messages}], processor, num_frames=8)[0]["video_num_frames"].tolist() == [3, 5]
+
+
 def test_several_images_of_a_record_are_all_there_in_order(folder, processor):
     two = record("<image>\n<image>\nSame?", "No.", image=["red.png", "blue.png"])
     sample = HiComDataset([two], processor, folder)[0]

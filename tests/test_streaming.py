@@ -149,8 +149,14 @@ def test_a_repeated_stream_goes_on(shards, processor):
 
 def test_a_hub_data_set_in_chat_format_with_pictures_in_its_columns(folder, processor):
     messages = [{"role": "user", "content": "<image><image>Same?"}, {"role": "assistant", "content": "No."}]
-    pictures = [Image.open(folder / "red.png"), Image.open(folder / "blue.png")]
-    source = datasets.Dataset.from_dict({"messages": [messages], "images": [pictures]})
+    pictures = [{"bytes": (folder / name).read_bytes(), "path": None} for name in ("red.png", "blue.png")]
+    features = datasets.Features(
+        {
+            "messages": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
+            "images": datasets.List(datasets.Image()),
+        }
+    )
+    source = datasets.Dataset.from_dict({"messages": [messages], "images": [pictures]}, features=features)
     expected = HiComDataset([{"messages": messages, "images": ["red.png", "blue.png"]}], processor, folder)[0]
     for stream in (source, source.to_iterable_dataset()):
         (sample,) = HiComStreamingDataset(stream, processor)

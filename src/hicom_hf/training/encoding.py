@@ -90,10 +90,11 @@ class ItemEncoder:
         """
         begin = time.perf_counter()
         known = {} if known is None else known
-        for medium in item.media:
-            if id(medium.source) not in known:
-                known[id(medium.source)] = self.read(medium)
-        visuals = [known[id(medium.source)] for medium in item.media]
+        keys = [(id(medium.source), *medium[2:]) for medium in item.media]
+        for key, medium in zip(keys, item.media, strict=True):
+            if key not in known:
+                known[key] = self.read(medium)
+        visuals = [known[key] for key in keys]
         decode_seconds = time.perf_counter() - begin
         counts = [self.processor.num_visual_tokens(frames) for frames, _ in visuals]
         input_ids, labels = self.tokenize(item, counts)
