@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     Qwen2ForCausalLM,
     SiglipConfig,
     SiglipModel,
+    SiglipTokenizer,
 )
 from video_files import numbered_frames
 
@@ -212,6 +214,37 @@ def test_the_normalisation_of_this_siglip_is_taken_over(siglip, qwen):
 def test_the_instruction_tokenizer_gives_the_ids_of_siglips(siglip):
     ours, theirs = load_instruction_tokenizer(siglip), tiny_instruction_tokenizer()
     assert ours("What is it?")["input_ids"] == theirs("What is it?")["input_ids"]
+
+
+def test_siglips_sentencepiece_tokenizer_becomes_a_fast_one_with_its_ids(siglip, qwen, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    source = shutil.copytree(siglip, tmp_path / "siglip")
+    for path in source.glob("*token*"):
+        path.unlink()
+    words = ["what", "is", "the", "red", "circle", "doing", "where", "does", "it", "go", "who", "are", "they", "video"]
+    generator = random.Random(0)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(" ".join(generator.choices(words, k=6)) for _ in range(500)),
+        model_prefix=str(source / "spiece"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 64, "pad_token": "</s>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    model, processor = assemble(source, qwen, SMALL_COMPRESSOR)
+    save_new_folder(model, processor, tmp_path / "new")
+    assert not list((tmp_path / "new").rglob("spiece.model"))
+    slow = SiglipTokenizer.from_pretrained(source)
+    for question in ("What is the RED circle doing?", "where?", ""):
+        ids = load_processor(tmp_path / "new").encode_instructions([question])[0].tolist()
+        expected = slow(question, padding="max_length", truncation=True, max_length=64)["input_ids"]
+        assert ids == (expected if question else [1] * 64)
 
 
 def test_a_tokenizer_that_cannot_be_made_fast_stays_slow_and_says_so(monkeypatch, tmp_path):

@@ -88,15 +88,16 @@ def run(args: argparse.Namespace) -> int:
     config, processor = load_config(args.model), load_processor(args.model)
     check_fits(config, processor, args.model)
     frames = _read(read_frames, processor, args)
+    _say(_describe(frames, config))
+    for warning in frames.sampling.warnings:
+        _say(f"warning: {args.video}: {warning}")
     started = perf_counter()
+    _say(f"loading {args.model}")
     model = load_model(args.model, args.device, args.dtype, args.attn_implementation)
     load_seconds = perf_counter() - started
     video = encode_video(model, frames)
 
     note = untrained_note(config.untrained_parts)
-    _say(_describe(video))
-    for warning in video.sampling.warnings:
-        _say(f"warning: {args.video}: {warning}")
     if note:
         _say(f"note: {note}")
     answers = []
@@ -150,19 +151,19 @@ def _answer_report(answer) -> dict:
     return {**fields, "seconds": seconds}
 
 
-def _describe(video) -> str:
-    """One line about the video, for stderr."""
-    sampling = video.sampling
+def _describe(frames, config) -> str:
+    """One line about the frames that were read, for stderr."""
+    sampling, num_frames = frames.sampling, len(frames.pixel_values)
     taken = "one picture"
     if sampling.num_source_frames > 1:
-        taken = f"{video.num_frames} of {sampling.num_source_frames} frames"
+        taken = f"{num_frames} of {sampling.num_source_frames} frames"
         if sampling.fewer_than_requested:
             taken += f" ({sampling.requested_frames} were asked for)"
     line = f"{sampling.source}: {taken}, {sampling.width}x{sampling.height}"
     if sampling.duration is not None:
         line += f", {sampling.times[0]:.2f} to {sampling.times[-1]:.2f} s of {sampling.duration:.2f} s"
-    fewer = video.num_patches / video.num_visual_tokens
-    return f"{line}; {video.num_visual_tokens} visual tokens for {video.num_patches} patches ({fewer:.1f} times fewer)"
+    patches, tokens = num_frames * config.grid[0] * config.grid[1], config.num_visual_tokens(num_frames)
+    return f"{line}; {tokens} visual tokens for {patches} patches ({patches / tokens:.1f} times fewer)"
 
 
 def _describe_answer(answer) -> str:
