@@ -121,11 +121,12 @@ def test_the_config_names_the_code_of_every_auto_class(folder):
     assert config["custom_pipelines"]["video-text-to-text"]["impl"] == "video_text_to_text.VideoTextToTextPipeline"
 
 
-def test_saving_leaves_no_pipeline_in_the_config_in_memory(folder):
-    assert "custom_pipelines" not in vars(AutoConfig.from_pretrained(folder))
-    model = AutoModel.from_pretrained(folder)
-    model.save_pretrained(folder)
-    assert "custom_pipelines" not in vars(model.config)
+def test_a_config_saved_alone_keeps_the_names_of_code_and_pipeline(folder, tmp_path):
+    config = AutoConfig.from_pretrained(folder)
+    assert "custom_pipelines" not in vars(config)  # with the package, transformers is not to ask for trust
+    config.save_pretrained(tmp_path)
+    before, after = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path))
+    assert after["custom_pipelines"] == before["custom_pipelines"] and after["auto_map"] == before["auto_map"]
 
 
 def test_nothing_written_names_a_path_of_this_machine(folder):
@@ -152,6 +153,22 @@ def test_sharded_weights_load_to_the_same_logits(model, processor, tmp_path):
 def test_other_ranks_write_no_code_and_no_card(model, tmp_path):
     model.save_pretrained(tmp_path, is_main_process=False)
     assert not {"README.md", "video_text_to_text.py"} & files_in(tmp_path)
+
+
+def test_an_adapter_is_saved_without_a_card_of_a_model(processor, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = tiny_model()
+    model.add_adapter(peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
+    model.save_pretrained(tmp_path)
+    assert "adapter_model.safetensors" in files_in(tmp_path)
+    assert not {"README.md", "video_text_to_text.py", "config.json"} & files_in(tmp_path)
+
+
+def test_a_pipeline_whose_source_is_gone_is_missed_by_name(model, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("hicom_hf.modeling.saving_hicom.__file__", str(tmp_path / "elsewhere" / "saving_hicom.py"))
+    monkeypatch.setattr(model.config, "_name_or_path", "no/such-repo")
+    model.save_pretrained(tmp_path / "saved")
+    assert "video_text_to_text.py was found neither" in caplog.text and "no/such-repo" in caplog.text
 
 
 # With the package ------------------------------------------------------------------------------------------------------

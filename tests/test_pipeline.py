@@ -360,6 +360,12 @@ def test_unknown_and_doubled_arguments_are_refused_by_name(pipe, folder, clip):
         pipe(clip, text="Who?", max_new_tokens=3, generate_kwargs={"max_new_tokens": 4})
 
 
+def test_a_prompt_that_is_too_long_for_the_llm_is_refused(pipe, clip, monkeypatch):
+    monkeypatch.setattr(pipe.model.config.text_config, "max_position_embeddings", 50)
+    with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, more than the 50 .*fewer frames"):
+        pipe(clip, text="Who?")
+
+
 def test_a_missing_video_is_named(pipe):
     with pytest.raises((ValueError, OSError), match=r"no_such\.mp4"):
         pipe("no_such.mp4", text="Who?")

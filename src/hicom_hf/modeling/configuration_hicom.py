@@ -1,5 +1,6 @@
 """What a HICom model is made of: four configurations and the rules between them."""
 
+import copy
 from math import ceil, prod
 from typing import Literal
 
@@ -38,6 +39,16 @@ QWEN2_5_7B = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}
+
+# Where transformers finds the pipeline that is saved beside the weights.
+CUSTOM_PIPELINES = {
+    "video-text-to-text": {
+        "impl": "video_text_to_text.VideoTextToTextPipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "default": None,
+        "type": "multimodal",
+    }
 }
 
 Injection = Literal["none", "direct", "coarse", "fine"]
@@ -209,13 +220,12 @@ class HiComConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     untrained_parts: list[str] | tuple[str, ...] = ()
 
-    # Set by the package, which registers its own pipeline: a folder's copy is then not asked for, as with models, where the
-    # package's class goes before remote code. Without the package the entry in config.json finds the copy.
+    # Set by the package, which registers its own pipeline: as with models, it then goes before the folder's copy.
     has_own_pipeline = False
 
     def __post_init__(self, **kwargs):
         if self.has_own_pipeline:
-            kwargs.pop("custom_pipelines", None)
+            kwargs.pop("custom_pipelines", None)  # transformers would ask to trust the copy
         super().__post_init__(**kwargs)
         # transformers reads the flag at the top, decoders keep it in their own config.
         self.tie_word_embeddings = self.tie_word_embeddings or bool(
@@ -247,6 +257,10 @@ class HiComConfig(PreTrainedConfig):
             raise ValueError(
                 f"vision_config.hidden_size must be divisible by 16 for the 3D position embedding, got {width}"
             )
+
+    def to_dict(self) -> dict:
+        # config.json always names the pipeline's copy: a process without the package finds it so.
+        return {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -5,7 +5,6 @@ model card.
 """
 
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,16 +28,7 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": MODEL_CLASS,
     "AutoModelForMultimodalLM": MODEL_CLASS,
 }
-PIPELINE_TASK = "video-text-to-text"
 PIPELINE_FILE = "video_text_to_text.py"
-CUSTOM_PIPELINES = {
-    PIPELINE_TASK: {
-        "impl": "video_text_to_text.VideoTextToTextPipeline",
-        "pt": ["AutoModelForImageTextToText"],
-        "default": None,
-        "type": "multimodal",
-    }
-}
 MAX_SHARD_SIZE = "5GB"  # our choice: the Hub's own advice is to stay below 20 GB a file
 
 
@@ -55,8 +45,8 @@ class HubFolderMixin:
         hub_arguments = {
             name: kwargs.pop(name) for name in ("repo_id", "commit_message", "create_pr", "private") if name in kwargs
         }
-        with _named_code(self):
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if not is_main_process or _saves_adapters_only(self) or not folder.is_dir():
             return
         copy_pipeline(self, folder)
@@ -142,23 +132,6 @@ def _card_is_replaceable(api: HfApi, repo_id: str, revision: str | None) -> bool
     except (EntryNotFoundError, RevisionNotFoundError):  # no card, or an empty repo
         return True
     return is_replaceable(Path(path).read_text(encoding="utf-8"))
-
-
-@contextmanager
-def _named_code(model):
-    """Name the remote code in the model's config while it is written.
-
-    The entry for the pipeline is taken out again where it was not, as `HiComConfig` does when it is loaded.
-    """
-    config = model.config
-    had_pipelines = "custom_pipelines" in vars(config)
-    config.auto_map = dict(AUTO_MAP)
-    config.custom_pipelines = {name: dict(entry) for name, entry in CUSTOM_PIPELINES.items()}
-    try:
-        yield
-    finally:
-        if not had_pipelines:
-            del config.custom_pipelines
 
 
 def _saves_adapters_only(model) -> bool:

@@ -122,7 +122,8 @@ class VideoTextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS)
 
     def __init__(self, model, *args, processor=None, **kwargs):
-        super().__init__(model, *args, processor=processor or load_processor(model), **kwargs)
+        processor = load_processor(model) if processor is None else processor
+        super().__init__(model, *args, processor=processor, **kwargs)
         untrained = self.model.config.untrained_parts
         if untrained:
             logger.warning(
@@ -230,12 +231,18 @@ class VideoTextToTextPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:
         model_inputs = dict(model_inputs)
         request = model_inputs.pop("request")
+        num_rows, prompt_length = model_inputs["input_ids"].shape
+        limit = self.model.config.text_config.to_dict().get("max_position_embeddings")
+        if limit is not None and prompt_length > limit:
+            raise ValueError(
+                f"the prompt has {prompt_length} tokens, more than the {limit} that the LLM can read; take fewer frames "
+                "(num_frames, max_video_tokens)"
+            )
         arguments = self._prepare_generate_kwargs(generate_kwargs)
         if arguments.get("stop_strings") is not None:
             arguments.setdefault("tokenizer", self.processor.tokenizer)
         output = self.model.generate(**model_inputs, **arguments)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
-        num_rows, prompt_length = model_inputs["input_ids"].shape
         answers = sequences[:, prompt_length:].unflatten(0, (num_rows, -1))  # (B, return sequences, new tokens)
         return {"generated_ids": answers, "request": request}
 
