@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -68,7 +69,10 @@ class AdapterMerger:
         config = LoraConfig.from_pretrained(str(self.folder))
         config.target_modules, config.layers_to_transform, config.modules_to_save = [module], None, None
         config.exclude_modules, config.init_lora_weights = None, True
-        root = inject_adapter_in_model(config, _nested(module, linear))
+        with warnings.catch_warnings():
+            # Patterns of ranks and scales that are for other layers than this one.
+            warnings.filterwarnings("ignore", message="The following (alpha|rank)_pattern keys did not match")
+            root = inject_adapter_in_model(config, _nested(module, linear))
         layer = root.get_submodule(module)
         assert isinstance(layer, LoraLayer)
         for part, stored in self.modules[module].items():

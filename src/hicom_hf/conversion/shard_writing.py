@@ -30,7 +30,7 @@ def write_shards(
 
     Args:
         folder: where to.
-        shapes: all tensors in their order.
+        shapes: all tensors.
         dtype: of all of them.
         max_shard_size: bytes, or such as "5GB"; a single larger tensor gets a file of its own.
         pieces: called once per tensor, in the order of the files.
@@ -41,7 +41,8 @@ def write_shards(
     """
     if sys.byteorder != "little":
         raise OSError("safetensors files are little-endian; this machine is not")
-    meta = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+    ordered = sorted(shapes, key=_natural_key)
+    meta = {name: torch.empty(shapes[name], dtype=dtype, device="meta") for name in ordered}
     split = split_torch_state_dict_into_shards(meta, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size)
     files = []
     for number, (file, names) in enumerate(split.filename_to_tensors.items(), start=1):
@@ -56,6 +57,11 @@ def write_shards(
         }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     return files
+
+
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Layers by number. Source: transformers 5, core_model_loading.dot_natural_key, the order of `save_pretrained`."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split(".")]
 
 
 def _write_shard(path: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces) -> None:

@@ -1,0 +1,579 @@
+"""Official folders to ours: the files, the weights, the behaviour, and what is refused without writing anything."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+from official_checkpoints import (
+    COARSE,
+    DIRECT,
+    base_llm,
+    checkpoint,
+    projector_run,
+    weights,
+    whole_siglip,
+    write_config,
+)
+from safetensors.torch import load_file, save_file
+
+from hicom_hf import HiComForConditionalGeneration, HiComProcessor
+from hicom_hf.cli.main import main
+from hicom_hf.conversion import UnreleasedOptionError, convert_official_checkpoint
+from hicom_hf.conversion.names import our_name
+
+TOWER = DIRECT / "siglip_tower"
+
+
+@dataclass
+class Converted:
+    folder: object
+    conversion: object
+
+    @property
+    def tensors(self):
+        return {
+            name: tensor
+            for file in self.conversion.weight_files
+            for name, tensor in load_file(self.folder / file).items()
+        }
+
+
+def convert(source, folder, **options) -> Converted:
+    options.setdefault("vision_tower", TOWER)
+    return Converted(folder, convert_official_checkpoint(source, folder, **options))
+
+
+def load(folder):
+    return HiComForConditionalGeneration.from_pretrained(folder).eval(), HiComProcessor.from_pretrained(folder)
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def nothing_is_left(tmp_path, *expected):
+    return sorted(path.name for path in tmp_path.iterdir()) == sorted(expected)
+
+
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory):
+    return convert(DIRECT / "checkpoint", tmp_path_factory.mktemp("converted") / "hicom")
+
+
+@pytest.fixture(scope="module")
+def loaded(direct):
+    return load(direct.folder)
+
+
+# What is written -----------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_the_one_that_save_pretrained_writes(direct, loaded, tmp_path):
+    model, processor = loaded
+    again = tmp_path / "hicom"
+    model.save_pretrained(again)
+    processor.save_pretrained(again)
+    assert files_in(direct.folder) == files_in(again)
+    for name in ("model.safetensors", "config.json", "generation_config.json", "chat_template.jinja", "README.md"):
+        assert (direct.folder / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_every_official_tensor_arrives_bit_by_bit(direct):
+    official, ours = weights(), direct.tensors
+    assert {our_name(name) for name in official} == set(ours)
+    for name, tensor in official.items():
+        assert torch.equal(ours[our_name(name)], tensor)
+    assert direct.conversion.num_parameters == sum(tensor.numel() for tensor in official.values())
+
+
+def test_shards_are_those_of_save_pretrained(loaded, tmp_path):
+    converted = convert(DIRECT / "checkpoint", tmp_path / "hicom", max_shard_size="300KB")
+    loaded[0].save_pretrained(tmp_path / "again", max_shard_size="300KB")
+    assert len(converted.conversion.weight_files) > 3
+    for name in (*converted.conversion.weight_files, "model.safetensors.index.json"):
+        mine, theirs = (tmp_path / folder / name for folder in ("hicom", "again"))
+        if name.endswith("json"):
+            assert json.loads(mine.read_text()) == json.loads(theirs.read_text())
+        else:
+            assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_no_path_of_this_machine_is_written(direct):
+    for name in files_in(direct.folder):
+        if name.endswith((".json", ".md", ".jinja")):
+            assert str(DIRECT.parents[2]) not in (direct.folder / name).read_text()
+            assert str(direct.folder.parent) not in (direct.folder / name).read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "fp32"])
+def test_weights_are_cast_as_asked(direct, tmp_path, dtype):
+    converted = convert(DIRECT / "checkpoint", tmp_path / "hicom", dtype=dtype)
+    target = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    for name, tensor in converted.tensors.items():
+        assert torch.equal(tensor, direct.tensors[name].to(target))
+    assert load(tmp_path / "hicom")[0].dtype == target
+
+
+def test_what_was_built_and_what_may_surprise_is_reported(direct):
+    report = direct.conversion.to_dict()
+    assert report["built"][1] == "global branch: 32 tokens, direct injection (from use_guide)"
+    notes = "\n".join(report["notes"])
+    for part in (
+        "_coarse in",
+        "tokens are all equal",
+        "no <|image_pad|> and no <|video_pad|>; added",
+        "first 32 sampled frames",
+    ):
+        assert part in notes
+
+
+# Behaviour that comes along ------------------------------------------------------------------------------------------
+
+
+def test_frames_are_prepared_as_in_the_release(loaded):
+    processor = loaded[1].video_processor
+    assert (processor.do_pad, processor.pad_value, processor.short_video, processor.num_frames) == (
+        True,
+        127,
+        "repeat",
+        8,
+    )
+    assert dict(processor.size) == {"height": 84, "width": 84}
+    video = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 40, 60, 3).numpy() * 100
+    prepared = processor(video)
+    assert prepared["video_num_frames"].tolist() == [8]  # 3 frames, repeated
+    grey = (127 / 255 - 0.5) / 0.5
+    torch.testing.assert_close(prepared["pixel_values_videos"][0, :, 0, 0], torch.full((3,), grey))
+    middles = prepared["pixel_values_videos"][:, 0, 42, 42]
+    assert middles.unique(return_counts=True)[1].tolist() == [2, 4, 2]
+
+
+def test_more_than_32_frames_survive(loaded):
+    frames = torch.zeros(64, 28, 28, 3, dtype=torch.uint8).numpy()
+    assert loaded[1].video_processor(frames, num_frames=64)["video_num_frames"].tolist() == [64]
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"image_aspect_ratio": "square"}, {"do_pad": False}),
+        ({"image_aspect_ratio": None}, {"do_pad": False}),
+        ({"num_frames": 32}, {"num_frames": 32, "fps": None}),
+        ({"num_frames": None}, {"fps": 1.0}),
+    ],
+)
+def test_options_of_the_preprocessing_are_read(tmp_path, options, expected):
+    convert(checkpoint(tmp_path / "official", **options), tmp_path / "hicom")
+    processor = HiComProcessor.from_pretrained(tmp_path / "hicom").video_processor
+    assert {name: getattr(processor, name) for name in expected} == expected
+
+
+def test_the_prompt_has_the_layout_of_the_release(loaded):
+    chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Who?"}]}]
+    assert loaded[1].apply_chat_template(chat, add_generation_prompt=True) == (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<|video_pad|>\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_last_question_is_the_instruction_in_64_positions(loaded):
+    video = torch.zeros(8, 28, 28, 3, dtype=torch.uint8).numpy()
+    chat = [
+        {"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a ball"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "who throws the ball?\nOptions:\nA. a man\nB. a child"}],
+        },
+    ]
+    inputs = loaded[1].apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    assert torch.equal(inputs["video_instruction_ids"], loaded[1].encode_instructions(["who throws the ball?"]))
+    assert inputs["video_instruction_ids"].shape == (1, 64)
+
+
+def test_generation_is_greedy_and_stops_where_the_checkpoint_says(loaded):
+    settings = loaded[0].generation_config
+    assert (settings.do_sample, settings.eos_token_id, settings.pad_token_id) == (False, 502, 500)
+
+
+def test_the_instruction_tokenizer_needs_no_sentencepiece(direct):
+    assert {name for name in files_in(direct.folder) if name.startswith("instruction_tokenizer/")} == {
+        "instruction_tokenizer/tokenizer.json",
+        "instruction_tokenizer/tokenizer_config.json",
+    }
+
+
+# Other kinds of sources ----------------------------------------------------------------------------------------------
+
+
+def test_bin_shards_give_the_same_folder(direct, tmp_path):
+    source = checkpoint(tmp_path / "official")
+    (source / "model.safetensors").unlink()
+    items = list(weights().items())
+    weight_map = {}
+    for number, part in enumerate((items[::2], items[1::2])):
+        file = f"pytorch_model-{number + 1:05}-of-00002.bin"
+        torch.save(
+            dict(part), source / file, _use_new_zipfile_serialization=bool(number)
+        )  # both formats of torch.save
+        weight_map |= {name: file for name, _ in part}
+    (source / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    converted = convert(source, tmp_path / "hicom")
+    assert converted.conversion.weight_files == ("model.safetensors",)
+    assert (tmp_path / "hicom/model.safetensors").read_bytes() == (direct.folder / "model.safetensors").read_bytes()
+
+
+def test_a_projector_of_stage_1_becomes_a_folder_that_training_can_start_from(tmp_path):
+    source, projector = projector_run(tmp_path / "stage1")
+    llm, llm_tensors = base_llm(tmp_path / "qwen")
+    siglip, siglip_tensors = whole_siglip(tmp_path / "siglip")
+    converted = convert(source, tmp_path / "hicom", vision_tower=siglip, language_model=llm)
+    assert converted.conversion.kind == "projector"
+    official = {**projector, **llm_tensors, **siglip_tensors}
+    expected = {our_name(name): tensor for name, tensor in official.items() if our_name(name) is not None}
+    assert set(converted.tensors) == set(expected)
+    assert all(torch.equal(converted.tensors[name], tensor) for name, tensor in expected.items())
+
+    model, processor = load(tmp_path / "hicom")
+    assert (processor.video_processor.do_pad, processor.video_processor.num_frames) == (False, 1)
+    model = model.float()
+    image = {"type": "image", "image": torch.zeros(28, 28, 3, dtype=torch.uint8).numpy()}
+    chat = [{"role": "user", "content": [image, {"type": "text", "text": "what?"}]}]
+    inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.model.compressor.named_parameters()}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+    assert any(gradient.abs().max() > 0 for gradient in gradients.values())
+
+
+def test_a_projector_finds_its_models_where_its_config_names_them(tmp_path):
+    source, _ = projector_run(tmp_path / "stage1")
+    write_config(
+        source,
+        mm_projector_type="local43_global32",
+        use_guide=None,
+        _name_or_path="../qwen",
+        mm_vision_tower="../siglip",
+    )
+    base_llm(tmp_path / "qwen")
+    whole_siglip(tmp_path / "siglip")
+    assert convert(source, tmp_path / "hicom", vision_tower=None).conversion.kind == "projector"
+
+
+def test_a_lora_run_is_merged_as_peft_merges_it(tmp_path):
+    peft = pytest.importorskip("peft")
+    from transformers import Qwen2ForCausalLM
+
+    llm, _ = base_llm(tmp_path / "qwen")
+    siglip, _ = whole_siglip(tmp_path / "siglip")
+    source = tmp_path / "lora"
+    base = Qwen2ForCausalLM.from_pretrained(llm, dtype=torch.float32)
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=["q_proj", "down_proj"],
+        alpha_pattern={r"layers\.1\.mlp\.down_proj": 20},
+        use_rslora=True,
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = peft.get_peft_model(base, config)
+    model.save_pretrained(source)
+    write_config(source)
+    projector = {f"base_model.model.{name}": tensor for name, tensor in weights().items() if ".mm_projector." in name}
+    torch.save(projector, source / "non_lora_trainables.bin")
+
+    converted = convert(source, tmp_path / "hicom", vision_tower=siglip, language_model=llm, dtype="fp32")
+    assert converted.conversion.kind == "LoRA"
+    merged = model.merge_and_unload().state_dict()
+    original = Qwen2ForCausalLM.from_pretrained(llm, dtype=torch.float32).state_dict()
+    changed = [name for name in merged if not torch.equal(merged[name], original[name])]
+    assert len(changed) == 4
+    for name, tensor in merged.items():
+        torch.testing.assert_close(converted.tensors[our_name(name)], tensor, atol=1e-6, rtol=0)  # float32, one sum
+
+
+def test_tied_embeddings_stay_tied(tmp_path):
+    tensors = weights()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    source = checkpoint(tmp_path / "official", tensors=tensors, tie_word_embeddings=True)
+    converted = convert(source, tmp_path / "hicom")
+    assert "lm_head.weight" not in converted.tensors
+    assert any("ties its embeddings" in note for note in converted.conversion.notes)
+    model, _ = load(tmp_path / "hicom")
+    assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    del tensors["lm_head.weight"]
+    without_head = convert(
+        checkpoint(tmp_path / "tied", tensors=tensors, tie_word_embeddings=True), tmp_path / "hicom2"
+    )
+    assert set(without_head.tensors) == set(converted.tensors)
+
+
+def test_embeddings_grow_by_mean_rows_where_the_placeholders_do_not_fit(tmp_path):
+    tensors = weights()
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        tensors[name] = tensors[name][:503].clone()
+    source = checkpoint(tmp_path / "official", tensors=tensors, vocab_size=503)
+    converted = convert(source, tmp_path / "hicom")
+    assert any("grew from 503 to 505 rows" in note for note in converted.conversion.notes)
+    for name in ("lm_head.weight", "model.language_model.embed_tokens.weight"):
+        grown = converted.tensors[name]
+        official = tensors[name.replace("language_model.", "")]
+        assert torch.equal(grown[:503], official)
+        mean = official.double().mean(0).half().expand(2, -1)
+        torch.testing.assert_close(grown[503:], mean, atol=1e-4, rtol=0)  # half, one rounding
+    assert load(tmp_path / "hicom")[0].get_input_embeddings().num_embeddings == 505
+
+
+def test_towers_that_a_checkpoint_does_not_hold_come_from_the_siglip(tmp_path):
+    siglip, siglip_tensors = whole_siglip(tmp_path / "siglip")
+    tensors = {name: tensor for name, tensor in weights().items() if ".guide_encoder." not in name}
+    converted = convert(checkpoint(tmp_path / "official", tensors=tensors), tmp_path / "hicom", vision_tower=siglip)
+    assert "The checkpoint holds no text tower; it is taken from siglip." in converted.conversion.notes
+    ours = converted.tensors
+    assert torch.equal(ours["model.instruction_encoder.head.weight"], siglip_tensors["text_model.head.weight"])
+    official = tensors["model.vision_tower.vision_tower.vision_model.post_layernorm.weight"]
+    assert torch.equal(ours["model.vision_tower.post_layernorm.weight"], official)
+
+
+# Refusals: nothing is written ----------------------------------------------------------------------------------------
+
+
+def test_tensors_that_do_not_fit_are_reported_together(tmp_path):
+    tensors = weights()
+    tensors["model.rotor.weight"] = torch.zeros(2)
+    tensors["model.image_newline"] = torch.zeros(64)
+    tensors["model.mm_projector.local_compressor.k_alpha"] = torch.zeros(1)
+    tensors["model.norm.weight"] = torch.zeros(65)
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    source = checkpoint(tmp_path / "official", tensors=tensors)
+    with pytest.raises(ValueError, match="nothing was written") as caught:
+        convert(source, tmp_path / "hicom")
+    for part in (
+        "1 of unreleased experiments: model.image_newline (newline tokens (image_newline))",
+        "1 unknown: model.rotor.weight",
+        "1 unused: model.mm_projector.local_compressor.k_alpha",
+        "1 missing: model.language_model.layers.0.mlp.up_proj.weight",
+        "1 misshapen: model.norm.weight (65,), expected (64,)",
+    ):
+        assert part in str(caught.value)
+    assert nothing_is_left(tmp_path, "official")
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"model_type": "hicom_llama"}, UnreleasedOptionError, "of type 'hicom_llama'; only Qwen2.5"),
+        ({"add_time_instruction": True}, UnreleasedOptionError, "add_time_instruction"),
+        ({"mm_vision_select_layer": -1}, UnreleasedOptionError, "mm_vision_select_layer=-1"),
+        ({"mm_vision_select_feature": "cls_patch"}, UnreleasedOptionError, "mm_vision_select_feature='cls_patch'"),
+        ({"image_aspect_ratio": "anyres"}, UnreleasedOptionError, "any-resolution layouts"),
+        ({"use_clip_scale": "local,global"}, UnreleasedOptionError, "logit scale"),
+        ({"mm_newline_position": None}, UnreleasedOptionError, "newline tokens"),
+        (
+            {"mm_projector_type": "local43_guideoff_global32_guideoff"},
+            UnreleasedOptionError,
+            "guideoff in every branch with use_guide='direct'",
+        ),
+        ({"use_mm_proj": False}, ValueError, "use_mm_proj is false"),
+        ({"delay_load": True}, ValueError, "delay_load is true"),
+        ({"mm_hidden_size": 64}, ValueError, "is 128 wide, the official config says mm_hidden_size=64"),
+        (
+            {"mm_projector_type": "local43_global32_guidecoarse"},
+            ValueError,
+            "6 missing: model.compressor.global_branch",
+        ),
+        ({"mm_projector_type": "local43"}, ValueError, "13 unused: model.mm_projector.global_compressor.attn_layer"),
+        ({"model_type": "hicom"}, ValueError, "already in the format of hicom_hf"),
+    ],
+)
+def test_options_that_are_not_built_are_refused(tmp_path, options, error, message):
+    source = checkpoint(tmp_path / "official", **options)
+    with pytest.raises(error, match=message):
+        convert(source, tmp_path / "hicom")
+    assert nothing_is_left(tmp_path, "official")
+
+
+def test_a_clip_tower_is_refused_by_name(tmp_path):
+    from transformers import CLIPConfig
+
+    CLIPConfig().save_pretrained(tmp_path / "clip")
+    for name in ("spiece.model", "tokenizer_config.json"):
+        (tmp_path / "clip" / name).write_bytes((TOWER / name).read_bytes())
+    with pytest.raises(UnreleasedOptionError, match="CLIP towers"):
+        convert(DIRECT / "checkpoint", tmp_path / "hicom", vision_tower=tmp_path / "clip")
+
+
+def test_a_converted_folder_is_not_converted_again(direct, tmp_path):
+    with pytest.raises(ValueError, match="already in the format of hicom_hf: there is nothing to convert"):
+        convert(direct.folder, tmp_path / "again")
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_pickle_that_could_run_code_is_not_read(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    source = checkpoint(tmp_path / "official")
+    (source / "model.safetensors").unlink()
+    torch.save({**weights(), "model.norm.weight": Evil()}, source / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin holds more than tensors and is not read"):
+        convert(source, tmp_path / "hicom")
+    assert nothing_is_left(tmp_path, "official")
+
+
+def test_damaged_and_absent_files_are_named(tmp_path):
+    source = checkpoint(tmp_path / "official")
+    whole = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or no safetensors file"):
+        convert(source, tmp_path / "hicom")
+    (source / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"official holds no weights: neither model.safetensors nor"):
+        convert(source, tmp_path / "hicom")
+    (source / "pytorch_model.bin").write_bytes(b"PK\3\4 nothing")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is damaged or no file of torch\.save"):
+        convert(source, tmp_path / "hicom")
+    torch.save([torch.zeros(2)], source / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is not a dictionary of tensors"):
+        convert(source, tmp_path / "hicom")
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="names files that are not there: model-00001-of-00002"):
+        convert(source, tmp_path / "hicom")
+    assert nothing_is_left(tmp_path, "official")
+
+
+def test_a_tensor_in_two_shards_is_an_error(tmp_path):
+    source = checkpoint(tmp_path / "official")
+    (source / "model.safetensors").rename(source / "a.safetensors")
+    save_file({"model.norm.weight": torch.zeros(64)}, source / "b.safetensors")
+    weight_map = {"model.norm.weight": "a.safetensors", "lm_head.weight": "b.safetensors"}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(
+        ValueError, match=r"b\.safetensors and .*a\.safetensors both hold a tensor model\.norm\.weight"
+    ):
+        convert(source, tmp_path / "hicom")
+
+
+def test_models_that_a_checkpoint_refers_to_are_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not here; give a folder or repo id with --vision-tower"):
+        convert(DIRECT / "checkpoint", tmp_path / "hicom", vision_tower=None)
+    source, _ = projector_run(tmp_path / "stage1")
+    with pytest.raises(FileNotFoundError, match="is not here; give a folder or repo id with --language-model"):
+        convert(source, tmp_path / "hicom")
+    with pytest.raises(FileNotFoundError, match="nowhere/: there is no such folder"):
+        convert("nowhere/", tmp_path / "hicom")
+    with pytest.raises(ValueError, match=r"is no official HICom checkpoint: its config.json has no mm_projector_type"):
+        convert(base_llm(tmp_path / "qwen")[0], tmp_path / "hicom")
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.float64])
+def test_an_unknown_dtype_is_an_error(tmp_path, dtype):
+    with pytest.raises(ValueError, match="dtype must be one of bf16"):
+        convert(DIRECT / "checkpoint", tmp_path / "hicom", dtype=dtype)
+
+
+def test_values_beyond_float16_are_not_made_infinite(tmp_path):
+    tensors = {name: tensor.float() for name, tensor in weights().items()}
+    tensors["model.norm.weight"][3] = 1e5
+    source = checkpoint(tmp_path / "official", tensors=tensors)
+    with pytest.raises(
+        ValueError, match=r"model\.language_model\.norm\.weight has values beyond the range of float16"
+    ):
+        convert(source, tmp_path / "hicom", dtype="fp16")
+    assert nothing_is_left(tmp_path, "official")  # although other tensors were written before
+
+
+def test_what_is_at_the_destination_stays_unless_it_may_be_overwritten(direct, tmp_path):
+    destination = tmp_path / "hicom"
+    destination.mkdir()
+    (destination / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="this folder is not empty"):
+        convert(DIRECT / "checkpoint", destination)
+    assert (destination / "config.json").read_text() == "{}"
+    convert(DIRECT / "checkpoint", destination, overwrite=True)
+    assert files_in(destination) == files_in(direct.folder)
+    assert nothing_is_left(tmp_path, "hicom")
+
+
+def test_the_source_is_not_overwritten(tmp_path):
+    source = checkpoint(tmp_path / "official")
+    with pytest.raises(ValueError, match="which is read; choose another one"):
+        convert(source, source, overwrite=True)
+    assert "mm_projector_type" in json.loads((source / "config.json").read_text())
+
+
+CHILD = """
+import sys, time
+from hicom_hf.conversion import convert_official_checkpoint
+
+def slowly(line):
+    print(line, flush=True)
+    time.sleep(60)
+
+convert_official_checkpoint(sys.argv[1], sys.argv[2], vision_tower=sys.argv[3], max_shard_size="300KB", progress=slowly)
+"""
+
+
+def test_a_killed_conversion_leaves_no_destination_and_the_next_one_cleans_up(tmp_path):
+    command = [sys.executable, "-c", CHILD, str(DIRECT / "checkpoint"), str(tmp_path / "hicom"), str(TOWER)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline().startswith("writing model-00001")
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "hicom").exists()
+    [left] = tmp_path.iterdir()
+    assert left.name == f"hicom.incomplete-{process.pid}"
+    while os.path.exists(f"/proc/{process.pid}"):
+        time.sleep(0.01)
+    convert(DIRECT / "checkpoint", tmp_path / "hicom")
+    assert nothing_is_left(tmp_path, "hicom")
+
+
+# From the command line -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_converts_and_says_what_it_built(tmp_path, capsys):
+    arguments = [
+        "convert",
+        str(COARSE / "checkpoint"),
+        str(tmp_path / "hicom"),
+        "--vision-tower",
+        str(COARSE / "siglip_tower"),
+    ]
+    assert main([*arguments, "--dtype", "bf16", "--max-shard-size", "1MB"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'hicom'}\n"
+    assert "global branch: 32 tokens, coarse injection (guidecoarse in the string)" in captured.err
+    assert "writing model-00001-of-" in captured.err
+    assert json.loads((tmp_path / "hicom/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_the_command_reports_as_json(tmp_path, capsys):
+    arguments = [
+        "convert",
+        str(DIRECT / "checkpoint"),
+        str(tmp_path / "hicom"),
+        "--vision-tower",
+        str(TOWER),
+        "--json",
+    ]
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["kind"], report["dtype"], report["weight_files"]) == ("whole", "float16", ["model.safetensors"])
+
+
+def test_the_command_fails_in_one_line(tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "hicom")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("hicom: error: ") and captured.err.count("\n") == 1
+    assert main(["convert", str(DIRECT / "checkpoint")]) == 2
