@@ -132,3 +132,5 @@ def test_wrong_arguments_are_exit_code_2(capsys):
     assert main(["data"]) == 2
     assert main(["data", "check", "a.json", "--workers", "0"]) == 2
     assert "must be at least 1, got 0" in capsys.readouterr().err
+    assert main(["data", "check", "a.json", "--max-length", "9"]) == 2
+    assert "--max-length counts tokens: it needs --processor" in capsys.readouterr().err

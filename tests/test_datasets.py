@@ -269,6 +269,11 @@ def test_a_file_that_is_no_data_set_is_an_error(tmp_path, name, content, message
         read_records(tmp_path / name)
 
 
+def test_tar_shards_are_not_opened_as_a_file(tmp_path):
+    with pytest.raises(ValueError, match=r"a.tar: tar shards are read as a stream, by HiComStreamingDataset"):
+        load_records(tmp_path / "a.tar")
+
+
 def test_records_in_memory_are_named_by_place_and_kept_if_they_have_a_name():
     named = Record(record("Who?"), "mine")
     first, second = load_records([record("Who?"), named])

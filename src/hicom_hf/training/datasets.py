@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 MIXTURE_SUFFIXES = (".yaml", ".yml")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 NUM_CALIBRATION_ITEMS = 64  # items that are tokenised to learn how many tokens a character makes
 MODALITIES = ("text", "image", "video")
 
@@ -270,6 +271,10 @@ def load_records(
             from .mixtures import load_mixture
 
             return load_mixture(path, media_root, seed)
+        if path.name.lower().endswith(TAR_SUFFIXES):
+            raise ValueError(
+                f"{path}: tar shards are read as a stream, by HiComStreamingDataset; here a JSON file is needed"
+            )
         return read_records(path, media_root)
     root = None if media_root is None else os.fspath(media_root)
     return [

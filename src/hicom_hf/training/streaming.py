@@ -16,12 +16,11 @@ from typing import Any, Literal
 from torch.utils.data import IterableDataset
 
 from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, training_items
-from .datasets import SkippedSample, encoded_or_skipped
+from .datasets import TAR_SUFFIXES, SkippedSample, encoded_or_skipped
 from .encoding import ItemEncoder
 
 logger = logging.getLogger(__name__)
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MEDIA_SUFFIXES = {
     "video": ("mp4", "mkv", "mov", "webm", "avi", "gif"),
     "image": ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"),
