@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from huggingface_hub import constants
 from official_checkpoints import (
     COARSE,
     DIRECT,
@@ -21,6 +22,7 @@ from official_checkpoints import (
     write_config,
 )
 from safetensors.torch import load_file, save_file
+from test_hub import files_in, hub_cache
 
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.cli.main import main
@@ -51,10 +53,6 @@ def convert(source, folder, **options) -> Converted:
 
 def load(folder):
     return HiComForConditionalGeneration.from_pretrained(folder).eval(), HiComProcessor.from_pretrained(folder)
-
-
-def files_in(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def nothing_is_left(tmp_path, *expected):
@@ -301,6 +299,54 @@ def test_a_lora_run_is_merged_as_peft_merges_it(tmp_path):
         torch.testing.assert_close(converted.tensors[our_name(name)], tensor, atol=1e-6, rtol=0)  # float32, one sum
 
 
+def test_a_lora_run_that_is_not_whole_is_an_error(tmp_path):
+    pytest.importorskip("peft")
+    llm, _ = base_llm(tmp_path / "qwen")
+    source = tmp_path / "lora"
+    source.mkdir()
+    write_config(source)
+    (source / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+    with pytest.raises(FileNotFoundError, match=r"has an adapter but no non_lora_trainables\.bin"):
+        convert(source, tmp_path / "hicom", language_model=llm)
+    projector = {name: tensor for name, tensor in weights().items() if ".mm_projector." in name}
+    torch.save(projector, source / "non_lora_trainables.bin")
+    with pytest.raises(FileNotFoundError, match=r"has an adapter_config\.json but none of adapter_model"):
+        convert(source, tmp_path / "hicom", language_model=llm)
+    name = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    half = {name.format(0, "A"): torch.zeros(2, 64)}
+    other = {name.format(7, "A"): torch.zeros(2, 64), name.format(7, "B"): torch.zeros(64, 2)}
+    odd = {"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(2, 512)}
+    for tensors, message in (
+        (half, "only one of lora_A and lora_B for model.layers.0.self_attn.q_proj"),
+        (other, "the base has no layers model.layers.7.self_attn.q_proj"),
+        ({}, "the base has no layers for this empty adapter"),
+        (odd, "only adapters of linear layers are merged"),
+    ):
+        save_file(tensors, source / "adapter_model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            convert(source, tmp_path / "hicom", vision_tower=whole_siglip_once(tmp_path), language_model=llm)
+    (source / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
+    with pytest.raises(ValueError, match="a LoRA adapter is needed, this is 'IA3'"):
+        convert(source, tmp_path / "hicom", language_model=llm)
+
+
+def whole_siglip_once(tmp_path):
+    folder = tmp_path / "siglip"
+    return folder if folder.exists() else whole_siglip(folder)[0]
+
+
+def test_a_repo_id_is_read_from_the_hub(direct, tmp_path, monkeypatch):
+    hub_cache(DIRECT / "checkpoint", tmp_path / "home", "user/official")
+    hub_cache(TOWER, tmp_path / "home", "user/siglip")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    convert("user/official", tmp_path / "hicom", vision_tower="user/siglip")
+    assert (tmp_path / "hicom/model.safetensors").read_bytes() == (direct.folder / "model.safetensors").read_bytes()
+    with pytest.raises(
+        OSError, match="the source 'user/absent' is no folder here, and no such Hub repo could be read"
+    ):
+        convert("user/absent", tmp_path / "hicom2")
+
+
 def test_tied_embeddings_stay_tied(tmp_path):
     tensors = weights()
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
@@ -471,16 +517,25 @@ def test_models_that_a_checkpoint_refers_to_are_asked_for(tmp_path):
     source, _ = projector_run(tmp_path / "stage1")
     with pytest.raises(FileNotFoundError, match="is not here; give a folder or repo id with --language-model"):
         convert(source, tmp_path / "hicom")
+    llm, _ = base_llm(tmp_path / "qwen")
+    with pytest.raises(FileNotFoundError, match=r"siglip_tower, given as --vision-tower, .* holds no weights"):
+        convert(source, tmp_path / "hicom", language_model=llm)
     with pytest.raises(FileNotFoundError, match="nowhere/: there is no such folder"):
         convert("nowhere/", tmp_path / "hicom")
     with pytest.raises(ValueError, match=r"is no official HICom checkpoint: its config.json has no mm_projector_type"):
-        convert(base_llm(tmp_path / "qwen")[0], tmp_path / "hicom")
+        convert(llm, tmp_path / "hicom")
 
 
 @pytest.mark.parametrize("dtype", ["int8", torch.float64])
 def test_an_unknown_dtype_is_an_error(tmp_path, dtype):
     with pytest.raises(ValueError, match="dtype must be one of bf16"):
         convert(DIRECT / "checkpoint", tmp_path / "hicom", dtype=dtype)
+
+
+@pytest.mark.parametrize("size", ["5", "5Q", 0, "-1GB"])
+def test_an_unknown_shard_size_is_an_error(tmp_path, size):
+    with pytest.raises(ValueError, match="max_shard_size must be a number of bytes or such as '5GB'"):
+        convert(DIRECT / "checkpoint", tmp_path / "hicom", max_shard_size=size)
 
 
 def test_values_beyond_float16_are_not_made_infinite(tmp_path):

@@ -53,6 +53,16 @@ class AdapterMerger:
         if halves:
             raise ValueError(f"{folder}: the adapter has only one of lora_A and lora_B for {', '.join(halves)}")
 
+    def check(self, base: dict) -> None:
+        """Refuse an adapter of layers that the base has not; a layer that is not merged would be silently wrong.
+
+        Args:
+            base: the base's tensors, by official name.
+        """
+        absent = sorted(module for module in self.modules if f"{module}.weight" not in base)
+        if absent or not self.modules:
+            raise ValueError(f"{self.folder}: the base has no layers {', '.join(absent) or 'for this empty adapter'}")
+
     def merge(self, module: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight of a linear layer with its adapter, float32.
 

@@ -133,7 +133,7 @@ def _video_processor(source: OfficialSource, config: HiComConfig) -> HiComVideoP
     values = json.loads(path.read_text()) if path.is_file() else {}
     side = config.vision_config.image_size
     settings = {name: values[name] for name in NORMALISATION if values.get(name) is not None}
-    num_frames = source.config.get("num_frames")
+    num_frames = source.config.get("num_frames", HiComVideoProcessor.num_frames)
     settings |= {"num_frames": num_frames} if num_frames else {"fps": 1.0}  # null: one frame per second
     return HiComVideoProcessor(
         size={"height": side, "width": side},

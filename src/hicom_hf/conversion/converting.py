@@ -1,10 +1,13 @@
 """Official checkpoint in, folder of ours out: plan everything, check everything, then stream the weights."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from ..loading import quiet_transformers
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
@@ -97,6 +100,7 @@ def convert_official_checkpoint(
         >>> convert_official_checkpoint("HICom_7B", "hicom-7b", vision_tower="siglip-so400m")  # doctest: +SKIP
     """
     target_dtype = _dtype(dtype)
+    _check_size(max_shard_size)
     check_destination(destination, overwrite)
     with quiet_transformers():
         opened = open_source(source, vision_tower, language_model)
@@ -112,7 +116,8 @@ def convert_official_checkpoint(
         model.generation_config = build_generation_config(opened, tokenizer)
         processor = build_official_processor(opened, config, tokenizer, instruction_tokenizer)
         with new_folder(destination, overwrite) as folder:
-            model.save_pretrained(folder, state_dict={})  # all but the weights, written below
+            with _no_progress_bar():
+                model.save_pretrained(folder, state_dict={})  # all but the weights, written below
             processor.save_pretrained(folder)
             shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name in sources}
             files = write_shards(
@@ -140,6 +145,23 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if found is not None and found not in DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)} or None for the source's, got {dtype!r}")
     return found
+
+
+def _check_size(size: int | str) -> None:
+    if not (isinstance(size, int) and size > 0) and not re.fullmatch(r"\d+(\.\d+)? *[KMGT]B", str(size)):
+        raise ValueError(f"max_shard_size must be a number of bytes or such as '5GB', got {size!r}")
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without transformers' bar for the weights that it does not write."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _stored_dtype(source: OfficialSource) -> torch.dtype:

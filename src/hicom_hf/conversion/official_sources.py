@@ -21,7 +21,7 @@ from .checkpoint_reading import (
 from .names import our_name
 
 NATIVE = "hicom"
-VISION_PREFIX, TEXT_PREFIX = "model.vision_tower.", "model.instruction_encoder."
+TOWERS = {"model.vision_tower.": "vision", "model.instruction_encoder.": "text"}  # our prefix -> word
 
 
 @dataclass
@@ -42,9 +42,9 @@ class OfficialSource:
     folder: Path
     kind: str
     config: dict
-    tower: Path
-    language_model: Path | None
-    reader: TensorReader
+    tower: Path = Path()
+    language_model: Path | None = None
+    reader: TensorReader = field(default_factory=TensorReader)
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     merger: AdapterMerger | None = None
     notes: list[str] = field(default_factory=list)
@@ -86,18 +86,21 @@ def open_source(
             f"{source} is no official HICom checkpoint: its config.json has no mm_projector_type (model_type "
             f"{config.get('model_type')!r})"
         )
-    kind = _kind(folder)
-    tower = _referred(folder, config, vision_tower, ("mm_vision_tower",), "the SigLIP", "--vision-tower")
-    base = None
-    if kind != "whole":
-        keys = ("_name_or_path",)
-        if (folder / ADAPTER_CONFIG).is_file():
-            config.setdefault(
-                "_name_or_path", json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
-            )
-        base = _referred(folder, config, language_model, keys, "the base LLM", "--language-model")
-    opened = OfficialSource(folder, kind, config, tower, base, TensorReader())
-    _list(opened)
+    opened = OfficialSource(folder, _kind(folder), config)
+    layers = _own_tensors(opened)
+    if opened.kind != "whole":
+        named = config.get("_name_or_path") or _adapter_base(folder)
+        opened.language_model = _referred(folder, named, language_model, "the base LLM", "--language-model")
+        layers.append(_weights_of(opened.language_model, "--language-model"))
+    absent = [prefix for prefix in TOWERS if not _holds(layers, prefix)]
+    weights = bool(absent) or opened.kind != "whole"
+    named = config.get("mm_vision_tower")
+    opened.tower = _referred(folder, named, vision_tower, "the SigLIP", "--vision-tower", weights)
+    if weights:
+        layers.append(_tower_tensors(opened, absent))
+    opened.tensors = _stack(layers)
+    if opened.merger is not None:
+        opened.merger.check(opened.tensors)
     return opened
 
 
@@ -116,54 +119,71 @@ def _kind(folder: Path) -> str:
     )
 
 
-def _referred(folder: Path, config: dict, given, keys: tuple[str, ...], what: str, option: str) -> Path:
+def _referred(folder: Path, named: str | None, given, what: str, option: str, weights: bool = True) -> Path:
     """A model that the checkpoint refers to: as given, else as its config names it, from its folder or from here."""
     if given is not None:
-        return local_folder(given, option)
-    named = next((config[key] for key in keys if config.get(key)), None)
+        return local_folder(given, option, weights)
     if named is None:
         raise FileNotFoundError(f"{folder}: the config does not name {what}; give it with {option}")
     for candidate in (folder / named, Path(named)):
         if (candidate / "config.json").is_file() and candidate.resolve() != folder.resolve():
             return candidate
     try:
-        return local_folder(named, option)
+        return local_folder(named, option, weights)
     except OSError as error:
         raise FileNotFoundError(
             f"{folder}: {what} that the config names, {named!r}, is not here; give a folder or repo id with {option}"
         ) from error
 
 
-def _list(source: OfficialSource) -> None:
-    """Fill in the tensors, trained ones first."""
+def _adapter_base(folder: Path) -> str | None:
+    path = folder / ADAPTER_CONFIG
+    return json.loads(path.read_text()).get("base_model_name_or_path") if path.is_file() else None
+
+
+def _own_tensors(source: OfficialSource) -> list[dict[str, StoredTensor]]:
+    """What was trained, in layers of which the first counts."""
     if source.kind == "whole":
-        layers = [list_tensors(weight_files(source.folder))]
-    elif source.kind == "projector":
-        layers = [_stripped(list_tensors([source.folder / PROJECTOR_FILE]))]
+        return [list_tensors(weight_files(source.folder))]
+    if source.kind == "projector":
+        return [_stripped(list_tensors([source.folder / PROJECTOR_FILE]))]
+    files = [source.folder / name for name in ADAPTER_FILES if (source.folder / name).is_file()][:1]
+    if not files:
+        raise FileNotFoundError(f"{source.folder} has an {ADAPTER_CONFIG} but none of {', '.join(ADAPTER_FILES)}")
+    source.merger = AdapterMerger(source.folder, list_tensors(files), source.reader)
+    return [_stripped(list_tensors([source.folder / NON_LORA_FILE])), source.merger.whole]
+
+
+def _weights_of(folder: Path, option: str) -> dict[str, StoredTensor]:
+    files = weight_files(folder)
+    if not files:
+        raise FileNotFoundError(f"{folder}, given as {option}, holds no weights")
+    return list_tensors(files)
+
+
+def _tower_tensors(source: OfficialSource, absent: list[str]) -> dict[str, StoredTensor]:
+    """The SigLIP's own tensors; for a whole checkpoint those of the towers that it does not hold."""
+    if absent:
+        siglip = _weights_of(source.tower, "--vision-tower, for want of towers in the checkpoint")
     else:
-        files = [source.folder / name for name in ADAPTER_FILES if (source.folder / name).is_file()][:1]
-        source.merger = AdapterMerger(source.folder, list_tensors(files), source.reader)
-        layers = [_stripped(list_tensors([source.folder / NON_LORA_FILE])), source.merger.whole]
-    if source.language_model is not None:
-        layers.append(_base(source.language_model, "--language-model"))
-    missing = [prefix for prefix in (VISION_PREFIX, TEXT_PREFIX) if not _holds(layers, prefix)]
-    siglip = list_tensors(weight_files(source.tower)) if missing else {}
-    if siglip:
-        present = tuple({VISION_PREFIX, TEXT_PREFIX} - set(missing))
-        layers.append({name: tensor for name, tensor in siglip.items() if not _starts(name, present)})
-        if source.kind == "whole":
-            names = {VISION_PREFIX: "vision", TEXT_PREFIX: "text"}
-            towers = " and ".join(names[prefix] for prefix in missing)
-            source.notes.append(f"The checkpoint holds no {towers} tower; it is taken from {source.tower.name}.")
+        siglip = list_tensors(weight_files(source.tower))
+    if source.kind != "whole":
+        return siglip
+    words = " and ".join(TOWERS[prefix] for prefix in absent)
+    source.notes.append(f"The checkpoint holds no {words} tower; it is taken from {source.tower.name}.")
+    present = tuple(prefix for prefix in TOWERS if prefix not in absent)
+    return {name: tensor for name, tensor in siglip.items() if not _starts(name, present)}
+
+
+def _stack(layers: list[dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    """All tensors; of several that become the same one of ours, that of the first layer."""
+    tensors: dict[str, StoredTensor] = {}
     taken: set[str] = set()
     for layer in layers:
         ours = {name: _ours(name) for name in layer}
-        source.tensors.update({name: layer[name] for name in layer if ours[name] is None or ours[name] not in taken})
+        tensors.update({name: layer[name] for name in layer if ours[name] is None or ours[name] not in taken})
         taken |= {name for name in ours.values() if name is not None}
-    if source.merger is not None:
-        absent = sorted(set(source.merger.modules) - {name.removesuffix(".weight") for name in source.tensors})
-        if absent:
-            raise ValueError(f"{source.folder}: the adapter is for layers that the base has not: {', '.join(absent)}")
+    return tensors
 
 
 def _stripped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -171,13 +191,6 @@ def _stripped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     names = (strip_base(name) for name in tensors)
     names = (f"model.{name}" if name.startswith("mm_projector.") else name for name in names)
     return dict(zip(names, tensors.values(), strict=True))
-
-
-def _base(folder: Path, option: str) -> dict[str, StoredTensor]:
-    files = weight_files(folder)
-    if not files:
-        raise FileNotFoundError(f"{option} {folder} holds no weights")
-    return list_tensors(files)
 
 
 def _ours(name: str) -> str | None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
 from .converting import convert_official_checkpoint
-from .parity_checks import CaseResult, Comparison, LeftOut, different_entries, largest
+from .parity_checks import TOLERANCE, CaseResult, Comparison, LeftOut, different_entries, largest
 
 IMAGE, VIDEO = -200, -201  # official placeholder ids
 NOT_SUPERVISED = -100
@@ -56,7 +56,9 @@ class _Run:
     def __init__(self, converted: Converted, details: dict, reference: dict[str, torch.Tensor]):
         self.model, self.processor, self.vocab_size = converted.model, converted.processor, converted.vocab_size
         self.details, self.reference, self.samples = details, reference, details["samples"]
-        self.instruction_ids = self.processor.encode_instructions([sample["guide_text"] for sample in self.samples])
+        self.instruction_ids = self.processor.encode_instructions(
+            [sample["guide_text"] or "" for sample in self.samples]
+        )
         self.frames = [self._frames(number) for number in range(len(self.samples))]
         self.inputs = self._inputs()
 
@@ -104,10 +106,10 @@ class _Run:
 
     def prompts(self, left_out: list[LeftOut]) -> list[Comparison]:
         """Chat layout and tokenizers: the reference's ids from its texts."""
-        reference = self.reference["guided_input_ids"]
-        yielded = [
-            different_entries("instruction ids", zip(self.instruction_ids.tolist(), reference.tolist(), strict=True))
-        ]
+        comparisons = []
+        if "guided_input_ids" in self.reference:
+            pairs = zip(self.instruction_ids.tolist(), self.reference["guided_input_ids"].tolist(), strict=True)
+            comparisons.append(different_entries("instruction ids", pairs))
         pairs = []
         for row, sample in enumerate(self.samples):
             chat = _as_chat(sample)
@@ -122,7 +124,7 @@ class _Run:
             pairs.append(
                 ([official.get(token, token) for token in ids], self.reference["input_ids"][row][mask].tolist())
             )
-        return [*yielded, *([different_entries("prompt ids", pairs)] if pairs else [])]
+        return [*comparisons, *([different_entries("prompt ids", pairs)] if pairs else [])]
 
     def pixels(self) -> list[Comparison]:
         """Padding and resizing of the raw frames, in grey levels."""
@@ -205,7 +207,11 @@ class _Run:
                 )
                 continue
             reference = expected[row].tolist()
-            stop = next((i for i, token in enumerate(reference) if token in ends), len(reference))
+            margins = [step[row] for step in self.details.get("generated_margins", [])]
+            ties = (step for step, margin in enumerate(margins) if margin < 2 * TOLERANCE)
+            stop = min(
+                next((i for i, token in enumerate(reference) if token in ends), len(reference)), *ties, len(reference)
+            )
             pairs.append((ours[row].tolist()[:stop], reference[:stop]))
         return different_entries("greedy tokens", pairs)
 
