@@ -72,9 +72,9 @@ def test_the_recipe_for_24_gb_quantizes_the_llm_and_the_smaller_one_does_not():
 
 
 def test_configs_of_launchers_and_sharding_are_in_the_package_and_can_be_parsed():
-    for name in ("fsdp2", "zero2", "zero3"):
+    for name in ("fsdp2", "zero2"):
         assert json.loads((CONFIGS_DIR / f"{name}.json").read_text())
-    for name in ("ddp", "fsdp2", "zero2", "zero3"):
+    for name in ("ddp", "fsdp2", "zero2"):
         assert yaml.safe_load((CONFIGS_DIR / f"accelerate_{name}.yaml").read_text())["compute_environment"]
 
 
@@ -95,7 +95,7 @@ def test_configs_of_launchers_and_sharding_are_in_the_package_and_can_be_parsed(
         ("model=3", "model must be a text, got 3"),
         ("gradient_checkpointing=1", "gradient_checkpointing must be true or false, got 1"),
         ("stage=stage1", "stage must be alignment or conditional_pretraining or instruction_tuning, got 'stage1'"),
-        ("sharding=zero1", "sharding must be fsdp2 or zero2 or zero3 or null"),
+        ("sharding=zero3", "sharding must be fsdp2 or zero2 or null"),
         ("data.files=[]", "data.files must be a list of texts"),
         ("data=train.json", "data must be a mapping of keys to values"),
         (
@@ -237,7 +237,7 @@ def test_missing_files_and_a_finished_run_are_refused_by_their_key(tmp_path):
         check()
     (tmp_path / "d.json").write_text("[]")
     with pytest.raises(FileNotFoundError, match=r"r: data.files: .*shard-\*.tar does not exist"):
-        check(**{"data.files": tmp_path / "shard-*.tar"})
+        check(**{"data.files": tmp_path / "shard-*.tar", "max_steps": 1})
     with pytest.raises(FileNotFoundError, match=r"r: data.media_root: .* is not a folder"):
         check(**{"data.media_root": tmp_path / "videos"})
     check()

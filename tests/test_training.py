@@ -215,7 +215,7 @@ def test_a_text_only_batch_gives_every_trained_parameter_a_gradient_of_zero_and_
     labels = inputs["input_ids"]
     expected = model(**inputs, labels=labels).loss
     inner = next(module for module in model.modules() if isinstance(module, HiComModel))
-    inner.register_forward_hook(add_unseen_image, with_kwargs=True)
+    inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
     loss = model(**inputs, labels=labels).loss
     assert torch.equal(loss, expected)
     loss.backward()
@@ -227,7 +227,7 @@ def test_a_text_only_batch_gives_every_trained_parameter_a_gradient_of_zero_and_
 def test_evaluation_and_batches_with_pixels_do_without_the_unseen_image():
     model, processor = tiny_model(), tiny_processor()
     inner = model.model
-    inner.register_forward_hook(add_unseen_image, with_kwargs=True)
+    inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
     calls = []
     inner.compressor.register_forward_hook(lambda *args: calls.append(1))
     inputs = processor(text="hello", return_tensors="pt")
@@ -417,12 +417,13 @@ def test_arguments_are_those_of_the_release_and_clipping_is_on(start, tmp_path):
     assert (arguments.bf16, arguments.max_grad_norm, arguments.num_train_epochs) == (True, 1.0, 1.0)
 
 
-@pytest.mark.parametrize("sharding", ["fsdp2", "zero2", "zero3"])
-def test_sharding_takes_a_config_of_the_package(sharding, start, tmp_path):
-    values = recipe_values("alignment", *start, tmp_path, sharding=sharding)
-    arguments = sharding_arguments(recipe_from_dict(values))
-    path = Path(arguments.get("fsdp_config") or arguments["deepspeed"])
-    assert path.is_file() and path.stem == sharding
+def test_sharding_takes_a_config_of_the_package_and_wraps_the_layers_of_the_llm_only(start, tmp_path):
+    def arguments(sharding):
+        return sharding_arguments(recipe_from_dict(recipe_values("alignment", *start, tmp_path, sharding=sharding)))
+
+    assert Path(arguments("zero2")["deepspeed"]).is_file()
+    config = arguments("fsdp2")["fsdp_config"]
+    assert config["transformer_layer_cls_to_wrap"] == ["Qwen2DecoderLayer"] and config["version"] == 2
 
 
 def test_what_is_trained_is_logged(start, tmp_path, caplog):

@@ -10,6 +10,7 @@ checkpoint and stops with exit code 1; the same command then goes on where it st
 
 import argparse
 import logging
+import os
 import sys
 
 HELP = "train a model as a recipe says"
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         return 0
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("hicom_hf").setLevel(logging.INFO if is_first else logging.WARNING)
     from transformers.utils.logging import disable_progress_bar
 
     from ..training.running import run_recipe
@@ -58,5 +61,6 @@ def run(args: argparse.Namespace) -> int:
     folder = run_recipe(recipe, resume=not args.no_resume, name=args.recipe)
     if folder is None:
         return 1
-    print(folder)
+    if is_first:
+        print(folder)
     return 0

@@ -175,7 +175,9 @@ class Recipe:
         seed: of the order of the data, of dropout and of new weights.
         deterministic: let PyTorch use deterministic GPU kernels only, so that a resumed run is bit-identical there as well
             (on the CPU it always is); slower.
-        sharding: null (DDP when there are several GPUs), "fsdp2", "zero2" or "zero3".
+        sharding: null (DDP when there are several GPUs), "fsdp2" (the LLM's layers one by one, the rest as a whole) or
+            "zero2". No ZeRO-3: it gathers weights at each call of a module, and processes whose videos differ in length
+            call SigLIP and the compressor a different number of times.
         cpu: train on the CPU even if there is a GPU.
         new_injection, lora, optimizer, checkpoints, logging: see there.
     """
@@ -193,7 +195,7 @@ class Recipe:
     gradient_checkpointing: bool = True
     seed: int = 42
     deterministic: bool = False
-    sharding: Literal["fsdp2", "zero2", "zero3"] | None = None
+    sharding: Literal["fsdp2", "zero2"] | None = None
     cpu: bool = False
     new_injection: NewInjection | None = None
     lora: LoraRecipe | None = None

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import distributed
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
+from transformers import MODEL_MAPPING, TrainingArguments
 
+from ..modeling.configuration_hicom import HiComConfig
 from .adapters import add_adapters, quantization_config
 from .checkpoints import checkpoints, last_checkpoint, writing_folder
 from .collating import HiComDataCollator
@@ -210,12 +211,19 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 def sharding_arguments(recipe: Recipe) -> dict:
-    """FSDP2 or DeepSpeed, from the configs in the package."""
+    """FSDP2 or DeepSpeed, from the configs in the package.
+
+    FSDP2 shards the LLM's layers one by one and everything else together: SigLIP and the compressor are called as often as
+    a process' videos need, so gathering them per call would not be in step with the other processes.
+    """
     if recipe.sharding is None:
         return {}
-    if recipe.sharding == "fsdp2":
-        return {"fsdp": True, "fsdp_config": str(CONFIGS_DIR / "fsdp2.json")}
-    return {"deepspeed": str(CONFIGS_DIR / f"{recipe.sharding}.json")}
+    if recipe.sharding == "zero2":
+        return {"deepspeed": str(CONFIGS_DIR / "zero2.json")}
+    config = load_yaml((CONFIGS_DIR / "fsdp2.json").read_text(encoding="utf-8"), "fsdp2.json")
+    text_config = HiComConfig.from_pretrained(recipe.model.removeprefix(HUB_PREFIX)).text_config
+    layers = MODEL_MAPPING[type(text_config)]._no_split_modules
+    return {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": sorted(layers)}}
 
 
 # Recipes of a run ----------------------------------------------------------------------------------------------------------

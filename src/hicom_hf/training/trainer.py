@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +26,7 @@ from .checkpoints import (
     remove_leftovers,
     remove_old_checkpoints,
 )
+from .loading import FilledCollator, FilledDataset, FilledSampler, sampler_of
 from .recipes import LearningRates
 from .reporting import ConsoleReport, Meter, throughput
 from .sampling import HiComGroupedSampler
@@ -105,41 +105,33 @@ class HiComTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset=None):
-        """Batches of one kind, if asked for; the order depends on the seed and the batch over all processes only."""
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.group_by is None or not hasattr(dataset, "modalities"):
-            return super()._get_train_sampler(dataset)
-        batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        self._sampler = HiComGroupedSampler(
-            dataset.lengths,
-            dataset.modalities,
-            batch_size,
-            seed=self.args.data_seed or self.args.seed,
-            group_by_length=self.group_by == "length",
-        )
-        return self._sampler
-
     def get_train_dataloader(self):
-        """As in transformers; a stream of ours is split between processes already."""
-        if not isinstance(self.train_dataset, HiComStreamingDataset):
-            return super().get_train_dataloader()
-        loader = DataLoader(
-            self.train_dataset,
-            batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-        )
-        return prepare_data_loader(
-            loader,
-            self.accelerator.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=True,
-            dispatch_batches=False,
-        )
+        """Every sample once per epoch; the order depends on the seed, the epoch and the batch over all processes only."""
+        dataset, processes = self.train_dataset, self.args.world_size
+        options = {
+            "batch_size": self._train_batch_size,
+            "collate_fn": self.data_collator,
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "persistent_workers": self.args.dataloader_persistent_workers,
+        }
+        if isinstance(dataset, HiComStreamingDataset):  # it is split between processes already
+            return prepare_data_loader(
+                DataLoader(dataset, **options),
+                self.accelerator.device,
+                num_processes=1,
+                process_index=0,
+                put_on_device=True,
+                dispatch_batches=False,
+            )
+        batch_size = self._train_batch_size * processes * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._sampler = sampler_of(dataset, batch_size, seed, self.group_by)
+        if processes > 1:
+            dataset = FilledDataset(dataset, self._train_batch_size * processes)
+            options["collate_fn"] = FilledCollator(self.data_collator)
+        loader = DataLoader(dataset, sampler=FilledSampler(self._sampler, len(dataset)), **options)
+        return self.accelerator.prepare(loader)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As in transformers; measures the wait, and takes the statistics out of the batches."""
@@ -170,7 +162,7 @@ class HiComTrainer(Trainer):
         trained = any(p.requires_grad and part_of(name) in visual for name, p in self.model.named_parameters())
         if trained or self.args.world_size > 1:
             inner = next(module for module in self.model.modules() if isinstance(module, HiComModel))
-            inner.register_forward_hook(add_unseen_image, with_kwargs=True)
+            inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
 
     # Logs --------------------------------------------------------------------------------------------------------------
 
@@ -301,19 +293,26 @@ class _Bookkeeping(TrainerCallback):
         self.trainer._rates = {group["name"]: group["lr"] for group in groups}
 
 
-def add_unseen_image(module: HiComModel, args: tuple, kwargs: dict[str, Any], output):
-    """Forward hook: after a batch of text only, add a black image's visual tokens to the output, times 0."""
+def add_unseen_image(module: HiComModel, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    """Forward pre-hook: add a black image's visual tokens to the embeddings of a batch of text only, times 0.
+
+    To the embeddings and not to the output, so that the LLM's layers are also gone through backwards, as on a process that
+    has videos: sharded layers are gathered for that, by all processes together.
+    """
     if not (module.training and torch.is_grad_enabled()) or any(
         kwargs.get(name) is not None for name in VISUAL_INPUTS
     ):
-        return output
-    config, hidden = module.config, output.last_hidden_state
+        return None
+    embeds = kwargs.get("inputs_embeds")
+    if embeds is None:
+        embeds = module.get_input_embeddings()(kwargs["input_ids"])
+    config = module.config
     side, instruction = config.vision_config.image_size, config.instruction_config
-    pixels = torch.zeros(1, 3, side, side, dtype=module.vision_tower.dtype, device=hidden.device)
-    ids = torch.full((1, instruction.max_position_embeddings), instruction.pad_token_id, device=hidden.device)
+    pixels = torch.zeros(1, 3, side, side, dtype=module.vision_tower.dtype, device=embeds.device)
+    ids = torch.full((1, instruction.max_position_embeddings), instruction.pad_token_id, device=embeds.device)
     tokens = module.get_image_features(pixels, image_instruction_ids=ids, return_dict=True).pooler_output[0]
     unseen = 0.0 * tokens.float().mean()
-    return replace(output, last_hidden_state=hidden + unseen.to(hidden.dtype))
+    return args, {**kwargs, "input_ids": None, "inputs_embeds": embeds + unseen.to(embeds.dtype)}
 
 
 def _cast(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

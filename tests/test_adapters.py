@@ -1,0 +1,176 @@
+"""LoRA: what it adapts, one folder that everything loads, and back to a plain model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from training_runs import recipe, write_data, write_model
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from hicom_hf import HiComForConditionalGeneration
+from hicom_hf.cli.main import main
+from hicom_hf.tiny import tiny_model
+from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter, quantization_config
+from hicom_hf.training.recipes import LearningRates, LoraRecipe
+from hicom_hf.training.running import build_trainer, run_recipe, save_finished, training_arguments
+from hicom_hf.training.stages import set_trainable
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
+RATES = {"compressor": 1e-2, "injection": 1e-2, "language_model": 1e-2}
+
+
+class Trained:
+    """A run with adapters, its folder, and the model as it was at its end."""
+
+    def __init__(self, folder: Path):
+        self.data = write_data(folder)
+        self.base = write_model(folder / "base")
+        run = recipe(
+            "instruction_tuning", self.base, self.data, folder / "out", max_steps=5, lora=LORA, learning_rates=RATES
+        )
+        trainer = build_trainer(run, training_arguments(run))
+        trainer.train()
+        self.folder = save_finished(trainer, run)
+        self.model = trainer.model.eval()
+        self.processor = trainer.processing_class
+        frames = torch.randint(0, 255, (4, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        prompt = f"{self.processor.video_token}\nWhat colour is it?"
+        self.inputs = self.processor(text=prompt, videos=[frames.numpy()], return_tensors="pt", num_frames=4)
+        self.logits = self.logits_of(self.model)
+
+    def logits_of(self, model) -> torch.Tensor:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                # Weights mapped from a file may lie where matrix kernels add in another order (2e-6 off).
+                parameter.data = parameter.data.clone()
+            return model.eval()(**self.inputs).logits
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return Trained(tmp_path_factory.mktemp("adapter"))
+
+
+def test_adapters_are_on_the_llm_only_and_the_compressor_is_copied_whole():
+    model = add_adapters(tiny_model(), LoraRecipe(rank=4), train_compressor=True)
+    set_trainable(model, model.get_base_model().config, LearningRates(**RATES))
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    adapted = {name for name in names if ".lora_" in name}
+    assert len(adapted) == 2 * 7 * 2  # layers, linear maps, A and B
+    assert all(".language_model.layers." in name for name in adapted)
+    copied = {name.split(".modules_to_save.default.")[1] for name in names - adapted}
+    assert copied == {name for name, _ in tiny_model().model.compressor.named_parameters()}
+
+
+def test_only_the_compressor_bears_the_name_that_is_saved_with_the_adapters():
+    names = [name for name, _ in tiny_model().named_modules() if name.endswith(COMPRESSOR)]
+    assert names == ["model.compressor"]
+
+
+def test_without_a_rate_the_compressor_is_neither_trained_nor_saved():
+    model = add_adapters(tiny_model(), LoraRecipe(rank=4), train_compressor=False)
+    set_trainable(model, model.get_base_model().config, LearningRates(language_model=1e-4))
+    assert all(".lora_" in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_training_changes_adapters_and_compressor_and_leaves_the_base_bit_identical(trained):
+    base = load_file(trained.base / "model.safetensors")
+    state = trained.model.get_base_model().state_dict()
+    for name, tensor in base.items():
+        plain = name.replace("model.compressor.", "model.compressor.original_module.")
+        layer = plain.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
+        assert torch.equal(state[plain if plain in state else layer], tensor), name
+    saved = load_file(trained.folder / "adapter_model.safetensors")
+    for name, tensor in saved.items():
+        if ".compressor." in name:
+            assert not torch.equal(tensor, base[name.removeprefix("base_model.model.")]), name
+        else:
+            assert tensor.any(), name
+
+
+def test_the_folder_loads_through_from_pretrained_and_peft_to_the_same_numbers(trained):
+    direct = HiComForConditionalGeneration.from_pretrained(trained.folder)
+    auto = AutoModelForImageTextToText.from_pretrained(trained.folder)
+    base = HiComForConditionalGeneration.from_pretrained(trained.base)
+    peft = PeftModel.from_pretrained(base, trained.folder)
+    for model in (direct, auto, peft):
+        assert torch.equal(trained.logits_of(model), trained.logits)
+    processor = AutoProcessor.from_pretrained(trained.folder)
+    assert processor.num_visual_tokens(4) == trained.processor.num_visual_tokens(4)
+
+
+def test_the_folder_holds_adapters_compressor_processor_and_recipe_and_nothing_of_the_base(trained):
+    files = {path.name for path in trained.folder.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "processor_config.json", "recipe.yaml"} <= files
+    assert "training_args.bin" not in files and not any(name.startswith("model") for name in files)
+    saved = load_file(trained.folder / "adapter_model.safetensors")
+    assert all(".lora_" in name or ".compressor." in name for name in saved)
+    assert json.loads((trained.folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        trained.base
+    )
+
+
+def test_merging_gives_a_plain_model_with_the_same_answers(trained, tmp_path, capsys):
+    assert main(["merge", str(trained.folder), str(tmp_path / "plain")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "plain")
+    plain, info = HiComForConditionalGeneration.from_pretrained(tmp_path / "plain", output_loading_info=True)
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    # W x + B A x against (W + B A) x in float32: the order of additions differs.
+    torch.testing.assert_close(trained.logits_of(plain), trained.logits, atol=1e-5, rtol=1e-5)
+    assert set(plain.config.untrained_parts) == {"vision_tower", "instruction_encoder"}
+    assert AutoProcessor.from_pretrained(tmp_path / "plain").num_global_tokens == 8
+    names = {path.name for path in (tmp_path / "plain").iterdir()}
+    assert not any("adapter" in name for name in names)
+
+
+def test_a_merged_model_is_the_merged_model_in_memory_bit_by_bit(trained, tmp_path):
+    merged = HiComForConditionalGeneration.from_pretrained(trained.base)
+    merged = PeftModel.from_pretrained(merged, trained.folder).merge_and_unload().state_dict()
+    merge_adapter(trained.folder, tmp_path / "plain")
+    stored = load_file(tmp_path / "plain" / "model.safetensors")
+    assert set(stored) == set(merged)
+    assert all(torch.equal(stored[name], merged[name]) for name in stored)
+
+
+def test_a_base_that_has_moved_can_be_named(trained, tmp_path):
+    moved = tmp_path / "moved"
+    moved.symlink_to(trained.base)
+    assert main(["merge", str(trained.folder), str(tmp_path / "plain"), "--base", str(moved)]) == 0
+
+
+def test_merging_what_is_no_adapter_or_over_something_is_refused(trained, tmp_path, capsys):
+    assert main(["merge", str(trained.base), str(tmp_path / "plain")]) == 1
+    assert "is not the folder of an adapter" in capsys.readouterr().err
+    assert main(["merge", str(trained.folder), str(trained.base)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_run_with_adapters_can_start_from_a_checkpoint_of_the_same_run(trained, tmp_path):
+    run = recipe(
+        "instruction_tuning", trained.base, trained.data, tmp_path, max_steps=3, lora=LORA, learning_rates=RATES
+    )
+    assert (run_recipe(run) / "adapter_model.safetensors").is_file()
+
+
+# QLoRA; 4-bit kernels need a GPU, so the config is what is checked here -----------------------------------------------------
+
+
+def test_without_quantize_nothing_is_quantized():
+    assert quantization_config(None) is None and quantization_config(LoraRecipe()) is None
+
+
+def test_qlora_asks_for_nf4_in_bfloat16_and_leaves_all_but_the_llm_alone(monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: True)
+    monkeypatch.setattr("transformers.utils.quantization_config.BitsAndBytesConfig.post_init", lambda self: None)
+    config = quantization_config(LoraRecipe(quantize="nf4"))
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ImportError, match=r"pip install 'hicom_hf\[qlora\]'"):
+        quantization_config(LoraRecipe(quantize="nf4"))
