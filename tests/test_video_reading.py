@@ -1,11 +1,13 @@
 """Reading the chosen frames of any source, and clear errors for sources that cannot be read."""
 
 import functools
+import gc
 import http.server
 import io
 import json
 import socketserver
 import threading
+from multiprocessing import get_context
 
 import av
 import numpy as np
@@ -429,3 +431,27 @@ def test_a_real_broken_file_says_how_many_frames_were_read():
     frames, record = read_video(path, ALL, on_decode_error="keep")
     assert (len(frames), record.indices[-1]) == (28, 27)
     assert len(read_video(path, FrameSampling(num_frames=4, end=2.0))[0]) == 4
+
+
+def _collect_and_read(path, result):
+    gc.collect()
+    frames, _ = read_video(path, FrameSampling(num_frames=2))
+    result.put(len(frames))
+
+
+def test_a_forked_process_reads_videos_after_its_parent_did(tmp_path):
+    # Loader processes are forked. A frame that kept threads of its own would hang whoever collects it there.
+    path = write_video(tmp_path / "video.mp4")
+    context = get_context("fork")
+    gc.disable()
+    try:
+        read_video(path, FrameSampling(num_frames=4))
+        result = context.Queue()
+        process = context.Process(target=_collect_and_read, args=(path, result), daemon=True)
+        process.start()
+        process.join(timeout=60)
+        assert process.exitcode == 0
+        assert result.get(timeout=10) == 2
+    finally:
+        gc.enable()
+        process.kill()

@@ -227,7 +227,8 @@ class StreamReader:
                 self.warnings.append(text)
         self._num_damaged += frame.is_corrupt
         width, height = self._size
-        image = frame.to_ndarray(format="rgb24", width=width, height=height)
+        # One thread: a frame would keep the scaler's threads, and a forked process that collects it would wait for them.
+        image = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
         num_turns, mirrored = self._orientation
         image = image[:, ::-1] if mirrored else image
         return np.ascontiguousarray(np.rot90(image, num_turns))

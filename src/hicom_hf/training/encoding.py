@@ -3,7 +3,6 @@
 Letters: L tokens of the sample, V videos of it, T frames of one, S image side in pixels.
 """
 
-import gc
 import os
 import time
 from collections.abc import Iterator
@@ -23,11 +22,6 @@ from .conversations import (
     SampleError,
     TrainingItem,
 )
-
-# A frame whose side data were looked at is part of a reference cycle and keeps the threads of PyAV's scaler. If a loader
-# process inherits such a frame, its garbage collector waits for threads that it does not have, or crashes: collect before.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=gc.collect)
 
 IGNORED = -100  # label of a token that is not learnt; what PyTorch's cross entropy ignores
 
