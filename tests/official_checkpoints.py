@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipConfig, SiglipModel
 
+from hicom_hf import HiComForConditionalGeneration, HiComProcessor
+from hicom_hf.conversion import Conversion, convert_official_checkpoint
+
 GOLDEN = Path(__file__).parent / "golden"
 DIRECT, COARSE = (GOLDEN / "e2e" / name for name in ("hicom_release", "hicom_guidecoarse"))
+TOWER = DIRECT / "siglip_tower"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -63,3 +68,33 @@ def projector_run(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     projector = {name: tensor for name, tensor in weights().items() if ".mm_projector." in name}
     torch.save(projector, folder / "mm_projector.bin")
     return folder, projector
+
+
+@dataclass
+class Converted:
+    """A converted folder and the report on it."""
+
+    folder: Path
+    conversion: Conversion
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            name: tensor
+            for file in self.conversion.weight_files
+            for name, tensor in load_file(self.folder / file).items()
+        }
+
+
+def convert(source: Path | str, folder: Path, **options) -> Converted:
+    options.setdefault("vision_tower", TOWER)
+    return Converted(folder, convert_official_checkpoint(source, folder, **options))
+
+
+def load(folder: Path) -> tuple[HiComForConditionalGeneration, HiComProcessor]:
+    return HiComForConditionalGeneration.from_pretrained(folder).eval(), HiComProcessor.from_pretrained(folder)
+
+
+def nothing_is_left(tmp_path: Path, *expected: str) -> bool:
+    """Whether a folder holds what is expected, and no temporary folder besides."""
+    return sorted(path.name for path in tmp_path.iterdir()) == sorted(expected)

@@ -18,6 +18,8 @@ PROJECTOR_FILE = "mm_projector.bin"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
+# Names of floating-point types in safetensors.
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,16 @@ def _list_safetensors(file: Path) -> list[StoredTensor]:
             names = list(opened.keys())
             slices = [opened.get_slice(name) for name in names]
             return [
-                StoredTensor(file, name, tuple(part.get_shape()), DTYPES.get(part.get_dtype(), torch.float32))
+                StoredTensor(
+                    file,
+                    name,
+                    tuple(part.get_shape()),
+                    DTYPES.get(part.get_dtype()) or opened.get_tensor(name).dtype,
+                )
                 for name, part in zip(names, slices, strict=True)
             ]
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
-
-
-# Names of floating-point types in safetensors.
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def _list_bin(file: Path) -> list[StoredTensor]:

@@ -11,54 +11,18 @@ from ..modeling.configuration_hicom import HiComConfig
 from ..processors.chat_template_hicom import multimodal_chat_template
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.video_processing_hicom import HiComVideoProcessor
-from .official_config import NOT_BUILT
 from .official_sources import OfficialSource
-from .projector_string import UNGUIDED, ProjectorPlan, UnreleasedOptionError
+from .projector_string import UnreleasedOptionError
 
-OFFICIAL_LLM = "hicom_qwen2"  # its decoder is Qwen2's
-SECOND_TO_LAST = -2  # the SigLIP layer whose states are compressed
 NORMALISATION = ("image_mean", "image_std", "rescale_factor", "resample")
 
 
-def check_behaviour(source: OfficialSource) -> None:
-    """Refuse what changes the numbers and is not in a released script.
-
-    Raises:
-        ValueError: by name; `UnreleasedOptionError` for unreleased experiments.
-    """
-    config = source.config
-    if config.get("model_type") != OFFICIAL_LLM:
-        raise UnreleasedOptionError(
-            f"the LLM of {source.folder} is of type {config.get('model_type')!r}; only Qwen2.5 ({OFFICIAL_LLM!r}) was "
-            "released, and hicom_hf does not convert Llama or others"
-        )
-    if config.get("add_time_instruction"):
-        raise UnreleasedOptionError(f"a sentence about frame times in the prompt (add_time_instruction) {NOT_BUILT}")
-    for key, expected in (("mm_vision_select_layer", SECOND_TO_LAST), ("mm_vision_select_feature", "patch")):
-        if config.get(key, expected) != expected:
-            raise UnreleasedOptionError(f"other SigLIP features ({key}={config[key]!r}) {NOT_BUILT}")
-    if not config.get("use_mm_proj", True):
-        raise ValueError(f"{source.folder}: use_mm_proj is false, so there is no projector to convert")
-    if source.kind == "whole" and config.get("delay_load"):
-        raise ValueError(
-            f"{source.folder}: delay_load is true, so the official program ignores the towers in the checkpoint and reads "
-            "the original SigLIP; set it to false in config.json to convert the checkpoint's own towers"
-        )
-
-
-def build_config(
-    source: OfficialSource, plan: ProjectorPlan, tokenizer: PreTrainedTokenizerBase, instruction_tokenizer
-) -> HiComConfig:
+def build_config(source: OfficialSource, tokenizer: PreTrainedTokenizerBase, instruction_tokenizer) -> HiComConfig:
     """The model's config: LLM from the official one, tower sizes from the tower's own, compressor from the string.
 
     Raises:
         ValueError: if the tower is no SigLIP or the parts do not fit together.
     """
-    if plan.config.local_branch and not plan.config.uses_instruction and source.config["use_guide"] not in UNGUIDED:
-        raise UnreleasedOptionError(
-            f"guideoff in every branch with use_guide={source.config['use_guide']!r} (keys of the instruction's space, but "
-            f"no instruction) {NOT_BUILT}"
-        )
     siglip = AutoConfig.from_pretrained(str(source.tower))
     if siglip.model_type != "siglip":
         towers = "CLIP towers" if "clip" in siglip.model_type else f"towers of type {siglip.model_type!r}"
@@ -79,7 +43,7 @@ def build_config(
         vision_config=siglip.vision_config.to_dict(),
         instruction_config={**siglip.text_config.to_dict(), **tokens},
         text_config={"model_type": "qwen2", **text_config},
-        compressor_config=plan.config.to_dict(),
+        compressor_config=source.plan.config.to_dict(),
         image_token_id=ids[0],
         video_token_id=ids[1],
     )

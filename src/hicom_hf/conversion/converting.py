@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +18,8 @@ from .converted_parts import (
     build_generation_config,
     build_official_processor,
     build_tokenizer,
-    check_behaviour,
     load_tower_tokenizer,
 )
-from .official_config import projector_plan
 from .official_sources import OfficialSource, open_source
 from .shard_writing import PIECE_BYTES, write_shards
 from .tensor_matching import match_tensors
@@ -105,35 +104,27 @@ def convert_official_checkpoint(
     with quiet_transformers():
         opened = open_source(source, vision_tower, language_model)
         _check_apart(destination, opened)
-        plan = projector_plan(opened.config)
-        check_behaviour(opened)
         tokenizer, instruction_tokenizer = build_tokenizer(opened), load_tower_tokenizer(opened)
-        config = build_config(opened, plan, tokenizer, instruction_tokenizer)
+        config = build_config(opened, tokenizer, instruction_tokenizer)
         target_dtype = target_dtype or _stored_dtype(opened)
         with torch.device("meta"):
             model = HiComForConditionalGeneration._from_config(config, dtype=target_dtype)
-        sources = _match(opened, model, built="; ".join(plan.words))
         model.generation_config = build_generation_config(opened, tokenizer)
+        sources = _match(opened, model)
         processor = build_official_processor(opened, config, tokenizer, instruction_tokenizer)
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name in sources}
         with new_folder(destination, overwrite) as folder:
             with _no_progress_bar():
                 model.save_pretrained(folder, state_dict={})  # all but the weights, written below
             processor.save_pretrained(folder)
-            shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name in sources}
-            files = write_shards(
-                folder,
-                shapes,
-                target_dtype,
-                max_shard_size,
-                lambda name: _pieces(opened, sources, shapes, name),
-                progress,
-            )
+            pieces = partial(_pieces, opened, sources, shapes)
+            files = write_shards(folder, shapes, target_dtype, max_shard_size, pieces, progress)
             opened.reader.close()
     return Conversion(
         destination=str(destination),
         kind=opened.kind,
-        built=plan.words,
-        notes=(*plan.notes, *opened.notes, CAP_NOTE),
+        built=opened.plan.words,
+        notes=(*opened.plan.notes, *opened.notes, CAP_NOTE),
         dtype=str(target_dtype).removeprefix("torch."),
         num_parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
         weight_files=tuple(file.name for file in files),
@@ -183,8 +174,8 @@ def _check_apart(destination: str | Path, source: OfficialSource) -> None:
             raise ValueError(f"the destination {destination} holds {folder}, which is read; choose another one")
 
 
-def _match(source: OfficialSource, model, built: str) -> dict[str, str]:
-    """Our tensors and the official ones that they are made of; every tensor of the source is accounted for."""
+def _match(source: OfficialSource, model) -> dict[str, str | None]:
+    """Our tensors and the official ones that they are made of, None for zeros; every tensor of the source is accounted for."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: stored.shape for name, stored in source.tensors.items()}
     vocab_size, grown = source.config["vocab_size"], model.config.text_config.vocab_size
@@ -199,11 +190,23 @@ def _match(source: OfficialSource, model, built: str) -> dict[str, str]:
         source.notes.append(
             f"Embeddings grew from {vocab_size} to {grown} rows for the placeholders; the new rows are the mean of the others."
         )
-    return match_tensors(found, wanted, built=built)
+    zeros = {name: None for name in wanted if source.unused_prefix and name.startswith(source.unused_prefix)}
+    needed = {name: shape for name, shape in wanted.items() if name not in zeros}
+    sources = match_tensors(found, needed, built="; ".join(source.plan.words))
+    odd = [name for name in sources.values() if source.tensors[name].dtype not in (*DTYPES.values(), torch.float64)]
+    if odd:
+        raise ValueError(
+            f"{len(odd)} tensors are no plain floating-point numbers, such as {odd[0]} ({source.tensors[odd[0]].dtype}); "
+            "quantised checkpoints are not converted"
+        )
+    return {**zeros, **sources}
 
 
 def _pieces(source: OfficialSource, sources: dict, shapes: dict, name: str) -> Iterator[torch.Tensor]:
     """A tensor's values in pieces, with a mean row for each row that it grew by."""
+    if sources[name] is None:
+        yield torch.zeros(shapes[name])
+        return
     tensor = source.read(sources[name])
     extra = shapes[name][0] - tensor.shape[0] if tensor.ndim else 0
     if not extra:

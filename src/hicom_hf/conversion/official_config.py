@@ -2,9 +2,11 @@
 
 from ..modeling.compressor_hicom import HiComCompressor
 from .names import PROJECTOR_RULES
-from .projector_string import ProjectorPlan, UnreleasedOptionError, parse_projector_string
+from .projector_string import UNGUIDED, ProjectorPlan, UnreleasedOptionError, parse_projector_string
 from .tensor_matching import match_tensors
 
+OFFICIAL_LLM = "hicom_qwen2"  # its decoder is Qwen2's
+SECOND_TO_LAST = -2  # the SigLIP layer whose states are compressed
 NOT_BUILT = "is an unreleased experiment that hicom_hf does not build"
 
 
@@ -50,6 +52,41 @@ def _check_layout(config: dict) -> None:
         raise UnreleasedOptionError(
             f"newline tokens (mm_patch_merge_type={merge!r} with mm_newline_position={newline!r}) {NOT_BUILT}; expected "
             "mm_newline_position='no_token' or mm_patch_merge_type='flat'"
+        )
+
+
+def check_behaviour(config: dict, plan: ProjectorPlan, towers_inside: bool) -> None:
+    """Refuse what changes the numbers of a whole model and is in no released script.
+
+    Args:
+        config: the official config.json.
+        plan: what its projector is.
+        towers_inside: whether the checkpoint is to bring its own towers.
+
+    Raises:
+        ValueError: by name; `UnreleasedOptionError` for unreleased experiments.
+    """
+    if config.get("model_type") != OFFICIAL_LLM:
+        raise UnreleasedOptionError(
+            f"the LLM is of type {config.get('model_type')!r}; only Qwen2.5 ({OFFICIAL_LLM!r}) was released, and hicom_hf "
+            "does not convert Llama or others"
+        )
+    if config.get("add_time_instruction"):
+        raise UnreleasedOptionError(f"a sentence about frame times in the prompt (add_time_instruction) {NOT_BUILT}")
+    for key, expected in (("mm_vision_select_layer", SECOND_TO_LAST), ("mm_vision_select_feature", "patch")):
+        if config.get(key, expected) != expected:
+            raise UnreleasedOptionError(f"other SigLIP features ({key}={config[key]!r}) {NOT_BUILT}")
+    if plan.config.local_branch and not plan.config.uses_instruction and config.get("use_guide") not in UNGUIDED:
+        raise UnreleasedOptionError(
+            f"guideoff in every branch with use_guide={config['use_guide']!r} (keys of the instruction's space, but no "
+            f"instruction) {NOT_BUILT}"
+        )
+    if not config.get("use_mm_proj", True):
+        raise ValueError("use_mm_proj is false in the official config, so there is no projector to convert")
+    if towers_inside and config.get("delay_load"):
+        raise ValueError(
+            "delay_load is true in the official config, so the official program ignores the towers in the checkpoint and "
+            "reads the original SigLIP; set it to false in config.json to convert the checkpoint's own towers"
         )
 
 

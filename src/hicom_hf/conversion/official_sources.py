@@ -19,9 +19,12 @@ from .checkpoint_reading import (
     weight_files,
 )
 from .names import our_name
+from .official_config import check_behaviour, projector_plan
+from .projector_string import ProjectorPlan
 
 NATIVE = "hicom"
-TOWERS = {"model.vision_tower.": "vision", "model.instruction_encoder.": "text"}  # our prefix -> word
+VISION_PREFIX, TEXT_PREFIX = "model.vision_tower.", "model.instruction_encoder."
+TOWERS = {VISION_PREFIX: "vision", TEXT_PREFIX: "text"}
 
 
 @dataclass
@@ -32,21 +35,25 @@ class OfficialSource:
         folder: of the checkpoint.
         kind: "whole", "projector" or "LoRA".
         config: its config.json.
+        plan: what its projector is.
         tower: folder of the SigLIP.
         language_model: folder of the base LLM, None for a whole checkpoint.
         tensors: official name -> stored tensor; of several files with the same tensor, the trained one.
         merger: of a LoRA run.
+        unused_prefix: of our names of a tower that is nowhere and not used, None if there is none.
         notes: for the user.
     """
 
     folder: Path
     kind: str
     config: dict
+    plan: ProjectorPlan
     tower: Path = Path()
     language_model: Path | None = None
     reader: TensorReader = field(default_factory=TensorReader)
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     merger: AdapterMerger | None = None
+    unused_prefix: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -86,7 +93,9 @@ def open_source(
             f"{source} is no official HICom checkpoint: its config.json has no mm_projector_type (model_type "
             f"{config.get('model_type')!r})"
         )
-    opened = OfficialSource(folder, _kind(folder), config)
+    plan, kind = projector_plan(config), _kind(folder)
+    check_behaviour(config, plan, towers_inside=kind == "whole")
+    opened = OfficialSource(folder, kind, config, plan)
     layers = _own_tensors(opened)
     if opened.kind != "whole":
         named = config.get("_name_or_path") or _adapter_base(folder)
@@ -163,6 +172,13 @@ def _weights_of(folder: Path, option: str) -> dict[str, StoredTensor]:
 
 def _tower_tensors(source: OfficialSource, absent: list[str]) -> dict[str, StoredTensor]:
     """The SigLIP's own tensors; for a whole checkpoint those of the towers that it does not hold."""
+    if absent == [TEXT_PREFIX] and not source.plan.config.uses_instruction and not weight_files(source.tower):
+        source.unused_prefix = TEXT_PREFIX
+        source.notes.append(
+            "The compressor takes no instruction, and neither the checkpoint nor the SigLIP holds a text tower: zeros are "
+            "written for it. To train with instructions, convert with a complete SigLIP (--vision-tower)."
+        )
+        return {}
     if absent:
         siglip = _weights_of(source.tower, "--vision-tower, for want of towers in the checkpoint")
     else:

@@ -1,6 +1,6 @@
 """What a comparison with a reference number came to: the vocabulary of the parity checks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -53,7 +53,6 @@ class CaseResult:
     kind: str
     comparisons: tuple[Comparison, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    unread: tuple[str, ...] = field(default=())
 
     @property
     def applies(self) -> bool:

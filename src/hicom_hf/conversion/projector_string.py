@@ -73,7 +73,7 @@ def parse_projector_string(text: str, use_guide: str | None) -> ProjectorPlan:
         )
     local, global_ = _split(text)
     inherited = "off" if use_guide in UNGUIDED else use_guide
-    fields, words, notes = {"formulation": "release", "local_branch": None}, [], []
+    fields, words = {"formulation": "release", "local_branch": None}, []
     fields.update(local_injection="none", num_global_tokens=0, global_injection="none")
     if local is not None:
         found = re.fullmatch(r"(\d)(\d{1,2})", local.digits)
@@ -96,8 +96,7 @@ def parse_projector_string(text: str, use_guide: str | None) -> ProjectorPlan:
         kind = global_.injection or inherited
         fields.update(num_global_tokens=int(global_.digits), global_injection=_ours(kind))
         words.append(f"global branch: {int(global_.digits)} tokens, {_in_words(kind, global_, inherited)}")
-    _check_kinds(text, fields)
-    notes += _notes(text, fields, use_guide, [part for part in (local, global_) if part is not None])
+    notes = _notes(text, fields, use_guide, [part for part in (local, global_) if part is not None])
     return ProjectorPlan(HiComCompressorConfig(**fields), tuple(words), tuple(notes))
 
 
@@ -154,11 +153,6 @@ def _ours(kind: str) -> str:
 def _in_words(kind: str, part: _Part, inherited: str) -> str:
     source = f"guide{kind} in the string" if part.injection else "from use_guide"
     return f"no instruction ({source})" if kind == "off" else f"{kind} injection ({source})"
-
-
-def _check_kinds(text: str, fields: dict) -> None:
-    if fields["num_global_tokens"] == 0 and fields["local_branch"] is None:
-        raise ValueError(f"mm_projector_type {text!r} builds no branch at all")
 
 
 def _notes(text: str, fields: dict, use_guide: str | None, parts: list[_Part]) -> list[str]:
