@@ -59,12 +59,16 @@ def whole_siglip(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     return folder, load_file(folder / "model.safetensors")
 
 
-def projector_run(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """What stage 1 leaves: config.json and mm_projector.bin."""
+def projector_run(folder: Path, **config) -> tuple[Path, dict[str, torch.Tensor]]:
+    """What stage 1 leaves, or with other options stage 2: config.json and mm_projector.bin."""
     folder.mkdir()
-    write_config(
-        folder, mm_projector_type="local43_global32", use_guide=None, num_frames=1, image_aspect_ratio="square"
-    )
+    stage_1 = {
+        "mm_projector_type": "local43_global32",
+        "use_guide": None,
+        "num_frames": 1,
+        "image_aspect_ratio": "square",
+    }
+    write_config(folder, **{**stage_1, **config})
     projector = {name: tensor for name, tensor in weights().items() if ".mm_projector." in name}
     torch.save(projector, folder / "mm_projector.bin")
     return folder, projector

@@ -20,10 +20,12 @@ from official_checkpoints import (
 )
 from safetensors.torch import save_file
 from test_hub import files_in, hub_cache
+from training_runs import recipe
 
 from hicom_hf import HiComProcessor
 from hicom_hf.cli.main import main
 from hicom_hf.conversion.names import our_name
+from hicom_hf.training.stages import load_stage
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +217,27 @@ def test_a_projector_of_stage_1_becomes_a_folder_that_training_can_start_from(tm
     gradients = {name: parameter.grad for name, parameter in model.model.compressor.named_parameters()}
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
     assert any(gradient.abs().max() > 0 for gradient in gradients.values())
+
+
+@pytest.mark.parametrize(
+    "options, new_injection, expected",
+    [
+        ({}, {"local_injection": "direct", "global_injection": "coarse"}, ("direct", "coarse")),
+        ({"mm_projector_type": "local43_global32_coarse", "use_guide": "direct"}, None, ("direct", "direct")),
+    ],
+    ids=["stage 1", "stage 2"],
+)
+def test_the_next_stage_of_training_starts_from_a_converted_projector(tmp_path, options, new_injection, expected):
+    source, _ = projector_run(tmp_path / "projector", **options)
+    llm, siglip = base_llm(tmp_path / "qwen")[0], whole_siglip(tmp_path / "siglip")[0]
+    converted = convert(source, tmp_path / "hicom", vision_tower=siglip, language_model=llm)
+    stage = "conditional_pretraining" if new_injection else "instruction_tuning"
+    start = recipe(stage, tmp_path / "hicom", tmp_path / "data.json", tmp_path / "out", new_injection=new_injection)
+    model, _ = load_stage(start)
+    compressor = model.config.compressor_config
+    assert (compressor.local_injection, compressor.global_injection) == expected
+    weights_now = model.state_dict()
+    assert all(torch.equal(weights_now[name], tensor.float()) for name, tensor in converted.tensors.items())
 
 
 def test_a_projector_finds_its_models_where_its_config_names_them(tmp_path):
