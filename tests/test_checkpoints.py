@@ -1,19 +1,17 @@
 """Interrupted and resumed training equals uninterrupted training, and nothing half-written is ever taken up."""
 
 import json
-import logging
 import os
 import random
 import resource
 import shutil
 import signal
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-from training_runs import losses_of, recipe, recipe_values, weights_of, write_data, write_model
+from training_runs import losses_of, processes, recipe, recipe_values, run_quietly, weights_of, write_data, write_model
 from transformers import TrainerCallback
 
 from hicom_hf.tiny import tiny_model
@@ -31,7 +29,6 @@ from hicom_hf.training.checkpoints import (
     remove_old_checkpoints,
     writing_folder,
 )
-from hicom_hf.training.recipes import recipe_from_dict
 from hicom_hf.training.running import run_recipe
 from hicom_hf.training.trainer import HiComTrainer
 
@@ -122,7 +119,13 @@ def interrupt(monkeypatch):
 # Interrupting and resuming -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("everything", "trainable only") else ())
+        for name in VARIANTS
+    ],
+)
 def test_a_run_told_to_stop_saves_and_resumes_to_the_same_losses_and_weights(
     variant, start, uninterrupted, interrupt, tmp_path
 ):
@@ -179,20 +182,11 @@ def test_a_full_disk_stops_training_with_the_last_checkpoint_whole_and_named(
     assert_same(tmp_path, expected)
 
 
-def _run(values: dict):
-    torch.set_num_threads(1)
-    logging.disable(logging.CRITICAL)
-    os.fsync = lambda descriptor: None  # see fast_disk
-    run_recipe(recipe_from_dict(values))
-
-
 def kill_and_resume(values: dict, kills: int, seconds: float) -> int:
     """Start a run again and again, each time killed after a random time; the number of times it was killed."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["hicom_hf.training.running"])
     killed, chance = 0, random.Random(0)
     while not (Path(values["output_dir"]) / "model").exists():
-        process = context.Process(target=_run, args=(values,))
+        process = processes().Process(target=run_quietly, args=(values,))
         process.start()
         if killed < kills:
             process.join(chance.uniform(0.3, seconds))

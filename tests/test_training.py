@@ -21,6 +21,7 @@ from hicom_hf.tiny import tiny_model, tiny_processor
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.collating import HiComDataCollator
 from hicom_hf.training.datasets import HiComDataset
+from hicom_hf.training.loading import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from hicom_hf.training.recipes import LearningRates, recipe_from_dict
 from hicom_hf.training.reporting import report_line, throughput
 from hicom_hf.training.running import build_trainer, run_recipe, sharding_arguments, training_arguments
@@ -163,6 +164,7 @@ def learn_by_heart(folder: Path, **changes):
             folder / "out",
             batch_size=8,
             batch_size_per_device=8,
+            data={"group_by": None},
             **schedule,
             **changes,
         ),
@@ -192,7 +194,7 @@ def answers(model, processor, dataset) -> list[tuple[str, str]]:
 
 def test_eight_answers_about_four_videos_are_learnt_by_heart(tmp_path):
     rates = {"compressor": 3e-3, "injection": 3e-3, "language_model": 3e-3}
-    trainer, dataset = learn_by_heart(tmp_path, max_steps=80, learning_rates=rates)
+    trainer, dataset = learn_by_heart(tmp_path, max_steps=70, learning_rates=rates)
     pairs = answers(trainer.model, trainer.processing_class, dataset)
     assert len(pairs) == len(set(pairs)) == 8
     assert all(answer == expected for answer, expected in pairs), pairs
@@ -201,7 +203,7 @@ def test_eight_answers_about_four_videos_are_learnt_by_heart(tmp_path):
 def test_eight_answers_are_learnt_by_heart_with_lora(tmp_path):
     rates = {"compressor": 1e-2, "injection": 1e-2, "language_model": 1e-2}
     lora = {"rank": 16, "alpha": 32, "dropout": 0.0}
-    trainer, dataset = learn_by_heart(tmp_path, max_steps=80, learning_rates=rates, lora=lora)
+    trainer, dataset = learn_by_heart(tmp_path, max_steps=70, learning_rates=rates, lora=lora)
     pairs = answers(trainer.model, trainer.processing_class, dataset)
     assert all(answer == expected for answer, expected in pairs), pairs
 
@@ -261,6 +263,20 @@ def test_a_sample_that_cannot_be_read_stops_training_with_its_path(tmp_path, sta
     data.write_text(json.dumps(records))
     with pytest.raises(ValueError, match=r"lost\.mp4"):
         run_recipe(recipe("conditional_pretraining", start[0], data, tmp_path / "out"))
+
+
+def test_a_data_set_without_lengths_is_not_grouped():
+    with pytest.raises(ValueError, match="group_by='length' needs a HiComDataset, got list; set group_by=None"):
+        sampler_of([1, 2], 2, 0, "length")
+    assert sorted(sampler_of([1, 2, 3], 2, 0, None)) == [0, 1, 2]
+
+
+def test_fillers_make_several_processes_equally_long_and_no_rows():
+    dataset = FilledDataset(["a", "b", "c"], 4)
+    order = list(FilledSampler(sampler_of(["a", "b", "c"], 4, 0, None), len(dataset)))
+    assert order[3:] == [3] and sorted(order) == [0, 1, 2, 3]
+    assert [dataset[index] for index in range(4)] == ["a", "b", "c", FILLER]
+    assert FilledCollator(list)(["a", FILLER]) == ["a"] and FilledCollator(list)([FILLER]) == []
 
 
 # Order, logs, cache, streams -----------------------------------------------------------------------------------------------

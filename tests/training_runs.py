@@ -1,9 +1,9 @@
 """Small real runs for the tests of training: videos and JSON on disk, a tiny model's folder, recipes that use them."""
 
 import json
+import logging
 import os
-import subprocess
-import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +95,28 @@ def losses_of(output_dir: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry]
 
 
-def start(arguments: list[str], **kwargs) -> subprocess.Popen:
-    """A Python process with one thread, its output captured."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), **kwargs}
-    return subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def processes():
+    """Starts processes that have everything imported already; one server for all tests."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["hicom_hf.training.running"])
+    return context
+
+
+def run_quietly(values: dict) -> None:
+    """What a started process does: run a recipe."""
+    from hicom_hf.training.running import run_recipe
+
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    os.fsync = lambda descriptor: None  # it matters when the machine dies, not the process
+    run_recipe(recipe_from_dict(values))
+
+
+def run_as(rank: int, world_size: int, port: int, recipes: list[dict]) -> None:
+    """What one of several processes does: what torchrun would have it do."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for values in recipes:
+        run_quietly(values)
+    torch.distributed.destroy_process_group()

@@ -78,8 +78,15 @@ def sampler_of(dataset, batch_size: int, seed: int, group_by: str | None) -> HiC
         batch_size: samples of a step, over all processes.
         seed: of the order.
         group_by: "length", "modality" or None.
+
+    Raises:
+        ValueError: a data set without lengths and modalities is to be grouped.
     """
     if group_by is None:
         return HiComGroupedSampler([0] * len(dataset), None, 1, seed, group_by_length=False)
+    if not (hasattr(dataset, "lengths") and hasattr(dataset, "modalities")):
+        raise ValueError(
+            f"group_by={group_by!r} needs a HiComDataset, got {type(dataset).__name__}; set group_by=None"
+        )
     by_length = group_by == "length"
     return HiComGroupedSampler(dataset.lengths, dataset.modalities, batch_size, seed, group_by_length=by_length)
