@@ -254,6 +254,7 @@ def test_a_projector_finds_its_models_where_its_config_names_them(tmp_path):
     assert convert(source, tmp_path / "hicom", vision_tower=None).conversion.kind == "projector"
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft calls it
 def test_a_lora_run_is_merged_as_peft_merges_it(tmp_path):
     peft = pytest.importorskip("peft")
     from transformers import Qwen2ForCausalLM
