@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import shlex
 import subprocess
 import sys
 from itertools import chain
@@ -13,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from training_runs import recipe, recipe_values, weights_of, write_data, write_model
 from transformers import TrainingArguments
+from video_files import write_video
 
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.cli.main import main
@@ -383,6 +386,36 @@ def test_tar_shards_are_trained_on_and_resumed(start, tmp_path):
 def test_streams_are_refused_where_they_cannot_be_used(changes, message, start, tmp_path):
     with pytest.raises(ValueError, match=message):
         recipe("conditional_pretraining", *start, tmp_path, **changes)
+
+
+# The page in docs ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_on_training_does_what_it_says(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "hicom-7b")
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "soup.mp4", 40)
+    pushed = []
+    monkeypatch.setattr(
+        HiComForConditionalGeneration, "push_to_hub", lambda self, name, processor: pushed.append(name)
+    )
+    ran = []
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL):
+        if language == "json":
+            Path("train.json").write_text(block)
+        elif language == "yaml":
+            Path("my_recipe.yaml").write_text(block)
+        elif language == "console":
+            for line in re.findall(r"^\$ hicom (.*)$", block, flags=re.MULTILINE):
+                assert main(shlex.split(line)) == 0, (line, capsys.readouterr().err)
+                ran.append(line.split()[0])
+        else:
+            assert language == "python"
+            exec(compile(block, "docs/training.md", "exec"), {})
+    assert ran == ["data", "train", "train", "merge", "ask"] and pushed == ["you/soup-7b"]
+    assert last_checkpoint(tmp_path / "runs" / "soup") is not None
 
 
 # Precision and arguments ---------------------------------------------------------------------------------------------------

@@ -174,40 +174,51 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
             f"batch_size {recipe.batch_size} is not a multiple of batch_size_per_device {recipe.batch_size_per_device} times "
             f"{processes} processes"
         )
-    optimizer, workers = recipe.optimizer, recipe.data.num_workers
+    workers = recipe.data.num_workers
+    on_cpu = recipe.cpu or not torch.accelerator.is_available()
+    if on_cpu and not recipe.cpu:
+        logger.warning("There is no GPU: training on the CPU.")
     return TrainingArguments(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size_per_device,
         gradient_accumulation_steps=recipe.batch_size // at_a_time,
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps or -1,
-        learning_rate=max(rate for rate in asdict(recipe.learning_rates).values() if rate is not None),
-        lr_scheduler_type=optimizer.schedule,
-        warmup_steps=optimizer.warmup,
-        weight_decay=optimizer.weight_decay,
-        adam_beta1=optimizer.beta1,
-        adam_beta2=optimizer.beta2,
-        adam_epsilon=optimizer.epsilon,
-        max_grad_norm=optimizer.max_grad_norm,
         bf16=recipe.precision == "bf16",
         activation_checkpointing=recipe.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
         seed=recipe.seed,
         data_seed=recipe.seed,
         full_determinism=recipe.deterministic,
-        use_cpu=recipe.cpu,
+        use_cpu=on_cpu,
         logging_steps=recipe.logging.every,
         save_steps=recipe.checkpoints.every,
         save_total_limit=recipe.checkpoints.keep,
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
-        dataloader_pin_memory=torch.cuda.is_available() and not recipe.cpu,
+        dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,  # the columns of raw samples are the collator's business
         label_names=["labels"],
         ddp_find_unused_parameters=False,  # every trained parameter is used in every step, see HiComTrainer
-        ddp_backend="gloo" if processes > 1 and (recipe.cpu or not torch.cuda.is_available()) else None,
+        ddp_backend="gloo" if processes > 1 and on_cpu else None,
+        **optimizer_arguments(recipe),
         **sharding_arguments(recipe),
     )
+
+
+def optimizer_arguments(recipe: Recipe) -> dict:
+    """AdamW, its schedule and clipping; the rates themselves are those of the parts."""
+    optimizer = recipe.optimizer
+    return {
+        "learning_rate": max(rate for rate in asdict(recipe.learning_rates).values() if rate is not None),
+        "lr_scheduler_type": optimizer.schedule,
+        "warmup_steps": optimizer.warmup,
+        "weight_decay": optimizer.weight_decay,
+        "adam_beta1": optimizer.beta1,
+        "adam_beta2": optimizer.beta2,
+        "adam_epsilon": optimizer.epsilon,
+        "max_grad_norm": optimizer.max_grad_norm,
+    }
 
 
 def sharding_arguments(recipe: Recipe) -> dict:

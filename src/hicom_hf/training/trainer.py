@@ -112,7 +112,7 @@ class HiComTrainer(Trainer):
             "batch_size": self._train_batch_size,
             "collate_fn": self.data_collator,
             "num_workers": self.args.dataloader_num_workers,
-            "pin_memory": self.args.dataloader_pin_memory,
+            "pin_memory": self.args.dataloader_pin_memory and self.args.device.type != "cpu",
             "persistent_workers": self.args.dataloader_persistent_workers,
         }
         if isinstance(dataset, HiComStreamingDataset):  # it is split between processes already
