@@ -1,0 +1,77 @@
+"""What needs a CUDA GPU: `pytest -m gpu`. Nothing here runs without one, and the docs say so."""
+
+import pytest
+import torch
+from transformers.utils import is_flash_attn_2_available
+
+from hicom_hf import HiComForConditionalGeneration
+from hicom_hf.tiny import tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+
+@pytest.fixture(scope="module")
+def batch(processor):
+    generator = torch.Generator().manual_seed(0)
+    chats = []
+    for count in (9, 4):
+        frames = torch.randint(0, 256, (count, 40, 56, 3), generator=generator, dtype=torch.uint8).numpy()
+        content = [{"type": "video", "video": frames}, {"type": "text", "text": f"What moves in {count} frames?"}]
+        chats.append([{"role": "user", "content": content}])
+    return processor.apply_chat_template(
+        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+
+
+def greedy(model, inputs, **kwargs):
+    return model.generate(**inputs, max_new_tokens=8, do_sample=False, **kwargs)
+
+
+@torch.no_grad()
+def test_float32_logits_on_the_gpu_equal_those_on_the_cpu(batch):
+    seen = batch["attention_mask"].bool()
+    expected = tiny_model()(**batch).logits[seen]
+    logits = tiny_model().cuda()(**batch.to("cuda")).logits.cpu()[seen]
+    torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)  # other kernels, possibly TF32 convolutions
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flash_attention_2"])
+@torch.no_grad()
+def test_bfloat16_runs_with_every_attention_implementation(batch, tmp_path, implementation):
+    if implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        pytest.skip("flash-attn is not installed")
+    tiny_model().save_pretrained(tmp_path)
+    load = {"dtype": torch.bfloat16, "attn_implementation": implementation, "device_map": "cuda"}
+    model = HiComForConditionalGeneration.from_pretrained(tmp_path, **load)
+    inputs = batch.to("cuda")
+    last, reference = model(**inputs).logits[:, -1].float().cpu(), tiny_model()(**batch.to("cpu")).logits[:, -1]
+    assert (last - reference).norm() / reference.norm() < 0.1
+    assert greedy(model, inputs).shape[0] == 2
+
+
+def test_features_kept_on_the_cpu_serve_a_model_on_the_gpu(batch):
+    model = tiny_model().cuda()
+    features = model.encode_videos(batch["pixel_values_videos"], batch["video_num_frames"])  # pixels stay on the CPU
+    kept = {name: tensor.cpu() for name, tensor in features.items()}
+    rest = {k: v.cuda() for k, v in batch.items() if k not in ("pixel_values_videos", "video_num_frames")}
+    assert torch.equal(greedy(model, rest, video_features=kept), greedy(model, batch.to("cuda")))
+
+
+def test_a_static_cache_that_is_compiled_gives_the_same_answer(batch):
+    model, inputs = tiny_model().cuda(), batch.to("cuda")
+    assert torch.equal(greedy(model, inputs, cache_implementation="static"), greedy(model, inputs))
+
+
+def test_4_bit_loading_leaves_siglip_and_the_compressor_alone(batch, tmp_path):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    tiny_model().save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    model = HiComForConditionalGeneration.from_pretrained(tmp_path, quantization_config=config, device_map="cuda")
+    changed = {name for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
+    assert changed and all(name.startswith("model.language_model.layers.") for name in changed)
+    assert greedy(model, batch.to("cuda")).shape[0] == 2
