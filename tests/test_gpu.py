@@ -21,9 +21,14 @@ def batch(processor):
         frames = torch.randint(0, 256, (count, 40, 56, 3), generator=generator, dtype=torch.uint8).numpy()
         content = [{"type": "video", "video": frames}, {"type": "text", "text": f"What moves in {count} frames?"}]
         chats.append([{"role": "user", "content": content}])
-    return processor.apply_chat_template(
+    inputs = processor.apply_chat_template(
         chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
+    return dict(inputs)
+
+
+def on_gpu(batch):
+    return {name: tensor.cuda() for name, tensor in batch.items()}
 
 
 def greedy(model, inputs, **kwargs):
@@ -34,7 +39,7 @@ def greedy(model, inputs, **kwargs):
 def test_float32_logits_on_the_gpu_equal_those_on_the_cpu(batch):
     seen = batch["attention_mask"].bool()
     expected = tiny_model()(**batch).logits[seen]
-    logits = tiny_model().cuda()(**batch.to("cuda")).logits.cpu()[seen]
+    logits = tiny_model().cuda()(**on_gpu(batch)).logits.cpu()[seen]
     torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)  # other kernels, possibly TF32 convolutions
 
 
@@ -46,8 +51,8 @@ def test_bfloat16_runs_with_every_attention_implementation(batch, tmp_path, impl
     tiny_model().save_pretrained(tmp_path)
     load = {"dtype": torch.bfloat16, "attn_implementation": implementation, "device_map": "cuda"}
     model = HiComForConditionalGeneration.from_pretrained(tmp_path, **load)
-    inputs = batch.to("cuda")
-    last, reference = model(**inputs).logits[:, -1].float().cpu(), tiny_model()(**batch.to("cpu")).logits[:, -1]
+    inputs = on_gpu(batch)
+    last, reference = model(**inputs).logits[:, -1].float().cpu(), tiny_model()(**batch).logits[:, -1]
     assert (last - reference).norm() / reference.norm() < 0.1
     assert greedy(model, inputs).shape[0] == 2
 
@@ -57,11 +62,11 @@ def test_features_kept_on_the_cpu_serve_a_model_on_the_gpu(batch):
     features = model.encode_videos(batch["pixel_values_videos"], batch["video_num_frames"])  # pixels stay on the CPU
     kept = {name: tensor.cpu() for name, tensor in features.items()}
     rest = {k: v.cuda() for k, v in batch.items() if k not in ("pixel_values_videos", "video_num_frames")}
-    assert torch.equal(greedy(model, rest, video_features=kept), greedy(model, batch.to("cuda")))
+    assert torch.equal(greedy(model, rest, video_features=kept), greedy(model, on_gpu(batch)))
 
 
 def test_a_static_cache_that_is_compiled_gives_the_same_answer(batch):
-    model, inputs = tiny_model().cuda(), batch.to("cuda")
+    model, inputs = tiny_model().cuda(), on_gpu(batch)
     assert torch.equal(greedy(model, inputs, cache_implementation="static"), greedy(model, inputs))
 
 
@@ -74,4 +79,4 @@ def test_4_bit_loading_leaves_siglip_and_the_compressor_alone(batch, tmp_path):
     model = HiComForConditionalGeneration.from_pretrained(tmp_path, quantization_config=config, device_map="cuda")
     changed = {name for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
     assert changed and all(name.startswith("model.language_model.layers.") for name in changed)
-    assert greedy(model, batch.to("cuda")).shape[0] == 2
+    assert greedy(model, on_gpu(batch)).shape[0] == 2
