@@ -1,6 +1,7 @@
 """LoRA: what it adapts, one folder that everything loads, and back to a plain model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from training_runs import recipe, write_data, write_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hicom_hf import HiComForConditionalGeneration
+from hicom_hf import HiComForConditionalGeneration, tiny
 from hicom_hf.cli.main import main
 from hicom_hf.tiny import tiny_model
 from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter, quantization_config
@@ -155,7 +156,34 @@ def test_a_run_with_adapters_can_start_from_a_checkpoint_of_the_same_run(trained
     assert (run_recipe(run) / "adapter_model.safetensors").is_file()
 
 
-# QLoRA; 4-bit kernels need a GPU, so the config is what is checked here -----------------------------------------------------
+# QLoRA ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_qlora_trains_on_a_4_bit_llm_resumes_exactly_and_merges(tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
+    # 4-bit weights come in blocks of 64.
+    wide = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    for name, value in wide.items():
+        monkeypatch.setitem(tiny.TINY_TEXT, name, value)
+    base, data = write_model(tmp_path / "base"), write_data(tmp_path)
+    changes = {"max_steps": 4, "precision": "bf16", "checkpoints": {"every": 2}, "learning_rates": RATES}
+    run = recipe("instruction_tuning", base, data, tmp_path / "out", lora={**LORA, "quantize": "nf4"}, **changes)
+    model = build_trainer(run, training_arguments(run)).model.get_base_model()
+    quantized = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+    assert (
+        len(quantized) == 2 * 7 * 2
+    )  # linear maps of the LLM's layers, each named by the adapter and as its base layer
+    assert all("language_model.layers" in name for name in quantized)
+
+    folder = run_recipe(run)
+    weights = load_file(folder / "adapter_model.safetensors")
+    shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
+    resumed = load_file(run_recipe(run) / "adapter_model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights.items())
+    merged = merge_adapter(folder, tmp_path / "plain")
+    assert HiComForConditionalGeneration.from_pretrained(merged).dtype == torch.float32
 
 
 def test_without_quantize_nothing_is_quantized():

@@ -145,6 +145,14 @@ def test_recipes_are_listed_shown_and_checked(start, tmp_path, capsys):
     assert main(["train", str(path), "--check"]) == 0
 
 
+def test_a_run_that_was_told_to_stop_has_exit_code_1_and_no_result(start, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_values("alignment", *start, tmp_path / "out")))
+    monkeypatch.setattr("hicom_hf.training.running.run_recipe", lambda *args, **kwargs: None)
+    assert main(["train", str(path)]) == 1
+    assert capsys.readouterr().out == ""
+
+
 def test_a_finished_run_is_not_run_again(start, tmp_path):
     run = recipe("alignment", *start, tmp_path, max_steps=1)
     run_recipe(run)
