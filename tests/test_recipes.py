@@ -11,14 +11,13 @@ from hicom_hf.training.recipes import (
     SHIPPED_DIR,
     LearningRates,
     check_files,
-    load_yaml,
     read_recipe,
     recipe_from_dict,
     recipe_path,
     recipe_text,
-    set_value,
     shipped_recipes,
 )
+from hicom_hf.training.typed_yaml import load_yaml, set_value
 
 # Paper, table A1; the 1.5B takes the 7B's batches, which is our choice. stage: (batch sizes by model, rates)
 TABLE_A1 = {

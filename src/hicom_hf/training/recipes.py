@@ -5,14 +5,14 @@ and a wrong key, a wrong type or a missing file is an error that names the key.
 """
 
 import re
-import types
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
+
+from .typed_yaml import build, load_yaml, set_value
 
 SHIPPED_DIR = Path(__file__).parent / "recipes"
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -270,7 +270,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_from_dict(values: dict[str, Any], name: str = "recipe") -> Recipe:
     """Build a recipe from plain values; errors as of `read_recipe`."""
-    recipe = _build(Recipe, values, name, "")
+    recipe = build(Recipe, values, name)
     _check(recipe, name)
     return recipe
 
@@ -278,110 +278,6 @@ def recipe_from_dict(values: dict[str, Any], name: str = "recipe") -> Recipe:
 def recipe_text(recipe: Recipe) -> str:
     """A recipe with all its values as YAML."""
     return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with YAML 1.2's floats, and without repeated keys."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ValueError(f"the key {key!r} stands there twice (line {key_node.start_mark.line + 1})")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# PyYAML follows YAML 1.1, for which 1e-3 is a text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def load_yaml(text: str, name: str) -> Any:
-    """Parse YAML.
-
-    Raises:
-        ValueError: if it is not YAML, or a key is repeated; with the file's name.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def set_value(values: dict[str, Any], override: str) -> None:
-    """Put one "key=value" into a recipe's values, in place.
-
-    Raises:
-        ValueError: without "=", or with a key that leads through something that is no mapping.
-    """
-    key, separator, text = override.partition("=")
-    key = key.strip()
-    if not separator or not all(key.split(".")):
-        raise ValueError(f"--set takes key=value, such as data.num_frames=16, got {override!r}")
-    *parents, last = key.split(".")
-    for parent in parents:
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
-            raise ValueError(f"--set {override}: {parent!r} is not a mapping")
-    values[last] = load_yaml(text, f"--set {override}") if text.strip() else None
-
-
-# Types ---------------------------------------------------------------------------------------------------------------------
-
-
-def _build(cls: type, values: Any, name: str, prefix: str) -> Any:
-    """A dataclass from a mapping, every key and type checked."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{name}: {prefix.rstrip('.')} must be a mapping of keys to values, got {values!r}")
-    hints = get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            close = get_close_matches(str(key), hints, n=1)
-            hint = f"; did you mean {prefix}{close[0]}?" if close else f"; the keys here are {', '.join(hints)}"
-            raise ValueError(f"{name}: unknown key {prefix}{key}{hint}")
-    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-    missing = [key for key in required if key not in values]
-    if missing:
-        raise ValueError(f"{name}: missing key {', '.join(prefix + key for key in missing)}")
-    return cls(**{key: _convert(hints[key], value, name, prefix + key) for key, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, name: str, key: str) -> Any:
-    """`value` as `hint` says; a whole number is also a number with a fraction."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    for option in options:
-        if is_dataclass(option):
-            return _build(option, value, name, f"{key}.")
-        if get_origin(option) is Literal and isinstance(value, str) and value in get_args(option):
-            return value
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if option in (int, str, bool) and type(value) is option:
-            return value
-        if get_origin(option) is list:
-            items = [value] if isinstance(value, str) else value
-            if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
-                return items
-    raise ValueError(f"{name}: {key} must be {_words(options)}, got {value!r}")
-
-
-def _words(options: tuple) -> str:
-    """What is expected, for a message."""
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    words = []
-    for option in options:
-        if get_origin(option) is Literal:
-            words.extend(get_args(option))
-        else:
-            words.append(names.get(option, "a list of texts"))
-    return " or ".join(words)
 
 
 # Values --------------------------------------------------------------------------------------------------------------------

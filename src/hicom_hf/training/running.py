@@ -17,10 +17,11 @@ from .checkpoints import checkpoints, last_checkpoint, writing_folder
 from .collating import HiComDataCollator
 from .datasets import HiComDataset, load_records
 from .feature_cache import FeatureCache
-from .recipes import CONFIGS_DIR, HUB_PREFIX, Recipe, check_files, load_yaml, recipe_from_dict, recipe_text
+from .recipes import CONFIGS_DIR, HUB_PREFIX, Recipe, check_files, recipe_from_dict, recipe_text
 from .stages import cast_for_training, load_stage, mark_trained, set_trainable
 from .streaming import HiComStreamingDataset
 from .trainer import HiComTrainer
+from .typed_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
 
