@@ -1,0 +1,45 @@
+"""The shapes world: crowded synthetic videos with questions, in which asking decides what is worth keeping.
+
+`Scene.from_seed` draws what happens, `render` turns it into frames, `questions` asks about it, `captions` and
+`descriptions` tell about it, and `write_dataset` writes mp4 files and LLaVA-format JSON that the trainer reads.
+docs/shapes.md describes the world.
+"""
+
+from .descriptions import caption, descriptions
+from .objects import SceneObject
+from .questions import CHANCE, KINDS, Question, multiple_choice, questions
+from .rendering import contact_sheet, patch_cover, patch_owners, referent_boxes, render, render_still
+from .scenes import CLUTTER_LEVELS, SPLITS, Scene
+from .vocabulary import VOCABULARY, split_words
+from .words import COLOURS, HELD_OUT_PAIRS, SHAPES, TEXTURES, Name
+from .writing import STAGES, write_dataset, write_video
+
+__all__ = [
+    "CHANCE",
+    "CLUTTER_LEVELS",
+    "COLOURS",
+    "HELD_OUT_PAIRS",
+    "KINDS",
+    "SHAPES",
+    "SPLITS",
+    "STAGES",
+    "TEXTURES",
+    "VOCABULARY",
+    "Name",
+    "Question",
+    "Scene",
+    "SceneObject",
+    "caption",
+    "contact_sheet",
+    "descriptions",
+    "multiple_choice",
+    "patch_cover",
+    "patch_owners",
+    "questions",
+    "referent_boxes",
+    "render",
+    "render_still",
+    "split_words",
+    "write_dataset",
+    "write_video",
+]

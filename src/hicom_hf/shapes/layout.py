@@ -1,0 +1,197 @@
+"""Finds attributes, places and times for the objects of a scene, so that names are unique and nothing is ever covered.
+
+What keeps apart in a square keeps apart in every wider or higher picture.
+"""
+
+from dataclasses import dataclass
+
+from .dice import Dice
+from .objects import DIRECTIONS, OBJECT_SIZE, PHASES, SceneObject, squared_distance
+from .words import ATTRIBUTES, COLOURS, SHAPES, TEXTURES, Name
+
+SCALES = (0.92, 1.1)  # smallest and largest object, times OBJECT_SIZE
+GAP = 1.05  # least distance of two centres, in mean diameters
+BORDER = 0.01  # least distance from an object to the picture's edge
+MIDDLE = 0.09  # objects whose place is asked keep this far from both middle lines
+COUNTED_GAP = 0.3  # least distance of the objects of a count
+
+# Early objects leave, and late ones come, this near the middle of the video at most; the times of coming and going.
+EARLY_START, EARLY_END = (0.0, 0.06), (0.32, 0.46)
+CLUTTER_LENGTH = (0.2, 0.45)  # of which at least two thirds lie inside the video
+TRAVEL = (0.45, 0.65)  # way of a moving object that is asked about
+CLUTTER_TRAVEL = (0.15, 0.3)
+
+MOVING_SUBJECTS, MOVING_CLUTTER = 0.25, 0.15  # shares; the first subject always moves
+THEME_SHARE = 0.45  # of the clutter that has the theme's colour
+MAX_COUNT = 4
+NUM_ABSENT = 2  # names that nothing in the scene carries
+TRIES, CLUTTER_TRIES = 200, 40  # places that are tried for an object
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is known of an object before it has a place.
+
+    Attributes:
+        values: colour, shape and texture.
+        name: what questions call it, if anything.
+        phase: one of `PHASES`, or "" for any time.
+        direction: one of `DIRECTIONS`, or "" for standing still.
+        travel: shortest and longest way of a moving object.
+        quarter: column and row of the picture, 0 or 1 each, None for either.
+        apart: least distance from objects of the same name.
+    """
+
+    values: tuple[str, str, str]
+    name: Name | None = None
+    phase: str = "always"
+    direction: str = ""
+    travel: tuple[float, float] = (0.0, 0.0)
+    quarter: tuple[int | None, int | None] = (None, None)
+    apart: float = 0.0
+
+
+class NoRoom(Exception):
+    """What is asked about does not fit; the scene is drawn anew."""
+
+
+class Layout:
+    """A scene in the making: objects and reserved names.
+
+    Args:
+        dice: decides.
+        pairs: colours with shapes that the objects of questions may have.
+        clutter_pairs: those that all others may have.
+    """
+
+    def __init__(self, dice: Dice, pairs: tuple, clutter_pairs: tuple):
+        self.dice, self.pairs, self.clutter_pairs = dice, pairs, clutter_pairs
+        self.objects: list[SceneObject] = []
+        self.absent: list[Name] = []
+        self.count_name: Name | None = None
+
+    def answer(self, asked: str) -> str:
+        """A value of an attribute, each equally likely."""
+        return self.dice.choose({"colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": TEXTURES}[asked])
+
+    def attributes(self, asked: str, answer: str) -> tuple[str, str, str]:
+        """Colour, shape and texture of an object of which one is given."""
+        fitting = [pair for pair in self.pairs if answer in pair] if asked != "texture" else self.pairs
+        texture = answer if asked == "texture" else self.dice.choose(TEXTURES)
+        return (*self.dice.choose(fitting), texture)
+
+    def named_attributes(self, asked: str) -> tuple[tuple[str, str, str], Name]:
+        """Attributes, and a name that leaves `asked` open: nothing carries it yet, and they fit no reserved name.
+
+        The answer is drawn once and the rest again if need be, so that answers stay equally likely.
+        """
+        answer = self.answer(asked)
+        for _ in range(TRIES):
+            values = self.attributes(asked, answer)
+            name = Name(*(None if key == asked else value for key, value in zip(ATTRIBUTES, values, strict=True)))
+            if not self.is_reserved(values) and not any(name.fits(*found.attributes) for found in self.objects):
+                return values, name
+        raise NoRoom
+
+    def is_reserved(self, values: tuple[str, str, str]) -> bool:
+        names = [found.name for found in self.objects if found.name] + self.absent
+        return any(name.fits(*values) for name in names)
+
+    def add_subjects(self, count: int) -> None:
+        """Objects that are asked about, the moving ones first."""
+        dice = self.dice
+        moving = [index == 0 or dice.happens(MOVING_SUBJECTS) for index in range(count)]
+        asked = [key for _ in range(0, count, len(ATTRIBUTES)) for key in dice.shuffled(ATTRIBUTES)][:count]
+        for moves, key in zip(sorted(moving, reverse=True), dice.shuffled(asked), strict=True):
+            values, name = self.named_attributes(key)
+            if moves:
+                wish = Wish(values, name, direction=dice.choose(tuple(DIRECTIONS)), travel=TRAVEL)
+            else:
+                wish = Wish(values, name, dice.choose(PHASES), quarter=(dice.below(2), dice.below(2)))
+            if not self.place(wish, TRIES):
+                raise NoRoom
+
+    def add_counted(self, count: int) -> None:
+        """Objects of the same name, seen all the time; what the name leaves open is drawn for each."""
+        asked = self.dice.choose(ATTRIBUTES)
+        _, name = self.named_attributes(asked)
+        names = [found.name for found in self.objects]
+        for _ in range(TRIES):
+            if len(self.objects) == len(names) + count:
+                break
+            answer = self.answer(asked)
+            values = tuple(value or answer for value in name)
+            if values[:2] in self.clutter_pairs and not any(other.fits(*values) for other in names):
+                self.place(Wish(values, name, apart=COUNTED_GAP), 1)
+        else:
+            raise NoRoom
+        self.count_name = name
+
+    def add_absent(self) -> None:
+        for _ in range(NUM_ABSENT):
+            self.absent.append(self.named_attributes(self.dice.choose(ATTRIBUTES))[1])
+
+    def add_clutter(self, count: int) -> None:
+        """Objects nobody asks about, nearly half of them of one colour; fewer than `count` if the picture is full."""
+        theme = self.dice.choose(tuple(COLOURS))
+        for _ in range(count):
+            values = self.clutter_attributes(theme)
+            direction = self.dice.choose(tuple(DIRECTIONS)) if self.dice.happens(MOVING_CLUTTER) else ""
+            self.place(Wish(values, phase="", direction=direction, travel=CLUTTER_TRAVEL), CLUTTER_TRIES)
+
+    def clutter_attributes(self, theme: str) -> tuple[str, str, str]:
+        while True:
+            colour = theme if self.dice.happens(THEME_SHARE) else self.dice.choose(tuple(COLOURS))
+            values = (colour, self.dice.choose(tuple(SHAPES)), self.dice.choose(TEXTURES))
+            if values[:2] in self.clutter_pairs and not self.is_reserved(values):
+                return values
+
+    def place(self, wish: Wish, tries: int) -> bool:
+        """Try places and times until the object covers nothing else, ever; False if none was found."""
+        for _ in range(tries):
+            start, end = _interval(self.dice, wish.phase)
+            scale, length = self.dice.uniform(*SCALES), self.dice.uniform(*wish.travel)
+            travel = tuple(sign * length for sign in DIRECTIONS.get(wish.direction, (0, 0)))
+            x, y = (self.coordinate(scale, way, half) for way, half in zip(travel, wish.quarter, strict=True))
+            candidate = SceneObject(*wish.values, x, y, scale, start, end, travel, wish.name)
+            if self.has_room(candidate, wish.apart):
+                self.objects.append(candidate)
+                return True
+        return False
+
+    def coordinate(self, scale: float, moved: float, half: int | None) -> float:
+        """Where along an axis an object may begin that moves by `moved`, and that lies in a half of the picture."""
+        low, high = margin(scale), 1 - margin(scale)
+        if half is not None:
+            low, high = ((low, 0.5 - MIDDLE), (0.5 + MIDDLE, high))[half]
+        return self.dice.uniform(low - min(moved, 0.0), high - max(moved, 0.0))
+
+    def has_room(self, candidate: SceneObject, apart: float) -> bool:
+        for found in self.objects:
+            least = GAP * (found.diameter + candidate.diameter) / 2
+            if found.name == candidate.name:
+                least = max(least, apart)
+            if squared_distance(found, candidate) < least * least:
+                return False
+        return True
+
+
+def _margin(scale: float) -> float:
+    return scale * OBJECT_SIZE / 2 + BORDER
+
+
+def margin(scale: float) -> float:
+    """Least distance of an object's centre from the picture's edge."""
+    return scale * OBJECT_SIZE / 2 + BORDER
+
+
+def _interval(dice: Dice, phase: str) -> tuple[float, float]:
+    """When an object comes and goes."""
+    if phase == "always":
+        return 0.0, 1.0
+    if not phase:
+        length = dice.uniform(*CLUTTER_LENGTH)
+        start = dice.uniform(-length / 3, 1 - length * 2 / 3)
+        return max(start, 0.0), min(start + length, 1.0)
+    start, end = dice.uniform(*EARLY_START), dice.uniform(*EARLY_END)
+    return (start, end) if phase == "early" else (1 - end, 1 - start)

@@ -1,0 +1,33 @@
+"""Every word that the world says or hears, for a tokenizer of whole words."""
+
+import re
+
+from .descriptions import CAPTION_REQUESTS, DESCRIPTION_REQUESTS
+from .questions import ANSWERS, LETTER_REQUEST, LETTERS, TEMPLATES
+from .words import COLOURS, SHAPES, TEXTURES
+
+WORDS = re.compile(r"[a-z]+|[^a-z\s]")
+PLACEHOLDERS = re.compile(r"\{\w+\}")
+# What the sentences of descriptions.py and the placeholders bring in.
+TOLD = "a an at the , . first last then that moves and object objects Describe this video."
+
+
+def split_words(text: str) -> list[str]:
+    """Words in lower case, and every punctuation mark by itself; letters of options are words, too.
+
+    Example:
+        >>> split_words("Where is the red circle?")
+        ['where', 'is', 'the', 'red', 'circle', '?']
+    """
+    return WORDS.findall(text.lower())
+
+
+def _all_words() -> tuple[str, ...]:
+    texts = [TOLD, LETTER_REQUEST, *LETTERS, *COLOURS, *SHAPES, *SHAPES.values(), *TEXTURES]
+    texts += [template for group in TEMPLATES.values() for template in group]
+    texts += [answer for group in ANSWERS.values() if group for answer in group]
+    texts += [*CAPTION_REQUESTS, *DESCRIPTION_REQUESTS]
+    return tuple(sorted({word for text in texts for word in split_words(PLACEHOLDERS.sub(" ", text))}))
+
+
+VOCABULARY = _all_words()
