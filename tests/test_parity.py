@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from official_checkpoints import GOLDEN
+from official_checkpoints import GOLDEN, checkpoint
 from safetensors.torch import load_file, save_file
 from shared_data import GOLDEN_DIR, needs_golden
 
+from hicom_hf.conversion.official_config import build_official_compressor
 from hicom_hf.conversion.parity import ParityRun, find_cases
 from hicom_hf.conversion.parity_checks import CaseResult, Comparison, LeftOut, largest
-from hicom_hf.conversion.parity_compressor import hashed
+from hicom_hf.conversion.parity_compressor import compress, hashed
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "parity.py"
 SMALL = find_cases(GOLDEN)
@@ -144,6 +145,52 @@ def test_an_error_of_our_code_is_a_miss_and_a_refusal_is_not(altered, monkeypatc
     text = "\n".join(lines)
     assert "MISS      release_direct: inf in an error, ValueError" in text and "'corase' in the global part" in text
     assert "left out  adaptkv_direct_local_coarse_global" in text and "query adapters" in text
+
+
+def test_a_case_that_cannot_be_run_is_a_miss_and_the_others_still_run(altered, monkeypatch, capsys):
+    (altered / "compressor/release_direct/weights.safetensors").write_bytes(b"no tensors")
+    index = json.loads((altered / "index.json").read_text())
+    index["cases"][:0] = [{"id": "no kind"}, {"id": "no files", "kind": "table", "files": []}, {"kind": "e2e"}]
+    (altered / "index.json").write_text(json.dumps(index))
+    code, lines = run_script(monkeypatch, capsys, altered)
+    assert code == 1
+    assert [line.split()[0] for line in lines[:7]].count("agrees") == 3
+    assert "7 cases: 3 agree" in "\n".join(lines)
+    assert "4 miss: no kind, no files, a case without an id, release_direct" in "\n".join(lines)
+
+
+def test_a_checkpoint_with_an_unreleased_option_is_left_out_by_name(tmp_path):
+    checkpoint(tmp_path / "checkpoint", mm_projector_type="local43_adaptq_global32")
+    tower = str(GOLDEN / "e2e" / "hicom_release" / "siglip_tower")
+    case = {"id": "one", "kind": "e2e", "checkpoint": "checkpoint", "siglip_tower": tower}
+    (tmp_path / "index.json").write_text(json.dumps({"cases": [case]}))
+    with ParityRun(tmp_path) as run:
+        (result,) = run.all()
+    assert not result.applies and "refused" in result.line() and "query adapters (adaptq)" in result.line()
+
+
+def test_inputs_are_found_from_a_case_folder_in_another_place(altered, monkeypatch, capsys):
+    moved = altered / "elsewhere" / "deeper" / "renamed"
+    moved.parent.mkdir(parents=True)
+    (altered / "compressor/release_direct").rename(moved)
+    index = (altered / "index.json").read_text()
+    (altered / "index.json").write_text(index.replace("compressor/release_direct/", "elsewhere/deeper/renamed/"))
+    code, lines = run_script(monkeypatch, capsys, altered)
+    assert code == 0, lines
+
+
+def test_the_frames_of_an_image_are_not_grouped():
+    """By the official rule; a compressor without groups over frames gives the same tokens for a video."""
+    torch.manual_seed(0)
+    sizes = {"0.weight": (4, 8), "0.bias": (4,), "2.weight": (4, 4), "2.bias": (4,)}
+    tensors = {f"local_compressor.readout.{name}": torch.randn(size) for name, size in sizes.items()}
+    config = {"use_guide": None, "mm_hidden_size": 8, "hidden_size": 4}
+    grouped, single = (
+        build_official_compressor({**config, "mm_projector_type": name}, tensors) for name in ("local43", "local13")
+    )
+    inputs = (torch.randn(4, 6, 6, 8), None, None, None)
+    image, video = ({"modality": kind, "guide_used": None} for kind in ("image", "video"))
+    assert torch.equal(compress(grouped, inputs, image), compress(single, inputs, video))
 
 
 def test_a_folder_where_nothing_can_be_compared_fails(tmp_path, monkeypatch, capsys):

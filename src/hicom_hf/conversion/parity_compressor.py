@@ -41,7 +41,7 @@ def run_compressor_case(folder: Path, case: dict) -> CaseResult:
         if reason is not None:
             left_out.append(LeftOut(what, reason))
             continue
-        output = compress(compressor, path.parent.parent / "inputs" / run["input"], run)
+        output = compress(compressor, read_inputs(_input(folder, path, run["input"])), run)
         comparisons.append(largest(what, output, load_file(path.parent / run["file"])["output"]))
     return CaseResult(case["id"], case["kind"], tuple(comparisons), tuple(left_out))
 
@@ -55,9 +55,13 @@ def _not_compared(run: dict, weights: dict) -> str | None:
     spatial = str(run.get("merge", "flat")).startswith("spatial")
     if spatial and run["modality"] == "image" and "image_newline" in weights and run.get("has_newline", True):
         return "refused: newline tokens are an unreleased experiment"
-    if run["modality"] == "image" and run["grid"][0] > 1:
-        return "an image of several frames; ours have one"
     return None
+
+
+def _input(folder: Path, description: Path, name: str) -> Path:
+    """Where an input lies: inputs/ beside the cases, else the set's own compressor/inputs/."""
+    beside = description.parent.parent / "inputs"
+    return (beside if beside.is_dir() else folder / "compressor" / "inputs") / name
 
 
 def _as_run(config: dict, run: dict, weights: dict) -> tuple[dict, dict]:
@@ -70,12 +74,15 @@ def _as_run(config: dict, run: dict, weights: dict) -> tuple[dict, dict]:
 
 
 @torch.no_grad()
-def compress(compressor, source: Path, run: dict) -> torch.Tensor:
-    """The compressor's tokens (N, C) for a stored or generated input."""
-    features, aligned_features, pooled, tokens = read_inputs(source)
+def compress(compressor, inputs: tuple[torch.Tensor, ...], run: dict) -> torch.Tensor:
+    """The compressor's tokens (N, C) for what `read_inputs` gives."""
+    features, aligned_features, pooled, tokens = inputs
     if run.get("frames_embed_used") is False:
         aligned_features = None
     instruction = (pooled[None], tokens[None]) if run["guide_used"] else None
+    if run["modality"] == "image" and compressor.local_branch is not None:
+        # The official program groups no frames of an image, however many it has; ours has one.
+        compressor.local_branch.ratio = (1, *compressor.local_branch.ratio[1:])
     aligned_features = None if aligned_features is None else aligned_features[None]
     return compressor(features[None], aligned_features, instruction)[0][0]
 

@@ -31,7 +31,7 @@ class Converted:
 def convert_and_load(folder: Path, case: dict, destination: Path) -> Converted:
     """Convert the checkpoint of a case and load it from its new folder alone."""
     checkpoint = folder / case["checkpoint"]
-    convert_official_checkpoint(checkpoint, destination, vision_tower=folder / case["siglip_tower"])
+    convert_official_checkpoint(checkpoint, destination, vision_tower=folder / case["siglip_tower"], dtype="fp32")
     model = HiComForConditionalGeneration.from_pretrained(destination, dtype=torch.float32).eval()
     processor = HiComProcessor.from_pretrained(destination)
     return Converted(model, processor, json.loads((checkpoint / "config.json").read_text())["vocab_size"])

@@ -23,6 +23,7 @@ from .tensor_matching import match_tensors
 GREY_LEVEL = 2 / 255  # one of 256 levels after normalisation to [-1, 1]
 FLOAT32_NOISE = 1e-6
 FLOAT64_NOISE = 1e-12  # of sines and cosines with angles up to some hundred, computed by another library
+UNGROUPED = "the official program cannot group these lengths; ours overlaps neighbours further"
 PREFIX = "Question: "  # the official program strips these characters from the left where it means the prefix
 
 Found = tuple[list[Comparison], list[LeftOut]]
@@ -49,18 +50,20 @@ def _grouping(table: dict, tensors: dict) -> Found:
             continue
         reference = list(zip(entry["start"], entry["end"], strict=True))
         pairs.append((group_spans(entry["size"], entry["kernel"]), reference))
-    reason = "the official program cannot group these lengths; ours overlaps neighbours further"
-    return [different_entries("spans of the groups", pairs)], _left_out_rows(failing, reason)
+    return [different_entries("spans of the groups", pairs)], _left_out_rows(failing, UNGROUPED)
 
 
 def _grouping_3d(table: dict, tensors: dict) -> Found:
-    comparisons = []
+    comparisons, failing = [], 0
     for entry in table["entries"]:
+        if "error" in entry or not entry.get("ok", True):
+            failing += 1
+            continue
         _, rows, columns = entry["grid"]
         frame, row, column = group_positions(tuple(entry["grid"]), tuple(entry["kernel"])).unbind(-1)
         members = (frame * rows + row) * columns + column
         comparisons.append(largest(entry["tensor"], members, tensors[entry["tensor"]], tolerance=0.0))
-    return comparisons, []
+    return comparisons, _left_out_rows(failing, UNGROUPED)
 
 
 def _positions(table: dict, tensors: dict) -> Found:
