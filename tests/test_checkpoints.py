@@ -182,14 +182,23 @@ def test_a_full_disk_stops_training_with_the_last_checkpoint_whole_and_named(
     assert_same(tmp_path, expected)
 
 
-def kill_and_resume(values: dict, kills: int, seconds: float) -> int:
-    """Start a run again and again, each time killed after a random time; the number of times it was killed."""
+def kill_and_resume(values: dict, kills: int) -> int:
+    """Start a run again and again, each time killed at a random moment of its way; the number of times it was killed.
+
+    The moment is counted in checkpoints begun, so that a run on a fast machine is killed, too.
+    """
     killed, chance = 0, random.Random(0)
-    while not (Path(values["output_dir"]) / "model").exists():
+    output_dir = Path(values["output_dir"])
+    while not (output_dir / "model").exists():
         process = processes().Process(target=run_quietly, args=(values,))
         process.start()
         if killed < kills:
-            process.join(chance.uniform(0.3, seconds))
+            last = last_checkpoint(output_dir)
+            begun = (0 if last is None else int(last.name.removeprefix("checkpoint-"))) + chance.randint(1, 2)
+            moment = [output_dir / f"checkpoint-{begun}", output_dir / UNFINISHED / f"checkpoint-{begun}"]
+            while process.is_alive() and not any(path.exists() for path in moment):
+                time.sleep(0.001)
+            process.join(chance.uniform(0, 0.03))
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
                 killed += 1
@@ -201,7 +210,7 @@ def kill_and_resume(values: dict, kills: int, seconds: float) -> int:
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_losses_and_weights(kills, start, uninterrupted, tmp_path):
     values = recipe_values("conditional_pretraining", *start, tmp_path, **CHANGES)
-    assert kill_and_resume(values, kills, seconds=1.5) > 0
+    assert kill_and_resume(values, kills) > 0
     assert_same(tmp_path, uninterrupted("compressor"))
 
 
@@ -210,7 +219,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_losses_and_weights(ki
 def test_other_runs_killed_at_random_moments_do_so_as_well(variant, start, uninterrupted, tmp_path):
     stage, changes = VARIANTS[variant]
     values = recipe_values(stage, *start, tmp_path, **{**CHANGES, **changes})
-    assert kill_and_resume(values, kills=5, seconds=2.0) > 0
+    assert kill_and_resume(values, kills=5) > 0
     assert_same(tmp_path, uninterrupted(variant))
 
 
