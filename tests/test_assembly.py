@@ -291,6 +291,10 @@ def test_towers_and_decoders_that_are_something_else_are_refused(siglip, qwen):
         assemble("nowhere/", qwen)
     with pytest.raises(FileNotFoundError, match="nowhere/: there is no such folder"):
         assemble(siglip, "nowhere/")
+    with pytest.raises(OSError, match=r"^no-such-siglip: there is no such folder, and no such Hub repo could be read"):
+        assemble("no-such-siglip", qwen)
+    with pytest.raises(OSError, match=r"^no-such-llm: there is no such folder, and no such Hub repo could be read"):
+        assemble(siglip, "no-such-llm")
     with pytest.raises(ValueError, match="compressor_config has no field 'ratios'"):
         assemble(siglip, qwen, {"ratios": [4, 3, 3]})
 

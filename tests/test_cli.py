@@ -424,6 +424,12 @@ def test_a_model_that_is_not_there_is_named(video, tmp_path, capsys):
         assert f"hicom: error: {model}: {message}" in capsys.readouterr().err
 
 
+def test_a_config_that_is_no_json_is_named(changed_folder, video, capsys):
+    (changed_folder / "config.json").write_text("{")
+    assert ask(changed_folder, video) == 1
+    assert f"hicom: error: {changed_folder}: the model in this folder cannot be read" in capsys.readouterr().err
+
+
 def test_another_kind_of_model_is_named(video, tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     assert ask(tmp_path, video) == 1

@@ -5,7 +5,7 @@ import json
 import pytest
 from shared_data import GOLDEN_DIR, needs_golden
 
-from hicom_hf.processors.frame_sampling_hicom import FrameSampling, select_frames, uniform_indices
+from hicom_hf.processors.frame_sampling_hicom import FrameSampling, num_requested, select_frames, uniform_indices
 
 TEN_SECONDS = [index / 10 for index in range(100)]  # 10 frames per second
 # Four frames in the first 0.4 s, then one per second.
@@ -25,6 +25,14 @@ def test_uniform_indices_are_the_rounded_middles_of_equal_parts():
     assert uniform_indices(1, 3) == [0, 0, 0]
     assert uniform_indices(3, 3) == [0, 1, 2]
     assert uniform_indices(2, 4) == [0, 0, 1, 1]
+
+
+def test_what_was_asked_for_is_counted_without_listing_it():
+    assert num_requested(TEN_SECONDS, FrameSampling(num_frames=10**15)) == 10**15
+    assert num_requested(TEN_SECONDS, FrameSampling(num_frames=10**15, max_frames=7)) == 7
+    assert num_requested(TEN_SECONDS, FrameSampling(fps=20, max_frames=150)) == 150
+    assert num_requested(TEN_SECONDS, FrameSampling(fps=20)) == 200
+    assert num_requested(TEN_SECONDS, FrameSampling(num_frames="all")) is None
 
 
 def test_uniform_indices_stay_exact_where_floats_would_round():

@@ -85,6 +85,15 @@ def test_greedy_generation_of_a_batch_equals_its_singles(model, batch, singles):
         assert torch.equal(together[row], greedy(model, single)[0])
 
 
+def test_all_that_the_processor_can_return_is_taken(model, prepare, batch):
+    with_types = prepare(CHATS, return_mm_token_type_ids=True)
+    assert "mm_token_type_ids" in with_types
+    with torch.no_grad():
+        assert torch.equal(model(**with_types).logits, model(**batch).logits)
+    assert torch.equal(greedy(model, with_types), greedy(model, batch))
+    assert torch.equal(greedy(model, with_types, num_beams=2), greedy(model, batch, num_beams=2))
+
+
 def test_right_padding_generates_the_same(model, prepare, batch):
     right = prepare(CHATS, padding_side="right")
     assert not torch.equal(right["input_ids"], batch["input_ids"])

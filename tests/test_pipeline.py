@@ -152,7 +152,9 @@ def test_a_chat_may_hold_several_videos_and_turns(pipe, videos):
 
 
 def test_text_alone_is_answered(pipe):
-    assert words(pipe([{"role": "user", "content": "Who are you?"}]))
+    answer = pipe([{"role": "user", "content": "Who are you?"}])
+    assert words(answer)
+    assert pipe({"text": ["Who are you?", "Who is it?"]})[0] == pipe({"text": "Who are you?"}) == answer
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 8])

@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 
 from hicom_hf import HiComProcessor
 from hicom_hf.processors.chat_template_hicom import multimodal_chat_template
-from hicom_hf.tiny import IMAGE_TOKEN, VIDEO_TOKEN, tiny_instruction_tokenizer, tiny_tokenizer
+from hicom_hf.tiny import IMAGE_TOKEN, VIDEO_TOKEN, tiny_instruction_tokenizer, tiny_processor, tiny_tokenizer
 
 SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 
@@ -133,6 +133,23 @@ def test_a_token_budget_caps_a_number_of_frames_that_was_asked_for(processor):
     assert processor(**call, num_frames=30)["video_num_frames"].tolist() == [8]
 
 
+def test_a_token_budget_only_bounds_what_something_else_chooses():
+    call = {"text": VIDEO_TOKEN, "videos": [video(64)], "instruction": "x", "max_video_tokens": 26}
+    processor = tiny_processor()
+    every_frame = processor(**call, do_sample_frames=False, return_metadata=True)
+    assert len(every_frame["video_metadata"][0].indices) == 8
+    processor.video_processor.max_frames = 5
+    assert processor(**call, num_frames=30)["video_num_frames"].tolist() == [5]
+    processor.video_processor.fps = 1.0  # 64 frames at 4 per second are 16 seconds
+    assert processor(**call, frame_rate=4, end=3)["video_num_frames"].tolist() == [3]
+
+
+@pytest.mark.parametrize("budget", ["100", 17.5, True])
+def test_a_token_budget_that_is_no_whole_number_is_refused(processor, budget):
+    with pytest.raises(TypeError, match="max_video_tokens must be a whole number, got"):
+        processor(text=VIDEO_TOKEN, videos=[video(4)], max_video_tokens=budget)
+
+
 def test_a_token_budget_that_one_frame_exceeds_is_refused(processor):
     with pytest.raises(ValueError, match="max_video_tokens=16 is too little: one frame makes 17"):
         processor(text=VIDEO_TOKEN, videos=[video(4)], max_video_tokens=16)
@@ -161,6 +178,7 @@ def test_frame_counts_stand_in_for_videos_that_were_encoded_before(processor):
         ({}, "give text, videos or images"),
         ({"text": VIDEO_TOKEN, "videos": [video(2)], "num_frames": 0}, "num_frames must be at least 1"),
         ({"text": VIDEO_TOKEN, "videos": ["missing.mp4"]}, "missing.mp4"),
+        ({"text": VIDEO_TOKEN, "video_num_frames": [0]}, r"video_num_frames must be at least 1 each, got \[0\]"),
     ],
 )
 def test_what_does_not_match_is_refused_by_name(processor, call, message):
@@ -171,6 +189,8 @@ def test_what_does_not_match_is_refused_by_name(processor, call, message):
 def test_unknown_arguments_are_refused_by_name(processor):
     with pytest.raises(TypeError, match="no argument 'num_frame'"):
         processor(text="x", num_frame=3)
+    with pytest.raises(TypeError, match="instruction must be a string or a list of strings, got int"):
+        processor(text=VIDEO_TOKEN, videos=[video(2)], instruction=3)
     with pytest.raises(TypeError, match="takes no audio"):
         processor(text="x", audio=[1.0])
 

@@ -27,7 +27,7 @@ from .conversion.instruction_tokenizer import (
     tokenizer_differences,
 )
 from .hub.folders import save_hub_folder
-from .loading import check_exists, quiet_transformers
+from .loading import check_exists, quiet_transformers, unreadable
 from .modeling.compressor_hicom import HiComCompressor
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration
@@ -189,8 +189,11 @@ def load_instruction_tokenizer(siglip: str | Path) -> PreTrainedTokenizerBase:
 def _siglip_config(siglip: str):
     """A complete SigLIP's config."""
     check_exists(siglip)
-    with quiet_transformers():
-        config = AutoConfig.from_pretrained(siglip)
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(siglip)
+    except OSError as error:
+        raise unreadable(siglip, error) from error
     if config.model_type != "siglip":
         raise ValueError(
             f"{siglip}: a SigLIP with both towers is needed (model_type 'siglip'), this is {config.model_type!r}"
@@ -215,7 +218,10 @@ def _part(config: PreTrainedConfig) -> dict:
 def _load_decoder(llm: str, dtype: str | torch.dtype) -> PreTrainedModel:
     """The LLM with its head, every tensor accounted for."""
     check_exists(llm)
-    decoder, report = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype, output_loading_info=True)
+    try:
+        decoder, report = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype, output_loading_info=True)
+    except OSError as error:
+        raise unreadable(llm, error) from error
     _refuse_tensors(llm, report["missing_keys"], report["unexpected_keys"])
     if decoder.config.get_text_config() is not decoder.config:
         raise ValueError(

@@ -34,7 +34,7 @@ def load_config(source: str | Path) -> HiComConfig:
     try:
         values, _ = PreTrainedConfig.get_config_dict(str(source))
     except OSError as error:
-        raise OSError(f"{source}: there is no such folder, and no such Hub repo could be read: {error}") from error
+        raise unreadable(source, error) from error
     kind = values.get("model_type")
     if kind != HiComConfig.model_type:
         raise ValueError(
@@ -183,6 +183,13 @@ def check_exists(source: str | Path) -> None:
         raise NotADirectoryError(f"{source}: a model is a folder or a repo id, and this is a file")
     elif isinstance(source, Path) or not _can_be_repo_id(source):
         raise FileNotFoundError(f"{source}: there is no such folder")
+
+
+def unreadable(source: str | Path, error: OSError) -> OSError:
+    """The error for a folder or repo that transformers could not read: transformers' own often names neither."""
+    if Path(source).is_dir():
+        return OSError(f"{source}: the model in this folder cannot be read: {error}")
+    return OSError(f"{source}: there is no such folder, and no such Hub repo could be read: {error}")
 
 
 def _can_be_repo_id(source: str) -> bool:

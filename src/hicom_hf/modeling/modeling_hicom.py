@@ -367,6 +367,7 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
         output_compressor_attentions: bool = False,
         **kwargs,
     ) -> HiComCausalLMOutputWithPast:
@@ -384,6 +385,7 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, logits_to_keep: as in any decoder.
             labels: (B, length), -100 where not to learn, placeholders among them.
             mm_encoder_outputs: visual tokens computed before, by modality; `generate` uses it.
+            mm_token_type_ids: taken because the processor can return it (`return_mm_token_type_ids`); not used.
             output_compressor_attentions: also return where the compressor looked.
 
         Returns:

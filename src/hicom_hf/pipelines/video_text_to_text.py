@@ -157,8 +157,8 @@ class VideoTextToTextPipeline(Pipeline):
     def _about_one_video(self, source: Any, questions: list[str], kwargs: dict) -> list[Request]:
         """Read and encode a video once, for several questions about it."""
         requests = [as_request(source, question) for question in questions]  # before the work: questions may be wrong
-        if requests[0].chat[-1]["content"][0]["type"] == "image":
-            return requests  # one frame: not worth it
+        if requests[0].chat[-1]["content"][0]["type"] != "video":
+            return requests  # an image is one frame and not worth it, and text alone has nothing to encode
         params = {**self._preprocess_params, **self._sanitize_parameters(**_without_base_arguments(kwargs))[0]}
         sampling = {**(params.get("processor_kwargs") or {}), **{k: params[k] for k in SAMPLING_KEYS if k in params}}
         video = requests[0].chat[-1]["content"][0]["video"]

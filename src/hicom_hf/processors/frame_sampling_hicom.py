@@ -7,7 +7,7 @@ import math
 import numbers
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 DEFAULT_NUM_FRAMES = 32  # paper, section 4.1
@@ -145,6 +145,15 @@ def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
     if sampling.max_frames is not None and len(indices) > sampling.max_frames:
         indices = [indices[i] for i in uniform_indices(len(indices), sampling.max_frames)]
     return indices
+
+
+def num_requested(times: Sequence[float], sampling: FrameSampling) -> int | None:
+    """How many frames a request asks for, whether or not the video has them; None for "every frame"."""
+    if sampling.num_frames == "all":
+        return None
+    if sampling.fps is None:
+        return min(sampling.num_frames, sampling.max_frames or sampling.num_frames)
+    return len(select_frames(times, replace(sampling, short_video="repeat")))
 
 
 def video_end(times: Sequence[float]) -> float:

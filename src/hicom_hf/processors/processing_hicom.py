@@ -5,6 +5,7 @@ Letters: B rows of text, V videos of the whole batch, T frames of one, L = 64 in
 
 import re
 from math import ceil, prod
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -151,8 +152,11 @@ class HiComProcessor(ProcessorMixin):
         """The largest number of frames whose visual tokens fit `max_video_tokens`.
 
         Raises:
+            TypeError: if it is not a whole number.
             ValueError: if not even one frame fits, or if the budget sets no bound (no local branch).
         """
+        if isinstance(max_video_tokens, bool) or not isinstance(max_video_tokens, Integral):
+            raise TypeError(f"max_video_tokens must be a whole number, got {max_video_tokens!r}")
         if self.ratio is None:
             raise ValueError("max_video_tokens sets no bound: without a local branch every video has the same tokens")
         if self.num_visual_tokens(1) > max_video_tokens:
@@ -180,11 +184,13 @@ class HiComProcessor(ProcessorMixin):
             text: B prompts, each video and image one placeholder token.
             videos: a video (path, URL, bytes, file, folder, array, list of PIL images) or list of them, likewise.
             instruction: what conditions the compression: one for all, one per row, or one per video and image in the order
-                of the prompt. Default: the text of each row's last user turn, without options and formatting requests.
+                of the prompt; a list as long as there are rows is one per row. Default: the text of each row's last user turn,
+                without options and formatting requests.
             video_num_frames: in place of `videos`, the frames of each: for features that were encoded before.
             num_frames, fps, start, end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate: which frames;
                 see `HiComVideoProcessor.preprocess`.
-            max_video_tokens: as many frames as fit this many visual tokens per video.
+            max_video_tokens: as many frames as fit this many visual tokens per video; only a bound where `num_frames`, `fps`
+                or `do_sample_frames=False` chooses the number.
             return_metadata: also return `video_metadata`, one record of what was sampled per video.
             **kwargs: for the tokenizer (return_tensors, padding, truncation, ...); `videos_kwargs` and `text_kwargs` work, too.
 
@@ -206,6 +212,8 @@ class HiComProcessor(ProcessorMixin):
         data = {}
         if videos and video_num_frames is not None:
             raise ValueError("give either videos or video_num_frames (for features encoded before), not both")
+        if video_num_frames is not None and any(num_frames < 1 for num_frames in video_num_frames):
+            raise ValueError(f"video_num_frames must be at least 1 each, got {list(video_num_frames)}")
         if videos:
             encoded = self.video_processor(
                 videos, return_metadata=return_metadata, return_tensors="pt", **self._sampling(sampling)
@@ -271,15 +279,18 @@ class HiComProcessor(ProcessorMixin):
         return sampling, kwargs
 
     def _sampling(self, sampling: dict) -> dict:
-        """Turn a budget of tokens into one of frames."""
+        """Turn a budget of tokens into a number of frames, or into a bound where something else chooses the number."""
         sampling = {key: value for key, value in sampling.items() if value is not None}
-        budget = sampling.pop("max_video_tokens", None)
-        if budget is not None:
-            fitting = self.max_frames_for(budget)
-            if "num_frames" in sampling or "fps" in sampling:
-                sampling["max_frames"] = min(fitting, sampling.get("max_frames", fitting))
-            else:
-                sampling["num_frames"] = fitting
+        budget, own = sampling.pop("max_video_tokens", None), self.video_processor
+        if budget is None:
+            return sampling
+        fitting = self.max_frames_for(budget)
+        every_frame = not sampling.get("do_sample_frames", own.do_sample_frames)
+        if "num_frames" in sampling or "fps" in sampling or every_frame or own.fps is not None:
+            bound = sampling.get("max_frames", own.max_frames)
+            sampling["max_frames"] = fitting if bound is None else min(fitting, bound)
+        else:
+            sampling["num_frames"] = fitting
         return sampling
 
     def _count_placeholders(self, rows: list[str], num_videos: int, num_images: int) -> list[list[str]]:
@@ -316,6 +327,8 @@ class HiComProcessor(ProcessorMixin):
                 for text, row_kinds in zip(rows, kinds, strict=True)
             ]
             per_visual = [texts[row] for row, _ in visuals]
+        elif not isinstance(instruction, (str, list, tuple)):
+            raise TypeError(f"instruction must be a string or a list of strings, got {type(instruction).__name__}")
         elif isinstance(instruction, str):
             per_visual = [instruction] * len(visuals)
         elif len(instruction) == len(rows):

@@ -5,7 +5,7 @@ Letters: T frames. Frames are uint8 RGB (T, height, width, 3), upright; times ar
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .frame_sampling_hicom import FrameSampling, select_frames
+from .frame_sampling_hicom import FrameSampling, num_requested, select_frames
 from .video_decoding_hicom import StreamReader, TimesChangedError
 from .video_sources_hicom import (
     VideoReadError,
@@ -282,11 +282,9 @@ def _choose(
     if not keep and reader.failure is not None and _reaches_the_break(reader, sampling):
         raise VideoReadError(f"{reader.name}: {_breaks_after(reader)}. {KEEP_HINT}")
     try:
-        indices = select_frames(times, sampling)
-        requested = len(select_frames(times, replace(sampling, short_video="repeat")))
+        return select_frames(times, sampling), num_requested(times, sampling)
     except ValueError as error:
         raise VideoReadError(f"{reader.name}: {error}") from error
-    return indices, None if sampling.num_frames == "all" else requested
 
 
 def _collect(
