@@ -266,6 +266,22 @@ def test_the_card_of_every_kind_of_model_is_valid_and_says_what_it_is(compressor
     assert "{" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # everything is filled in
 
 
+@pytest.mark.parametrize(
+    "compressor, query",
+    [
+        ({"local_injection": "direct"}, "an MLP of the instruction's pooled embedding is the query"),
+        (
+            {"formulation": "release", "local_injection": "direct"},
+            "the instruction's pooled embedding itself is the query",
+        ),
+    ],
+)
+def test_the_card_says_what_direct_injection_computes(compressor, query):
+    config = tiny_config(**compressor)
+    card = render_model_card(config, count_parameters(hicom_hf.HiComForConditionalGeneration, config), "some-model")
+    assert card.count("direct injection: ") == card.count(f"direct injection: {query}") == 1
+
+
 def test_the_card_of_a_trained_model_speaks_of_no_untrained_parts(model):
     config = type(model.config).from_dict({**model.config.to_dict(), "untrained_parts": []})
     assert "untrained" not in render_model_card(config, count_parameters(type(model), config), "user/trained")
