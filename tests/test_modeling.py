@@ -245,10 +245,11 @@ def test_frames_are_encoded_in_bounded_chunks(model, singles, chunk, monkeypatch
 # Attention -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "implementation",
-    ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)],  # flex compiles: a minute
-)
+# Flex attention compiles (a minute), and both transformers and torch use what torch calls deprecated to do so.
+FLEX_MARKS = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", pytest.param("flex_attention", marks=FLEX_MARKS)])
 @torch.no_grad()
 def test_attention_implementations_agree_and_show_the_same_compressor_attention(batch, implementation):
     reference = tiny_model()
