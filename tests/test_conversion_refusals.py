@@ -126,6 +126,24 @@ def test_a_pickle_that_could_run_code_is_not_read(tmp_path):
     assert nothing_is_left(tmp_path, "official")
 
 
+def test_a_config_that_is_absent_or_damaged_is_named(tmp_path):
+    source = checkpoint(tmp_path / "official")
+    (source / "config.json").write_text("{half")
+    with pytest.raises(ValueError, match=r"official.config\.json is damaged or no JSON"):
+        convert(source, tmp_path / "hicom")
+    (source / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no official HICom checkpoint: it has no config\.json"):
+        convert(source, tmp_path / "hicom")
+    assert nothing_is_left(tmp_path, "official")
+
+
+def test_sizes_that_the_config_does_not_give_are_named(tmp_path):
+    source = checkpoint(tmp_path / "official", vocab_size=None, rope_theta=None)
+    with pytest.raises(ValueError, match="the official config has no rope_theta, vocab_size, needed to build its LLM"):
+        convert(source, tmp_path / "hicom")
+    assert nothing_is_left(tmp_path, "official")
+
+
 def test_damaged_and_absent_files_are_named(tmp_path):
     source = checkpoint(tmp_path / "official")
     whole = (source / "model.safetensors").read_bytes()

@@ -7,6 +7,16 @@ from .tensor_matching import match_tensors
 
 OFFICIAL_LLM = "hicom_qwen2"  # its decoder is Qwen2's
 SECOND_TO_LAST = -2  # the SigLIP layer whose states are compressed
+# What the LLM's config is made from; a default in its place could fit the tensors and still be another model.
+LLM_KEYS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rope_theta",
+    "vocab_size",
+)
 NOT_BUILT = "is an unreleased experiment that hicom_hf does not build"
 
 
@@ -71,6 +81,9 @@ def check_behaviour(config: dict, plan: ProjectorPlan, towers_inside: bool) -> N
             f"the LLM is of type {config.get('model_type')!r}; only Qwen2.5 ({OFFICIAL_LLM!r}) was released, and hicom_hf "
             "does not convert Llama or others"
         )
+    missing = [key for key in LLM_KEYS if config.get(key) is None]
+    if missing:
+        raise ValueError(f"the official config has no {', '.join(missing)}, needed to build its LLM")
     if config.get("add_time_instruction"):
         raise UnreleasedOptionError(f"a sentence about frame times in the prompt (add_time_instruction) {NOT_BUILT}")
     for key, expected in (("mm_vision_select_layer", SECOND_TO_LAST), ("mm_vision_select_feature", "patch")):

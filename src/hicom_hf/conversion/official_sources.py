@@ -56,11 +56,6 @@ class OfficialSource:
     unused_prefix: str | None = None
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def largest_file(self) -> int:
-        """Bytes of the largest file that weights are read from."""
-        return max(stored.file.stat().st_size for stored in self.tensors.values())
-
     def read(self, name: str) -> torch.Tensor:
         """A tensor by its official name, a LoRA run's merged."""
         tensor = self.reader.read(self.tensors[name])
@@ -85,7 +80,7 @@ def open_source(
         ValueError: it is something else.
     """
     folder = local_folder(source, "the source")
-    config = json.loads((folder / "config.json").read_text())
+    config = _official_config(folder)
     if config.get("model_type") == NATIVE:
         raise ValueError(f"{source} is already in the format of hicom_hf: there is nothing to convert")
     if "mm_projector_type" not in config:
@@ -111,6 +106,16 @@ def open_source(
     if opened.merger is not None:
         opened.merger.check(opened.tensors)
     return opened
+
+
+def _official_config(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no official HICom checkpoint: it has no config.json")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
 
 
 def _kind(folder: Path) -> str:
