@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TextIteratorStreamer, TextStreamer
+from transformers import AutoModelForCausalLM, TextIteratorStreamer, TextStreamer
 
 from hicom_hf import HiComForConditionalGeneration
 from hicom_hf.tiny import tiny_config, tiny_model, tiny_processor
@@ -161,6 +161,15 @@ def test_streaming_gives_the_same_text(model, processor, singles):
     model.generate(**singles[0], max_new_tokens=6, do_sample=False, streamer=streamer)
     assert "".join(streamer) == expected
     assert issubclass(TextIteratorStreamer, TextStreamer)
+
+
+def test_a_text_only_llm_may_draft_and_a_hicom_model_may_not(model, singles):
+    torch.manual_seed(0)
+    drafter = AutoModelForCausalLM.from_config(model.config.text_config).eval()
+    drafted = greedy(model, singles[0], assistant_model=drafter)
+    assert torch.equal(drafted, greedy(model, singles[0]))
+    with pytest.raises(ValueError, match="assistant_model cannot be a HICom model"):
+        greedy(model, singles[0], assistant_model=tiny_model(seed=1))
 
 
 def test_generation_from_embeddings_equals_generation_from_ids(model, singles):
@@ -452,7 +461,11 @@ def test_wrong_inputs_are_named(model, singles):
         model(input_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         model()
+    with pytest.raises(ValueError, match="padded to all 64 positions, of which SigLIP pools the last; got 20"):
+        run(video_instruction_ids=inputs["video_instruction_ids"][:, :20])
     features = model.encode_videos(inputs["pixel_values_videos"], inputs["video_num_frames"])
+    with pytest.raises(ValueError, match=r"video_num_frames \[8\] are not those of the features, \[9\]"):
+        run(pixel_values_videos=None, video_num_frames=torch.tensor([8]), video_features=features)
     with pytest.raises(ValueError, match="either pixel values or features"):
         run(video_features=features)
     incomplete = {name: value for name, value in features.items() if name != "aligned_features"}

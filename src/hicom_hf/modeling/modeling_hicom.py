@@ -155,6 +155,12 @@ class HiComModel(HiComPreTrainedModel):
                 raise ValueError(
                     f"got {len(instruction_ids)} instructions for {len(num_frames)} videos; one each is needed"
                 )
+            length = self.config.instruction_config.max_position_embeddings
+            if instruction_ids.shape[-1] != length:
+                raise ValueError(
+                    f"instructions must be padded to all {length} positions, of which SigLIP pools the last; got "
+                    f"{instruction_ids.shape[-1]}. HiComProcessor.encode_instructions does it"
+                )
             instruction = tuple(part.to(**place) for part in self.instruction_encoder(instruction_ids))
         if compressor_config.uses_aligned_features:
             if aligned_features is None:
@@ -194,6 +200,11 @@ class HiComModel(HiComPreTrainedModel):
             if video_num_frames is None:
                 raise ValueError("pixel_values_videos needs video_num_frames, the number of frames of each video")
             video_features = self.encode_videos(pixel_values_videos, video_num_frames)
+        elif video_num_frames is not None and video_num_frames.tolist() != video_features["num_frames"].tolist():
+            raise ValueError(
+                f"video_num_frames {video_num_frames.tolist()} are not those of the features, "
+                f"{video_features['num_frames'].tolist()}; leave video_num_frames out"
+            )
         return self.compress(video_features, video_instruction_ids, output_compressor_attentions)
 
     @can_return_tuple
@@ -431,12 +442,21 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         )
 
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
-        """As in transformers; rows may be padded on either side, the output is padded on the left.
+        """As in transformers; rows may be padded on either side, which `attention_mask` tells; the output is padded left.
 
         Args:
             inputs: (B, length), as `input_ids`.
             *args, **kwargs: as in transformers, and everything that `forward` takes.
+
+        Raises:
+            ValueError: if `assistant_model` is a HICom model; a text-only LLM with the same tokenizer drafts.
         """
+        assistant = kwargs.get("assistant_model")
+        if assistant is not None and assistant.config.model_type == self.config.model_type:
+            raise ValueError(
+                "assistant_model cannot be a HICom model: transformers hands no videos to a model that drafts; give a "
+                "text-only LLM with the same tokenizer"
+            )
         inputs = kwargs.pop("input_ids", None) if inputs is None else inputs
         mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
         prompt = embeds if inputs is None else inputs
