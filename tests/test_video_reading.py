@@ -198,6 +198,13 @@ def test_a_url_is_downloaded(tmp_path, server):
     assert record.source == f"{server}/video.mp4"
 
 
+def test_a_url_may_hold_spaces_and_letters_of_any_script(tmp_path, server):
+    write_video(tmp_path / "mein Käse 猫.mp4", 5)
+    for name in ("mein Käse 猫.mp4", "mein%20K%C3%A4se%20%E7%8C%AB.mp4"):
+        frames, _ = read_video(f"{server}/{name}", FrameSampling())
+        assert numbers_of(frames) == [0, 1, 2, 3, 4]
+
+
 def test_a_failed_download_names_the_url(tmp_path, server, monkeypatch):
     with pytest.raises(VideoReadError, match=f"{server}/nothing.mp4: the server answered 404"):
         read_video(f"{server}/nothing.mp4", ALL)

@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # what has a meaning in an address and stays as it is (RFC 3986)
 DOWNLOAD_TIMEOUT = 30.0  # seconds without any data
 MAX_DOWNLOAD_SIZE = 8 * 2**30  # bytes; a live stream has no end
 MAX_SIZE_IN_MEMORY = 256 * 2**20  # bytes; a larger download goes to a temporary file
@@ -223,7 +225,10 @@ def _download(url: str) -> BinaryIO:
 
 def _fill(file: BinaryIO, url: str) -> None:
     size = 0
-    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
+    address = urllib.parse.quote(
+        url, safe=URL_CHARACTERS
+    )  # people paste addresses with spaces and letters of all scripts
+    with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT) as response:
         promised = response.headers.get("Content-Length")
         while chunk := response.read(DOWNLOAD_CHUNK_SIZE):
             size += len(chunk)
