@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -410,3 +412,14 @@ def test_init_names_what_is_wrong_and_writes_nothing(arguments, code, message, t
     captured = capsys.readouterr()
     assert captured.out == "" and message in captured.err and "Traceback" not in captured.err
     assert os.listdir(tmp_path) == ["full"]
+
+
+def test_a_folder_whose_replacement_was_killed_between_two_renames_is_back_in_its_place(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])  # a process that is gone, for its number
+    killed.wait()
+    replaced = tmp_path / f"old.replaced-{killed.pid}"
+    replaced.mkdir()
+    (replaced / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="not empty"), new_folder(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old" / "config.json").read_text() == "{}" and not replaced.exists()

@@ -33,7 +33,7 @@ def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Pat
     """A temporary folder that becomes `destination` when the block ends without an error, and is deleted otherwise.
 
     A process that is killed leaves `<destination>.incomplete-<process id>` and never a half-written destination; the next one
-    for the same destination deletes it.
+    for the same destination deletes it, and puts a folder that was about to be replaced back.
 
     Args:
         destination: where the folder shall be; see `check_destination`.
@@ -43,13 +43,13 @@ def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Pat
         >>> with new_folder("my-model") as folder:  # doctest: +SKIP
         ...     model.save_pretrained(folder)
     """
-    check_destination(destination, overwrite)
     path = Path(destination).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(path)
+    check_destination(destination, overwrite)
     workplace = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
     beside = workplace / path.name  # under its final name already, which a model card takes from the folder
     replaced = path.with_name(f"{path.name}.replaced-{os.getpid()}")
-    _remove_left_over(path)
     beside.mkdir(parents=True)
     try:
         yield beside
@@ -59,16 +59,27 @@ def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Pat
         beside.rename(path)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
+        _settle_replaced(path, replaced)
+
+
+def _settle_replaced(path: Path, replaced: Path) -> None:
+    """The folder that was to be replaced goes once the new one is there, and back into its place if none came."""
+    if path.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.exists():
+        replaced.rename(path)
 
 
 def _remove_left_over(path: Path) -> None:
-    """Delete what killed processes left beside a destination."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.incomplete-*"):
-        process_id = left.name.rpartition("-")[2]
-        if process_id.isdecimal() and not _is_running(int(process_id)):
+    """Clear away what killed processes left beside a destination."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*-*"):
+        kind, _, process_id = left.name.removeprefix(f"{path.name}.").partition("-")
+        if not process_id.isdecimal() or _is_running(int(process_id)):
+            continue
+        if kind == "incomplete":
             shutil.rmtree(left)
+        elif kind == "replaced":  # killed between the two renames
+            _settle_replaced(path, left)
 
 
 def _is_running(process_id: int) -> bool:
