@@ -237,6 +237,19 @@ def test_missing_files_and_a_finished_run_are_refused_by_their_key(tmp_path):
     (tmp_path / "d.json").write_text("[]")
     with pytest.raises(FileNotFoundError, match=r"r: data.files: .*shard-\*.tar does not exist"):
         check(**{"data.files": tmp_path / "shard-*.tar", "max_steps": 1})
+    mixture = tmp_path / "m.yaml"
+    for entry, message in (
+        ("json_path: lost.json", r"data set 1: json_path: .*lost.json does not exist"),
+        ("{json_path: d.json, media_root: lost}", r"data set 1: media_root: .*lost is not a folder"),
+    ):
+        mixture.write_text(f"datasets:\n  - {entry}")
+        with pytest.raises(FileNotFoundError, match=rf"r: data.files: .*m.yaml: {message}"):
+            check(**{"data.files": mixture})
+    mixture.write_text("datasets:\n  - {json_path: d.json, sampling_strategy: frist:3}")
+    with pytest.raises(ValueError, match=r"r: data.files: .*m.yaml: data set 1: sampling_strategy must be"):
+        check(**{"data.files": mixture})
+    mixture.write_text("datasets:\n  - {json_path: d.json, sampling_strategy: first:50%}")
+    check(**{"data.files": mixture})
     with pytest.raises(FileNotFoundError, match=r"r: data.media_root: .* is not a folder"):
         check(**{"data.media_root": tmp_path / "videos"})
     check()

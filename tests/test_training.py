@@ -267,6 +267,19 @@ def test_a_step_whose_samples_were_all_skipped_has_a_loss_of_zero(tmp_path, star
     assert entry["loss"] == 0.0 and entry["skipped_samples"] == 4
 
 
+@pytest.mark.parametrize("every", [1, 2, 100])
+def test_a_loss_that_is_not_a_number_stops_training_and_is_not_saved(every, tmp_path, start):
+    changes = {"learning_rates": {"compressor": 1e30, "injection": 1e30}, "max_steps": 5, "logging": {"every": every}}
+    run = recipe("conditional_pretraining", *start, tmp_path, checkpoints={"every": 1}, **changes)
+    with pytest.raises(ValueError, match=r"the .* is (nan|inf) at step \d.*the last checkpoint is .*checkpoint-\d"):
+        run_recipe(run)
+    assert not (tmp_path / "model").exists()
+    run = recipe("conditional_pretraining", *start, tmp_path / "b", checkpoints={"every": 100}, **changes)
+    with pytest.raises(ValueError, match=r"the .* is (nan|inf) at step"):
+        run_recipe(run)
+    assert not (tmp_path / "b" / "model").exists()
+
+
 def test_a_sample_that_cannot_be_read_stops_training_with_its_path(tmp_path, start):
     records = json.loads(start[1].read_text())
     records[3]["video"] = "lost.mp4"
@@ -384,6 +397,7 @@ def test_tar_shards_are_trained_on_and_resumed(start, tmp_path):
     [
         ({"data": {"files": ["a.tar"]}}, "max_steps is missing: data.files are streams"),
         ({"data": {"files": ["a.tar", "b.json"]}, "max_steps": 1}, "data.files must be tar shards only"),
+        ({"data": {"files": ["hf://a/b"]}, "max_steps": 1}, "the Hub is hf://datasets/OWNER/NAME, got 'hf://a/b'"),
         (
             {"data": {"files": ["a.tar"], "feature_cache": "c"}, "max_steps": 1},
             "feature_cache must be null with streams",

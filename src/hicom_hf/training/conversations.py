@@ -4,6 +4,7 @@ A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversa
 chat format of transformers, `{"messages": [{"role", "content"}]}`. Nothing here opens a video.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -211,13 +212,21 @@ def _turns(record: Record) -> list[_Turn]:
     for number, turn in enumerate(dialogue[1::2], start=1):
         if not _text(turn).strip():
             raise SampleError(record.source, EMPTY_ANSWER, f"answer {number} has no text")
+    for number, turn in enumerate(turns, start=1):
+        try:
+            _text(turn).encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON may hold and tokenizers cannot read
+            raise SampleError(
+                record.source, BAD_RECORD, f"the text of turn {number} is not Unicode ({error})"
+            ) from error
     return turns
 
 
 def _turn(turn: Any, number: int, record: Record) -> _Turn:
     if not isinstance(turn, Mapping):
         raise SampleError(record.source, BAD_RECORD, f"turn {number} must be a dictionary, got {type(turn).__name__}")
-    role = ROLES.get(turn.get("from", turn.get("role")))
+    role = turn.get("from", turn.get("role"))
+    role = ROLES.get(role) if isinstance(role, str) else None
     content = turn.get("value", turn.get("content"))
     if role is None or not isinstance(content, (str, list, tuple)):
         raise SampleError(
@@ -289,6 +298,8 @@ def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
         source = source.get("bytes") or source.get("path")
     if source is None:
         raise SampleError(record.source, BAD_RECORD, f"a {kind} has neither a path nor content")
+    if isinstance(source, (int, float)):
+        raise SampleError(record.source, BAD_RECORD, f"a {kind} must be a path or content, got {source!r}")
     if isinstance(source, (str, os.PathLike)) and not URL.match(os.fspath(source)):
         # An absolute path stays as it is.
         source = os.path.join(record.media_root or "", os.fspath(source))
@@ -299,9 +310,16 @@ def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
     values = {}
     for name in ("start", "end", "frame_rate"):
         value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (is_number and value >= 0):
             raise SampleError(record.source, BAD_RECORD, f"{name} must be a number of at least 0, got {value!r}")
         values[name] = value
+    if values["end"] is not None and values["end"] <= (values["start"] or 0):
+        raise SampleError(
+            record.source, BAD_RECORD, f"end={values['end']} s must be after start={values['start'] or 0} s"
+        )
+    if values["frame_rate"] == 0:
+        raise SampleError(record.source, BAD_RECORD, "frame_rate must be above 0")
     return Medium(kind, source, **values)
 
 

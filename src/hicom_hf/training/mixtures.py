@@ -103,7 +103,7 @@ def load_mixture(path: str | os.PathLike, media_root: str | os.PathLike | None =
 
     path = Path(path)
     records = []
-    for number, source in enumerate(_sources(path), start=1):
+    for number, source in enumerate(mixture_sources(path), start=1):
         place = f"{path}: data set {number} ({source['json_path']})"
         root = source.get("media_root")
         root = path.parent / root if root is not None else media_root
@@ -117,7 +117,32 @@ def load_mixture(path: str | os.PathLike, media_root: str | os.PathLike | None =
     return records
 
 
-def _sources(path: Path) -> list[dict[str, Any]]:
+def check_mixture(path: str | os.PathLike) -> None:
+    """Refuse a mixture with a wrong key or strategy, or whose files are not there; no data set is opened.
+
+    Raises:
+        ValueError, FileNotFoundError: with the place in the mixture.
+    """
+    path = Path(path)
+    for number, source in enumerate(mixture_sources(path), start=1):
+        place = f"{path}: data set {number}"
+        if not (path.parent / source["json_path"]).is_file():
+            raise FileNotFoundError(f"{place}: json_path: {path.parent / source['json_path']} does not exist")
+        if source.get("media_root") is not None and not (path.parent / source["media_root"]).is_dir():
+            raise FileNotFoundError(f"{place}: media_root: {path.parent / source['media_root']} is not a folder")
+        try:
+            SamplingStrategy.parse(source.get("sampling_strategy", "all"))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+
+
+def mixture_sources(path: Path) -> list[dict[str, Any]]:
+    """What a mixture names, before any data set is opened.
+
+    Raises:
+        ValueError: a wrong key, with the place in the mixture.
+        OSError: the file cannot be read.
+    """
     import yaml
 
     try:

@@ -17,7 +17,9 @@ from .typed_yaml import build, load_yaml, set_value
 SHIPPED_DIR = Path(__file__).parent / "recipes"
 CONFIGS_DIR = Path(__file__).parent / "configs"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+MIXTURE_SUFFIXES = (".yaml", ".yml")
 HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system writes it
+HUB_DATASETS = f"{HUB_PREFIX}datasets/"
 
 Stage = Literal["alignment", "conditional_pretraining", "instruction_tuning"]
 
@@ -382,6 +384,11 @@ def _check_data(recipe: Recipe, name: str) -> None:
             raise ValueError(
                 f"{name}: data.files must be tar shards only, or one dataset of the Hub, or no streams at all"
             )
+        for source in recipe.data.files:
+            if source.startswith(HUB_PREFIX) and not source.startswith(HUB_DATASETS):
+                raise ValueError(
+                    f"{name}: data.files: a dataset of the Hub is {HUB_DATASETS}OWNER/NAME, got {source!r}"
+                )
         if recipe.max_steps is None:
             raise ValueError(f"{name}: max_steps is missing: data.files are streams, whose length is not known")
         if recipe.data.feature_cache is not None:
@@ -400,7 +407,9 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
     """Refuse a recipe whose files are not there, or whose result is.
 
     Raises:
-        FileNotFoundError: `model` or one of `data.files` or `data.media_root` does not exist.
+        FileNotFoundError: `model` or one of `data.files`, a file that a mixture among them names, or `data.media_root` does
+            not exist.
+        ValueError: a mixture has a wrong key or strategy.
         FileExistsError: `output_dir` holds a finished model.
     """
     if not recipe.model.startswith(HUB_PREFIX):
@@ -413,6 +422,13 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
     for source in recipe.data.files:
         if "://" not in source and not _exists(source):
             raise FileNotFoundError(f"{name}: data.files: {source} does not exist")
+        if source.lower().endswith(MIXTURE_SUFFIXES):
+            from .mixtures import check_mixture
+
+            try:
+                check_mixture(source)
+            except (ValueError, FileNotFoundError) as error:
+                raise type(error)(f"{name}: data.files: {error}") from error
     if recipe.data.media_root is not None and not Path(recipe.data.media_root).is_dir():
         raise FileNotFoundError(f"{name}: data.media_root: {recipe.data.media_root} is not a folder")
     finished = Path(recipe.output_dir) / "model"

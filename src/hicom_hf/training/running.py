@@ -17,7 +17,16 @@ from .checkpoints import checkpoints, last_checkpoint, writing_folder
 from .collating import HiComDataCollator
 from .datasets import HiComDataset, load_records
 from .feature_cache import FeatureCache
-from .recipes import CONFIGS_DIR, HUB_PREFIX, Recipe, check_files, recipe_from_dict, recipe_text
+from .recipes import (
+    CONFIGS_DIR,
+    HUB_DATASETS,
+    HUB_PREFIX,
+    TAR_SUFFIXES,
+    Recipe,
+    check_files,
+    recipe_from_dict,
+    recipe_text,
+)
 from .stages import cast_for_training, load_stage, mark_trained, set_trainable
 from .streaming import HiComStreamingDataset
 from .trainer import HiComTrainer
@@ -26,7 +35,6 @@ from .typed_yaml import load_yaml
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"  # under output_dir: the finished model
-HUB_DATASETS = f"{HUB_PREFIX}datasets/"
 RECIPE_FILE = "recipe.yaml"
 # What may change between a run and its resumption without changing its result. `model` and `media_root` may have moved.
 MAY_CHANGE = (
@@ -129,7 +137,8 @@ def build_dataset(recipe: Recipe, model, processor, device: torch.device) -> HiC
         "seed": recipe.seed,
     }
     if data.is_stream:
-        files = [file.removeprefix(HUB_DATASETS) for file in data.files]
+        # load_dataset takes OWNER/NAME; tar shards, on the Hub as well, are opened by their address.
+        files = [f if f.lower().endswith(TAR_SUFFIXES) else f.removeprefix(HUB_DATASETS) for f in data.files]
         source = files if len(files) > 1 else files[0]
         return HiComStreamingDataset(
             source, processor, data.media_root, shuffle_buffer=data.shuffle_buffer, repeat=True, **reading

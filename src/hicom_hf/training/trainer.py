@@ -22,6 +22,7 @@ from .checkpoints import (
     frozen_fingerprint,
     is_complete,
     last_checkpoint,
+    leave_signals_to_the_trainer,
     load_weights,
     remove_leftovers,
     remove_old_checkpoints,
@@ -82,6 +83,7 @@ class HiComTrainer(Trainer):
         self._sampler: HiComGroupedSampler | None = None
         set_trainable(model, _config(model), learning_rates)
         super().__init__(model=model, **kwargs)
+        self.args.logging_nan_inf_filter = False  # it shows the average loss where the loss is not a number
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.stop = StopOnSignal()
@@ -114,6 +116,7 @@ class HiComTrainer(Trainer):
             "num_workers": self.args.dataloader_num_workers,
             "pin_memory": self.args.dataloader_pin_memory and self.args.device.type != "cpu",
             "persistent_workers": self.args.dataloader_persistent_workers,
+            "worker_init_fn": leave_signals_to_the_trainer,
         }
         if isinstance(dataset, HiComStreamingDataset):  # it is split between processes already
             return prepare_data_loader(
@@ -169,10 +172,22 @@ class HiComTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in transformers, with the rate of every part and the throughput."""
         if "loss" in logs:
+            for name in ("loss", "grad_norm"):
+                self._check_finite("norm of the gradients" if name == "grad_norm" else name, logs.get(name))
             logs.pop("learning_rate", None)
             logs.update({f"learning_rate/{part}": rate for part, rate in self._rates.items()})
             logs.update(self._throughput())
         super().log(logs, start_time)
+
+    def _check_finite(self, name: str, value: float | None) -> None:
+        """Stop when there is nothing left to train: neither a checkpoint nor a model is made of such weights."""
+        if value is None or math.isfinite(value):
+            return
+        last = last_checkpoint(Path(self.args.output_dir))
+        raise ValueError(
+            f"the {name} is {value} at step {self.state.global_step}, or became so since the last line of the log; training "
+            f"has stopped. Lower the learning rates, warm up for longer, or clip the gradients; the last checkpoint is {last}"
+        )
 
     def _throughput(self) -> dict[str, float]:
         seconds = time.perf_counter() - self._meter.begin
@@ -195,7 +210,9 @@ class HiComTrainer(Trainer):
         if self.args.should_save:
             remove_leftovers(Path(self.args.output_dir))
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            self._check_finite("loss", output.training_loss)
+            return output
         finally:
             self.stop.restore()
 
@@ -208,6 +225,7 @@ class HiComTrainer(Trainer):
         destination = output_dir / f"checkpoint-{self.state.global_step}"
         if is_complete(destination):
             return
+        self._check_finite("loss", self._tr_loss.item())
         staging = output_dir / UNFINISHED / destination.name
         try:
             self._staging = staging.parent
