@@ -211,15 +211,6 @@ def frozen_fingerprint(model: nn.Module) -> str:
 # Stopping ------------------------------------------------------------------------------------------------------------------
 
 
-def leave_signals_to_the_trainer(worker: int = 0) -> None:
-    """For loader processes, which get a signal together with the trainer if it is sent to all (Ctrl-C, timeout, SLURM).
-
-    They have to go on, so that the trainer can finish its step; they end when it does.
-    """
-    for number in StopOnSignal.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 class StopOnSignal(TrainerCallback):
     """SIGTERM or Ctrl-C: the step is finished, a checkpoint written, and training stops; a second one stops at once.
 

@@ -22,7 +22,6 @@ from .checkpoints import (
     frozen_fingerprint,
     is_complete,
     last_checkpoint,
-    leave_signals_to_the_trainer,
     load_weights,
     remove_leftovers,
     remove_old_checkpoints,
@@ -116,7 +115,6 @@ class HiComTrainer(Trainer):
             "num_workers": self.args.dataloader_num_workers,
             "pin_memory": self.args.dataloader_pin_memory and self.args.device.type != "cpu",
             "persistent_workers": self.args.dataloader_persistent_workers,
-            "worker_init_fn": leave_signals_to_the_trainer,
         }
         if isinstance(dataset, HiComStreamingDataset):  # it is split between processes already
             return prepare_data_loader(
