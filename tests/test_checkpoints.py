@@ -88,6 +88,14 @@ def assert_same(folder: Path, expected) -> None:
     assert losses_of(folder) == losses
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """A background job of a shell that is not interactive ignores SIGINT, and so would tests that run in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class InterruptAt(TrainerCallback):
     """Does something once, at the end of a step, before the trainer saves."""
 

@@ -548,3 +548,9 @@ def test_inspect_reads_every_shard(folder, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["num_weight_files"] > 1
     assert report["num_parameters"] == model.num_parameters()
+
+
+def test_a_folder_of_adapters_says_how_it_becomes_a_model(tmp_path, capsys):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert f"this folder holds adapters; `hicom merge {tmp_path} DEST`" in capsys.readouterr().err

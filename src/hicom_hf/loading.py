@@ -177,6 +177,10 @@ def check_exists(source: str | Path) -> None:
     """
     path = Path(source)
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{source}: this folder holds adapters; `hicom merge {source} DEST` makes a model of them"
+            )
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{source}: this folder holds no model (config.json is missing)")
     elif path.exists():
