@@ -394,3 +394,10 @@ def test_a_wrong_instruction_tokenizer_is_named(folder, tmp_path):
     shutil.rmtree(wrong / "instruction_tokenizer")
     with pytest.raises(ValueError, match="wrong: the processor cannot be loaded: instruction_tokenizer"):
         pipeline(TASK, model=str(wrong))
+
+
+def test_pipeline_and_processor_know_the_same_arguments_for_frames():
+    from hicom_hf.pipelines import video_text_to_text
+    from hicom_hf.processors import processing_hicom
+
+    assert {*video_text_to_text.SAMPLING_KEYS, "return_metadata"} == set(processing_hicom.SAMPLING_KEYS)

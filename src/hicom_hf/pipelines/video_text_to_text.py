@@ -22,7 +22,7 @@ from transformers.utils import cached_file, logging
 
 logger = logging.get_logger(__name__)
 
-# Which frames are taken; see `HiComProcessor.__call__`.
+# Which frames are taken; see `HiComProcessor.__call__`, whose file this one cannot import (a test holds the lists equal).
 SAMPLING_KEYS = (
     "num_frames",
     "fps",
@@ -33,6 +33,7 @@ SAMPLING_KEYS = (
     "short_video",
     "on_decode_error",
     "do_sample_frames",
+    "frame_rate",
 )
 PREPROCESS_KEYS = (*SAMPLING_KEYS, "question", "instruction", "system", "continue_final_message", "processor_kwargs")
 POSTPROCESS_KEYS = ("return_full_text", "return_tensors", "return_metadata", "skip_special_tokens")
