@@ -100,6 +100,7 @@ def trilinear(features, size, cell):
 
 def naive_local(branch, config, features, aligned, pooled, tokens):
     spans = [group_spans(size, ratio) for size, ratio in zip(features.shape[:3], config.ratio, strict=True)]
+    everywhere = [whole.flatten(0, 2) for whole in (features, aligned)]
     guided = config.local_injection != "none" or config.formulation == "release"  # release: whenever they are given
     rows = []
     for cell in itertools.product(*(range(len(axis)) for axis in spans)):
@@ -111,6 +112,8 @@ def naive_local(branch, config, features, aligned, pooled, tokens):
             query = trilinear(features, [len(axis) for axis in spans], cell)
         query = inject(branch.injection, config.local_injection, config.formulation, query, pooled, tokens)
         keys = aligned[slices].reshape(-1, features.shape[-1]) if guided else members
+        if not config.grouping:
+            keys, members = everywhere[1] if guided else everywhere[0], everywhere[0]
         keys = [adapt(branch.key_adapter, key) for key in keys]
         values = [adapt(branch.value_adapter, value) for value in members]
         rows.append(mlp(branch.readout, attend(query, keys, values)))
@@ -146,6 +149,23 @@ def test_local_branch_equals_the_naive_loop(formulation, injection):
             *(part[row] for part in instruction),
         )
         torch.testing.assert_close(tokens[row], expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("injection", ["none", "coarse", "fine"])
+@torch.no_grad()
+def test_without_grouping_every_local_query_attends_to_the_whole_video(injection):
+    compressor, features, aligned, instruction = make(
+        local_injection=injection, global_injection="none", num_global_tokens=0, grouping=False
+    )
+    tokens, attentions = compressor(features, aligned, instruction, output_attentions=True)
+    for row in range(2):
+        condition = (part[row] for part in instruction)
+        expected = naive_local(compressor.local_branch, compressor.config, features[row], aligned[row], *condition)
+        torch.testing.assert_close(tokens[row], expected, atol=1e-10, rtol=0)
+    patches = features[0, ..., 0].numel()
+    assert attentions.local_weights.shape == (2, tokens.shape[1], patches)
+    assert attentions.local_positions.shape == (tokens.shape[1], patches, 3)
+    assert attentions.local_positions[1, -1].tolist() == [size - 1 for size in features.shape[1:4]]
 
 
 @pytest.mark.parametrize("keys, values", [(True, True), (True, False), (False, True)])

@@ -45,6 +45,8 @@ def test_a_config_survives_its_json():
         ({"local_branch": "average_pool"}, "needs local_branch='attention'"),
         ({"local_branch": None, "local_injection": "none", "num_global_tokens": 0}, "needs a local branch"),
         ({"num_global_tokens": 0}, "needs a global branch"),
+        ({"grouping": False}, "without grouping makes all local tokens equal"),
+        ({"grouping": False, "local_injection": "coarse", "formulation": "release"}, "needs local_branch='attention'"),
         ({"key_adapter": True}, "under formulation='release' only"),
         (
             {"formulation": "release", "value_adapter": True, "local_branch": None, "local_injection": "none"},

@@ -21,7 +21,7 @@ class HiComCompressorAttentions(ModelOutput):
 
     Attributes:
         local_weights: (B, G, K), the weights inside each group; sums to 1 over K.
-        local_positions: (G, K, 3), frame, row and column of each member of each group.
+        local_positions: (G, K, 3), frame, row and column of each member of each group; of all patches without grouping.
         global_weights: (B, heads, Q, T, H, W); sums to 1 over (T, H, W).
     """
 
@@ -59,6 +59,7 @@ class HiComCompressor(nn.Module):
                 config.formulation,
                 key_adapter=config.key_adapter,
                 value_adapter=config.value_adapter,
+                grouping=config.grouping,
                 config=config,
             )
         if config.num_global_tokens:
@@ -96,6 +97,12 @@ class HiComCompressor(nn.Module):
             tokens.append(global_tokens)
         attentions = None
         if output_attentions:
-            positions = None if local_weights is None else group_positions(features.shape[1:4], self.config.ratio)
+            positions = None if local_weights is None else self._positions(features.shape[1:4], local_weights.shape[1])
             attentions = HiComCompressorAttentions(local_weights, positions, global_weights)
         return torch.cat(tokens, dim=1), attentions
+
+    def _positions(self, grid: tuple[int, int, int], groups: int) -> torch.Tensor:
+        """Where the patches lie that each local token attends to, (G, K, 3)."""
+        if self.config.grouping:
+            return group_positions(grid, self.config.ratio)
+        return group_positions(grid, grid).expand(groups, -1, -1)  # the whole grid is one group

@@ -80,6 +80,7 @@ class HiComCompressorConfig(PreTrainedConfig):
             computes, for their checkpoints).
         local_branch: "attention", "average_pool" (the baseline of table 4) or None for no local branch.
         ratio: group lengths over (frames, patch rows, patch columns). Default (4, 3, 3): paper, section 4.1.
+        grouping: whether a local token attends to its own group only. False lets it attend to the whole video (paper, table A3).
         local_injection: how the instruction enters the local queries. Default "direct": paper, table 6.
         num_global_tokens: learnable tokens of the global branch, 0 for no global branch. Default 32: paper, section 4.1.
         global_injection: how the instruction enters the global queries. Default "coarse": paper, table 6.
@@ -101,6 +102,7 @@ class HiComCompressorConfig(PreTrainedConfig):
     formulation: Literal["paper", "release"] = "paper"
     local_branch: Literal["attention", "average_pool"] | None = "attention"
     ratio: list[int] | tuple[int, ...] = (4, 3, 3)
+    grouping: bool = True
     local_injection: Injection = "direct"
     num_global_tokens: int = 32
     global_injection: Injection = "coarse"
@@ -146,11 +148,25 @@ class HiComCompressorConfig(PreTrainedConfig):
                 "global_injection='direct' makes all global tokens equal (paper, section 3.1: direct fits the local branch "
                 "only); use 'coarse' or 'fine', or formulation='release' to reproduce the released checkpoint"
             )
+        if not self.grouping:
+            self._check_ungrouped()
         if self.key_adapter or self.value_adapter:
             if self.formulation == "paper":
                 raise ValueError("key_adapter and value_adapter exist under formulation='release' only")
             if self.local_branch != "attention":
                 raise ValueError("key_adapter and value_adapter need local_branch='attention'")
+
+    def _check_ungrouped(self):
+        if self.local_branch != "attention" or self.formulation == "release":
+            raise ValueError(
+                "grouping=False needs local_branch='attention' and formulation='paper', got "
+                f"{self.local_branch!r} and {self.formulation!r}"
+            )
+        if self.local_injection == "direct":
+            raise ValueError(
+                "local_injection='direct' without grouping makes all local tokens equal: one query for all attends to the "
+                "same patches; use 'coarse' or 'fine'"
+            )
 
     @property
     def uses_instruction(self) -> bool:

@@ -67,6 +67,7 @@ class HiComLocalBranch(nn.Module):
         injection: "none", "direct", "coarse" or "fine".
         formulation: "paper" or "release".
         key_adapter, value_adapter: the release's gated adapters.
+        grouping: False lets every query attend to the whole video (paper, table A3).
         config: the compressor's config, for the attention implementation of fine injection.
 
     Source: paper, equation 1; official release, local compressor.
@@ -81,10 +82,12 @@ class HiComLocalBranch(nn.Module):
         formulation: str,
         key_adapter: bool = False,
         value_adapter: bool = False,
+        grouping: bool = True,
         config=None,
     ):
         super().__init__()
         self.ratio = tuple(ratio)
+        self.grouping = grouping
         self.formulation = formulation
         self.injection = make_injection(injection, width, formulation, config)
         self.key_adapter = HiComGatedAdapter(width) if key_adapter else None
@@ -107,13 +110,18 @@ class HiComLocalBranch(nn.Module):
             output_attentions: return the weights, too.
 
         Returns:
-            Tokens (B, G, C), and the weights (B, G, K) or None.
+            Tokens (B, G, C), and the weights (B, G, K) or None; K are all patches without grouping.
         """
         inject = instruction is not None and self.injection is not None
         aligned = aligned_features is not None if self.formulation == "release" else inject
         keys = group(aligned_features if aligned else features, self.ratio)  # (B, G, K, D)
         values = group(features, self.ratio)  # (B, G, K, D)
         queries = None if inject and not self.injection.needs_queries else self.pool(features, values)
+        if not self.grouping:  # every group's query meets all patches
+            keys, values = (
+                hidden.flatten(1, 3)[:, None].expand(-1, values.shape[1], -1, -1)  # (B, G, N, D), a view
+                for hidden in (aligned_features if aligned else features, features)
+            )
         if inject:
             queries = self.injection(queries, *instruction)
         if self.key_adapter is not None:

@@ -181,6 +181,8 @@ class Recipe:
             "zero2". No ZeRO-3: it gathers weights at each call of a module, and processes whose videos differ in length
             call SigLIP and the compressor a different number of times.
         cpu: train on the CPU even if there is a GPU.
+        attn_implementation: "sdpa", "eager", "flash_attention_2", ...; null lets transformers choose. For small models on CPUs
+            "eager" is about twice as fast.
         new_injection, lora, optimizer, checkpoints, logging: see there.
     """
 
@@ -199,6 +201,7 @@ class Recipe:
     deterministic: bool = False
     sharding: Literal["fsdp2", "zero2"] | None = None
     cpu: bool = False
+    attn_implementation: str | None = None
     new_injection: NewInjection | None = None
     lora: LoraRecipe | None = None
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)

@@ -92,6 +92,8 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     """Model, data and trainer of a recipe."""
     quantization = quantization_config(recipe.lora)
     extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
+    if recipe.attn_implementation is not None:
+        extra["attn_implementation"] = recipe.attn_implementation
     torch.manual_seed(recipe.seed)  # fresh injections are the same in every process, and in every run
     model, processor = load_stage(recipe, **extra)
     if recipe.lora is not None:
