@@ -1,0 +1,116 @@
+"""hicom-tiny's accuracy: on unseen videos like those of training, and on videos that differ from them in one way.
+
+`python -m hicom_hf.shapes_model.evaluating MODEL DATA` makes the videos that are missing and prints the tables.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..loading import load_model, load_processor
+from .making import Dataset, progress_bar, write_datasets
+from .scoring import score, table
+
+TEST_SEED = 1000
+FEW, MANY = 30, 80  # videos; about 420 and 1,100 questions
+TALL, NEARLY_SQUARE = {"size": (192, 144)}, {"size": (144, 180)}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a model is tried on.
+
+    Args:
+        name: what is different.
+        dataset: the questions.
+        num_frames: sampled frames; None for as many as in training.
+    """
+
+    name: str
+    dataset: Dataset
+    num_frames: int | None = None
+
+
+def _dataset(name: str, videos: int = FEW, split: str = "test", **settings: Any) -> Dataset:
+    return Dataset(name, videos, TEST_SEED, {"split": split, "stage": "tuning", **settings})
+
+
+LONG_VIDEOS = _dataset("long", num_frames=64)
+CONDITIONS = (
+    Condition("unseen videos", _dataset("test", MANY)),
+    Condition("held-out pairs of colour and shape", _dataset("held_out", MANY, split="held_out")),
+    *(
+        Condition(f"clutter: {level}", _dataset(level, clutter=level))
+        for level in ("sparse", "normal", "dense", "crowded")
+    ),
+    Condition("H.265", _dataset("h265", codec="libx265")),
+    Condition("VP9", _dataset("vp9", codec="libvpx-vp9")),
+    Condition("MPEG-4", _dataset("mpeg4", codec="mpeg4")),
+    Condition("12 frames per second", _dataset("fast", fps=12.0)),
+    Condition("3:4, upright", _dataset("tall", **TALL)),
+    Condition("5:4", _dataset("nearly_square", **NEARLY_SQUARE)),
+    Condition("twice the resolution", _dataset("large", size=288)),
+    Condition("64 frames in the video", LONG_VIDEOS),
+    Condition("16 sampled frames", LONG_VIDEOS, num_frames=16),
+    Condition("32 sampled frames", LONG_VIDEOS, num_frames=32),
+    Condition("64 sampled frames", LONG_VIDEOS, num_frames=64),
+)
+
+
+def evaluate(
+    model_folder: str | Path, data: str | Path, conditions: Iterable[Condition] = CONDITIONS
+) -> dict[str, dict]:
+    """Score a model under every condition.
+
+    Args:
+        model_folder: of the model.
+        data: where the videos are, or shall be.
+        conditions: which.
+
+    Returns:
+        By condition: see `table`.
+    """
+    conditions, data = tuple(conditions), Path(data)
+    write_datasets(data, {condition.dataset.name: condition.dataset for condition in conditions}.values())
+    model, processor = load_model(model_folder, "cpu", "float32"), load_processor(model_folder)
+    results = {}
+    for condition in conditions:
+        file = data / condition.dataset.name / "tuning.json"
+        scored = score(model, processor, file, num_frames=condition.num_frames, progress=progress_bar)
+        results[condition.name] = table(scored)
+    return results
+
+
+def as_markdown(results: dict[str, dict]) -> str:
+    """One row per condition, one column per kind."""
+    kinds = list(next(iter(results.values())))
+    lines = [f"| | {' | '.join(kinds)} | questions |", "|---" * (len(kinds) + 2) + "|"]
+    for name, rows in results.items():
+        cells = [f"{rows[kind]['right']:.1f}" if kind in rows else "" for kind in kinds]
+        lines.append(f"| {name} | {' | '.join(cells)} | {rows['all']['questions']} |")
+    chances = [f"{row['chance']:.1f}" for row in next(iter(results.values())).values()]
+    lines.append(f"| chance | {' | '.join(chances)} | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the tables of a model."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="folder of the model")
+    parser.add_argument("data", help="folder for the videos")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--only", nargs="+", help="names of conditions")
+    args = parser.parse_args()
+    chosen = [one for one in CONDITIONS if not args.only or one.name in args.only]
+    results = evaluate(args.model, args.data, chosen)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(as_markdown(results))
+
+
+if __name__ == "__main__":
+    main()

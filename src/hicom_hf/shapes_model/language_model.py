@@ -1,0 +1,160 @@
+"""Pre-training of the small LLM: it learns the world's words, and to answer from contexts of packed words.
+
+Letters: B samples, N context tokens, O objects, C LLM width.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ..assembly import VIDEO_TOKEN
+from ..shapes.dice import Dice
+from .optimizing import TrainingLog, make_optimizers, rate_at
+from .packed_contexts import PackedBatch, PackedScene, draw_packed, value_word_ids
+from .sizes import LANGUAGE
+from .word_tokenizers import LLM_TOKENS, llm_tokenizer
+
+CONTEXT_STREAM = 2
+IGNORED = -100
+FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
+EASY = 0.80  # share of right answers, over the last batches, from which it gets harder
+PATIENCE = 10  # batches
+SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
+NOISE = 1.0  # largest noise on a token, in standard deviations of the embeddings
+SMOOTHING = 0.05
+WORD_STD = 0.1  # of new word embeddings; sums of words come apart sooner than with the usual 0.02
+PLACE_WORDS = (("top", "bottom"), ("left", "right"))
+PLACE_SLOPE = 2.0  # the words are clear away from the middle
+PLACE_WEIGHT = 1.0  # of the words for the place, beside those for an object
+
+
+@dataclass(frozen=True)
+class LanguageTraining:
+    """How long and how fast.
+
+    Args:
+        steps: of the optimisers.
+        batch_size: samples per step.
+        rate: of both optimisers.
+    """
+
+    steps: int = 3000
+    batch_size: int = 64
+    rate: float = 2e-3
+
+
+class PackedReader(nn.Module):
+    """An LLM that reads packed contexts; the background's vector and the scale go with the training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Qwen2ForCausalLM._from_config(Qwen2Config(**LANGUAGE), attn_implementation="eager")
+        self.background = nn.Parameter(torch.randn(LANGUAGE["hidden_size"]) * WORD_STD)
+        nn.init.normal_(self.model.get_input_embeddings().weight, std=WORD_STD)
+        place_words = [[LLM_TOKENS.index(word) for word in words] for words in PLACE_WORDS]
+        self.register_buffer("place_words", torch.tensor(place_words), persistent=False)
+        self.register_buffer("value_words", value_word_ids(LLM_TOKENS), persistent=False)
+
+    def embed(self, batch: PackedBatch, noise: float) -> torch.Tensor:
+        """Context tokens (B, N, C)."""
+        table = self.model.get_input_embeddings().weight
+        places = torch.arange(batch.attributes.shape[-1])
+        objects = table[self.value_words[places, batch.attributes]].sum(2)  # (B, O, C)
+        background = self.background.expand(len(objects), 1, -1)
+        tokens = batch.weights @ torch.cat([objects, background], 1)  # (B, N, C)
+        first, last = table[self.place_words].unbind(1)  # (2, C) each: top and left, bottom and right
+        places = ((batch.places - 0.5) * PLACE_SLOPE + 0.5).clamp(0, 1)
+        tokens = tokens + PLACE_WEIGHT * (first.sum(0) + places @ (last - first))
+        if noise:
+            spread = table.std().detach()
+            scale = torch.empty(tokens.shape[0], tokens.shape[1], 1).uniform_(*SCALE_RANGE)
+            level = torch.rand(len(tokens), 1, 1) * noise * spread
+            shared = torch.randn(len(tokens), 1, tokens.shape[-1]) * level
+            tokens = tokens * scale + torch.randn_like(tokens) * level + shared
+        return tokens
+
+    def forward(self, batch: PackedBatch, encoded: "EncodedTexts", noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss, and which samples are answered without a mistake (B,)."""
+        embedded = self.model.get_input_embeddings()(encoded.input_ids)  # (B, L, C)
+        mask = encoded.input_ids == LLM_TOKENS.index(VIDEO_TOKEN)
+        embedded = embedded.masked_scatter(mask[..., None], self.embed(batch, noise)[batch.present].to(embedded.dtype))
+        hidden = self.model.model(inputs_embeds=embedded, attention_mask=encoded.attention_mask).last_hidden_state
+        supervised = encoded.labels[:, 1:] != IGNORED
+        logits = self.model.lm_head(hidden[:, :-1][supervised]).float()
+        targets = encoded.labels[:, 1:][supervised]
+        wrong = torch.zeros(supervised.shape, dtype=torch.long)
+        wrong[supervised] = (logits.argmax(-1) != targets).long()
+        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=SMOOTHING)
+        return loss, wrong.sum(1) == 0
+
+
+@dataclass
+class EncodedTexts:
+    """Token ids (B, L), right-padded, `<|video_pad|>` once per context token."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+
+def encode_texts(batch: PackedBatch, tokenizer) -> EncodedTexts:
+    """Prompts in the layout of the chat template, with labels on the answers."""
+    rows, starts = [], []
+    for prompt, answer, present in zip(batch.prompts, batch.answers, batch.present, strict=True):
+        context = VIDEO_TOKEN * int(present.sum())
+        chat = [{"role": "user", "content": f"{context}\n{prompt}"}]
+        asked = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        asked_ids = tokenizer(asked)["input_ids"]
+        starts.append(len(asked_ids))
+        rows.append(asked_ids + tokenizer(answer)["input_ids"] + [tokenizer.eos_token_id])
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for row, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+        labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
+    return EncodedTexts(ids, mask, labels)
+
+
+def train_language_model(
+    scenes: list[PackedScene], pictures: list[PackedScene], training: LanguageTraining, seed: int, log: TrainingLog
+) -> PackedReader:
+    """Pre-train the LLM; scenes fill up as it learns.
+
+    Args:
+        scenes, pictures: what contexts are made of.
+        training: how long.
+        seed: of weights and batches.
+        log: takes the losses.
+    """
+    torch.manual_seed(seed)
+    reader, tokenizer, dice = PackedReader(), llm_tokenizer(), Dice(seed, CONTEXT_STREAM)
+    optimizers = make_optimizers(reader, training.rate)
+    fill, recent = FIRST_FILL, deque(maxlen=PATIENCE)
+    for step in log.steps(training.steps):
+        batch = draw_packed(scenes, pictures, training.batch_size, fill, dice)
+        rate_at(optimizers, training.rate, step, training.steps)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE * fill)
+        loss.backward()
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        recent.append(right.float().mean().item())
+        if len(recent) == PATIENCE and sum(recent) / PATIENCE > EASY and fill < 1:
+            fill = min(1.0, fill + FILL_STEP)
+            recent.clear()
+        log.add(step, {"loss": loss.item(), "right": right.float().mean().item(), "fill": fill})
+    return reader.eval()
+
+
+def save_language_model(reader: PackedReader, folder: Path) -> None:
+    """Write the LLM as a checkpoint that `hicom_hf.assembly` takes like any other."""
+    reader.model.save_pretrained(folder)
+    llm_tokenizer().save_pretrained(folder)

@@ -1,0 +1,280 @@
+"""Contexts for the LLM's pre-training: what a compressor might hand over, made of words instead of pixels.
+
+Every group of patches becomes the sum of the word embeddings of the objects in it, weighted as attention of some sharpness
+would: objects that the text names weigh exp(sharpness) times as much. Sharpness 0 is what average pooling gives, so that the
+LLM learns to read conditional and unconditional compression alike.
+
+Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q global tokens, C LLM width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..shapes import VOCABULARY, Name, Question, Scene, caption, descriptions, multiple_choice, patch_cover, questions
+from ..shapes.descriptions import CAPTION_REQUESTS
+from ..shapes.dice import Dice
+from .seen_scenes import GRID, VALUES, attribute_ids
+from .sizes import COMPRESSOR
+from .towers import fitting
+
+ROWS = COLUMNS = 4  # groups of 3 x 3 patches
+# Shares of the batches, frames that are looked at, and groups over (time, rows, columns).
+RASTERS: tuple[tuple[float, int, tuple[int, int, int]], ...] = (
+    (0.62, 8, (2, 4, 4)),
+    (0.08, 1, (1, 4, 4)),  # pictures
+    (0.10, 16, (4, 4, 4)),
+    (0.06, 32, (8, 4, 4)),
+    (0.05, 8, (8, 4, 4)),
+    (0.05, 8, (2, 2, 2)),
+    (0.04, 8, (1, 2, 2)),
+)
+TASKS = ((0.76, "question"), (0.16, "description"), (0.08, "choice"))
+NUM_QUERIES = COMPRESSOR["num_global_tokens"]
+# Shares of samples by what their context holds: local tokens alone, global tokens alone, else both.
+LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
+SHARPNESS = (4.0, 7.0)  # of conditional contexts
+UNCONDITIONAL = 0.15  # share of contexts in which the text does not matter
+# As long as scenes are not full: one raster, mostly questions, and the text always decides.
+FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
+FIRST_SHARPNESS = (5.0, 7.0)
+LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
+PATCHES_PER_GROUP_FRAME = 9
+TASKS = ((0.76, "question"), (0.16, "description"), (0.08, "choice"))
+
+
+@dataclass(frozen=True)
+class PackedScene:
+    """A scene as sums of cover.
+
+    Attributes:
+        scene: what happens.
+        attributes: (O, 3), see `attribute_ids`.
+        cover: by number of frames: (O, T, 4, 4), patches' worth of each object in 3 x 3 patches.
+        asked: texts with answers, by task.
+    """
+
+    scene: Scene
+    attributes: torch.Tensor
+    cover: dict[int, torch.Tensor]
+    asked: dict[str, list[tuple[Question, tuple[Name, ...]]]]
+
+
+def pack(scene: Scene, frames: Sequence[int] = (8, 16, 32)) -> PackedScene:
+    """Look at a scene, without drawing it.
+
+    Args:
+        scene: what happens.
+        frames: numbers of frames.
+    """
+    cover = {}
+    for count in frames:
+        whole = patch_cover(scene.objects, count, grid=GRID).astype(np.float32)
+        blocks = torch.from_numpy(whole).unflatten(-1, (COLUMNS, -1)).unflatten(-3, (ROWS, -1))
+        cover[count] = blocks.sum((-1, -3)).half()  # (O, T, 4, 4)
+    if frames == (1,):
+        asked = [Question("description", request, caption(scene)) for request in CAPTION_REQUESTS]
+        tasks = {"description": [(question, everything()) for question in asked]}
+    else:
+        plain = [(question, names_of(question, scene)) for question in questions(scene)]
+        tasks = {
+            "question": plain,
+            "description": [(question, names_of(question, scene)) for question in descriptions(scene)],
+            "choice": [
+                (multiple_choice(question, scene.seed + at), names) for at, (question, names) in enumerate(plain)
+            ],
+        }
+    return PackedScene(scene, attribute_ids(scene.objects), cover, tasks)
+
+
+def everything() -> tuple[Name, ...]:
+    return (Name(None, None, None),)
+
+
+def names_of(question: Question, scene: Scene) -> tuple[Name, ...]:
+    """What a text names: its referents, or what it asks for in vain, or everything."""
+    if question.referents:
+        return tuple({found.name for found in question.referents})
+    absent = tuple(name for name in scene.absent if name.phrase in question.text)
+    return absent or everything()
+
+
+@dataclass
+class PackedBatch:
+    """Contexts with texts.
+
+    Attributes:
+        weights: (B, N, O + 1), how much of each object is in each token; the last column is background. Sums to 1.
+        places: (B, N, 2), row and column of what is in it, 0 to 1: SigLIP's features carry it by their position embedding.
+        attributes: (B, O, 3).
+        present: (B, N) bool, whether the sample has that token.
+        prompts, answers: texts.
+        kinds: of the questions.
+    """
+
+    weights: torch.Tensor
+    places: torch.Tensor
+    attributes: torch.Tensor
+    present: torch.Tensor
+    prompts: list[str]
+    answers: list[str]
+    kinds: list[str]
+
+
+def draw_packed(
+    scenes: list[PackedScene], pictures: list[PackedScene], size: int, fill: float, dice: Dice, raster=None
+) -> PackedBatch:
+    """Draw a batch of one raster and one task.
+
+    Args:
+        scenes, pictures: to draw from.
+        size: B.
+        fill: share of objects besides the referents that are there: the curriculum's dial, 0 to 1.
+        dice: decides.
+        raster: (frames, groups) instead of a drawn one.
+    """
+    frames, groups = raster or _draw_share(RASTERS if fill >= 1 else FIRST_RASTERS, dice)[1:]
+    source, task = scenes, _draw_share(TASKS if fill >= 1 else FIRST_TASKS, dice)[1]
+    if frames == 1:
+        source, task = pictures, "description"
+    rows = [_draw_sample(source, task, frames, groups, fill, dice) for _ in range(size)]
+    most = max(len(row.attributes) for row in rows)
+    weights = torch.zeros(size, len(rows[0].weights), most + 1)
+    attributes = torch.zeros(size, most, 3, dtype=torch.long)
+    present = torch.ones(size, weights.shape[1], dtype=torch.bool)
+    num_groups = weights.shape[1] - NUM_QUERIES
+    for index, row in enumerate(rows):
+        count = len(row.attributes)
+        weights[index, :, :count], weights[index, :, -1] = row.weights[:, :-1], row.weights[:, -1]
+        attributes[index, :count] = row.attributes
+        chance = dice.uniform(0.0, 1.0)
+        if chance < LOCAL_ALONE:
+            present[index, num_groups:] = False
+        elif chance < LOCAL_ALONE + GLOBAL_ALONE:
+            present[index, :num_groups] = False
+    return PackedBatch(
+        weights,
+        torch.stack([row.places for row in rows]),
+        attributes,
+        present,
+        [row.question.text for row in rows],
+        [row.question.answer for row in rows],
+        [row.question.kind for row in rows],
+    )
+
+
+def _draw_share(choices: Sequence[tuple], dice: Dice) -> tuple:
+    """One of the choices, which begin with their share of the draws."""
+    chance = dice.uniform(0.0, sum(choice[0] for choice in choices))
+    for choice in choices:
+        chance -= choice[0]
+        if chance < 0:
+            return choice
+    return choices[-1]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    weights: torch.Tensor  # (N, O + 1)
+    places: torch.Tensor  # (N, 2)
+    attributes: torch.Tensor  # (O, 3)
+    question: Question
+
+
+def _draw_sample(
+    scenes: list[PackedScene], task: str, frames: int, groups: tuple[int, int, int], fill: float, dice: Dice
+) -> _Sample:
+    packed = dice.choose(scenes)
+    question, names = _draw_question(packed, task, fill, dice)
+    kept = [
+        index
+        for index, found in enumerate(packed.scene.objects)
+        if fill >= 1 or found in question.referents or frames == 1 or dice.happens(fill)
+    ]
+    attributes = packed.attributes[kept]
+    cover = packed.cover[frames][kept].float()  # (O, T, 4, 4)
+    sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
+    if fill >= 1 and dice.happens(UNCONDITIONAL):
+        sharpness = 0.0
+    fit = _fit(names, attributes)  # (O,) 0 to 1
+    local = _coarser(cover, groups)  # (O, G)
+    patches = PATCHES_PER_GROUP_FRAME * frames * ROWS * COLUMNS / local.shape[1]
+    found, centres = _global_views(cover, dice)  # (O, Q), (O, Q, 2)
+    seen = _attend(found, 0.5 * found.sum(0).clamp(min=1.0), sharpness * fit * (not dice.happens(0.3)))
+    middle = torch.full((1, NUM_QUERIES, 2), 0.5)
+    return _Sample(
+        torch.cat([_attend(local, patches, sharpness * fit), seen]),
+        torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))]),
+        attributes,
+        question,
+    )
+
+
+def _draw_question(packed: PackedScene, task: str, fill: float, dice: Dice) -> tuple[Question, tuple[Name, ...]]:
+    while True:
+        question, names = dice.choose(packed.asked[task])
+        # What the video is about is not told by a part of its objects.
+        if fill >= 1 or question.referents or question.kind == "exist" or 1 in packed.cover:
+            return question, names
+
+
+def _fit(names: tuple[Name, ...], attributes: torch.Tensor) -> torch.Tensor:
+    """How well objects (O, 3) fit the names: 1 wholly, a little for every attribute they share, (O,)."""
+    whole = fitting([names], attributes)[:, 0].float()
+    partly = torch.zeros(len(attributes))
+    for name in names:
+        shared = torch.zeros(len(attributes))
+        for place, value in enumerate(name):
+            if value is not None:
+                shared += attributes[:, place] == VALUES[place].index(value)
+        partly = torch.maximum(partly, shared * LIKENESS)
+    return torch.maximum(whole, partly)
+
+
+def _coarser(cover: torch.Tensor, groups: tuple[int, int, int]) -> torch.Tensor:
+    """(O, T, 4, 4) -> (O, G), groups by frame, row, column."""
+    times, rows, columns = groups
+    blocks = cover.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).unflatten(1, (times, -1))
+    return blocks.sum((2, 4, 6)).flatten(1)
+
+
+def _group_places(groups: tuple[int, int, int]) -> torch.Tensor:
+    """(G, 2): row and column of the groups' centres, 0 to 1."""
+    axes = [(torch.arange(count) + 0.5) / count for count in groups]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)[:, 1:]
+
+
+def _global_views(cover: torch.Tensor, dice: Dice) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each global token may look at, all of the video or a part of it: cover (O, Q), and its middle (O, Q, 2)."""
+    views = cover[..., None].repeat(1, 1, 1, 1, NUM_QUERIES)  # (O, T, 4, 4, Q)
+    half = cover.shape[1] // 2
+    for query in range(NUM_QUERIES):
+        if half and dice.happens(0.5):
+            hidden = dice.below(2) * half
+            views[:, hidden : hidden + half, :, :, query] = 0
+        if dice.happens(0.25):
+            row, column = 2 * dice.below(2), 2 * dice.below(2)
+            views[:, :, row : row + 2, :, query] = 0
+            views[:, :, :, column : column + 2, query] = 0
+    cells = _group_places((1, ROWS, COLUMNS))  # (16, 2)
+    flat = views.sum(1).flatten(1, 2)  # (O, 16, Q)
+    total = flat.sum(1)  # (O, Q)
+    return total, torch.einsum("ocq,cp->oqp", flat, cells) / total.clamp(min=1e-6)[..., None]
+
+
+def _attend(cover: torch.Tensor, patches: float | torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Attention weights over objects (O, N) and background, (N, O + 1)."""
+    background = (patches - cover.sum(0)).clamp(min=0.5)  # (N,)
+    weights = torch.cat([(cover * scores[:, None].exp()).T, background[:, None]], -1)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def value_word_ids(vocabulary: Sequence[str]) -> torch.Tensor:
+    """(3, 8) ids of the words of all attribute values in a vocabulary, padded with 0."""
+    assert set(sum(VALUES, ())) <= set(VOCABULARY)
+    table = torch.zeros(len(VALUES), max(map(len, VALUES)), dtype=torch.long)
+    for place, values in enumerate(VALUES):
+        table[place, : len(values)] = torch.tensor([vocabulary.index(value) for value in values])
+    return table
