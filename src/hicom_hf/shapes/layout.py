@@ -13,7 +13,6 @@ SCALES = (0.92, 1.1)  # smallest and largest object, times OBJECT_SIZE
 GAP = 1.05  # least distance of two centres, in mean diameters
 BORDER = 0.01  # least distance from an object to the picture's edge
 MIDDLE = 0.09  # objects whose place is asked keep this far from both middle lines
-COUNTED_GAP = 0.3  # least distance of the objects of a count
 
 # Early objects leave, and late ones come, this near the middle of the video at most; the times of coming and going.
 EARLY_START, EARLY_END = (0.0, 0.06), (0.32, 0.46)
@@ -23,7 +22,8 @@ CLUTTER_TRAVEL = (0.15, 0.3)
 
 MOVING_SUBJECTS, MOVING_CLUTTER = 0.25, 0.15  # shares; the first subject always moves
 THEME_SHARE = 0.45  # of the clutter that has the theme's colour
-MAX_COUNT = 4
+QUARTERS = ((0, 0), (1, 0), (0, 1), (1, 1))  # columns and rows
+MAX_COUNT = len(QUARTERS)
 NUM_ABSENT = 2  # names that nothing in the scene carries
 TRIES, CLUTTER_TRIES = 200, 40  # places that are tried for an object
 
@@ -39,7 +39,6 @@ class Wish:
         direction: one of `DIRECTIONS`, or "" for standing still.
         travel: shortest and longest way of a moving object.
         quarter: column and row of the picture, 0 or 1 each, None for either.
-        apart: least distance from objects of the same name.
     """
 
     values: tuple[str, str, str]
@@ -48,7 +47,6 @@ class Wish:
     direction: str = ""
     travel: tuple[float, float] = (0.0, 0.0)
     quarter: tuple[int | None, int | None] = (None, None)
-    apart: float = 0.0
 
 
 class NoRoom(Exception):
@@ -112,17 +110,19 @@ class Layout:
                 raise NoRoom
 
     def add_counted(self, count: int) -> None:
-        """Objects of the same name, seen all the time; what the name leaves open is drawn for each."""
+        """Objects of the same name, seen all the time, each in a quarter of its own; the open attribute is drawn for each."""
         asked = self.dice.choose(ATTRIBUTES)
         _, name = self.named_attributes(asked)
         names = [found.name for found in self.objects]
+        quarters = self.dice.shuffled(QUARTERS)
         for _ in range(TRIES):
-            if len(self.objects) == len(names) + count:
+            placed = len(self.objects) - len(names)
+            if placed == count:
                 break
             answer = self.answer(asked)
             values = tuple(value or answer for value in name)
             if values[:2] in self.clutter_pairs and not any(other.fits(*values) for other in names):
-                self.place(Wish(values, name, apart=COUNTED_GAP), 1)
+                self.place(Wish(values, name, quarter=quarters[placed]), 1)
         else:
             raise NoRoom
         self.count_name = name
@@ -154,7 +154,7 @@ class Layout:
             travel = tuple(sign * length for sign in DIRECTIONS.get(wish.direction, (0, 0)))
             x, y = (self.coordinate(scale, way, half) for way, half in zip(travel, wish.quarter, strict=True))
             candidate = SceneObject(*wish.values, x, y, scale, start, end, travel, wish.name)
-            if self.has_room(candidate, wish.apart):
+            if self.has_room(candidate):
                 self.objects.append(candidate)
                 return True
         return False
@@ -166,18 +166,11 @@ class Layout:
             low, high = ((low, 0.5 - MIDDLE), (0.5 + MIDDLE, high))[half]
         return self.dice.uniform(low - min(moved, 0.0), high - max(moved, 0.0))
 
-    def has_room(self, candidate: SceneObject, apart: float) -> bool:
-        for found in self.objects:
-            least = GAP * (found.diameter + candidate.diameter) / 2
-            if found.name == candidate.name:
-                least = max(least, apart)
-            if squared_distance(found, candidate) < least * least:
-                return False
-        return True
-
-
-def _margin(scale: float) -> float:
-    return scale * OBJECT_SIZE / 2 + BORDER
+    def has_room(self, candidate: SceneObject) -> bool:
+        return all(
+            squared_distance(found, candidate) >= (GAP * (found.diameter + candidate.diameter) / 2) ** 2
+            for found in self.objects
+        )
 
 
 def margin(scale: float) -> float:

@@ -213,11 +213,12 @@ def _draw_sample(
 
 
 def _draw_question(packed: PackedScene, task: str, fill: float, dice: Dice) -> tuple[Question, tuple[Name, ...]]:
-    while True:
-        question, names = dice.choose(packed.asked[task])
-        # What the video is about is not told by a part of its objects.
-        if fill >= 1 or question.referents or question.kind == "exist" or 1 in packed.cover:
-            return question, names
+    """A question of the task; each kind that the scene has is equally likely."""
+    asked = packed.asked[task]
+    if fill < 1:  # what the video is about is not told by a part of its objects
+        asked = [(question, names) for question, names in asked if question.referents or question.kind == "exist"]
+    kind = dice.choose(sorted({question.kind for question, _ in asked}))
+    return dice.choose([(question, names) for question, names in asked if question.kind == kind])
 
 
 def _fit(names: tuple[Name, ...], attributes: torch.Tensor) -> torch.Tensor:
