@@ -122,7 +122,7 @@ def make_tiny(
     with record.timed("data"):
         write_datasets(data, budget.datasets)
     with record.timed("towers and LLM"):
-        in_parallel([(_make_siglip, folder, data, seed, budget), (_make_llm, folder, seed, budget)])
+        make_parts(folder, data, seed, budget)
     with record.timed("assembly"):
         start(folder, seed)
     for stage, overrides in zip(STAGES, budget.stages, strict=True):
@@ -173,6 +173,11 @@ def progress_bar(iterable: Iterable, total: int, name: str) -> Iterable:
 
 
 # Parts ---------------------------------------------------------------------------------------------------------------------
+
+
+def make_parts(folder: Path, data: Path, seed: int, budget: Budget) -> None:
+    """Pre-train towers and LLM side by side, unless they are there."""
+    in_parallel([(_make_siglip, folder, data, seed, budget), (_make_llm, folder, seed, budget)])
 
 
 def _make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
