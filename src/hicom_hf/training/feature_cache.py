@@ -105,6 +105,7 @@ class FeatureCache:
         self._about = about
         self._shards: dict[str, Path] = {}  # key of a medium -> file
         self._scanned: set[Path] = set()
+        self._open_shards: dict[Path, Any] = {}
 
     # Reading -----------------------------------------------------------------------------------------------------------
 
@@ -125,12 +126,21 @@ class FeatureCache:
                 UNREADABLE_MEDIA,
                 f"it has no features in the cache {self.folder}: fill the cache, or see its log if it could not be read",
             )
-        with safe_open(self._shards[key], framework="pt") as shard:
-            features = {"features": shard.get_tensor(f"{key}.features")}
-            if self.aligned:
-                features["aligned_features"] = shard.get_tensor(f"{key}.aligned_features")
+        shard = self._opened(self._shards[key])
+        features = {"features": shard.get_tensor(f"{key}.features")}
+        if self.aligned:
+            features["aligned_features"] = shard.get_tensor(f"{key}.aligned_features")
         features["num_frames"] = torch.tensor([len(features["features"])])
         return features
+
+    def _opened(self, path: Path):
+        """A shard, opened once per process: its table of contents is long."""
+        if path not in self._open_shards:
+            self._open_shards[path] = safe_open(path, framework="pt").__enter__()
+        return self._open_shards[path]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_open_shards": {}}  # each process opens its own
 
     def __contains__(self, medium: Medium) -> bool:
         return medium_key(medium) in self._shards
