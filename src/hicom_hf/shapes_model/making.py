@@ -122,7 +122,7 @@ def make_tiny(
     with record.timed("data"):
         write_datasets(data, budget.datasets)
     with record.timed("towers and LLM"):
-        make_parts(folder, data, seed, budget)
+        in_parallel([(make_siglip, folder, data, seed, budget), (make_llm, folder, seed, budget)])
     with record.timed("assembly"):
         start(folder, seed)
     for stage, overrides in zip(STAGES, budget.stages, strict=True):
@@ -175,12 +175,8 @@ def progress_bar(iterable: Iterable, total: int, name: str) -> Iterable:
 # Parts ---------------------------------------------------------------------------------------------------------------------
 
 
-def make_parts(folder: Path, data: Path, seed: int, budget: Budget) -> None:
-    """Pre-train towers and LLM side by side, unless they are there."""
-    in_parallel([(_make_siglip, folder, data, seed, budget), (_make_llm, folder, seed, budget)])
-
-
-def _make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
+def make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
+    """Pre-train both towers into `folder`/siglip, unless they are there."""
     if (folder / "siglip").exists():
         return
     scenes = []
@@ -191,7 +187,8 @@ def _make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
         save_siglip(towers, destination)
 
 
-def _make_llm(folder: Path, seed: int, budget: Budget) -> None:
+def make_llm(folder: Path, seed: int, budget: Budget) -> None:
+    """Pre-train the LLM into `folder`/llm, unless it is there."""
     if (folder / "llm").exists():
         return
     count = budget.packed_scenes
