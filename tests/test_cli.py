@@ -179,6 +179,29 @@ def test_a_trained_model_does_not(changed_folder, video, capsys):
     assert (report["untrained_parts"], report["note"]) == ([], None)
 
 
+def test_without_a_model_hicom_tiny_answers_and_says_what_it_knows(video, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reports = []
+    for arguments in ([], ["--model", "hicom-tiny"]):
+        assert main(["ask", str(video), "What is it?", "--json", *arguments]) == 0
+        captured = capsys.readouterr()
+        [line] = [line for line in captured.err.splitlines() if line.startswith("hicom: note: ")]
+        assert "hicom-tiny knows only its synthetic world of coloured shapes" in line
+        reports.append(json.loads(captured.out))
+    for report in reports:
+        assert report["model"] == "hicom-tiny"
+        assert "knows only its synthetic world" in report["note"]
+        assert report["num_visual_tokens"] == 40  # 2 x 4 x 4 groups of 8 frames and 8 global tokens
+    assert reports[0]["answers"][0]["answer"] == reports[1]["answers"][0]["answer"]
+
+
+def test_a_folder_of_the_name_hicom_tiny_goes_before_the_packaged_one(folder, video, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / "hicom-tiny")
+    report = ask_json(capsys, "hicom-tiny", video)
+    assert report["num_visual_tokens"] == 35 and "synthetic world" not in report["note"]
+
+
 def test_several_questions_run_siglip_once_and_get_the_answers_of_single_ones(folder, video, capsys, monkeypatch):
     questions = ("What is it?", "Where is the red car?", "Who?")
     singles = [ask_json(capsys, folder, video, questions=[question])["answers"][0] for question in questions]
@@ -529,6 +552,11 @@ def test_inspect_counts_what_the_model_has(folder, model, capsys):
     ]
     assert counts == [(1, 17, 49), (8, 26, 392), (16, 44, 784), (32, 80, 1568), (64, 152, 3136), (128, 296, 6272)]
     assert report["problems"] == []
+
+
+def test_inspect_knows_the_packaged_model(capsys):
+    assert main(["inspect", "hicom-tiny"]) == 0
+    assert capsys.readouterr().out.startswith("hicom-tiny: HICom, paper formulation, 2.20 M parameters")
 
 
 def test_inspect_goes_on_without_weights_and_processor(changed_folder, capsys):

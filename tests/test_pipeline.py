@@ -97,6 +97,22 @@ def test_a_model_in_hand_brings_the_processor_of_its_folder(folder, pipe, clip):
     assert own(clip, text="Who?") == pipe(clip, text="Who?")
 
 
+def test_without_a_model_the_packaged_one_answers_and_says_what_it_knows(clip, caplog):
+    from hicom_hf.assets import hicom_tiny
+
+    with caplog.at_level("WARNING"):
+        own = pipeline(TASK, max_new_tokens=8)
+    assert own.model.config.name_or_path == str(hicom_tiny())
+    assert "hicom-tiny knows only its synthetic world of coloured shapes" in caplog.text
+    assert own(clip, text="Who?") == pipeline(TASK, model=hicom_tiny(), max_new_tokens=8)(clip, text="Who?")
+
+
+def test_another_model_is_not_said_to_know_shapes_only(folder, caplog):
+    with caplog.at_level("WARNING"):
+        pipeline(TASK, model=str(folder))
+    assert "synthetic world" not in caplog.text
+
+
 # What it takes ---------------------------------------------------------------------------------------------------------
 
 

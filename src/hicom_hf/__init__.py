@@ -14,10 +14,11 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .assets import FOLDER, HICOM_TINY, HICOM_TINY_NOTE
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel
 from .modeling.outputs_hicom import HiComVideoFeatures
-from .pipelines.video_text_to_text import VideoTextToTextPipeline
+from .pipelines.video_text_to_text import NOTES, VideoTextToTextPipeline
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_processing_hicom import HiComVideoProcessor
 
@@ -38,9 +39,15 @@ for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText,
     auto_class.register(HiComConfig, HiComForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(HiComConfig, HiComProcessor, exist_ok=True)
 AutoVideoProcessor.register(HiComConfig, HiComVideoProcessor, exist_ok=True)
+default_model = str(FOLDER / HICOM_TINY)  # where no model is named: a folder of the package, nothing is downloaded
 PIPELINE_REGISTRY.register_pipeline(
-    "video-text-to-text", VideoTextToTextPipeline, pt_model=AutoModelForImageTextToText, type="multimodal"
+    "video-text-to-text",
+    VideoTextToTextPipeline,
+    pt_model=AutoModelForImageTextToText,
+    default={"model": (default_model, "main")},  # a folder has no revisions, but the registry wants one
+    type="multimodal",
 )
+NOTES[default_model] = HICOM_TINY_NOTE
 # The package's pipeline serves the task; for a config that names the folder's copy, transformers would ask to trust it.
 HiComConfig.has_own_pipeline = True
 

@@ -10,12 +10,15 @@ Once per video: read it, encode it. Once per question: compress, generate.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from transformers import TextStreamer
 
+from .assets import model_note
+from .modeling.configuration_hicom import HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .modeling.outputs_hicom import HiComVideoFeatures
 from .processors.instruction_hicom import PLACEHOLDERS, extract_instruction
@@ -152,7 +155,7 @@ def answer_question(
     if temperature < 0:
         raise ValueError(f"temperature must be 0 or above, got {temperature}")
     started = perf_counter()
-    instruction = extract_instruction(question, (*processor.placeholders, *PLACEHOLDERS))
+    instruction = instruction_of(processor, question)
     inputs = _prompt(processor, video, question, instruction, system).to(model.device)
     num_prompt_tokens = inputs["input_ids"].shape[1]
     _check_length(model, num_prompt_tokens, max_new_tokens, video)
@@ -177,6 +180,22 @@ def answer_question(
         first_token_seconds=streamer.first_token_time - started,
         seconds=perf_counter() - started,
     )
+
+
+def instruction_of(processor: HiComProcessor, question: str) -> str:
+    """The words of a question that condition the compression: without options, requests for a letter and placeholders."""
+    return extract_instruction(question, (*processor.placeholders, *PLACEHOLDERS))
+
+
+def model_notes(source: str | Path, config: HiComConfig) -> str | None:
+    """What to tell those who read a model's answers: weights that are random, a small world; None if there is nothing.
+
+    Args:
+        source: folder or repo id that the model was loaded from.
+        config: of the model.
+    """
+    notes = [note for note in (untrained_note(config.untrained_parts), model_note(source)) if note]
+    return "; ".join(notes) or None
 
 
 def untrained_note(untrained_parts: list[str]) -> str | None:

@@ -3,6 +3,8 @@
 The answer is written to stdout as it is generated. With several questions the video is read and encoded once.
 
     hicom ask cooking.mp4 "What is the cook doing?" "Which pan is used?" --model hicom-7b
+
+Without --model answers hicom-tiny, which comes with the package and knows only its synthetic world of coloured shapes.
 """
 
 import argparse
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "video", metavar="VIDEO", help="video, image, GIF or folder of frames; a path or an http(s) URL"
     )
     parser.add_argument("questions", metavar="QUESTION", nargs="+", help="what to ask; the video is encoded once")
-    parser.add_argument("--model", required=True, help="folder or Hub repo id of a HICom model")
+    parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
     parser.add_argument("--system", help="system prompt (default: that of the model's chat template)")
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of the streamed answer")
 
@@ -80,24 +82,26 @@ def run(args: argparse.Namespace) -> int:
     if args.end is not None and args.end <= (args.start or 0):
         args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
 
-    from ..asking import answer_question, encode_video, read_frames, untrained_note
+    from ..asking import answer_question, encode_video, model_notes, read_frames
+    from ..assets import HICOM_TINY, model_source
     from ..loading import check_fits, choose_device, load_config, load_model, load_processor
 
     # What is cheap and may be wrong comes before the weights.
     choose_device(args.device)
-    config, processor = load_config(args.model), load_processor(args.model)
-    check_fits(config, processor, args.model)
+    source, name = model_source(args.model), args.model or HICOM_TINY
+    config, processor = load_config(source), load_processor(source)
+    check_fits(config, processor, source)
     frames = _read(read_frames, processor, args)
     _say(_describe(frames, config))
     for warning in frames.sampling.warnings:
         _say(f"warning: {args.video}: {warning}")
     started = perf_counter()
-    _say(f"loading {args.model}")
-    model = load_model(args.model, args.device, args.dtype, args.attn_implementation)
+    _say(f"loading {name}")
+    model = load_model(source, args.device, args.dtype, args.attn_implementation)
     load_seconds = perf_counter() - started
     video = encode_video(model, frames)
 
-    note = untrained_note(config.untrained_parts)
+    note = model_notes(source, config)
     if note:
         _say(f"note: {note}")
     answers = []
@@ -112,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
             _say(_describe_answer(answers[-1]))
     if args.json:
         seconds = {"load": load_seconds, "decode": frames.seconds, "encode": video.seconds}
-        print(_as_json(_report(args.model, config, video, answers, seconds, note)))
+        print(_as_json(_report(name, config, video, answers, seconds, note)))
     return 0
 
 

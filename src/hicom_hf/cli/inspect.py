@@ -11,14 +11,15 @@ HELP = "say what a model is, without loading its weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub repo id of a HICom model")
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub repo id of a HICom model, or hicom-tiny")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..assets import model_source
     from ..inspection import inspect_model
 
-    report = inspect_model(args.model)
+    report = {**inspect_model(model_source(args.model)), "model": args.model}
     if args.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
     else:

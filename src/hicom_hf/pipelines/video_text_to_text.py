@@ -51,6 +51,8 @@ GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) 
 VISUAL_KEYS, QUESTION_KEYS = ("video", "image"), ("text", "question")
 PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
 MAX_NEW_TOKENS = 256  # our choice: an answer of a paragraph
+# Folder or repo -> what to tell those who load a pipeline from it. The package fills in its own model.
+NOTES: dict[str, str] = {}
 
 
 @dataclass
@@ -130,6 +132,9 @@ class VideoTextToTextPipeline(Pipeline):
             logger.warning(
                 f"this model has random, untrained weights ({', '.join(untrained)}): the words of its answers mean nothing"
             )
+        note = NOTES.get(self.model.config.name_or_path)
+        if note:
+            logger.warning(note)
 
     def __call__(self, inputs=None, text=None, question=None, **kwargs):
         """Answer; see the class for what may be given and what comes back."""
