@@ -12,7 +12,7 @@ from typing import NoReturn
 from . import CommandError
 
 # In the order of `hicom --help`; each is the module of the same name in this folder.
-COMMANDS = ("ask", "convert", "data", "demo", "init", "inspect", "merge", "shapes", "train")
+COMMANDS = ("ablate", "ask", "convert", "data", "demo", "init", "inspect", "merge", "shapes", "train")
 
 FAILED, BAD_ARGUMENTS, INTERRUPTED = 1, 2, 130  # exit codes; 130 is what a shell gives for Ctrl-C
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, CommandError)

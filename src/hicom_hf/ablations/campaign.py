@@ -1,0 +1,262 @@
+"""What a campaign consists of: its settings, its folder, and its runs.
+
+```
+OUT/
+    settings.json                    what decides the results; a command with other settings is refused
+    data/, parts/seed-<n>/           unless they are given
+    features/                        SigLIP's features of the training data
+    alignment/<fields>/seed-<n>/     alignments, shared by arms whose compressor is the same; deleted once nobody needs them
+    runs/<arm>/seed-<n>/             result.json: scores, losses, seconds; the run is done once it is there. log.txt
+    runs/<arm>-x0.5/, runs/<arm>-plateau/    likewise, at other rates, and trained on until nothing improves
+```
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..shapes_model.making import TRAINING, Budget, Dataset
+from .arms import ARMS, PLATEAU, REPRESENTATIVES, Arm
+
+TEST_SEED = 2000
+LEVELS = ("sparse", "normal", "dense", "crowded")  # of clutter
+LONG_FRAMES = 64  # of the videos in which more frames than in training are sampled
+STEPS = {"alignment": 300, "conditional_pretraining": 400, "instruction_tuning": 800}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the results of every run alike.
+
+    Args:
+        steps: of each stage.
+        datasets: training data.
+        test_videos: at each level of clutter.
+        validation_videos: for the choice of rates, and to see when training stops to improve.
+        factors: of the recipes' rates, among which each family's is chosen.
+        max_chunks: how often instruction tuning is repeated at most where it goes on until nothing improves.
+        patience: it stops after so many repetitions without an improvement.
+        improvement: what counts as one, in points of the validation score.
+    """
+
+    steps: dict[str, int] = field(default_factory=lambda: dict(STEPS))
+    datasets: tuple[Dataset, ...] = TRAINING
+    test_videos: int = 25
+    validation_videos: int = 60
+    factors: tuple[float, ...] = (1.0, 0.5, 2.0)
+    max_chunks: int = 6
+    patience: int = 2
+    improvement: float = 1.0
+
+    def test_datasets(self) -> dict[str, Dataset]:
+        """By their role: each level, "long" and "validation"."""
+        few = max(1, self.test_videos * 4 // 5)
+        found = {level: self._test(level, self.test_videos, clutter=level) for level in LEVELS}
+        found["long"] = self._test("long", few, num_frames=LONG_FRAMES)
+        found["validation"] = self._test("validation", self.validation_videos, "validation")
+        return found
+
+    @staticmethod
+    def _test(name: str, videos: int, split: str = "test", **more: Any) -> Dataset:
+        values = {"split": split, "stage": "tuning", **more}
+        return Dataset(f"ablation_{name}_{videos}", videos, TEST_SEED, values)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an arm.
+
+    Args:
+        arm: its name.
+        seed: of the compressor's first weights and of the order of the data.
+        factor: of the recipes' rates.
+        plateau: instruction tuning goes on until nothing improves.
+    """
+
+    arm: str
+    seed: int
+    factor: float = 1.0
+    plateau: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Relative to the campaign's."""
+        rate = "" if self.factor == 1 else f"-x{self.factor:g}"
+        return f"runs/{self.arm}{rate}{'-plateau' if self.plateau else ''}/seed-{self.seed}"
+
+    @property
+    def title(self) -> str:
+        rate = "" if self.factor == 1 else f", rates x {self.factor:g}"
+        return f"{ARMS[self.arm].title}{' to the plateau' if self.plateau else ''}{rate}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign in its folder.
+
+    Args:
+        folder: absolute.
+        settings: see there.
+        seeds: the first one also serves the choice of rates.
+        parts: folders with `siglip` and `llm`: none (they are made), one for all seeds, or one per seed.
+        data: where the data sets are, or shall be; None for `folder`/data.
+        keep_models: keep the finished model of every run.
+    """
+
+    folder: Path
+    settings: Settings = field(default_factory=Settings)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    parts: tuple[Path, ...] = ()
+    data: Path | None = None
+    keep_models: bool = False
+
+    def __post_init__(self):
+        if len(self.parts) not in (0, 1, len(self.seeds)):
+            raise ValueError(
+                f"parts must be one folder for all seeds or one per seed, got {len(self.parts)} for {len(self.seeds)} seeds"
+            )
+        for folder in self.parts:
+            for name in ("siglip", "llm"):
+                if not (folder / name / "config.json").is_file():
+                    raise FileNotFoundError(f"{folder}: there is no {name} with a config.json in this folder of parts")
+        if 1.0 not in self.settings.factors:
+            raise ValueError(f"the factors of the rates must include 1, got {self.settings.factors}")
+
+    # Places ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def data_folder(self) -> Path:
+        return self.data or self.folder / "data"
+
+    def parts_of(self, seed: int) -> Path:
+        """The folder with `siglip` and `llm`."""
+        if not self.parts:
+            return self.folder / "parts" / f"seed-{seed}"
+        return self.parts[self.seeds.index(seed) if len(self.parts) > 1 else 0]
+
+    def place(self, run: Run) -> Path:
+        return self.folder / run.folder
+
+    def result_file(self, run: Run) -> Path:
+        return self.place(run) / "result.json"
+
+    def alignment(self, run: Run) -> Path:
+        """Runs whose compressors, seeds and rates are equal begin with the very same alignment."""
+        identity = json.dumps([ARMS[run.arm].compressor, run.factor], sort_keys=True)
+        return (
+            self.folder
+            / "alignment"
+            / hashlib.sha256(identity.encode()).hexdigest()[:10]
+            / f"seed-{run.seed}"
+            / "alignment"
+        )
+
+    def features_marker(self, seed: int, aligned: bool) -> Path:
+        """There once the cache holds all features of the training data."""
+        parts = f"seed-{seed}" if len(self.parts) != 1 else "all"
+        return self.folder / "features" / f"complete-{parts}-{'aligned' if aligned else 'plain'}.json"
+
+    # Results ---------------------------------------------------------------------------------------------------------------
+
+    def result(self, run: Run) -> dict | None:
+        """What a finished run has found."""
+        path = self.result_file(run)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def search_runs(self, family: str) -> list[Run]:
+        """The runs among which a family's rates are chosen."""
+        return [Run(REPRESENTATIVES[family], self.seeds[0], factor) for factor in self.settings.factors]
+
+    def factor(self, family: str) -> float | None:
+        """The factor with the best validation score; None as long as one of them has none."""
+        if len(self.settings.factors) == 1:
+            return self.settings.factors[0]
+        scores = {}
+        for run in self.search_runs(family):
+            result = self.result(run)
+            if result is None:
+                return None
+            scores[run.factor] = validation_score(result)
+        return max(scores, key=lambda factor: (scores[factor], factor == 1))
+
+    def final_run(self, arm: Arm, seed: int, plateau: bool = False) -> Run:
+        """The run of an arm that counts: at its family's rates, or at the recipes' until these are chosen."""
+        return Run(arm.name, seed, self.factor(arm.family) or 1.0, plateau)
+
+    def is_measured(self, run: Run) -> bool:
+        """Whether a run also takes the validation questions."""
+        return run.arm in (*REPRESENTATIVES.values(), *PLATEAU)
+
+    # Settings --------------------------------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Note in the folder what its results are made with.
+
+        Raises:
+            ValueError: they were made with something else, which is named.
+        """
+        path = self.folder / "settings.json"
+        mine = json.loads(json.dumps({"settings": asdict(self.settings), "parts": self._digests()}))
+        theirs = json.loads(path.read_text()) if path.exists() else {"settings": mine["settings"], "parts": {}}
+        differing = [key for key, value in mine["settings"].items() if theirs["settings"].get(key) != value]
+        differing += [
+            f"parts of seed {seed}"
+            for seed, digest in mine["parts"].items()
+            if theirs["parts"].get(seed, digest) != digest
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.folder} holds results with other settings ({', '.join(differing)}); choose another folder, or give "
+                f"the same options as before (see {path})"
+            )
+        mine["parts"] = theirs["parts"] | mine["parts"]
+        write_text(path, json.dumps(mine, indent=1))
+
+    def _digests(self) -> dict[str, str]:
+        """Of the parts that were given, by seed."""
+        found = {}
+        for seed in self.seeds if self.parts else ():
+            digest = hashlib.sha256()
+            for name in ("siglip", "llm"):
+                for path in sorted((self.parts_of(seed) / name).glob("*.safetensors")):
+                    digest.update(path.read_bytes())
+            found[str(seed)] = digest.hexdigest()[:16]
+        return found
+
+
+def validation_score(result: dict) -> float:
+    """Right answers to the validation questions in percent."""
+    return result["scores"]["validation"]["validation"]["all"]["right"]
+
+
+def parts_budget(settings: Settings, scale: float) -> Budget:
+    """What the parts are made with, where they are not given."""
+    budget = Budget(datasets=settings.datasets)
+    if scale == 1:
+        return budget
+    towers, language = (
+        type(part)(**{**asdict(part), "steps": max(1, round(part.steps * scale))})
+        for part in (budget.towers, budget.language)
+    )
+    return Budget(settings.datasets, towers=towers, language=language)
+
+
+def scaled_steps(scale: float) -> dict[str, int]:
+    """The steps of all stages, scaled."""
+    return {stage: max(1, round(count * scale)) for stage, count in STEPS.items()}
+
+
+def quick_datasets(videos: int) -> tuple[Dataset, ...]:
+    """Training data for trying out."""
+    return (Dataset(f"train_{videos}_videos", videos, 0, {}),)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    beside.write_text(text + "\n", encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,210 @@
+"""The report of a campaign: Markdown with the paper's numbers beside ours, and a picture per table."""
+
+import json
+import os
+from pathlib import Path
+
+from ..shapes import CHANCE
+from .arms import ARMS, CONDITIONAL, FIRST, NUM_PATCHES, REPRESENTATIVES
+from .campaign import LEVELS, Campaign, Run, validation_score, write_text
+from .paper_tables import TABLES, Row, Table
+from .planning import chosen_arms
+from .plots import draw_table, has_numbers
+from .results import Results
+from .targets import losses, targets
+
+FRAMING = Path(__file__).parent / "framing.md"
+NOT_RUN = "not run"
+
+
+def write_report(campaign: Campaign, path: str | os.PathLike) -> list[Path]:
+    """Write the report, whatever has been run so far.
+
+    Args:
+        campaign: see there.
+        path: of the Markdown file; the pictures go to `images/ablations/` beside it.
+
+    Returns:
+        The files that were written, the report first.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    path, results = Path(path), Results(campaign)
+    images = path.parent / "images" / "ablations"
+    written = []
+    parts = [_framing(campaign, results), _targets(results), _search(campaign), _kinds(results)]
+    for table in TABLES.values():
+        picture = None
+        if has_numbers(table, results):
+            picture = images / f"{table.name}.png"
+            draw_table(table, results, picture)
+            written.append(picture)
+        parts.append(_table(table, results, picture and picture.relative_to(path.parent)))
+    parts += [_curves(results), _missing(campaign, results)]
+    write_text(path, "\n\n".join(part for part in parts if part))
+    return [path, *written]
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------------
+
+
+def _framing(campaign: Campaign, results: Results) -> str:
+    settings = campaign.settings
+    steps = " + ".join(str(settings.steps[stage]) for stage in settings.steps)
+    everything = [result for name in ARMS for result in results.of(name)]
+    questions = {sum(rows["all"]["questions"] for rows in r["scores"]["questions"].values()) for r in everything}
+    search = "The recipes' rates, which were found with conditional arms, served all arms; no search was made."
+    if len(settings.factors) > 1:
+        factors = ", ".join(f"{factor:g}" for factor in sorted(settings.factors))
+        search = (
+            f"Rates of {factors} times the recipes' were tried with one arm of each family (pooling, unconditional, "
+            "conditional) on the first seed, and scored on validation videos; the best serves all arms of the family. "
+            "Nothing else was tuned."
+        )
+    seeds_mean = (
+        "the compressor's first weights and the order of the data; towers and LLM are the same for all seeds"
+        if len(campaign.parts) == 1
+        else "all weights, those of towers and LLM included, and the order of the data"
+    )
+    values = {
+        "$STEPS": f"{steps} steps (alignment, conditional pre-training, instruction tuning)",
+        "$PATCHES": f"{NUM_PATCHES:,}",
+        "$SEARCH": search,
+        "$QUESTIONS": " or ".join(f"{count:,}" for count in sorted(questions)) or "the same",
+        "$SEEDS": ", ".join(map(str, campaign.seeds)),
+        "$SEED_MEANS": seeds_mean,
+    }
+    text = FRAMING.read_text(encoding="utf-8").strip()
+    for name, value in values.items():
+        text = text.replace(name, value)
+    commits = sorted({result["commit"] or "unknown" for result in everything})
+    seconds = sum(sum(result["seconds"].values()) for result in everything)
+    if everything:
+        text += f"\n\n{len(everything)} runs, {seconds / 3600:.1f} hours of one core, made by the commits {', '.join(commits)}."
+    return text
+
+
+def _targets(results: Results) -> str:
+    lines = ["## What was to be shown", "", "| target | | numbers |", "|---|---|---|"]
+    lines += [f"| {target.text} | {target.verdict} | {target.numbers} |" for target in targets(results)]
+    lost = losses(results)
+    lines += ["", "Where conditional compression is behind, at the same number of tokens:", ""]
+    measured = results.arm(CONDITIONAL) is not None
+    lines += [f"* {line}." for line in lost] or [f"* {'nowhere' if measured else NOT_RUN}."]
+    return "\n".join(lines)
+
+
+def _search(campaign: Campaign) -> str:
+    if len(campaign.settings.factors) == 1:
+        return ""
+    factors = sorted(campaign.settings.factors)
+    lines = [
+        "## Rates",
+        "",
+        f"Right answers to the validation questions in percent, seed {campaign.seeds[0]}.",
+        "",
+        f"| family | arm | {' | '.join(f'x {factor:g}' for factor in factors)} | chosen |",
+        "|---" * (len(factors) + 3) + "|",
+    ]
+    for family, name in REPRESENTATIVES.items():
+        found = [campaign.result(Run(name, campaign.seeds[0], factor)) for factor in factors]
+        cells = [NOT_RUN if result is None else f"{validation_score(result):.1f}" for result in found]
+        factor = campaign.factor(family)
+        chosen = "x 1 until all have run" if factor is None else f"x {factor:g}"
+        lines.append(f"| {family} | {ARMS[name].title} | {' | '.join(cells)} | {chosen} |")
+    return "\n".join(lines)
+
+
+def _kinds(results: Results) -> str:
+    """The main arms by kind of question."""
+    kinds = results.kinds()
+    if not kinds:
+        return ""
+    lines = ["## By kind of question", "", f"| | {' | '.join(kinds)} | all |", "|---" * (len(kinds) + 2) + "|"]
+    for name in FIRST:
+        cells = [_cell(results, Row(name, name), kind=kind) for kind in (*kinds, "all")]
+        lines.append(f"| {ARMS[name].title} | {' | '.join(cells)} |")
+    chances = [f"{100 * CHANCE[kind]:.1f}" for kind in kinds]
+    name = next(name for name in ARMS if results.of(name))
+    lines.append(f"| chance | {' | '.join(chances)} | {results.arm(name, of='chance').mean:.1f} |")
+    return "\n".join(lines)
+
+
+def _table(table: Table, results: Results, picture: Path | None) -> str:
+    levels = LEVELS if any(row.measure in ("questions", "vague") for row in table.rows) else ()
+    columns = ["", "tokens", "all", *levels, "seeds", f"paper ({table.paper_columns})", "its tokens"]
+    lines = [f"## {table.title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in table.rows:
+        value = results.value(row)
+        cells = [_cell(results, row, level=level) for level in (None, *levels)]
+        if value is None:
+            cells = [NOT_RUN if row.arm else "no arm", *[""] * len(levels)]
+        count = str(len(value.scores)) if value else ""
+        tokens = "" if row.num_tokens is None else str(row.num_tokens)
+        told = [row.paper, "" if row.paper_tokens is None else f"{row.paper_tokens:,}"]
+        lines.append(f"| {' | '.join([row.label, tokens, *cells, count, *told])} |")
+    chances = [results.value(row, of="chance") for row in table.rows]
+    if any(chances):
+        row = table.rows[next(number for number, chance in enumerate(chances) if chance is not None)]
+        cells = [f"{results.value(row, level=level, of='chance').mean:.1f}" for level in (None, *levels)]
+        lines.append(f"| chance | | {' | '.join(cells)} | | | |")
+    notes = [table.differs] if table.differs else []
+    if table.tokens_differ:
+        notes.append(f"The numbers of tokens differ: {table.tokens_differ}.")
+    notes += [f'No arm stands for "{row.label}": {row.why}.' for row in table.rows if row.arm is None]
+    if notes:
+        lines += ["", " ".join(notes)]
+    if picture is not None:
+        lines += ["", f"![{table.title}]({picture.as_posix()})"]
+    return "\n".join(lines)
+
+
+def _cell(results: Results, row: Row, **view) -> str:
+    value = results.value(row, **view)
+    return NOT_RUN if value is None else str(value)
+
+
+def _curves(results: Results) -> str:
+    """How the baselines improved while they were trained on."""
+    lines = []
+    for name in ARMS:
+        for result in results.of(name, plateau=True):
+            curve = ", ".join(f"{score:.1f}" for score in result["curve"])
+            stop = "stopped improving" if result["stopped"] else "was still improving when the bound was reached"
+            lines.append(f"* {ARMS[name].title}, seed {result['seed']}: {curve}; it {stop}.")
+    if not lines:
+        return ""
+    return "\n".join(["Validation scores after instruction tuning and after each repetition of it:", "", *lines])
+
+
+def _missing(campaign: Campaign, results: Results) -> str:
+    """What was not run, by name."""
+    lines = []
+    for plateau in (False, True):
+        names = chosen_arms() if not plateau else [row.arm for row in TABLES["plateau"].rows if row.plateau]
+        for name in names:
+            done = {result["seed"] for result in results.of(name, plateau)}
+            missing = [seed for seed in campaign.seeds if seed not in done]
+            if missing:
+                seeds = (
+                    "no seed" if len(missing) == len(campaign.seeds) else f"not seed {', '.join(map(str, missing))}"
+                )
+                lines.append(f"* `{name}`{' to the plateau' if plateau else ''}: {seeds}")
+    if not lines:
+        lines = [f"Nothing is missing: all {len(ARMS)} arms were run with all seeds."]
+    return "\n".join(["## Not run", "", *lines])
+
+
+def as_json(results: Results) -> str:
+    """All means and spreads, for a program."""
+    found = {}
+    for table in TABLES.values():
+        rows = {}
+        for row in table.rows:
+            value = results.value(row)
+            rows[row.label] = (
+                None if value is None else {"mean": value.mean, "spread": value.spread, "scores": value.scores}
+            )
+        found[table.name] = rows
+    return json.dumps(found, indent=1)

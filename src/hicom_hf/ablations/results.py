@@ -1,0 +1,96 @@
+"""Numbers out of a campaign's results: means and spreads over seeds, of all questions, a level of clutter or a kind."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from ..shapes import KINDS
+from .arms import ARMS
+from .campaign import Campaign
+from .paper_tables import Row
+
+
+@dataclass(frozen=True)
+class Value:
+    """A score over seeds.
+
+    Args:
+        scores: one per seed, in percent.
+    """
+
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return mean(self.scores)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of a sample; None of a single seed."""
+        return stdev(self.scores) if len(self.scores) > 1 else None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+def mean_right(
+    by_dataset: dict[str, dict], kind: str = "all", datasets: Iterable[str] = (), of: str = "right"
+) -> float:
+    """Right answers in percent over data sets, every question counting alike.
+
+    Args:
+        by_dataset: tables of `hicom_hf.shapes_model.scoring.table`.
+        kind: of the questions.
+        datasets: only these.
+        of: "right" or "chance".
+    """
+    chosen = [rows[kind] for name, rows in by_dataset.items() if kind in rows and (not datasets or name in datasets)]
+    questions = sum(row["questions"] for row in chosen)
+    return sum(row[of] * row["questions"] for row in chosen) / questions
+
+
+class Results:
+    """What the seeds of a campaign have found.
+
+    Args:
+        campaign: it may still be running.
+    """
+
+    def __init__(self, campaign: Campaign):
+        self.campaign = campaign
+        self._found: dict[tuple[str, bool], list[dict]] = {}
+        for plateau in (False, True):
+            for name, arm in ARMS.items():
+                runs = [campaign.final_run(arm, seed, plateau) for seed in campaign.seeds]
+                results = [campaign.result(run) for run in runs]
+                self._found[name, plateau] = [result for result in results if result is not None]
+
+    def of(self, arm: str, plateau: bool = False) -> list[dict]:
+        """The results of an arm, one per seed that was run."""
+        return self._found[arm, plateau]
+
+    def value(self, row: Row, kind: str = "all", level: str | None = None, of: str = "right") -> Value | None:
+        """A row's score; None if no seed of it was run."""
+        if row.arm is None:
+            return None
+        levels = () if level is None else (level,)
+        scores = [
+            mean_right(result["scores"][row.measure], kind, levels, of)
+            for result in self.of(row.arm, row.plateau)
+            if row.measure in result["scores"]
+        ]
+        return Value(tuple(scores)) if scores else None
+
+    def arm(self, name: str, **options) -> Value | None:
+        """An arm's score on the questions."""
+        return self.value(Row(name, name, plateau=options.pop("plateau", False)), **options)
+
+    def kinds(self) -> list[str]:
+        """Kinds of questions that were asked, without "all"."""
+        tables = [
+            rows
+            for results in self._found.values()
+            for result in results
+            for rows in result["scores"]["questions"].values()
+        ]
+        return [kind for kind in KINDS if any(kind in rows for rows in tables)]

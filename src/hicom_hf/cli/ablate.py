@@ -1,0 +1,119 @@
+"""Repeat the paper's ablations in miniature: hicom-tiny's stages over the shapes world, one arm after the other.
+
+OUT receives everything: data, pre-trained parts, runs. What is done there is not done again, so an interrupted campaign goes on
+with the same command. The report shows each table beside the paper's numbers and names what was not run.
+
+    hicom ablate runs/ablations --list
+    hicom ablate runs/ablations --seeds 0 --tables 4 5
+    hicom ablate runs/ablations --report docs/ablations.md
+"""
+
+import argparse
+import sys
+
+from .arguments import above_zero, at_least_one, whole_number
+
+HELP = "repeat the paper's ablations in miniature"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", help="folder of the campaign")
+    parser.add_argument(
+        "--list", action="store_true", help="print arms, tables, what is done and how long the rest takes, and stop"
+    )
+    parser.add_argument(
+        "--report", metavar="FILE", help="only write the report here, and its pictures to images/ablations beside it"
+    )
+    parser.add_argument("--tables", nargs="+", default=[], metavar="NAME", help="only the arms of these tables")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="NAME", help="only these arms")
+    parser.add_argument(
+        "--seeds", nargs="+", type=whole_number, default=[0, 1, 2], metavar="N", help="seeds (default: 0 1 2)"
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders with siglip/ and llm/: one for all seeds, or one per seed (default: they are made)",
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder of the data sets (default: OUT/data)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=2, metavar="N", help="runs at a time, one thread each (default: 2)"
+    )
+    parser.add_argument(
+        "--rates",
+        nargs="+",
+        type=above_zero,
+        default=[1.0, 0.5, 2.0],
+        metavar="X",
+        help="factors of the rates to choose from (default: 1 0.5 2; 1 alone: no choice)",
+    )
+    parser.add_argument(
+        "--steps-scale", type=above_zero, default=1.0, metavar="X", help="share of all steps, to try out (default: 1)"
+    )
+    parser.add_argument("--train-videos", type=at_least_one, metavar="N", help="fewer training videos, to try out")
+    parser.add_argument(
+        "--test-videos",
+        type=at_least_one,
+        default=25,
+        metavar="N",
+        help="test videos at each level of clutter (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--validation-videos",
+        type=at_least_one,
+        default=60,
+        metavar="N",
+        help="videos by which rates are chosen (default: %(default)s)",
+    )
+    parser.add_argument("--keep-models", action="store_true", help="keep the finished model of every run")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ..ablations.campaign import Campaign, Settings, quick_datasets, scaled_steps
+
+    more = {} if args.train_videos is None else {"datasets": quick_datasets(args.train_videos)}
+    settings = Settings(
+        steps=scaled_steps(args.steps_scale),
+        test_videos=args.test_videos,
+        validation_videos=args.validation_videos,
+        factors=tuple(sorted(set(args.rates), key=lambda factor: (factor != 1, factor))),
+        **more,
+    )
+    campaign = Campaign(
+        Path(args.out).absolute(),
+        settings,
+        tuple(dict.fromkeys(args.seeds)),
+        tuple(Path(folder).absolute() for folder in args.parts),
+        None if args.data is None else Path(args.data).absolute(),
+        args.keep_models,
+    )
+    if args.list:
+        from ..ablations.listing import listing
+
+        print(listing(campaign, args.workers, args.tables, args.arms))
+        return 0
+    if args.report is None:
+        _run(campaign, args)
+    from ..ablations.reporting import write_report
+
+    for path in write_report(campaign, args.report or campaign.folder / "ablations.md"):
+        print(path)
+    return 0
+
+
+def _run(campaign, args: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..ablations.plots import check_matplotlib
+    from ..ablations.running import run_campaign
+    from . import CommandError
+
+    check_matplotlib()  # not after ten hours
+    disable_progress_bar()
+    failed = run_campaign(campaign, args.workers, args.tables, args.arms, args.steps_scale)
+    if failed:
+        print("\n".join(map(str, failed)), file=sys.stderr)
+        raise CommandError(f"{len(failed)} jobs failed, see their logs above; the same command tries them again")
