@@ -16,7 +16,7 @@ from hicom_hf.explain import (
     picture,
     shown_frames,
 )
-from hicom_hf.explain.picture import CELL, GAP, LABELS, MARGIN
+from hicom_hf.explain.picture import CELL, GAP, LABELS, LEAST_WIDTH, LEGEND, MARGIN
 from hicom_hf.modeling.grouping_hicom import group_positions
 from hicom_hf.shapes import Scene, patch_cover, questions
 from hicom_hf.tiny import tiny_model
@@ -204,11 +204,6 @@ def test_maps_and_covers_that_do_not_fit_are_refused():
 # Pictures --------------------------------------------------------------------------------------------------------------
 
 
-def cell(image, row_top, number):
-    left = MARGIN + LABELS + number * (CELL + GAP)
-    return np.asarray(image.crop((left, row_top, left + CELL, row_top + CELL)), dtype=float)
-
-
 def test_the_frames_are_shown_as_the_model_sees_them(processor, frames):
     shown = shown_frames(processor, read_frames(processor, frames))
     side = processor.video_processor.size["height"]
@@ -222,7 +217,7 @@ def test_the_frames_are_shown_as_the_model_sees_them(processor, frames):
 def test_the_picture_has_a_column_for_each_shown_frame(num_frames, num_shown):
     image = picture(np.zeros((num_frames, 24, 24, 3), np.uint8), [], [explained((num_frames, 4, 4))])
     assert image.mode == "RGB"
-    assert image.width == 2 * MARGIN + LABELS + max(num_shown * (CELL + GAP) - GAP, 640)
+    assert image.width == 2 * MARGIN + LABELS + max(num_shown * (CELL + GAP) - GAP, LEAST_WIDTH)
 
 
 def test_every_question_adds_two_rows():
@@ -234,25 +229,22 @@ def test_every_question_adds_two_rows():
 
 def test_heat_lies_where_the_attention_is():
     frames = np.full((2, 24, 24, 3), 100, np.uint8)
-    item = explained((2, 4, 4), local=0.5)
-    item.maps.local_map[1, 0, 3] = 9.0  # second frame, top right
-    image = picture(frames, [], [item])
-    row = next(top for top in range(MARGIN + 2 * CELL, image.height) if is_hot(cell(image, top - CELL, 1)))
-    cold, hot = cell(image, row - CELL, 0), cell(image, row - CELL, 1)
-    assert not is_hot(cold)
-    assert is_hot(hot[: CELL // 2, CELL // 2 :]) and not is_hot(hot[:, : CELL // 2])
-
-
-def is_hot(pixels):
-    """Whether some pixel is much redder than blue; the frames of these tests are grey."""
-    return bool((pixels[..., 0] - pixels[..., 2] > 60).any())
+    cold, hot = explained((2, 4, 4), local=0.5), explained((2, 4, 4), local=0.5)
+    hot.maps.local_map[1, 0, 3] = 9.0  # second frame, top right
+    without, heated = (np.asarray(picture(frames, [], [item]), dtype=int)[: -LEGEND - MARGIN] for item in (cold, hot))
+    changed = np.argwhere((without != heated).any(axis=-1))
+    (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0)
+    second = MARGIN + LABELS + CELL + GAP
+    assert second + CELL // 2 <= left and right == second + CELL - 1
+    assert bottom - top < CELL // 2
+    red, _, blue = heated[top, right]
+    assert red - blue > 60  # the frames of this test are grey
 
 
 def test_attention_that_is_even_shows_no_heat():
     frames = np.full((3, 24, 24, 3), 100, np.uint8)
-    image = picture(frames, [], [explained(over_all=1.0)])
-    body = np.asarray(image, dtype=float)[: image.height - 70, MARGIN + LABELS :]  # without the legend
-    assert not is_hot(body[MARGIN + CELL + 80 :, : 3 * CELL][:, CELL + 60 :])
+    even, less = (picture(frames, [], [explained(local=value, over_all=value)]) for value in (1.0, 0.2))
+    assert np.array_equal(np.asarray(even), np.asarray(less))
 
 
 def test_what_is_asked_about_is_outlined_in_the_rows_of_attention():

@@ -21,7 +21,7 @@ CELL = 150  # side of a frame
 GAP = 4  # between frames
 MARGIN = 20
 LABELS = 92  # width of the column of row labels
-LEAST_WIDTH = 640  # of the frames' part, so that questions have room beside a single picture
+LEAST_WIDTH = 760  # of the frames' part, so that questions and legend have room beside a single picture
 SMALL, LARGE = 14, 18  # text
 OUTLINE = 2  # from an object to its outline
 BAR = 180, 12  # width and height of a colour bar
@@ -109,7 +109,9 @@ def picture(
     )
     tops = {branch: _top([_map(item, branch) for item in explained], chosen) for branch in BRANCHES}
     for item in explained:
-        sheet.write([(item.question, INK, LARGE), *_verdict(item)])
+        sheet.y += SMALL
+        sheet.write([(item.question, INK, LARGE)])
+        sheet.write(_verdict(item))
         for branch, labels in BRANCHES.items():
             values = _map(item, branch)
             if values is not None:
@@ -124,7 +126,7 @@ def picture(
 
 # Which map, and the labels of its rows.
 BRANCHES = {"local_map": ("local", "within each", "group"), "global_map": ("global", "over the", "whole video")}
-LINE = SMALL + LARGE + 2 + SMALL  # height of a line of text with the space around it
+LINE = LARGE + 10  # height of a line of text
 ROW, TIMES, LEGEND = CELL + GAP, SMALL + 6, 2 * SMALL + BAR[1] + 3  # heights
 
 
@@ -134,7 +136,8 @@ def _map(item: Explained, branch: str) -> np.ndarray | None:
 
 def _height(explained: Sequence[Explained], title: str) -> int:
     rows = 1 + sum(_map(item, branch) is not None for item in explained for branch in BRANCHES)
-    return 2 * MARGIN + (len(explained) + bool(title)) * LINE + TIMES + rows * ROW + LEGEND
+    texts = bool(title) * LINE + len(explained) * (SMALL + 2 * LINE)
+    return 2 * MARGIN + texts + TIMES + rows * ROW + LEGEND
 
 
 class _Sheet:
@@ -151,7 +154,7 @@ class _Sheet:
 
     def write(self, parts: list[tuple[str, tuple, int]]) -> None:
         """A line of parts one after another, cut where the picture ends."""
-        bottom, x = self.y + LINE - SMALL, MARGIN
+        bottom, x = self.y + LARGE, MARGIN
         for text, colour, size in parts:
             font = ImageFont.load_default(size)
             text = _cut(" ".join(text.split()), font, MARGIN + self.width - x)
@@ -235,7 +238,7 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
         return text
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
-    return text.rstrip() + "..."
+    return text.rstrip() + "..." if text else ""
 
 
 def _check(frames: np.ndarray, times: Sequence[float], explained: Sequence[Explained]) -> None:
