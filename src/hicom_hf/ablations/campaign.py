@@ -144,15 +144,13 @@ class Campaign:
         return self.place(run) / "result.json"
 
     def alignment(self, run: Run) -> Path:
-        """Runs whose compressors, seeds and rates are equal begin with the very same alignment."""
+        """What the alignment of a run has found; there once it is done, beside its model.
+
+        Runs whose compressors, seeds and rates are equal begin with the very same alignment.
+        """
         identity = json.dumps([ARMS[run.arm].compressor, run.factor], sort_keys=True)
-        return (
-            self.folder
-            / "alignment"
-            / hashlib.sha256(identity.encode()).hexdigest()[:10]
-            / f"seed-{run.seed}"
-            / "alignment"
-        )
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+        return self.folder / "alignment" / digest / f"seed-{run.seed}" / "alignment.json"
 
     def features_marker(self, seed: int, aligned: bool) -> Path:
         """There once the cache holds all features of the training data."""

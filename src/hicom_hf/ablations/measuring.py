@@ -9,7 +9,6 @@ from .arms import VAGUE_INSTRUCTION
 from .campaign import LEVELS, Campaign
 
 FRAMES = (8, 16, 32)  # sampled at inference; 8 in training
-ATTENTION = "eager"  # fastest for small models on CPUs
 
 
 def measure(model_folder: Path, campaign: Campaign, measures: Iterable[str]) -> dict[str, dict[str, dict]]:
@@ -25,7 +24,6 @@ def measure(model_folder: Path, campaign: Campaign, measures: Iterable[str]) -> 
         By measure and data set: see `hicom_hf.shapes_model.scoring.table`; "frames" has one measure per number.
     """
     model, processor = load_model(model_folder, "cpu", "float32"), load_processor(model_folder)
-    model.set_attn_implementation(ATTENTION)
     datasets = campaign.settings.test_datasets()
 
     def scored(name: str, **options) -> dict:

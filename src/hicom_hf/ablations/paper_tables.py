@@ -119,7 +119,7 @@ _TABLES = (
                 None,
                 "34.3 / 43.6 / 42.7",
                 648,
-                why="two frames are no video",
+                why="it would be two frames of each video",
             ),
             Row("average pool (4,3,3)", POOL, "34.0 / 43.7 / 41.9", 648),
             Row("average pool (2,4,3), more tokens than any branch below", POOL_MORE_TOKENS),

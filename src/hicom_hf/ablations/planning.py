@@ -40,7 +40,7 @@ class Job:
     @property
     def title(self) -> str:
         if self.kind == "features":
-            return f"features of seed {self.seed}'s towers{' with aligned ones' if self.aligned else ''}"
+            return f"{'aligned' if self.aligned else 'plain'} features, seed {self.seed}"
         if self.run is None:
             return f"{self.kind}, seed {self.seed}"
         return f"alignment of {self.run.title}" if self.kind == "alignment" else self.run.title
@@ -124,8 +124,8 @@ def _add_run(jobs: dict[Path, Job], campaign: Campaign, run: Run, searched: Iter
         marker = campaign.features_marker(run.seed, kind)
         _add(jobs, Job("features", run.seed, marker, (towers, llm), aligned=kind))
     if not result.exists():  # afterwards nobody needs the alignment
-        _add(jobs, Job("alignment", run.seed, alignment / "model", (towers, llm, plain, *before), run))
-    _add(jobs, Job("train", run.seed, result, (alignment / "model", needed, *before), run))
+        _add(jobs, Job("alignment", run.seed, alignment, (towers, llm, plain, *before), run))
+    _add(jobs, Job("train", run.seed, result, (alignment, needed, *before), run))
 
 
 def _add_plateau(jobs: dict[Path, Job], campaign: Campaign, run: Run, searched: Iterable[str]) -> None:

@@ -65,13 +65,13 @@ def _fill_features(job: Job, campaign: Campaign) -> None:
 
 
 def _align(job: Job, campaign: Campaign) -> None:
-    folder = job.result.parent.parent
+    folder = job.result.parent
     start(campaign.parts_of(job.seed), job.seed, ARMS[job.run.arm].compressor, str(folder / "start"))
     overrides = _overrides("alignment", campaign, job.run, campaign.settings.steps["alignment"])
     begin = time.perf_counter()
     run_stage("alignment", folder, campaign.data_folder, campaign.settings.datasets, job.seed, overrides)
     record = {"losses": _losses(folder / "alignment"), "seconds": time.perf_counter() - begin}
-    write_text(folder / "alignment.json", json.dumps(record))
+    write_text(job.result, json.dumps(record))
     _remove(folder / "start", *(folder / "alignment").glob("checkpoint-*"))
 
 
@@ -81,9 +81,9 @@ def _align(job: Job, campaign: Campaign) -> None:
 def _train(run: Run, campaign: Campaign) -> None:
     """The stages after alignment, and the scores."""
     arm, place, begin = ARMS[run.arm], campaign.place(run), time.perf_counter()
-    settings, model_folder = campaign.settings, campaign.alignment(run) / MODEL_FOLDER
+    settings, model_folder = campaign.settings, campaign.alignment(run).parent / "alignment" / MODEL_FOLDER
     record = {**_about(run, arm, campaign), "losses": {}}
-    aligned = json.loads((campaign.alignment(run).parent / "alignment.json").read_text())
+    aligned = json.loads(campaign.alignment(run).read_text())
     record["losses"]["alignment"] = aligned["losses"]
     for stage in arm.stages:
         steps = sum(settings.steps[name] for name in stage.steps_of)
@@ -135,7 +135,11 @@ def _train_to_the_plateau(run: Run, campaign: Campaign) -> None:
         _remove(*(folder / "instruction_tuning").glob("checkpoint-*"))
     best = max(range(len(curve)), key=lambda number: (curve[number], -number))
     record = _about(run, ARMS[run.arm], campaign)
-    record |= {"curve": curve, "best_chunk": best, "stopped": len(curve) <= settings.max_chunks}
+    record |= {
+        "curve": curve,
+        "best_chunk": best,
+        "stopped": has_stopped(curve, settings.patience, settings.improvement),
+    }
     record["steps"] = {**before["steps"], "instruction_tuning": settings.steps["instruction_tuning"] * (best + 1)}
     record["scores"] = measure(chunks[best], campaign, ("questions", "validation"))
     record["seconds"] = {"training and measuring": time.perf_counter() - begin}

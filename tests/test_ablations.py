@@ -1,0 +1,340 @@
+"""hicom ablate: the arms are what the tables claim, runs are taken up where they were, and the report says what is missing."""
+
+import json
+import multiprocessing
+import re
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hicom_hf.ablations import working
+from hicom_hf.ablations.arms import ARMS, CONDITIONAL, FIRST, GRID, PLATEAU, POOL, REPRESENTATIVES, UNCONDITIONAL
+from hicom_hf.ablations.campaign import LEVELS, Campaign, Run, Settings, write_text
+from hicom_hf.ablations.paper_tables import TABLES
+from hicom_hf.ablations.planning import chosen_arms, plan
+from hicom_hf.ablations.reporting import write_report
+from hicom_hf.ablations.results import Results, Value, mean_right
+from hicom_hf.ablations.running import run_campaign
+from hicom_hf.ablations.targets import losses, pairs, targets
+from hicom_hf.ablations.working import do, has_stopped, remove_unneeded
+from hicom_hf.cli.main import main
+from hicom_hf.modeling.compressor_hicom import HiComCompressor
+from hicom_hf.shapes import write_dataset
+from hicom_hf.shapes_model.language_model import PackedReader, save_language_model
+from hicom_hf.shapes_model.making import Dataset
+from hicom_hf.shapes_model.towers import Towers, save_siglip
+
+SMALL = Settings(
+    steps={"alignment": 1, "conditional_pretraining": 2, "instruction_tuning": 2},
+    datasets=(Dataset("few", 2, 0, {}),),
+    test_videos=1,
+    validation_videos=1,
+    factors=(1.0,),
+    max_chunks=1,
+)
+CONDITIONAL_RUN = Run(CONDITIONAL, 0)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """Folders `parts`, with towers and LLM of the right format and random weights, and `data`."""
+    folder = tmp_path_factory.mktemp("ablations")
+    save_siglip(Towers(), folder / "parts" / "siglip")
+    save_language_model(PackedReader(), folder / "parts" / "llm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def campaign(untrained):
+    """Two arms, trained for a few steps, and one of them to its plateau, in this process."""
+    campaign = Campaign(untrained / "out", SMALL, (0,), (untrained / "parts",), untrained / "data")
+    for dataset in (*SMALL.datasets, *SMALL.test_datasets().values()):
+        write_dataset(untrained / "data" / dataset.name, dataset.videos, dataset.seed, **dataset.settings)
+    campaign.claim()
+    do_all(campaign, arms=(CONDITIONAL, POOL))
+    return campaign
+
+
+def do_all(campaign, **chosen):
+    """What `run_campaign` does, without processes of its own."""
+    done = []
+    while ready := [
+        job for job in plan(campaign, **chosen) if not job.is_done and all(path.exists() for path in job.needs)
+    ]:
+        do(ready[0], campaign, 1.0)
+        done.append(ready[0].title)
+    return done
+
+
+def fake_result(campaign, run, right=50.0, validation=50.0, **kinds):
+    """Pretend that a run has found something."""
+
+    def rows():
+        values = {"colour": right, "where": right, "all": right} | kinds
+        return {kind: {"right": value, "chance": 25.0, "questions": 10} for kind, value in values.items()}
+
+    arm = ARMS[run.arm]
+    scores = {"questions": {level: rows() for level in LEVELS}}
+    scores |= {"vague": {level: rows() for level in LEVELS}} if "vague" in arm.measures else {}
+    scores |= {f"{count} frames": {"long": rows()} for count in (8, 16, 32)} if "frames" in arm.measures else {}
+    scores["validation"] = {"validation": {"all": {"right": validation, "chance": 25.0, "questions": 10}}}
+    record = {"scores": scores, "seconds": {"training": 60.0}, "commit": "abc", "seed": run.seed}
+    record |= {"curve": [40.0, 41.0], "stopped": True} if run.plateau else {}
+    write_text(campaign.result_file(run), json.dumps(record))
+
+
+# Arms ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_arms_have_the_tokens_that_they_claim():
+    tokens = {name: arm.num_tokens for name, arm in ARMS.items()}
+    assert (tokens[CONDITIONAL], tokens[UNCONDITIONAL], tokens[POOL]) == (40, 40, 32)
+    assert [tokens[f"average-pool-{ratio}"] for ratio in ("1-3-3", "2-4-3", "4-6-6", "8-6-6")] == [128, 48, 8, 4]
+    width, frames = 16, GRID[0]
+    for arm in ARMS.values():
+        compressor = HiComCompressor(arm.config, width, width)
+        instruction = (torch.randn(1, width), torch.randn(1, 5, width))
+        features, aligned = torch.randn(2, 1, frames, *GRID[1:], width)
+        assert compressor(features, aligned, instruction)[0].shape == (1, arm.num_tokens, width), arm.name
+
+
+def test_within_a_table_all_have_the_same_tokens_unless_it_says_otherwise():
+    for table in TABLES.values():
+        tokens = {row.num_tokens for row in table.rows if row.arm}
+        assert (len(tokens) > 1) == bool(table.tokens_differ), table.name
+
+
+def test_every_arm_is_in_a_table_and_every_row_without_one_says_why():
+    rows = [row for table in TABLES.values() for row in table.rows]
+    assert {row.arm for row in rows if row.arm} == set(ARMS)
+    assert all(row.why for row in rows if row.arm is None)
+    for row in rows:
+        measure = "frames" if row.measure.endswith(" frames") else row.measure
+        assert measure == "questions" or measure in ARMS[row.arm].measures
+
+
+def test_every_arm_has_the_same_budget_and_no_two_are_the_same():
+    for arm in ARMS.values():
+        assert sorted(name for stage in arm.stages for name in stage.steps_of) == [
+            "conditional_pretraining",
+            "instruction_tuning",
+        ]
+    assert len({json.dumps([arm.compressor, str(arm.stages)], sort_keys=True) for arm in ARMS.values()}) == len(ARMS)
+
+
+def test_families_are_told_from_the_configs():
+    for arm in ARMS.values():
+        pooling = arm.config.local_branch == "average_pool"
+        family = "pooling" if pooling else "conditional" if arm.config.uses_instruction else "unconditional"
+        assert arm.family == family
+    assert {ARMS[name].family: name for name in REPRESENTATIVES.values()} == REPRESENTATIVES
+
+
+# Planning ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_main_claim_comes_first_then_the_search_then_the_rest(tmp_path):
+    campaign = Campaign(tmp_path)
+    trained = [job for job in plan(campaign) if job.kind == "train"]
+    assert [job.run.arm for job in trained[:5]] == list(FIRST)
+    searched = [(job.run.arm, job.run.factor) for job in trained[5:11]]
+    assert searched == [(name, factor) for name in REPRESENTATIVES.values() for factor in (0.5, 2.0)]
+    assert [job.run.seed for job in trained[11:]] == sorted(job.run.seed for job in trained[11:])
+    assert len(trained) == 3 * len(ARMS) + 6
+    assert all(job.needs for job in plan(campaign) if job.kind not in ("towers", "llm"))
+
+
+def test_the_best_rate_on_the_validation_videos_serves_the_whole_family(tmp_path):
+    campaign = Campaign(tmp_path)
+    for factor, score in ((1.0, 50.0), (0.5, 60.0)):
+        fake_result(campaign, Run(POOL, 0, factor), validation=score)
+    waiting = next(job for job in plan(campaign) if job.kind == "train" and job.run.arm == "average-pool-1-3-3")
+    assert campaign.result_file(Run(POOL, 0, 2.0)) in waiting.needs and campaign.factor("pooling") is None
+    fake_result(campaign, Run(POOL, 0, 2.0), validation=55.0)
+    assert campaign.factor("pooling") == 0.5
+    runs = [job.run for job in plan(campaign) if job.kind == "train" and job.run.arm == "average-pool-1-3-3"]
+    assert {run.factor for run in runs} == {0.5}
+    fake_result(campaign, Run(POOL, 0, 0.5), validation=55.0)
+    fake_result(campaign, Run(POOL, 0, 1.0), validation=55.0)
+    assert campaign.factor("pooling") == 1.0  # equal scores: the recipes' rates
+
+
+def test_arms_with_the_same_compressor_share_their_alignment(tmp_path):
+    jobs = plan(Campaign(tmp_path, replace(SMALL), (0,)))
+    aligned = [job.run.arm for job in jobs if job.kind == "alignment"]
+    assert CONDITIONAL in aligned and "without-pretraining" not in aligned and "coarse-coarse" in aligned
+
+
+def test_tables_and_arms_choose_what_is_run():
+    assert chosen_arms(["5"]) == [CONDITIONAL, "without-pretraining"]
+    assert chosen_arms(["A3"], ["fine-fine"]) == ["fine-fine", "coarse-local", "coarse-local-ungrouped"]
+    with pytest.raises(ValueError, match="there is no table 7; there are 4, 5, 6"):
+        chosen_arms(["7"])
+    with pytest.raises(ValueError, match="there is no arm attention"):
+        chosen_arms([], ["attention"])
+
+
+def test_training_to_the_plateau_stops_after_two_repetitions_without_a_point():
+    assert not has_stopped([40.0, 40.1], 2, 1.0)
+    assert has_stopped([40.0, 40.1, 40.9], 2, 1.0)
+    assert not has_stopped([40.0, 40.1, 41.0], 2, 1.0)
+
+
+# Running -------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_arms_run_from_parts_to_scores(campaign):
+    result = campaign.result(CONDITIONAL_RUN)
+    assert set(result["scores"]) == {"questions", "vague", "8 frames", "16 frames", "32 frames", "validation"}
+    assert set(result["scores"]["questions"]) == set(LEVELS)
+    assert result["steps"] == SMALL.steps and result["tokens"] == 40
+    assert list(result["losses"]) == list(SMALL.steps)  # none yet: a line is logged every 20 steps
+    pool = campaign.result(Run(POOL, 0, plateau=True))
+    assert len(pool["curve"]) == 2 and not pool["stopped"]
+    assert {path.name for path in campaign.place(CONDITIONAL_RUN).iterdir()} == {"result.json"}
+    assert {path.name for path in campaign.place(Run(POOL, 0)).iterdir()} == {"result.json", "model"}
+
+
+def test_what_is_done_is_not_repeated(campaign):
+    assert do_all(campaign, arms=(CONDITIONAL, POOL)) == []
+    assert run_campaign(campaign, arms=(CONDITIONAL, POOL)) == []
+    remove_unneeded(campaign, plan(campaign, arms=(CONDITIONAL, POOL)))
+    assert list(campaign.folder.glob("alignment/*")) == []
+
+
+def test_a_killed_run_is_taken_up_where_it_was(campaign):
+    """A real process, killed once it has finished a stage; what it has finished stays, the rest is done."""
+    run, chosen = Run("fine-fine", 0), {"arms": ("fine-fine",)}
+    finished = campaign.place(run) / "conditional_pretraining" / "model" / "config.json"
+    killed = []
+
+    def kill_when_finished():
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not killed:
+            if finished.exists():
+                for process in multiprocessing.active_children():
+                    process.kill()
+                    killed.append(process.name)
+            time.sleep(0.005)
+
+    while (job := next(job for job in plan(campaign, **chosen) if not job.is_done)).kind != "train":
+        do(job, campaign, 1.0)
+    watcher = threading.Thread(target=kill_when_finished)
+    watcher.start()
+    failed = run_campaign(campaign, workers=1, **chosen)
+    watcher.join()
+
+    assert killed == [run_title(run)] and failed == [campaign.place(run) / "log.txt"]
+    assert campaign.result(run) is None
+    stamp = finished.stat().st_mtime_ns
+    measured = []
+    original = working.measure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            working, "measure", lambda *args: measured.append(finished.stat().st_mtime_ns) or original(*args)
+        )
+        assert do_all(campaign, **chosen) == [run_title(run)]
+    assert measured == [stamp]
+    assert campaign.result(run)["scores"]["questions"]
+
+
+def run_title(run):
+    return f"{ARMS[run.arm].title}, seed {run.seed}"
+
+
+def test_other_settings_in_the_same_folder_are_refused(campaign, untrained):
+    other = replace(campaign, settings=replace(SMALL, test_videos=2))
+    with pytest.raises(ValueError, match=r"holds results with other settings \(test_videos\)"):
+        run_campaign(other)
+
+
+def test_parts_that_are_not_there_are_named(tmp_path, untrained):
+    with pytest.raises(FileNotFoundError, match="there is no siglip with a config"):
+        Campaign(tmp_path, SMALL, (0,), (tmp_path,))
+    with pytest.raises(ValueError, match="got 2 for 1 seeds"):
+        Campaign(tmp_path, SMALL, (0,), (untrained / "parts",) * 2)
+
+
+# Report --------------------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_means_with_spreads_over_seeds_and_questions():
+    assert str(Value((50.0, 60.0))) == "55.0 ± 7.1" and str(Value((50.0,))) == "50.0"
+    tables = {
+        "a": {"all": {"right": 100.0, "chance": 25.0, "questions": 10}},
+        "b": {"all": {"right": 0.0, "chance": 25.0, "questions": 30}},
+    }
+    assert mean_right(tables) == 25.0
+
+
+def test_the_report_of_the_small_campaign_names_what_was_not_run(campaign, tmp_path):
+    report, *pictures = write_report(campaign, tmp_path / "docs" / "ablations.md")
+    text = report.read_text()
+    assert "* `unconditional-local`: no seed" in text and "* `average-pool-4-3-3`:" not in text
+    assert "| average pool (1,3,3) | 128 | not run |" in text
+    assert "| conditional local+global not below conditional local | not run |" in text
+    assert all(path.parent == tmp_path / "docs" / "images" / "ablations" for path in pictures)
+
+
+def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_verdict(tmp_path):
+    campaign = Campaign(tmp_path / "out", seeds=(0, 1))
+    for name, arm in ARMS.items():
+        for seed in campaign.seeds:
+            right = {"conditional": 80.0, "unconditional": 40.0, "pooling": 45.0}[arm.family] + seed
+            where = {"where": 30.0} if name == CONDITIONAL else {}
+            fake_result(campaign, Run(name, seed), right, **where)
+            if name in PLATEAU:
+                fake_result(campaign, Run(name, seed, plateau=True), 75.0)
+    for family, name in REPRESENTATIVES.items():
+        for factor in (0.5, 2.0):
+            fake_result(campaign, Run(name, 0, factor), validation=10.0)
+        assert campaign.factor(family) == 1.0
+    results = Results(campaign)
+    assert [target.met for target in targets(results)[:6]] == [True, True, True, False, False, True]
+    lost = losses(results)
+    assert any(
+        line.startswith("conditional local+global, beside unconditional local+global: questions of where")
+        for line in lost
+    )
+    report, *pictures = write_report(campaign, tmp_path / "docs" / "ablations.md")
+    text = report.read_text()
+    assert len(pictures) == len(TABLES) and all(path.stat().st_size > 5000 for path in pictures)
+    assert re.findall(r"!\[.*?\]\((.*?)\)", text) == [f"images/ablations/{name}.png" for name in TABLES]
+    assert "| conditional local+global | 40 | 80.5 ± 0.7 | 80.5 ± 0.7 |" in text
+    assert "Nothing is missing" in text and "**missed**" in text
+    assert "| pooling | average pool (4,3,3) | 10.0 | 50.0 | 10.0 | x 1 |" in text
+    assert "$" not in text
+
+
+def test_what_is_compared_has_the_same_tokens_but_the_average_pool_beside_global_tokens():
+    for row, other in pairs():
+        assert row.num_tokens == other.num_tokens or (row.arm, other.arm) == (CONDITIONAL, POOL)
+
+
+def test_without_matplotlib_the_extra_is_named(campaign, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'hicom_hf\[plots\]'"):
+        write_report(campaign, tmp_path / "ablations.md")
+
+
+# Command -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_tells_arms_tables_and_time(tmp_path, capsys):
+    assert main(["ablate", str(tmp_path), "--list", "--seeds", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*ARMS, *TABLES))
+    assert re.search(r"0 of \d+ jobs done; the others take about \d+\.\d hours", printed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_names_and_rates_are_refused(tmp_path, capsys):
+    assert main(["ablate", str(tmp_path), "--list", "--arms", "nothing"]) == 1
+    assert "there is no arm nothing" in capsys.readouterr().err
+    assert main(["ablate", str(tmp_path), "--list", "--rates", "0.5"]) == 1
+    assert "must include 1" in capsys.readouterr().err
+    assert main(["ablate", str(tmp_path), "--rates", "0"]) == 2
