@@ -41,6 +41,19 @@ def test_the_auto_classes_load_it_though_the_folder_holds_no_code():
     assert type(AutoProcessor.from_pretrained(hicom_tiny())) is HiComProcessor
 
 
+def test_its_tokenizers_know_the_words_of_the_world():
+    """transformers rebuilds a tokenizer as Qwen2's if it goes by the LLM's type; words then become letters, without an error."""
+    processor = load_processor(hicom_tiny())
+    for path in example_videos():
+        for question in questions(Scene.from_seed(**example_scene(path))):
+            ids = processor.tokenizer(question.answer)["input_ids"]
+            assert len(ids) == len(question.answer.split())
+            assert processor.tokenizer.decode(ids) == question.answer
+            [instruction] = processor.instruction_tokenizer([question.text])["input_ids"]
+            assert len(instruction) == len(question.text.replace(",", "").split()) + 1  # and the end
+            assert processor.instruction_tokenizer.unk_token_id not in instruction
+
+
 def test_saving_it_elsewhere_adds_the_code(tmp_path):
     HiComForConditionalGeneration.from_pretrained(hicom_tiny()).save_pretrained(tmp_path)
     HiComProcessor.from_pretrained(hicom_tiny()).save_pretrained(tmp_path)
