@@ -82,7 +82,7 @@ def fake_result(campaign, run, right=50.0, validation=50.0, **kinds):
     scores |= {"vague": {level: rows() for level in LEVELS}} if "vague" in arm.measures else {}
     scores |= {f"{count} frames": {"long": rows()} for count in (8, 16, 32)} if "frames" in arm.measures else {}
     scores["validation"] = {"validation": {"all": {"right": validation, "chance": 25.0, "questions": 10}}}
-    record = {"scores": scores, "seconds": {"training": 60.0}, "commit": "abc", "seed": run.seed}
+    record = {"scores": scores, "seconds": {"training": 60.0}, "cpu_seconds": 50.0, "commit": "abc", "seed": run.seed}
     record |= {"curve": [40.0, 41.0], "stopped": True} if run.plateau else {}
     write_text(campaign.result_file(run), json.dumps(record))
 
@@ -250,6 +250,13 @@ def test_other_settings_in_the_same_folder_are_refused(campaign, untrained):
     other = replace(campaign, settings=replace(SMALL, test_videos=2))
     with pytest.raises(ValueError, match=r"holds results with other settings \(test_videos\)"):
         run_campaign(other)
+
+
+def test_the_settings_of_a_folder_are_recorded(campaign, tmp_path):
+    assert Settings.recorded(campaign.folder) == SMALL
+    assert Settings.recorded(tmp_path) is None
+    Campaign(tmp_path).claim()
+    assert Settings.recorded(tmp_path) == Settings()
 
 
 def test_parts_that_are_not_there_are_named(tmp_path, untrained):

@@ -59,6 +59,16 @@ class Settings:
         found["validation"] = self._test("validation", self.validation_videos, "validation")
         return found
 
+    @classmethod
+    def recorded(cls, folder: Path) -> "Settings | None":
+        """Those that a campaign's folder was made with; None of a new one."""
+        path = folder / "settings.json"
+        if not path.exists():
+            return None
+        values = json.loads(path.read_text())["settings"]
+        datasets = tuple(Dataset(**_with_tuples(values)) for values in values.pop("datasets"))
+        return cls(**{**values, "datasets": datasets, "factors": tuple(values["factors"])})
+
     @staticmethod
     def _test(name: str, videos: int, split: str = "test", **more: Any) -> Dataset:
         values = {"split": split, "stage": "tuning", **more}
@@ -213,6 +223,13 @@ class Campaign:
         mine["parts"] = theirs["parts"] | mine["parts"]
         write_text(path, json.dumps(mine, indent=1))
 
+    @property
+    def shares_parts(self) -> bool:
+        """Whether all seeds have the same towers and LLM, as far as the folder tells."""
+        path = self.folder / "settings.json"
+        digests = json.loads(path.read_text())["parts"] if path.exists() else {}
+        return len(digests) > 1 and len(set(digests.values())) == 1
+
     def _digests(self) -> dict[str, str]:
         """Of the parts that were given, by seed."""
         found = {}
@@ -223,6 +240,12 @@ class Campaign:
                     digest.update(path.read_bytes())
             found[str(seed)] = digest.hexdigest()[:16]
         return found
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """A data set's values out of JSON, which knows no tuples."""
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in values["settings"].items()}
+    return {**values, "settings": settings}
 
 
 def validation_score(result: dict) -> float:

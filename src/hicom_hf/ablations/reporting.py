@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 from ..shapes import CHANCE
-from .arms import ARMS, CONDITIONAL, FIRST, NUM_PATCHES, REPRESENTATIVES
+from .arms import ARMS, FIRST, NUM_PATCHES, REPRESENTATIVES
 from .campaign import LEVELS, Campaign, Run, validation_score, write_text
 from .paper_tables import TABLES, Row, Table
 from .planning import chosen_arms
 from .plots import draw_table, has_numbers
 from .results import Results
-from .targets import losses, targets
+from .targets import losses, pairs, targets
 
 FRAMING = Path(__file__).parent / "framing.md"
 NOT_RUN = "not run"
@@ -64,7 +64,7 @@ def _framing(campaign: Campaign, results: Results) -> str:
         )
     seeds_mean = (
         "the compressor's first weights and the order of the data; towers and LLM are the same for all seeds"
-        if len(campaign.parts) == 1
+        if campaign.shares_parts
         else "all weights, those of towers and LLM included, and the order of the data"
     )
     values = {
@@ -79,7 +79,7 @@ def _framing(campaign: Campaign, results: Results) -> str:
     for name, value in values.items():
         text = text.replace(name, value)
     commits = sorted({result["commit"] or "unknown" for result in everything})
-    seconds = sum(sum(result["seconds"].values()) for result in everything)
+    seconds = sum(result["cpu_seconds"] for result in everything)
     if everything:
         text += f"\n\n{len(everything)} runs, {seconds / 3600:.1f} hours of one core, made by the commits {', '.join(commits)}."
     return text
@@ -89,9 +89,15 @@ def _targets(results: Results) -> str:
     lines = ["## What was to be shown", "", "| target | | numbers |", "|---|---|---|"]
     lines += [f"| {target.text} | {target.verdict} | {target.numbers} |" for target in targets(results)]
     lost = losses(results)
-    lines += ["", "Where conditional compression is behind, at the same number of tokens:", ""]
-    measured = results.arm(CONDITIONAL) is not None
-    lines += [f"* {line}." for line in lost] or [f"* {'nowhere' if measured else NOT_RUN}."]
+    rows = [(row, other) for row, other in pairs() if results.value(row) and results.value(other)]
+    lines += [
+        "",
+        f"Where conditional compression is behind at the same number of tokens (of {len(pairs())} pairs, {len(rows)} were run; "
+        "each is compared over all questions, at each level of clutter and in each kind of questions; differences are not "
+        "tested for significance):",
+        "",
+    ]
+    lines += [f"* {line}." for line in lost] or [f"* {'nowhere' if rows else NOT_RUN}."]
     return "\n".join(lines)
 
 

@@ -70,7 +70,7 @@ def _align(job: Job, campaign: Campaign) -> None:
     overrides = _overrides("alignment", campaign, job.run, campaign.settings.steps["alignment"])
     begin = time.perf_counter()
     run_stage("alignment", folder, campaign.data_folder, campaign.settings.datasets, job.seed, overrides)
-    record = {"losses": _losses(folder / "alignment"), "seconds": time.perf_counter() - begin}
+    record = {"losses": _losses(folder / "alignment"), "seconds": _since(begin), "cpu_seconds": time.process_time()}
     write_text(job.result, json.dumps(record))
     _remove(folder / "start", *(folder / "alignment").glob("checkpoint-*"))
 
@@ -96,11 +96,12 @@ def _train(run: Run, campaign: Campaign) -> None:
         model_folder = run_stage(stage.stage, place, campaign.data_folder, settings.datasets, run.seed, overrides)
         record["steps"][stage.stage] = steps
         record["losses"][stage.stage] = _losses(place / stage.stage)
-    seconds = {"alignment": aligned["seconds"], "training": time.perf_counter() - begin}
+    seconds = {"alignment": aligned["seconds"], "training": _since(begin)}
     begin = time.perf_counter()
     measures = ("questions", *arm.measures, *(("validation",) if campaign.is_measured(run) else ()))
     record["scores"] = measure(model_folder, campaign, measures)
-    record["seconds"] = {**seconds, "measuring": time.perf_counter() - begin}
+    record["seconds"] = {**seconds, "measuring": _since(begin)}
+    record["cpu_seconds"] = aligned["cpu_seconds"] + time.process_time()
     if campaign.keep_models or run.arm in PLATEAU:
         _remove(place / MODEL_FOLDER)
         shutil.copytree(model_folder, place / MODEL_FOLDER)
@@ -142,7 +143,7 @@ def _train_to_the_plateau(run: Run, campaign: Campaign) -> None:
     }
     record["steps"] = {**before["steps"], "instruction_tuning": settings.steps["instruction_tuning"] * (best + 1)}
     record["scores"] = measure(chunks[best], campaign, ("questions", "validation"))
-    record["seconds"] = {"training and measuring": time.perf_counter() - begin}
+    record["seconds"], record["cpu_seconds"] = {"training and measuring": _since(begin)}, time.process_time()
     write_text(campaign.result_file(run), json.dumps(record, indent=1))
     _remove(*place.glob("chunk-*"))
 
@@ -195,6 +196,11 @@ def _about(run: Run, arm: Arm, campaign: Campaign) -> dict:
         "commit": commit(),
         "torch": torch.__version__,
     }
+
+
+def _since(begin: float) -> float:
+    """Seconds; of the last part only of a run that was interrupted."""
+    return round(time.perf_counter() - begin, 1)
 
 
 def _losses(stage_folder: Path) -> list[list[float]]:

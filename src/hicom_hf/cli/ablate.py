@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..ablations.campaign import Campaign, Settings, quick_datasets, scaled_steps
 
+    folder = Path(args.out).absolute()
     more = {} if args.train_videos is None else {"datasets": quick_datasets(args.train_videos)}
     settings = Settings(
         steps=scaled_steps(args.steps_scale),
@@ -82,8 +83,10 @@ def run(args: argparse.Namespace) -> int:
         factors=tuple(sorted(set(args.rates), key=lambda factor: (factor != 1, factor))),
         **more,
     )
+    if args.list or args.report is not None:  # these only look at what is there
+        settings = Settings.recorded(folder) or settings
     campaign = Campaign(
-        Path(args.out).absolute(),
+        folder,
         settings,
         tuple(dict.fromkeys(args.seeds)),
         tuple(Path(folder).absolute() for folder in args.parts),
