@@ -78,7 +78,7 @@ def _draw_bars(axes, rows: list[Row], results: Results) -> None:
     chance = results.value(rows[0], of="chance").mean
     axes.axvline(chance, color="black", linestyle=":", linewidth=1)
     axes.set_xlim(0, 108)
-    axes.set_xlabel("right answers (%); dots: seeds; dotted: chance; in brackets: visual tokens", fontsize=8)
+    axes.set_xlabel("right answers (%); dots: seeds; dotted line: chance; (visual tokens)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -116,5 +116,5 @@ def _lines(table: Table) -> list[tuple[str, str, list[tuple[float, Row]]]]:
         ]
     lines: dict[str, list] = {}
     for row in table.rows:
-        lines.setdefault(row.label.split(",")[0], []).append((int(row.measure.split()[0]), row))
+        lines.setdefault(row.label.rpartition(", ")[0], []).append((int(row.measure.split()[0]), row))
     return [(label, _family(points[0][1]), points) for label, points in lines.items()]
