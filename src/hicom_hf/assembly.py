@@ -17,7 +17,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file, logging
 
 from .conversion.instruction_tokenizer import (
@@ -40,6 +42,7 @@ from .processors.video_processing_hicom import HiComVideoProcessor
 logger = logging.get_logger(__name__)
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
+GENERAL_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 CHATML_START, CHATML_END = "<|im_start|>", "<|im_end|>"
 # Tensors of a SigLIP checkpoint that neither tower takes: they belong to its contrastive loss, or are tables.
 UNUSED_SIGLIP = ("logit_scale", "logit_bias")
@@ -260,7 +263,7 @@ def _refuse_tensors(source: str, missing, unexpected) -> None:
 
 def _llm_tokens(llm: str) -> Tokens:
     """The LLM's tokenizer with placeholders, padding and a chat template that takes videos and images."""
-    tokenizer = AutoTokenizer.from_pretrained(llm)
+    tokenizer = _load_tokenizer(llm)
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
@@ -278,6 +281,17 @@ def _llm_tokens(llm: str) -> Tokens:
         added,
         None if template else tokenizer.convert_tokens_to_ids(CHATML_END),
     )
+
+
+def _load_tokenizer(llm: str) -> PreTrainedTokenizerBase:
+    """The LLM's tokenizer as its own files say.
+
+    For some model types, qwen2 among them, AutoTokenizer (transformers 5.23) builds the type's usual tokenizer out of whatever
+    vocabulary it finds, also where the folder names the general class because its tokenizer is of another kind.
+    """
+    named = get_tokenizer_config(llm).get("tokenizer_class")
+    loader = PreTrainedTokenizerFast if named in GENERAL_TOKENIZERS else AutoTokenizer
+    return loader.from_pretrained(llm)
 
 
 @torch.no_grad()

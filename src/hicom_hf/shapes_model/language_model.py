@@ -42,9 +42,9 @@ class LanguageTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 3000
-    batch_size: int = 64
-    rate: float = 2e-3
+    steps: int = 4000
+    batch_size: int = 32
+    rate: float = 4e-3
 
 
 class PackedReader(nn.Module):
