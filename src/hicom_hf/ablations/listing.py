@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from .arms import ARMS
 from .campaign import Campaign
 from .paper_tables import TABLES
-from .planning import chosen_arms, expected_seconds, plan
+from .planning import chosen_arms, expected_hours, plan
 
 
 def listing(campaign: Campaign, workers: int, tables: Iterable[str] = (), arms: Iterable[str] = ()) -> str:
@@ -26,6 +26,6 @@ def listing(campaign: Campaign, workers: int, tables: Iterable[str] = (), arms: 
     lines += ["", *(f"{table.name:<12} {table.title}" for table in TABLES.values())]
     jobs = plan(campaign, tables, arms)
     left = [job for job in jobs if not job.is_done]
-    hours = sum(expected_seconds(campaign, job) for job in left) / workers / 3600
+    hours = expected_hours(campaign, left, workers)
     lines += ["", f"{len(jobs) - len(left)} of {len(jobs)} jobs done; the others take about {hours:.1f} hours"]
     return "\n".join(lines)

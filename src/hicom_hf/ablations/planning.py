@@ -92,18 +92,17 @@ def chosen_arms(tables: Iterable[str] = (), arms: Iterable[str] = ()) -> list[st
     return [name for name in ordered if not (tables or arms) or name in wanted]
 
 
-def expected_seconds(campaign: Campaign, job: Job) -> float:
-    """How long a job takes: what such jobs of this campaign took, else the usual time, scaled with the steps."""
-    if job.kind in ("train", "plateau"):
-        ending = "-plateau/seed-*/result.json" if job.kind == "plateau" else "/seed-*/result.json"
-        known = [
-            sum(seconds for part, seconds in json.loads(path.read_text())["seconds"].items() if part != "alignment")
-            for path in campaign.folder.glob(f"runs/*{ending}")
-            if job.kind == "plateau" or not path.parent.parent.name.endswith("-plateau")
-        ]
-        if known:
-            return sum(known) / len(known)
-    return USUAL_SECONDS[job.kind] * sum(campaign.settings.steps.values()) / sum(STEPS.values())
+def expected_hours(campaign: Campaign, jobs: Iterable[Job], workers: int) -> float:
+    """How long jobs will take: trainings as this campaign's have taken, else the usual time, scaled with the steps."""
+    scale = sum(campaign.settings.steps.values()) / sum(STEPS.values())
+    seconds = {kind: usual * scale for kind, usual in USUAL_SECONDS.items()}
+    measured: dict[str, list[float]] = {}
+    for path in campaign.folder.glob("runs/*/seed-*/result.json"):
+        result = json.loads(path.read_text())
+        own = sum(part for name, part in result["seconds"].items() if name != "alignment")
+        measured.setdefault("plateau" if result.get("plateau") else "train", []).append(own)
+    seconds |= {kind: sum(known) / len(known) for kind, known in measured.items()}
+    return sum(seconds[job.kind] for job in jobs) / workers / 3600
 
 
 def _add_run(jobs: dict[Path, Job], campaign: Campaign, run: Run, searched: Iterable[str] = ()) -> None:

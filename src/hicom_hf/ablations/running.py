@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..shapes_model.making import MEMORY_SETTINGS, write_datasets
 from .campaign import Campaign
-from .planning import Job, expected_seconds, plan
+from .planning import Job, expected_hours, plan
 from .results import mean_right
 from .working import do, remove_unneeded
 
@@ -108,7 +108,7 @@ class _Pool:
             print(f"failed: {job.title} ({_log_file(self.campaign, job)})", file=sys.stderr, flush=True)
             return
         left = [other for other in open_jobs if not other.is_done]
-        hours = sum(expected_seconds(self.campaign, other) for other in left) / self.workers / 3600
+        hours = expected_hours(self.campaign, left, self.workers)
         print(
             f"done: {job.title}, {seconds:.0f} s{_score(self.campaign, job)}; {len(left)} jobs left, about {hours:.1f} h",
             file=sys.stderr,
