@@ -105,9 +105,11 @@ def _answers(model, processor, features: HiComVideoFeatures, rows: list, instruc
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        padding=True,
-        video_num_frames=repeated["num_frames"].tolist(),
-        **({} if instruction is None else {"instruction": instruction}),
+        processor_kwargs={
+            "padding": True,
+            "video_num_frames": repeated["num_frames"].tolist(),
+            **({} if instruction is None else {"instruction": instruction}),
+        },
     ).to(model.device)
     output = model.generate(**inputs, video_features=repeated, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     return processor.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
