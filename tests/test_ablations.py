@@ -345,3 +345,12 @@ def test_wrong_names_and_rates_are_refused(tmp_path, capsys):
     assert main(["ablate", str(tmp_path), "--list", "--rates", "0.5"]) == 1
     assert "must include 1" in capsys.readouterr().err
     assert main(["ablate", str(tmp_path), "--rates", "0"]) == 2
+    assert main(["ablate", str(tmp_path), "--report", str(tmp_path / "ablations.md")]) == 1
+    assert "there is no campaign in this folder" in capsys.readouterr().err
+
+
+def test_the_report_of_a_folder_is_written_by_the_command(campaign, tmp_path, capsys):
+    path = tmp_path / "ablations.md"
+    assert main(["ablate", str(campaign.folder), "--report", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(path)
+    assert "1 + 2 + 2 steps" in path.read_text()  # as recorded, not as the command's own defaults are

@@ -10,7 +10,7 @@ from .campaign import STEPS, Campaign, Run
 from .paper_tables import TABLES
 
 # Seconds of a job until some have been measured, at the full budget: one thread, default settings.
-USUAL_SECONDS = {"towers": 1500, "llm": 1500, "features": 150, "alignment": 60, "train": 500, "plateau": 1200}
+USUAL_SECONDS = {"towers": 1500, "llm": 1500, "features": 300, "alignment": 60, "train": 480, "plateau": 1300}
 
 
 @dataclass(frozen=True)

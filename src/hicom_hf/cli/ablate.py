@@ -84,7 +84,10 @@ def run(args: argparse.Namespace) -> int:
         **more,
     )
     if args.list or args.report is not None:  # these only look at what is there
-        settings = Settings.recorded(folder) or settings
+        recorded = Settings.recorded(folder)
+        if args.report is not None and recorded is None:
+            raise FileNotFoundError(f"{args.out}: there is no campaign in this folder (no settings.json) to report on")
+        settings = recorded or settings
     campaign = Campaign(
         folder,
         settings,
