@@ -59,7 +59,7 @@ def test_links_and_files_that_the_readme_names_exist():
 
 
 def test_the_two_commands_make_their_own_environment_from_the_pinned_versions():
-    for name in ("ask", "test"):
+    for name in ("demo", "test"):
         command = marked("command", name)
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ")
     assert len(re.findall(r"<!-- command: ", README)) == 2

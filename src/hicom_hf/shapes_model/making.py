@@ -41,11 +41,14 @@ from .sizes import COMPRESSOR, NUM_FRAMES
 from .towers import TowerTraining, save_siglip, train_towers
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+RARE_FILE = "rare_kinds.json"
 FILES = {  # what each stage is trained on, in their order
-    "alignment": "alignment.json",
-    "conditional_pretraining": "pretraining.json",
-    "instruction_tuning": "tuning.json",
+    "alignment": ("alignment.json",),
+    "conditional_pretraining": ("pretraining.json",),
+    "instruction_tuning": ("tuning.json", RARE_FILE),
 }
+# How often more questions of the kinds that scenes have fewest of are shown, so that all kinds come about equally often.
+REPEATED = {"count": 1, "vague": 1, "order": 2}
 STAGES = tuple(FILES)
 # For child processes: without them, glibc gives every large tensor back to the system, and training takes a third longer.
 MEMORY_SETTINGS = {
@@ -136,14 +139,29 @@ def make_tiny(
 
 def write_datasets(folder: Path, datasets: Iterable[Dataset]) -> None:
     """Write all data sets that are not there, two at a time."""
+    datasets = tuple(datasets)
     missing = [one for one in datasets if not (folder / one.name / "tuning.json").exists()]
     missing.sort(key=lambda dataset: -dataset.videos)
     in_parallel([(_write_datasets, folder, share) for share in (missing[::2], missing[1::2]) if share])
+    for dataset in datasets:
+        if not (folder / dataset.name / RARE_FILE).exists():
+            write_rare_kinds(folder / dataset.name)
 
 
 def _write_datasets(folder: Path, datasets: Iterable[Dataset]) -> None:
     for dataset in datasets:
         write_dataset(folder / dataset.name, dataset.videos, dataset.seed, progress=progress_bar, **dataset.settings)
+
+
+def write_rare_kinds(folder: Path) -> None:
+    """Repeat the questions of rare kinds in a file of their own."""
+    records = json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
+    repeated = [
+        {**record, "id": f"{record['id']}-again-{number}"}
+        for record in records
+        for number in range(REPEATED.get(record["kind"], 0))
+    ]
+    (folder / RARE_FILE).write_text(json.dumps(repeated), encoding="utf-8")
 
 
 def in_parallel(calls: list[tuple], threads: int = 1) -> list:
@@ -235,7 +253,7 @@ def stage_recipe(
     """
     place = STAGES.index(stage)
     before = "start" if place == 0 else f"{STAGES[place - 1]}/{MODEL_FOLDER}"
-    files = [str(data / dataset.name / FILES[stage]) for dataset in datasets]
+    files = [str(data / dataset.name / name) for dataset in datasets for name in FILES[stage]]
     paths = [
         f"model={json.dumps(str(folder / before))}",
         f"output_dir={json.dumps(str(folder / stage))}",

@@ -1,0 +1,198 @@
+"""How hicom-tiny is made: labels of patches and phrases, contexts of packed words, scores, and all steps at minuscule size."""
+
+import json
+
+import pytest
+import torch
+
+from hicom_hf.assembly import assemble
+from hicom_hf.loading import load_model, load_processor
+from hicom_hf.shapes import VOCABULARY, Name, Scene, patch_cover, questions, split_words, write_dataset
+from hicom_hf.shapes.dice import Dice
+from hicom_hf.shapes_model import packed_contexts
+from hicom_hf.shapes_model.language_model import LanguageTraining, PackedReader, encode_texts, save_language_model
+from hicom_hf.shapes_model.making import Budget, Dataset, make_tiny
+from hicom_hf.shapes_model.packed_contexts import draw_packed, names_of, pack
+from hicom_hf.shapes_model.phrases import draw_name, draw_phrase
+from hicom_hf.shapes_model.scoring import score, table
+from hicom_hf.shapes_model.seen_scenes import GRID, read_seen_scenes
+from hicom_hf.shapes_model.sizes import INSTRUCTION_LENGTH
+from hicom_hf.shapes_model.towers import SURE_COVER, Towers, TowerTraining, draw_batch, save_siglip, scale_features
+from hicom_hf.shapes_model.word_tokenizers import instruction_tokenizer, llm_tokenizer
+
+
+def quiet(iterable, total, name):
+    return iterable
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world") / "train"
+    write_dataset(folder, 4, 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Untrained towers and LLM in their usual formats."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    save_siglip(Towers(), folder / "siglip")
+    save_language_model(PackedReader(), folder / "llm")
+    return folder
+
+
+# Tokenizers ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_word_of_the_world_is_one_token_and_comes_back():
+    tokenizer = llm_tokenizer()
+    text = "a striped red circle at the top left, early."
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    for word in VOCABULARY:
+        assert tokenizer.tokenize(word) == [word]
+    assert tokenizer("a robot")["input_ids"][-1] == tokenizer.unk_token_id
+
+
+def test_instructions_lose_case_and_punctuation_and_are_padded_with_their_end():
+    tokenizer = instruction_tokenizer(INSTRUCTION_LENGTH)
+    ids = tokenizer("Where is the RED circle?", padding="max_length", truncation=True)["input_ids"]
+    assert len(ids) == INSTRUCTION_LENGTH and tokenizer.convert_ids_to_tokens(ids[:5]) == split_words(
+        "where is the red circle"
+    )
+    assert set(ids[5:]) == {tokenizer.eos_token_id}
+
+
+def test_an_assembled_model_keeps_the_llms_own_tokenizer(parts):
+    # AutoTokenizer alone would make a byte-pair tokenizer of it, because the LLM is a qwen2.
+    _, processor = assemble(parts / "siglip", parts / "llm", {"num_global_tokens": 8})
+    assert processor.tokenizer.tokenize("Where is the red circle?") == ["where", "is", "the", "red", "circle", "?"]
+
+
+# Towers --------------------------------------------------------------------------------------------------------------------
+
+
+def test_labels_say_whether_the_object_in_a_patch_fits_the_phrase(world):
+    scenes = read_seen_scenes(world, 2, quiet)
+    batch = draw_batch(scenes[:1], TowerTraining(videos=1, frames=2, phrases=6), Dice(4))
+    dice = Dice(4)  # drawn again, to know which frames were taken
+    dice.choose(scenes[:1])
+    times = dice.shuffled(range(8))[:2]
+    for frame, time in enumerate(times):
+        for patch in range(0, GRID[0] * GRID[1], 7):
+            cover = scenes[0].cover[:, time].flatten(1)[:, patch].float()
+            for column, phrase in enumerate(batch.phrases):
+                fits = [
+                    any(name.fits(*found.attributes) for name in phrase.names) for found in scenes[0].scene.objects
+                ]
+                sure = any(fit and share >= SURE_COVER for fit, share in zip(fits, cover, strict=True))
+                touched = any(fit and share > 0 for fit, share in zip(fits, cover, strict=True))
+                row = frame * GRID[0] * GRID[1] + patch
+                assert batch.labels[row, column] == sure
+                assert batch.judged[row, column] == (sure or not touched)
+
+
+def test_phrases_are_words_of_the_world_and_fit_what_they_were_drawn_from():
+    dice = Dice(1)
+    tokenizer = instruction_tokenizer(INSTRUCTION_LENGTH)
+    for _ in range(300):
+        attributes = ("red", "moon", "dotted")
+        names = [draw_name(attributes, dice), draw_name(("blue", "cross", "solid"), dice)]
+        phrase = draw_phrase(names, dice)
+        assert any(name.fits(*attributes) for name in phrase.names)
+        ids = tokenizer(phrase.text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids and len(ids) <= INSTRUCTION_LENGTH
+
+
+@torch.no_grad()
+def test_scaling_features_leaves_the_aligned_ones_as_they_are():
+    torch.manual_seed(0)
+    towers = Towers().eval()
+    pixels = torch.randn(2, 3, 144, 144)
+    features, aligned = towers.vision(pixels)
+    scale_features(towers.vision, 0.2)
+    scaled, same = towers.vision(pixels)
+    torch.testing.assert_close(scaled, 0.2 * features, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(same, aligned, atol=2e-3, rtol=2e-3)  # layer norms have an epsilon
+
+
+# Contexts ------------------------------------------------------------------------------------------------------------------
+
+
+def one_sample(monkeypatch, sharpness):
+    monkeypatch.setattr(packed_contexts, "UNCONDITIONAL", 0.0)
+    monkeypatch.setattr(packed_contexts, "SHARPNESS", (sharpness, sharpness))
+    packed = pack(Scene.from_seed(3, "dense"))
+    sample = packed_contexts._draw_sample([packed], "question", 8, (2, 4, 4), 1.0, Dice(2))
+    return packed, sample
+
+
+def test_a_group_without_sharpness_holds_objects_by_their_cover(monkeypatch):
+    packed, sample = one_sample(monkeypatch, 0.0)
+    cover = torch.from_numpy(patch_cover(packed.scene.objects, 8)).float()  # (O, T, H, W)
+    first = cover[:, :4, :3, :3].sum((1, 2, 3))
+    expected = first / max(36.0, float(first.sum()) + 0.5)
+    torch.testing.assert_close(sample.weights[0, :-1], expected, atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(sample.weights.sum(-1), torch.ones(len(sample.weights)))
+
+
+def test_a_sharp_context_shows_what_is_asked_for_wherever_it_is(monkeypatch):
+    packed, sample = one_sample(monkeypatch, 7.0)
+    asked = [found in sample.question.referents for found in packed.scene.objects]
+    cover = patch_cover(packed.scene.objects, 8)[asked].reshape(-1, 2, 4, 4, 3, 4, 3).sum((0, 2, 4, 6)).reshape(-1)
+    on_it = sample.weights[:32, :-1][:, torch.tensor(asked)].sum(-1)
+    assert on_it[torch.from_numpy(cover > 1)].min() > 0.9
+    assert on_it[torch.from_numpy(cover == 0)].max() == 0
+
+
+def test_what_a_question_names_is_known_also_when_it_is_not_there():
+    scene = Scene.from_seed(11, "normal")
+    for question in questions(scene):
+        names = names_of(question, scene)
+        if question.kind == "vague":
+            assert names == (Name(None, None, None),)
+        else:
+            assert all(name.phrase in question.text or name.plural in question.text for name in names)
+
+
+def test_prompts_have_a_place_for_every_token_of_their_context():
+    scenes, pictures = [pack(Scene.from_seed(seed)) for seed in range(3)], [pack(Scene.still(1), (1,))]
+    tokenizer, dice = llm_tokenizer(), Dice(5)
+    reader = PackedReader()
+    for raster in ((8, (2, 4, 4)), (32, (8, 4, 4)), (1, (1, 4, 4)), (8, (1, 2, 2))):
+        batch = draw_packed(scenes, pictures, 6, 1.0, dice, raster)
+        encoded = encode_texts(batch, tokenizer)
+        video = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+        assert ((encoded.input_ids == video).sum(1) == batch.present.sum(1)).all()
+        assert tokenizer.unk_token_id not in encoded.input_ids
+        answer = tokenizer.decode(encoded.labels[0][encoded.labels[0] >= 0], skip_special_tokens=True)
+        assert split_words(answer) == split_words(batch.answers[0])
+        loss, right = reader(batch, encoded, 1.0)
+        assert torch.isfinite(loss) and right.shape == (6,)
+
+
+# All of it -----------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_runs_at_minuscule_size_and_is_not_repeated(tmp_path):
+    budget = Budget(
+        datasets=(Dataset("train", 2, 0, {}), Dataset("wide", 2, 1, {"size": (144, 192)})),
+        tower_videos=2,
+        packed_scenes=3,
+        towers=TowerTraining(steps=2, videos=2),
+        language=LanguageTraining(steps=2, batch_size=4),
+        stages=(("max_steps=2", "batch_size=4", "batch_size_per_device=4"),) * 3,
+    )
+    model_folder = make_tiny(tmp_path, 0, budget, threads=1)
+    record = json.loads((tmp_path / "made_with.json").read_text())
+    assert record["seed"] == 0 and {"data", "towers and LLM", "alignment"} <= set(record["seconds"])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert make_tiny(tmp_path, 0, budget, threads=1) == model_folder
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+
+    model, processor = load_model(model_folder, "cpu", "float32"), load_processor(model_folder)
+    assert not model.config.untrained_parts
+    scored = score(model, processor, tmp_path / "data" / "train" / "tuning.json", limit=20)
+    assert len(scored) == 20 and len({one.id for one in scored}) == 20
+    rows = table(scored)
+    assert rows["all"]["questions"] == 20 and rows["all"]["right"] == 5.0 * sum(one.is_right for one in scored)
