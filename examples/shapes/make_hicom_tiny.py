@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 
 from hicom_hf.shapes_model.evaluating import as_markdown, evaluate
 from hicom_hf.shapes_model.making import STAGES, make_tiny
+from hicom_hf.shapes_model.shipping import ship
 
 
 def read_losses(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -50,14 +51,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where everything goes")
     parser.add_argument("--seed", type=int, default=0, help="of weights and of the order of learning (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="of the stages (default 2)")
-    parser.add_argument("--data", type=Path, help="folder of the videos, to share it between seeds (default FOLDER/data)")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the videos, to share it between seeds (default FOLDER/data)"
+    )
+    parser.add_argument("--ship", type=Path, metavar="DEST", help="also write the folder that the package carries")
     args = parser.parse_args()
     model = make_tiny(args.folder, args.seed, data=args.data, threads=args.threads)
     print(f"losses: {draw_losses(args.folder)}")
     results = evaluate(model, args.data or args.folder / "data")
     (args.folder / "scores.json").write_text(json.dumps(results, indent=1) + "\n")
     print(as_markdown(results))
-    print(f"model: {model}")
+    print(f"model: {model if args.ship is None else ship(args.folder, args.ship, overwrite=True)}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from ..asking import EncodedVideo, instruction_of
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
 
+COVER_ROUNDING = 1e-9  # `patch_cover` multiplies and divides
+
 
 @dataclass(frozen=True)
 class AttentionMaps:
@@ -174,7 +176,7 @@ def attention_share(attention: np.ndarray, cover: np.ndarray) -> AttentionShare:
         raise ValueError(
             f"the map must be (T, H, W) and the cover (T, H, W) or (R, T, H, W), got {attention.shape} and {cover.shape}"
         )
-    if cover.min() < 0 or cover.max() > 1:
+    if cover.min() < 0 or cover.max() > 1 + COVER_ROUNDING:
         raise ValueError(f"the cover must lie from 0 to 1, got {cover.min():g} to {cover.max():g}")
     total = attention.sum()
     if not total > 0:

@@ -131,7 +131,12 @@ def make_tiny(
     for stage, overrides in zip(STAGES, budget.stages, strict=True):
         with record.timed(stage):
             in_parallel([(run_stage, stage, folder, data, budget.datasets, seed, overrides)], threads)
-    return folder / STAGES[-1] / MODEL_FOLDER
+    return stage_folder(folder, STAGES[-1])
+
+
+def stage_folder(folder: Path, stage: str) -> Path:
+    """Where a stage's finished model is."""
+    return folder / stage / MODEL_FOLDER
 
 
 # Data ----------------------------------------------------------------------------------------------------------------------
@@ -266,7 +271,7 @@ def stage_recipe(
 
 def run_stage(stage: str, folder: Path, data: Path, datasets, seed: int, overrides: Iterable[str] = ()) -> Path:
     """Run a stage unless its model is there; errors as of `run_recipe`."""
-    finished = folder / stage / MODEL_FOLDER
+    finished = stage_folder(folder, stage)
     if not finished.exists():
         recipe = stage_recipe(stage, folder, data, datasets, seed, overrides)
         if run_recipe(recipe, name=stage) is None:
