@@ -1,24 +1,31 @@
 """How hicom-tiny is made: labels of patches and phrases, contexts of packed words, scores, and all steps at minuscule size."""
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from hicom_hf.assembly import assemble
 from hicom_hf.loading import load_model, load_processor
 from hicom_hf.shapes import VOCABULARY, Name, Scene, patch_cover, questions, split_words, write_dataset
 from hicom_hf.shapes.dice import Dice
 from hicom_hf.shapes_model import packed_contexts
+from hicom_hf.shapes_model.evaluating import Condition, as_markdown, evaluate
 from hicom_hf.shapes_model.language_model import LanguageTraining, PackedReader, encode_texts, save_language_model
 from hicom_hf.shapes_model.making import Budget, Dataset, make_tiny
 from hicom_hf.shapes_model.packed_contexts import draw_packed, names_of, pack
 from hicom_hf.shapes_model.phrases import draw_name, draw_phrase
 from hicom_hf.shapes_model.scoring import score, table
 from hicom_hf.shapes_model.seen_scenes import GRID, read_seen_scenes
+from hicom_hf.shapes_model.shipping import ship
 from hicom_hf.shapes_model.sizes import INSTRUCTION_LENGTH
 from hicom_hf.shapes_model.towers import SURE_COVER, Towers, TowerTraining, draw_batch, save_siglip, scale_features
 from hicom_hf.shapes_model.word_tokenizers import instruction_tokenizer, llm_tokenizer
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes" / "make_hicom_tiny.py"
 
 
 def quiet(iterable, total, name):
@@ -174,6 +181,7 @@ def test_prompts_have_a_place_for_every_token_of_their_context():
 # All of it -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_runs_at_minuscule_size_and_is_not_repeated(tmp_path):
     budget = Budget(
         datasets=(Dataset("train", 2, 0, {}), Dataset("wide", 2, 1, {"size": (144, 192)})),
@@ -181,7 +189,7 @@ def test_everything_runs_at_minuscule_size_and_is_not_repeated(tmp_path):
         packed_scenes=3,
         towers=TowerTraining(steps=2, videos=2),
         language=LanguageTraining(steps=2, batch_size=4),
-        stages=(("max_steps=2", "batch_size=4", "batch_size_per_device=4"),) * 3,
+        stages=(("max_steps=2", "batch_size=4", "batch_size_per_device=4", "logging.every=1"),) * 3,
     )
     model_folder = make_tiny(tmp_path, 0, budget, threads=1)
     record = json.loads((tmp_path / "made_with.json").read_text())
@@ -196,3 +204,17 @@ def test_everything_runs_at_minuscule_size_and_is_not_repeated(tmp_path):
     assert len(scored) == 20 and len({one.id for one in scored}) == 20
     rows = table(scored)
     assert rows["all"]["questions"] == 20 and rows["all"]["right"] == 5.0 * sum(one.is_right for one in scored)
+
+    losses = runpy.run_path(str(EXAMPLE))["draw_losses"](tmp_path)
+    with Image.open(losses) as picture:
+        assert picture.size[0] > 1000
+    few = Condition("two videos", Dataset("test", 2, 9, {"split": "test", "stage": "tuning"}))
+    results = evaluate(model_folder, tmp_path / "data", [few])
+    assert "| two videos | " in as_markdown(results) and "| chance | 12.5 |" in as_markdown(results)
+
+    with pytest.raises(FileNotFoundError, match=r"scores\.json: it is missing"):
+        ship(tmp_path, tmp_path / "shipped")
+    (tmp_path / "scores.json").write_text(json.dumps(results))
+    shipped = ship(tmp_path, tmp_path / "shipped")
+    assert not list(shipped.rglob("*.py")) and "--seed 0" in (shipped / "README.md").read_text()
+    assert load_model(shipped, "cpu").num_parameters() == model.num_parameters()

@@ -125,12 +125,14 @@ def make_tiny(
     with record.timed("data"):
         write_datasets(data, budget.datasets)
     with record.timed("towers and LLM"):
-        in_parallel([(make_siglip, folder, data, seed, budget), (make_llm, folder, seed, budget)])
+        parts = {"siglip": (make_siglip, folder, data, seed, budget), "llm": (make_llm, folder, seed, budget)}
+        in_parallel([call for name, call in parts.items() if not (folder / name).exists()])
     with record.timed("assembly"):
         start(folder, seed)
     for stage, overrides in zip(STAGES, budget.stages, strict=True):
         with record.timed(stage):
-            in_parallel([(run_stage, stage, folder, data, budget.datasets, seed, overrides)], threads)
+            if not stage_folder(folder, stage).exists():
+                in_parallel([(run_stage, stage, folder, data, budget.datasets, seed, overrides)], threads)
     return stage_folder(folder, STAGES[-1])
 
 
