@@ -47,8 +47,8 @@ FILES = {  # what each stage is trained on, in their order
     "conditional_pretraining": ("pretraining.json",),
     "instruction_tuning": ("tuning.json", RARE_FILE),
 }
-# How often more questions of some kinds are shown: rare ones, and the order of two events, which is learnt last.
-REPEATED = {"count": 1, "vague": 1, "order": 6}
+# How often more questions of the kinds that scenes have fewest of are shown, so that all kinds come about equally often.
+REPEATED = {"count": 1, "vague": 1, "order": 2}
 STAGES = tuple(FILES)
 # For child processes: without them, glibc gives every large tensor back to the system, and training takes a third longer.
 MEMORY_SETTINGS = {
