@@ -226,13 +226,13 @@ learning_rates: {{compressor: 1e-4, injection: 1e-4, language_model: 3e-3}}
 batch_size: 32
 batch_size_per_device: 32
 epochs: 100
-max_steps: 60
+max_steps: 120
 precision: fp32
 gradient_checkpointing: false
 cpu: true
 attn_implementation: eager
 lora: {{rank: 16, alpha: 32, dropout: 0.0}}
-logging: {{every: 30, progress_bar: false}}
+logging: {{every: 60, progress_bar: false}}
 """
 
 
