@@ -214,6 +214,8 @@ def write_moving_questions(folder, num_videos, seed, split):
                 }
             )
     (folder / "moves.json").write_text(json.dumps(records))
+    known = json.loads((folder / "tuning.json").read_text())
+    (folder / "known.json").write_text(json.dumps(known[:: max(1, len(known) // len(records))]))  # against forgetting
     return folder / "moves.json"
 
 
@@ -221,12 +223,12 @@ LORA_RECIPE = """
 stage: instruction_tuning
 model: {model}
 output_dir: {output}
-data: {{files: ["{file}"], num_frames: 8, max_length: 512, num_workers: 0, feature_cache: "{output}/features"}}
-learning_rates: {{compressor: 1e-4, injection: 1e-4, language_model: 3e-3}}
+data: {{files: ["{folder}/moves.json", "{folder}/known.json"], num_frames: 8, max_length: 512, num_workers: 0, feature_cache: "{output}/features"}}
+learning_rates: {{compressor: 1e-4, injection: 1e-4, language_model: 2e-3}}
 batch_size: 32
 batch_size_per_device: 32
 epochs: 100
-max_steps: 120
+max_steps: 160
 precision: fp32
 gradient_checkpointing: false
 cpu: true
@@ -243,7 +245,9 @@ def test_adapters_teach_it_a_new_kind_of_question(tiny, tiny_processor, videos, 
     train = write_moving_questions(tmp_path / "train", 120, 5, "train")
     test = write_moving_questions(tmp_path / "test", 30, TEST_SEED, "test")
     before = share_right(score(tiny, tiny_processor, test))
-    (tmp_path / "lora.yaml").write_text(LORA_RECIPE.format(model=hicom_tiny(), output=tmp_path / "lora", file=train))
+    (tmp_path / "lora.yaml").write_text(
+        LORA_RECIPE.format(model=hicom_tiny(), output=tmp_path / "lora", folder=train.parent)
+    )
     torch.manual_seed(0)
     folder = run_recipe(read_recipe(tmp_path / "lora.yaml"))
     adapted = PeftModel.from_pretrained(load_model(hicom_tiny(), "cpu", "float32"), folder).merge_and_unload()
