@@ -223,7 +223,12 @@ LORA_RECIPE = """
 stage: instruction_tuning
 model: {model}
 output_dir: {output}
-data: {{files: ["{folder}/moves.json", "{folder}/known.json"], num_frames: 8, max_length: 512, num_workers: 0, feature_cache: "{output}/features"}}
+data:
+  files: ["{folder}/moves.json", "{folder}/known.json"]
+  num_frames: 8
+  max_length: 512
+  num_workers: 0
+  feature_cache: "{output}/features"
 learning_rates: {{compressor: 1e-4, injection: 1e-4, language_model: 2e-3}}
 batch_size: 32
 batch_size_per_device: 32
