@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from hicom_hf.shapes_model.evaluating import as_markdown, evaluate
-from hicom_hf.shapes_model.making import STAGES, make_tiny
+from hicom_hf.shapes_model.making import STAGES, make_tiny, stage_losses
 from hicom_hf.shapes_model.shipping import ship
 
 
@@ -27,10 +27,8 @@ def read_losses(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
         lines = [json.loads(line) for line in (folder / "logs" / f"{name}.jsonl").read_text().splitlines()]
         losses[name] = [line["step"] for line in lines], [line["loss"] for line in lines]
     for stage in STAGES:
-        newest = max((folder / stage).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
-        logged = [line for line in history if "loss" in line]
-        losses[stage] = [line["step"] for line in logged], [line["loss"] for line in logged]
+        logged = stage_losses(folder / stage)
+        losses[stage] = [step for step, _ in logged], [loss for _, loss in logged]
     return losses
 
 

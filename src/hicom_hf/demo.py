@@ -21,7 +21,7 @@ from .asking import Answer, EncodedVideo, ReadVideo, answer_question, encode_vid
 from .explain import Explained, attention_maps, attention_share, picture, shown_frames
 from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .processors.processing_hicom import HiComProcessor
-from .shapes import Question, Scene, patch_cover, questions, referent_boxes, render, write_video
+from .shapes import Question, Scene, padded_boxes, patch_cover, questions, render, write_video
 
 FRESH_CLUTTER, FRESH_SPLIT = "normal", "test"  # of a video made on the spot; no training has seen this split
 # About a video of which nothing is known.
@@ -199,12 +199,8 @@ def seen_cover(asked: AskedVideo, question: Question, grid: tuple[int, int]) -> 
 def _seen_boxes(asked: AskedVideo, question: Question) -> np.ndarray:
     """(R, T, 4), fractions of the square frame, in the frames that were taken."""
     sampling = asked.video.sampling
-    height, width = sampling.height, sampling.width
-    side = max(height, width)
-    # As `pad_to_square` does: half a pixel up or left where the margin is odd.
-    margins = np.array([(side - width) // 2, (side - height) // 2] * 2)
-    boxes = referent_boxes(question.referents, sampling.num_source_frames, (height, width))
-    return ((boxes + margins) / side)[:, sampling.indices]
+    boxes = padded_boxes(question.referents, sampling.num_source_frames, (sampling.height, sampling.width))
+    return boxes[:, sampling.indices]
 
 
 def _describe_shares(maps, cover: np.ndarray) -> str:

@@ -13,11 +13,11 @@ OUT/
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..shapes.writing import write_text
 from ..shapes_model.making import TRAINING, Budget, Dataset
 from .arms import ARMS, PLATEAU, REPRESENTATIVES, Arm
 
@@ -273,11 +273,3 @@ def scaled_steps(scale: float) -> dict[str, int]:
 def quick_datasets(videos: int) -> tuple[Dataset, ...]:
     """Training data for trying out."""
     return (Dataset(f"train_{videos}_videos", videos, 0, {}),)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)

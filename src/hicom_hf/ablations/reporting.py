@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from ..shapes import CHANCE
+from ..shapes.writing import write_text
 from .arms import ARMS, FIRST, NUM_PATCHES, REPRESENTATIVES
-from .campaign import LEVELS, Campaign, Run, validation_score, write_text
+from .campaign import LEVELS, Campaign, Run, validation_score
 from .paper_tables import TABLES, Row, Table
 from .planning import chosen_arms
 from .plots import draw_table, has_numbers

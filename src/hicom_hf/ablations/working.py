@@ -9,13 +9,22 @@ from pathlib import Path
 
 import torch
 
-from ..shapes_model.making import MODEL_FOLDER, commit, make_llm, make_siglip, run_stage, stage_recipe, start
-from ..training.checkpoints import last_checkpoint
+from ..shapes.writing import write_text
+from ..shapes_model.making import (
+    MODEL_FOLDER,
+    commit,
+    make_llm,
+    make_siglip,
+    run_stage,
+    stage_losses,
+    stage_recipe,
+    start,
+)
 from ..training.recipes import Recipe
 from ..training.running import build_dataset
 from ..training.stages import load_stage, set_trainable
 from .arms import ARMS, PLATEAU, Arm
-from .campaign import Campaign, Run, parts_budget, validation_score, write_text
+from .campaign import Campaign, Run, parts_budget, validation_score
 from .measuring import measure
 from .planning import Job
 
@@ -204,12 +213,7 @@ def _since(begin: float) -> float:
 
 
 def _losses(stage_folder: Path) -> list[list[float]]:
-    """Steps and losses of a stage, from its last checkpoint; none if it was removed."""
-    checkpoint = last_checkpoint(stage_folder)
-    if checkpoint is None:
-        return []
-    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    return [[line["step"], round(line["loss"], 4)] for line in history if "loss" in line]
+    return [[step, round(loss, 4)] for step, loss in stage_losses(stage_folder)]
 
 
 def _remove(*folders: Path) -> None:

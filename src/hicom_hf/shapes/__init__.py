@@ -8,7 +8,7 @@ docs/shapes.md describes the world.
 from .descriptions import caption, descriptions
 from .objects import SceneObject
 from .questions import CHANCE, KINDS, Question, multiple_choice, questions
-from .rendering import contact_sheet, patch_cover, patch_owners, referent_boxes, render, render_still
+from .rendering import contact_sheet, padded_boxes, patch_cover, patch_owners, referent_boxes, render, render_still
 from .scenes import CLUTTER_LEVELS, SPLITS, Scene
 from .vocabulary import VOCABULARY, split_words
 from .words import COLOURS, HELD_OUT_PAIRS, SHAPES, TEXTURES, Name
@@ -33,6 +33,7 @@ __all__ = [
     "contact_sheet",
     "descriptions",
     "multiple_choice",
+    "padded_boxes",
     "patch_cover",
     "patch_owners",
     "questions",

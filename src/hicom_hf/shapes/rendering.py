@@ -112,6 +112,17 @@ def referent_boxes(
     return boxes
 
 
+def padded_boxes(
+    referents: Sequence[SceneObject], num_frames: int, size: int | tuple[int, int] = DEFAULT_SIZE
+) -> np.ndarray:
+    """`referent_boxes` once the frames are padded to a square, as fractions of its side: (R, T, 4)."""
+    height, width = height_and_width(size)
+    side = max(height, width)
+    # As `pad_to_square` does: half a pixel up or left where the margin is odd.
+    margins = np.array([(side - width) // 2, (side - height) // 2] * 2)
+    return (referent_boxes(referents, num_frames, size) + margins) / side
+
+
 def patch_cover(
     referents: Sequence[SceneObject],
     num_frames: int,
@@ -129,11 +140,7 @@ def patch_cover(
     Returns:
         float64 (R, T, H, W), 0 to 1.
     """
-    height, width = height_and_width(size)
-    side = max(height, width)
-    # As `pad_to_square` does: half a pixel up or left where the margin is odd.
-    margins = np.array([(side - width) // 2, (side - height) // 2] * 2)
-    boxes = np.nan_to_num((referent_boxes(referents, num_frames, size) + margins) / side, nan=-1.0)
+    boxes = np.nan_to_num(padded_boxes(referents, num_frames, size), nan=-1.0)
     parts = []
     for count, first in zip(grid, (1, 0), strict=True):
         edges = np.arange(count + 1) / count

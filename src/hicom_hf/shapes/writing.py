@@ -146,7 +146,7 @@ def write_dataset(
                 write_video(folder / name, render(scene, num_frames, size, fps)[0], fps, codec)
             _add_records(files, scene, name)
     for name, records in files.items():
-        _write_text(folder / name, json.dumps(records, indent=1))
+        write_text(folder / name, json.dumps(records, indent=1))
     return {name: len(records) for name, records in files.items()}
 
 
@@ -170,7 +170,7 @@ def _claim(folder: Path, world: dict[str, Any]) -> None:
         (folder / part).mkdir(parents=True, exist_ok=True)
     note = folder / WORLD_FILE
     if not note.exists():
-        _write_text(note, json.dumps(world, indent=1))
+        write_text(note, json.dumps(world, indent=1))
         return
     theirs = json.loads(note.read_text())
     differing = sorted(key for key in {*world, *theirs} if world.get(key) != theirs.get(key))
@@ -222,7 +222,9 @@ def _turns(medium: str, asked: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": f"<{medium}>\n{asked}"}, {"from": "gpt", "value": answer}]
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, with a line break at its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
     beside.write_text(text + "\n", encoding="utf-8")
     os.replace(beside, path)

@@ -13,7 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..assembly import VIDEO_TOKEN
 from ..shapes.dice import Dice
-from .optimizing import TrainingLog, make_optimizers, rate_at
+from .optimizing import TrainingLog, make_optimizers, rate_at, take_step
 from .packed_contexts import PackedBatch, PackedScene, draw_packed, value_word_ids
 from .sizes import LANGUAGE
 from .word_tokenizers import LLM_TOKENS, llm_tokenizer
@@ -141,11 +141,7 @@ def train_language_model(
         rate_at(optimizers, training.rate, step, training.steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE * fill)
-        loss.backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        take_step(reader, optimizers, loss)
         recent.append(right.float().mean().item())
         if len(recent) == PATIENCE and sum(recent) / PATIENCE > EASY and fill < 1:
             fill = min(1.0, fill + FILL_STEP)

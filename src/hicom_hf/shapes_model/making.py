@@ -2,7 +2,7 @@
 
 ```
 FOLDER/
-    data/<name>/            videos, pictures and questions, see `DATASETS`
+    data/<name>/            videos, pictures and questions, see `TRAINING`
     siglip/, llm/           the pre-trained parts, each in its usual format
     start/                  model and processor before the first stage
     alignment/, conditional_pretraining/, instruction_tuning/    the stages, each with `model/`
@@ -31,6 +31,8 @@ from tqdm.auto import tqdm
 from ..assembly import assemble, save_new_folder
 from ..new_folder import new_folder
 from ..shapes import Scene, write_dataset
+from ..shapes.writing import write_text
+from ..training.checkpoints import last_checkpoint
 from ..training.recipes import Recipe, read_recipe
 from ..training.running import MODEL_FOLDER, run_recipe
 from .language_model import LanguageTraining, save_language_model, train_language_model
@@ -168,7 +170,7 @@ def write_rare_kinds(folder: Path) -> None:
         for record in records
         for number in range(REPEATED.get(record["kind"], 0))
     ]
-    (folder / RARE_FILE).write_text(json.dumps(repeated), encoding="utf-8")
+    write_text(folder / RARE_FILE, json.dumps(repeated))
 
 
 def in_parallel(calls: list[tuple], threads: int = 1) -> list:
@@ -281,6 +283,15 @@ def run_stage(stage: str, folder: Path, data: Path, datasets, seed: int, overrid
     return finished
 
 
+def stage_losses(folder: Path) -> list[tuple[int, float]]:
+    """Steps and losses of a stage, from the last checkpoint in its folder; none if there is none."""
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return []
+    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return [(line["step"], line["loss"]) for line in history if "loss" in line]
+
+
 # Record --------------------------------------------------------------------------------------------------------------------
 
 
@@ -306,7 +317,7 @@ class _Record:
     def _add(self, name: str, seconds: float) -> None:
         times = self.values["seconds"]
         times[name] = times.get(name, 0.0) + seconds
-        self.path.write_text(json.dumps(self.values, indent=2) + "\n")
+        write_text(self.path, json.dumps(self.values, indent=2))
 
 
 class _Timer:

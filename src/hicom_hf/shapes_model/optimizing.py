@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 WARMUP = 0.05  # share of the steps
 LOG_EVERY = 20  # steps
 WEIGHT_DECAY = 0.02
+MAX_GRAD_NORM = 1.0
 
 
 def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
@@ -37,6 +38,15 @@ def rate_at(optimizers: list[torch.optim.Optimizer], rate: float, step: int, ste
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * share
+
+
+def take_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], loss: torch.Tensor) -> None:
+    """Backward, clip, step, and no gradients left."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 class TrainingLog:

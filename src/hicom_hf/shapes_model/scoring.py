@@ -141,12 +141,3 @@ def table(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
             right = sum(one.is_right for one in group) / len(group)
             rows[kind] = {"right": 100 * right, "chance": 100 * chance, "questions": len(group)}
     return rows
-
-
-def as_markdown(rows: dict[str, dict[str, float]]) -> str:
-    """The table as Markdown."""
-    lines = ["| kind | right (%) | chance (%) | questions |", "|---|---|---|---|"]
-    lines += [
-        f"| {kind} | {row['right']:.1f} | {row['chance']:.1f} | {row['questions']} |" for kind, row in rows.items()
-    ]
-    return "\n".join(lines)

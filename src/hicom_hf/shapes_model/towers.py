@@ -19,7 +19,7 @@ from ..modeling.vision_hicom import HiComInstructionEncoder, HiComVisionTower
 from ..processors.video_processing_hicom import HiComVideoProcessor
 from ..shapes import Name
 from ..shapes.dice import Dice
-from .optimizing import TrainingLog, make_optimizers, rate_at
+from .optimizing import TrainingLog, make_optimizers, rate_at, take_step
 from .phrases import Phrase, draw_name, draw_phrase
 from .seen_scenes import GRID, VALUES, SeenScene, as_pixels, video_processor
 from .sizes import INSTRUCTION, INSTRUCTION_LENGTH, VISION
@@ -168,11 +168,7 @@ def train_towers(scenes: list[SeenScene], training: TowerTraining, seed: int, lo
         batch = draw_batch(scenes, training, dice)
         loss, parts = _losses(towers, batch, processor, tokenizer)
         rate_at(optimizers, training.rate, step, training.steps)
-        loss.backward()
-        nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        take_step(towers, optimizers, loss)
         log.add(step, parts)
     return towers.eval()
 
