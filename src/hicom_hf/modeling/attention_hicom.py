@@ -90,6 +90,8 @@ class HiComCrossAttention(nn.Module):
         Returns:
             (B, Q, D), and the weights (B, heads, Q, N) or None.
         """
+        if self._projects_queries(queries.shape[1]):
+            return self._attend_by_queries(queries, keys, values, output_attentions)
         q, k, v = (
             projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q or N, D / heads)
             for projection, hidden in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
@@ -99,3 +101,34 @@ class HiComCrossAttention(nn.Module):
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         attended, weights = attend(self, q, k, v, None, scaling=q.shape[-1] ** -0.5, dropout=0.0, is_causal=False)
         return self.out_proj(attended.flatten(2)), weights if output_attentions else None
+
+    def _projects_queries(self, num_queries: int) -> bool:
+        """Whether it is less work to project the queries to the keys' side.
+
+        Not where a projection is more than its weights (adapters, quantisation), or they come only when it is called (offloading).
+        """
+        plain = all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in (self.k_proj, self.v_proj))
+        width = self.k_proj.in_features
+        less = self.num_heads * num_queries < width + num_queries
+        return plain and less and self.config._attn_implementation in ("eager", "sdpa")
+
+    def _attend_by_queries(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same numbers without projected keys and values, of which there are many.
+
+        q (W_k k + b_k) = (q W_k) k + q b_k, and since weights sum to 1, the sum over w (W_v v + b_v) is W_v (sum over w v) + b_v.
+        """
+        q = self.q_proj(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q, D / heads)
+        k_weight, v_weight = (
+            linear.weight.unflatten(0, (self.num_heads, -1)) for linear in (self.k_proj, self.v_proj)
+        )  # (heads, D / heads, D)
+        k_bias = self.k_proj.bias.unflatten(0, (self.num_heads, -1))[..., None]  # (heads, D / heads, 1)
+        scores = (q @ k_weight).flatten(1, 2) @ keys.transpose(-1, -2)  # (B, heads * Q, N)
+        scores = (scores + (q @ k_bias).flatten(1, 2)) * q.shape[
+            -1
+        ] ** -0.5  # the bias changes nothing but has a gradient
+        weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
+        seen = (weights @ values).unflatten(1, (self.num_heads, -1))  # (B, heads, Q, D)
+        attended = (seen @ v_weight.transpose(-1, -2)).transpose(1, 2).flatten(2) + self.v_proj.bias  # (B, Q, D)
+        return self.out_proj(attended), weights.unflatten(1, (self.num_heads, -1)) if output_attentions else None

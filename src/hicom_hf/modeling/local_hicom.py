@@ -114,25 +114,42 @@ class HiComLocalBranch(nn.Module):
         """
         inject = instruction is not None and self.injection is not None
         aligned = aligned_features is not None if self.formulation == "release" else inject
-        keys = group(aligned_features if aligned else features, self.ratio)  # (B, G, K, D)
-        values = group(features, self.ratio)  # (B, G, K, D)
-        queries = None if inject and not self.injection.needs_queries else self.pool(features, values)
-        if not self.grouping:  # every group's query meets all patches
-            keys, values = (
-                hidden.flatten(1, 3)[:, None].expand(-1, values.shape[1], -1, -1)  # (B, G, N, D), a view
-                for hidden in (aligned_features if aligned else features, features)
-            )
+        keys = aligned_features if aligned else features  # (B, T, H, W, D)
+        values = groups = group(features, self.ratio)  # (B, G, K, D)
+        queries = None if inject and not self.injection.needs_queries else self.pool(features, groups)
         if inject:
-            queries = self.injection(queries, *instruction)
-        if self.key_adapter is not None:
-            keys = self.key_adapter(keys)
+            queries = self.injection(queries, *instruction)  # (B, G, D), or (B, 1, D): one query for all groups
         if self.value_adapter is not None:
             values = self.value_adapter(values)
-        queries = queries.expand(-1, keys.shape[1], -1)[..., None, :]  # (B, G, 1, D)
-        scores = (queries @ keys.transpose(-1, -2)).squeeze(-2) * keys.shape[-1] ** -0.5  # (B, G, K)
+        if self.key_adapter is not None:
+            keys = self.key_adapter(keys)
+        elif not aligned and self.grouping:
+            keys = groups  # they need not be collected twice
+        scores = self.scores(queries, keys) * keys.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
-        pooled = (weights[..., None, :] @ values).squeeze(-2)  # (B, G, D)
+        weights = weights.expand(-1, values.shape[1], -1)  # (B, G, K)
+        if self.grouping:
+            pooled = (weights[..., None, :] @ values).squeeze(-2)  # (B, G, D)
+        else:  # every group's query has met all patches
+            values = features if self.value_adapter is None else self.value_adapter(features)
+            pooled = weights @ values.flatten(1, 3)  # (B, G, D)
         return self.readout(pooled), weights if output_attentions else None
+
+    def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """What every query makes of the patches of its group, (B, G, K); of all patches without grouping, (B, G or 1, N).
+
+        Args:
+            queries: (B, G, D), or (B, 1, D) for one query that all groups share.
+            keys: (B, T, H, W, D), or (B, G, K, D) if they are collected already.
+        """
+        if not self.grouping:
+            return queries @ keys.flatten(1, 3).transpose(-1, -2)  # (B, G or 1, N)
+        if keys.ndim == 5 and queries.shape[1] == 1:
+            # The query is the same everywhere, so the scores are collected in groups, not the D times larger keys.
+            return group(keys @ queries[:, None, None].transpose(-1, -2), self.ratio).squeeze(-1)
+        if keys.ndim == 5:
+            keys = group(keys, self.ratio)
+        return (queries[..., None, :] @ keys.transpose(-1, -2)).squeeze(-2)
 
     def pool(self, features: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
         """Vp, one token per group before the instruction is known: (B, T, H, W, D) -> (B, G, D).

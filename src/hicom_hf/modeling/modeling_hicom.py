@@ -118,13 +118,11 @@ class HiComModel(HiComPreTrainedModel):
         features, num_frames, aligned_features, instruction = self._check_features(video_features, instruction_ids)
         lengths = num_frames.tolist()
         tokens, attentions = [None] * len(lengths), [None] * len(lengths)
-        frames = features.split(lengths)
-        aligned_frames = [None] * len(lengths) if aligned_features is None else aligned_features.split(lengths)
         for length in sorted(set(lengths)):  # equally long videos are compressed together
             videos = [video for video, frame_count in enumerate(lengths) if frame_count == length]
             batch_tokens, batch_attentions = self.compressor(
-                torch.stack([frames[video] for video in videos]),
-                None if aligned_features is None else torch.stack([aligned_frames[video] for video in videos]),
+                _equally_long(features, lengths, length),
+                None if aligned_features is None else _equally_long(aligned_features, lengths, length),
                 None if instruction is None else tuple(part[videos] for part in instruction),
                 output_attentions=output_attentions,
             )
@@ -142,7 +140,10 @@ class HiComModel(HiComPreTrainedModel):
         num_frames = video_features["num_frames"]
         target = next(self.compressor.parameters())
         place = {} if target.is_meta else {"device": target.device, "dtype": target.dtype}
-        features = video_features["features"].to(**place)
+        features_place = place
+        if place and torch.is_autocast_enabled(target.device.type):  # as every product with them is computed
+            features_place = {**place, "dtype": torch.get_autocast_dtype(target.device.type)}
+        features = video_features["features"].to(**features_place)
         aligned_features = video_features.get("aligned_features")
         instruction = None
         if compressor_config.uses_instruction:
@@ -167,7 +168,7 @@ class HiComModel(HiComPreTrainedModel):
                 raise ValueError(
                     "these features hold no aligned_features, which this compressor needs; encode the videos again"
                 )
-            aligned_features = aligned_features.to(**place)
+            aligned_features = aligned_features.to(**features_place)
         else:
             aligned_features = None
         return features, num_frames, aligned_features, instruction
@@ -492,6 +493,13 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         if quantization_config is not None:
             quantization_config = spare_from_quantization(quantization_config)
         return super().from_pretrained(*args, quantization_config=quantization_config, **kwargs)
+
+
+def _equally_long(features: torch.Tensor, lengths: list[int], length: int) -> torch.Tensor:
+    """Of packed videos (sum T, H, W, D) those with `length` frames, (B, T, H, W, D); a view if all have."""
+    if all(other == length for other in lengths):
+        return features.unflatten(0, (-1, length))
+    return torch.stack([video for video in features.split(lengths) if len(video) == length])
 
 
 def _row(attentions: HiComCompressorAttentions, row: int) -> HiComCompressorAttentions:
