@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 from video_files import write_truncated_video, write_video
@@ -52,6 +53,23 @@ def test_a_good_data_set_is_counted_and_measured(folder, processor):
     dataset = HiComDataset(folder / "good.json", processor, num_frames=8)
     assert report.lengths == [len(dataset[index]["input_ids"]) for index in range(4)]
     assert report.length_quantiles()["max"] == max(report.lengths)
+
+
+def test_records_are_measured_with_their_own_numbers_of_frames(folder, processor):
+    frames = np.random.default_rng(0).integers(0, 255, (12, 48, 64, 3), dtype=np.uint8)
+    media = [{"video": source, "num_frames": n} for source in ("twelve.mp4", [frames]) for n in (2, 12, None)]
+    records = [record(number, "<video>Who?", "Ann.", **medium) for number, medium in enumerate(media)]
+    report = check_data(records, processor, folder, num_frames=8)
+    dataset = HiComDataset(records, processor, folder, num_frames=8)
+    assert (report.num_media, report.problems) == (6, [])
+    assert report.lengths == [len(dataset[index]["input_ids"]) for index in range(6)]
+    assert len(set(report.lengths)) == 3
+
+
+def test_a_wrong_number_of_frames_is_a_problem_with_the_record(folder, processor):
+    records = [record("q7", "<video>Who?", "Ann.", video="twelve.mp4", num_frames=True)]
+    (problem,) = check_data(records, processor, folder).problems
+    assert problem == ("bad record", "record 0 (id q7)", "num_frames must be a whole number of at least 1, got True")
 
 
 @pytest.mark.parametrize("num_workers", [1, 4])

@@ -1,6 +1,7 @@
 """Records to training items, by hand and against the samples of the official training set."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -106,6 +107,29 @@ def test_a_video_may_name_the_seconds_that_are_used():
     assert (item.media[0].start, item.media[0].end) == (2.5, 4)
 
 
+@pytest.mark.parametrize("source", ["a.mp4", "folder_of_frames", ["0.png", "1.png"]])
+def test_a_record_may_say_how_many_frames_are_sampled_of_its_videos_but_not_of_its_images(source):
+    (item,) = training_items(
+        llava("<video><video><image>Who?", "Ann.", video=[source, "b.mp4"], image="c.png", num_frames=4)
+    )
+    assert [(medium.kind, medium.num_frames) for medium in item.media] == [("video", 4), ("video", 4), ("image", None)]
+
+
+@pytest.mark.parametrize("data", [{}, {"num_frames": None}])
+def test_a_record_that_does_not_say_how_many_frames_leaves_it_open(data):
+    (item,) = training_items(llava("Who?", "Ann.", video="a.mp4", **data))
+    assert item.media[0].num_frames is None
+
+
+def test_a_video_of_a_chat_message_has_its_own_number_of_frames_or_that_of_its_record():
+    videos = [VIDEO | {"path": "a.mp4", "num_frames": 2}, VIDEO | {"path": "b.mp4"}, IMAGE | {"path": "c.png"}]
+    messages = [{"role": "user", "content": videos}, {"role": "assistant", "content": "Ann."}]
+    (item,) = training_items(Record({"messages": messages}, "r"))
+    assert [medium.num_frames for medium in item.media] == [2, None, None]
+    (item,) = training_items(Record({"messages": messages, "num_frames": 6}, "r"))
+    assert [medium.num_frames for medium in item.media] == [2, 6, None]
+
+
 def test_chat_messages_give_the_same_items_as_llava_turns():
     messages = [
         {"role": "user", "content": [VIDEO | {"path": "a.mp4"}, text("Who runs?")]},
@@ -128,6 +152,18 @@ def test_parts_of_a_chat_message_keep_their_order():
     (item,) = training_items(Record({"messages": messages, "images": ["a.png", "b.png"]}, "r"))
     assert item.messages[0]["content"] == [text("Is "), IMAGE, text("like"), IMAGE, text("?")]
     assert item.instruction == "Is \nlike\n?"
+
+
+@pytest.mark.parametrize("value", [0, -4, 4.0, 2.5, float("nan"), True, False, "8", [8], "all"])
+def test_a_number_of_frames_that_is_none_is_an_error_with_the_record_and_the_value(value):
+    message = rf"record 3: bad record: num_frames must be a whole number of at least 1, got {re.escape(repr(value))}$"
+    with pytest.raises(SampleError, match=message) as error:
+        training_items(llava("Who?", "Ann.", video="a.mp4", num_frames=value))
+    assert error.value.kind == BAD_RECORD
+    video = VIDEO | {"path": "a.mp4", "num_frames": value}
+    messages = [{"role": "user", "content": [video]}, {"role": "assistant", "content": "Ann."}]
+    with pytest.raises(SampleError, match=message):
+        training_items(Record({"messages": messages}, "train.json: record 3"))
 
 
 @pytest.mark.parametrize(

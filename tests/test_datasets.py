@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from video_files import write_truncated_video, write_video
+from video_files import write_frame_folder, write_truncated_video, write_video
 
 from hicom_hf.training.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
 from hicom_hf.training.datasets import HiComDataset, PackedRecords, SkippedSample, load_records, read_records
@@ -83,6 +83,80 @@ def test_one_video_may_appear_twice_with_other_seconds(folder, processor):
     parts = [{"type": "video", "path": path, "end": 0.3}, {"type": "video", "path": path, "start": 0.3, "end": 0.8}]
     messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Two."}]
     assert HiComDataset([{"messages": messages}], processor, num_frames=8)[0]["video_num_frames"].tolist() == [3, 5]
+
+
+# Numbers of frames of their own ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{"num_frames": 8}, {"fps": 2.0}, {"num_frames": 8, "max_frames": 3}, {"fps": 10.0, "max_frames": 3}, {}],
+)
+def test_a_record_has_as_many_frames_as_it_says_whatever_the_data_set_says(folder, processor, sampling):
+    sample = HiComDataset([record(video="twelve.mp4", num_frames=5)], processor, folder, **sampling)[0]
+    expected = processor.video_processor([str(folder / "twelve.mp4")], num_frames=5)
+    assert sample["video_num_frames"].tolist() == [5]
+    assert torch.equal(sample["pixel_values_videos"], expected["pixel_values_videos"])
+    assert (sample["input_ids"] == processor.video_token_id).sum() == processor.num_visual_tokens(5)
+
+
+def test_a_bound_of_the_processor_does_not_apply_to_a_record_with_its_own_number_of_frames(folder):
+    from hicom_hf.tiny import tiny_processor
+
+    bounded = tiny_processor()
+    bounded.video_processor.max_frames = 3
+    records = [record(video="twelve.mp4", num_frames=5), record(video="twelve.mp4")]
+    dataset = HiComDataset(records, bounded, folder)
+    assert [sample["video_num_frames"].tolist() for sample in (dataset[0], dataset[1])] == [[5], [3]]
+
+
+def test_a_short_video_gives_the_frames_it_has_or_repeats_them_as_the_data_set_says(folder, processor):
+    records = [record(video="three.mp4", num_frames=6)]
+    for short_video, expected in (("once", 3), ("repeat", 6)):
+        dataset = HiComDataset(records, processor, folder, num_frames=2, short_video=short_video)
+        assert dataset[0]["video_num_frames"].tolist() == [expected]
+
+
+def test_a_range_and_a_number_of_frames_go_together(folder, processor):
+    records = [record(video="twelve.mp4", start=0.3, end=0.8, num_frames=2)]
+    expected = processor.video_processor([str(folder / "twelve.mp4")], num_frames=2, start=0.3, end=0.8)
+    sample = HiComDataset(records, processor, folder, num_frames=8)[0]
+    assert torch.equal(sample["pixel_values_videos"], expected["pixel_values_videos"])
+
+
+def test_folders_and_lists_of_frames_have_their_own_number_of_frames_too(processor, tmp_path):
+    frames = write_frame_folder(tmp_path / "frames", 10)
+    files = [str(frames / f"{index}.png") for index in range(10)]
+    records = [record(video="frames", num_frames=4), record(video=[files], num_frames=3), record(video="frames")]
+    dataset = HiComDataset(records, processor, tmp_path, num_frames=6)
+    assert [dataset[index]["video_num_frames"].tolist() for index in range(3)] == [[4], [3], [6]]
+
+
+def test_one_video_may_appear_twice_with_other_numbers_of_frames(folder, processor):
+    path = str(folder / "twelve.mp4")
+    parts = [{"type": "video", "path": path, "num_frames": 2}, {"type": "video", "path": path, "num_frames": 7}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Two."}]
+    sample = HiComDataset([{"messages": messages}], processor, num_frames=8)[0]
+    assert sample["video_num_frames"].tolist() == [2, 7]
+
+
+def test_records_of_one_video_with_other_numbers_of_frames_are_listed_and_read_apart(folder, processor):
+    records = [record(video="twelve.mp4", num_frames=number) for number in (2, 7, 2)] + [record(video="twelve.mp4")]
+    dataset = HiComDataset(records, processor, folder, num_frames=4)
+    assert [dataset[index]["video_num_frames"].tolist() for index in range(4)] == [[2], [7], [2], [4]]
+    assert [medium.num_frames for medium in dataset.media()] == [2, 7, None]
+
+
+def test_a_wrong_number_of_frames_is_an_error_before_training_begins_or_a_counted_skip(folder, processor):
+    records = [record(video="twelve.mp4", id="q7", num_frames=0), record(video="twelve.mp4")]
+    message = r"record 0 \(id q7\): bad record: num_frames must be a whole number of at least 1, got 0"
+    with pytest.raises(SampleError, match=message):
+        HiComDataset(records, processor, folder)
+    dataset = HiComDataset(records, processor, folder, on_bad_sample="skip")
+    assert (len(dataset), len(dataset.skipped)) == (1, 1)
+
+
+# Text, templates and loaders -------------------------------------------------------------------------------------------
 
 
 def test_several_images_of_a_record_are_all_there_in_order(folder, processor):
@@ -237,6 +311,31 @@ def test_lengths_are_estimated_without_decoding_and_near_the_truth(folder, proce
     true_lengths = [len(real[index]["input_ids"]) for index in range(len(real))]
     assert max(abs(estimated.lengths - true_lengths)) <= 3
     assert (estimated.modality_lengths < 0).tolist() == [False] * 29 + [True] * 2
+
+
+def test_lengths_count_the_visual_tokens_of_each_records_own_number_of_frames(folder, processor):
+    numbers = [None, 2, 6, 12, 2]  # of 12 frames that the video has
+    records = [record(video="twelve.mp4", num_frames=number) for number in numbers]
+    two = record("<video><image><video>Who runs?", video=["twelve.mp4"] * 2, image="red.png", num_frames=6)
+    dataset = HiComDataset([*records, two], processor, folder, num_frames=8)
+    visual = [processor.num_visual_tokens(number or 8) for number in numbers]
+    assert len(set(visual)) == 3  # 6 and 8 frames make as many groups of 4
+    visual.append(2 * processor.num_visual_tokens(6) + processor.num_visual_tokens(1))
+    placeholders = torch.tensor([processor.video_token_id, processor.image_token_id])
+    samples = [dataset[index] for index in range(6)]
+    assert [int(torch.isin(sample["input_ids"], placeholders).sum()) for sample in samples] == visual
+    # The text is the same in all, so that what differs is the visual part.
+    assert (dataset.lengths - dataset.lengths[0]).tolist() == [tokens - visual[0] for tokens in visual]
+    assert max(abs(dataset.lengths - [len(sample["input_ids"]) for sample in samples])) <= 3
+
+
+def test_visual_tokens_are_computed_once_per_number_of_frames(processor, monkeypatch):
+    asked = []
+    num_visual_tokens = processor.num_visual_tokens
+    monkeypatch.setattr(processor, "num_visual_tokens", lambda n: asked.append(n) or num_visual_tokens(n))
+    records = [record(video="nowhere.mp4", num_frames=number) for number in (2, 3, None) for _ in range(50)]
+    HiComDataset(records, processor, num_frames=8)
+    assert sorted(asked) == [2, 3, 8]
 
 
 # Files -----------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The feature cache: equal results, encoded once, whole after an interruption, refused where it would be wrong."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -197,6 +199,75 @@ def test_the_size_with_fps_needs_a_bound(frozen, processor, tmp_path):
     with pytest.raises(ValueError, match="not known with fps and without max_frames"):
         FeatureCache(tmp_path, frozen, processor, fps=1.0).num_bytes(media)
     assert FeatureCache(tmp_path, frozen, processor, fps=1.0, max_frames=16).num_bytes(media) == 16 * FRAME_BYTES
+
+
+# Numbers of frames of their own ----------------------------------------------------------------------------------------
+
+
+def mixed_records():
+    """One video with three numbers of frames, a short one, and an image."""
+    return [
+        record("<video>Who?", video="twelve.mp4", num_frames=2),
+        record("<video>Who?", video="twelve.mp4", num_frames=12),
+        record("<video>Who?", video="twelve.mp4"),
+        record("<image><video>Is it him?", video="three.mp4", image="red.png", num_frames=5),
+    ]
+
+
+def test_results_with_mixed_numbers_of_frames_equal_those_without_a_cache(frozen, processor, folder, tmp_path):
+    plain = HiComDataset(mixed_records(), processor, folder, num_frames=8)
+    cache = FeatureCache(tmp_path, frozen, processor, num_frames=8)
+    cache.fill(frozen, plain.media(), report=lambda line: None)
+    cached = HiComDataset(mixed_records(), processor, folder, num_frames=8, feature_cache=cache)
+    collator = HiComDataCollator(processor)
+    expected, batch = (collator([dataset[index] for index in range(4)]) for dataset in (plain, cached))
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert batch["video_features"]["num_frames"].tolist() == expected["video_num_frames"].tolist() == [2, 12, 8, 3]
+    with torch.no_grad():
+        expected, found = frozen(**expected), frozen(**batch)
+    # float32: the tower adds up in another order for other numbers of frames at a time
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.loss, expected.loss, atol=1e-5, rtol=0)
+
+
+def test_one_video_with_two_numbers_of_frames_has_two_entries_that_are_bit_identical_to_uncached_ones(
+    frozen, processor, folder, tmp_path
+):
+    media = media_of(mixed_records()[:2], processor, folder)
+    cache = FeatureCache(tmp_path, frozen, processor, num_frames=8)
+    cache.fill(frozen, media, report=lambda line: None)
+    assert len(cache) == len(media) == 2
+    for medium, number in zip(media, (2, 12), strict=True):
+        pixels = processor.video_processor([medium.source], num_frames=number)
+        expected = frozen.encode_videos(pixels["pixel_values_videos"], pixels["video_num_frames"])
+        found = cache.get(medium)
+        assert found["num_frames"].tolist() == [number]
+        assert all(torch.equal(found[name], expected[name]) for name in ("features", "aligned_features"))
+    first, second = (cache.get(medium)["features"] for medium in media)
+    assert not torch.equal(first, second[:2])
+    again = FeatureCache(tmp_path, frozen, processor, num_frames=8)
+    assert [len(again.get(medium)["features"]) for medium in media] == [2, 12]  # as the next run finds them
+
+
+def test_the_size_counts_the_frames_that_records_ask_for(frozen, processor, folder, tmp_path):
+    media = media_of(mixed_records(), processor, folder)
+    cache = FeatureCache(tmp_path / "a", frozen, processor, num_frames=8)
+    assert cache.num_bytes(media) == (2 + 12 + 8 + 5 + 1) * FRAME_BYTES
+    with_fps = FeatureCache(tmp_path / "b", frozen, processor, fps=1.0)
+    own = [medium for medium in media if medium.num_frames is not None or medium.kind == "image"]
+    assert with_fps.num_bytes(own) == (2 + 12 + 5 + 1) * FRAME_BYTES
+    with pytest.raises(ValueError, match="not known with fps and without max_frames"):
+        with_fps.num_bytes(media)
+    with_fps.fill(frozen, own, report=lambda line: None)
+    assert [len(with_fps.get(medium)["features"]) for medium in own] == [2, 12, 1, 3]
+
+
+def test_a_video_without_its_own_number_of_frames_keeps_the_key_of_older_caches():
+    identity = ["video", 1.5, None, None, ["url", "https://host/a.mp4"]]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    medium = Medium("video", "https://host/a.mp4", start=1.5)
+    assert medium_key(medium) == key
+    assert len({key, *(medium_key(medium._replace(num_frames=number)) for number in (1, 2))}) == 3
 
 
 # Interruptions ---------------------------------------------------------------------------------------------------------

@@ -80,6 +80,14 @@ def test_tar_shards_give_the_samples_of_the_same_records_in_a_file(folder, shard
         assert all(torch.equal(sample[name], other[name]) for name in other if name != "decode_seconds")
 
 
+def test_records_of_a_stream_have_their_own_numbers_of_frames(folder, processor, tmp_path):
+    video = (folder / "three.mp4").read_bytes()
+    samples = {str(n): (record(n, **({"num_frames": n} if n else {})), {"mp4": video}) for n in range(4)}
+    shard = write_shard(tmp_path / "a.tar", samples)
+    found = HiComStreamingDataset(str(shard), processor, num_frames=2)
+    assert [sample["video_num_frames"].item() for sample in found] == [2, 2, 1, 1, 2, 2, 3, 3]  # two answers each
+
+
 def test_a_video_is_read_once_for_all_answers_of_its_record(shards, processor, monkeypatch):
     dataset = HiComStreamingDataset(str(shards / "train-00.tar"), processor, num_frames=2)
     read = []

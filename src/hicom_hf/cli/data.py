@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--processor", metavar="MODEL", help="model folder or repo: also count tokens with its processor"
     )
-    check.add_argument("--num-frames", type=_positive, metavar="N", help="frames per video (default: the processor's)")
+    check.add_argument(
+        "--num-frames",
+        type=_positive,
+        metavar="N",
+        help="frames per video (default: the processor's); a record's own num_frames comes first",
+    )
     check.add_argument("--max-length", type=_positive, metavar="N", help="most tokens of a sample; needs --processor")
     check.add_argument(
         "--whole", action="store_true", help="one sample per dialogue (alignment) instead of one per answer"

@@ -120,7 +120,7 @@ def check_data(
         records: as for `HiComDataset`.
         processor: a `HiComProcessor`, to count tokens; None checks records, videos and images only.
         media_root: folder that relative paths start from.
-        num_frames: frames taken of each video; None is the processor's own.
+        num_frames: frames taken of each video whose record does not say how many; None is the processor's own.
         max_length: most tokens of a sample; needs a processor. Longer ones are reported, also those that training would
             cut short.
         per_turn: one sample per answer, see `training_items`.
@@ -245,4 +245,4 @@ def _check_lengths(
 
 def _key(medium: Medium):
     """What two uses of the same medium have in common; contents in memory are told apart by identity."""
-    return medium if isinstance(medium.source, (str, bytes)) else id(medium.source)
+    return medium if isinstance(medium.source, (str, bytes)) else (id(medium.source), *medium[2:])

@@ -1,7 +1,9 @@
 """From one record of a data set to training items: a chat, the answers that are learnt in it, and its instruction.
 
 A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversations": [{"from", "value"}]}`, or in the
-chat format of transformers, `{"messages": [{"role", "content"}]}`. Nothing here opens a video.
+chat format of transformers, `{"messages": [{"role", "content"}]}`. Beside them may stand, for its videos, "start" and
+"end" (seconds), "frame_rate" (of frames without a clock) and "num_frames" (how many are sampled). Nothing here opens a
+video.
 """
 
 import math
@@ -81,6 +83,7 @@ class Medium(NamedTuple):
         source: absolute path, URL, bytes or anything else that the video processor reads.
         start, end: seconds of a video that are used, None for its own.
         frame_rate: frames per second of a folder or list of frames, if they have a clock.
+        num_frames: frames that are sampled of a video, whatever the data set says; None for what the data set says.
     """
 
     kind: Literal["video", "image"]
@@ -88,6 +91,7 @@ class Medium(NamedTuple):
     start: float | None = None
     end: float | None = None
     frame_rate: float | None = None
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,7 @@ def _record_media(record: Record) -> dict[str, list[Medium]]:
 
 
 def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
-    """A medium with its source resolved; `options` may hold start, end (seconds) and frame_rate."""
+    """A medium with its source resolved; `options` may hold start, end (seconds), frame_rate and num_frames."""
     if isinstance(source, Mapping):  # as `datasets` stores undecoded files
         source = source.get("bytes") or source.get("path")
     if source is None:
@@ -320,7 +324,20 @@ def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
         )
     if values["frame_rate"] == 0:
         raise SampleError(record.source, BAD_RECORD, "frame_rate must be above 0")
-    return Medium(kind, source, **values)
+    return Medium(kind, source, **values, num_frames=_num_frames(options, record))
+
+
+def _num_frames(options: Mapping, record: Record) -> int | None:
+    """Frames that are sampled of a video: its own number, or that of all videos of the record."""
+    value = options.get("num_frames")
+    if value is None:
+        value = record.data.get("num_frames")
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value is not None and not is_count:
+        raise SampleError(
+            record.source, BAD_RECORD, f"num_frames must be a whole number of at least 1, got {_shortened(value)}"
+        )
+    return value
 
 
 def _place_media(turns: list[_Turn], media: dict[str, list[Medium]], record: Record) -> list[_Turn]:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -81,6 +82,7 @@ class HiComDataset(Dataset):
     Attributes:
         skipped: a `SkippedSample` for every record left out when the data set was opened.
         lengths: (samples,) int64, estimated tokens with visual tokens; nothing is decoded for it.
+        visual_tokens: (samples,) int64, tokens of the sample's videos and images, the same estimate.
         modalities: (samples,) int8, index into `MODALITIES`: what the batches may be grouped by.
 
     Raises:
@@ -130,10 +132,8 @@ class HiComDataset(Dataset):
     def _open(self):
         """Check every record, and note which samples it gives and how long they are."""
         places, characters, visual_tokens, modalities = [], [], [], []
-        tokens_of = {
-            "image": self.encoder.processor.num_visual_tokens(1),
-            "video": self.encoder.processor.num_visual_tokens(self._usual_num_frames()),
-        }
+        num_tokens = cache(self.encoder.processor.num_visual_tokens)  # few numbers of frames, many records
+        usual = {"image": 1, "video": self._usual_num_frames()}
         for number, record in enumerate(self.records):
             try:
                 items = training_items(record, self.per_turn)
@@ -147,16 +147,17 @@ class HiComDataset(Dataset):
                 kinds = {medium.kind for medium in item.media}
                 places.append((number, place))
                 characters.append(sum(map(_num_characters, item.messages)))
-                visual_tokens.append(sum(tokens_of[medium.kind] for medium in item.media))
+                visual_tokens.append(sum(num_tokens(medium.num_frames or usual[medium.kind]) for medium in item.media))
                 modalities.append(2 if "video" in kinds else 1 if kinds else 0)
         if not places:
             raise ValueError(f"no sample is left of {len(self.records)} records ({len(self.skipped)} skipped)")
         self._places = np.array(places, dtype=np.int64)
         self.modalities = np.array(modalities, dtype=np.int8)
-        self.lengths = self._estimated_lengths(np.array(characters), np.array(visual_tokens))
+        self.visual_tokens = np.array(visual_tokens, dtype=np.int64)
+        self.lengths = self._estimated_lengths(np.array(characters), self.visual_tokens)
 
     def _usual_num_frames(self) -> int:
-        """Frames that most videos give, for estimates: the number asked for, or its bound."""
+        """Frames that most videos without their own number give, for estimates: the number asked for, or its bound."""
         sampling = self.encoder.sampling
         usual = sampling["num_frames"] or sampling["max_frames"] or self.encoder.processor.video_processor.num_frames
         return min(usual, sampling["max_frames"] or usual)

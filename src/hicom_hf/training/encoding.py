@@ -32,7 +32,7 @@ class ItemEncoder:
     Args:
         processor: a `HiComProcessor`; its chat template gives the layout and its video processor the frames.
         num_frames, fps, max_frames, short_video, on_decode_error: which frames; None is the video processor's own, see
-            `HiComVideoProcessor.preprocess`.
+            `HiComVideoProcessor.preprocess`. The first three are for videos whose record has no `num_frames`.
         max_length: most tokens of a sample, visual tokens included; None for no limit.
         feature_cache: a `FeatureCache` that stands in for pixels.
     """
@@ -165,7 +165,8 @@ def read_pixels(medium: Medium, video_processor, sampling: dict) -> torch.Tensor
     Args:
         medium: the video or image.
         video_processor: a `HiComVideoProcessor`.
-        sampling: arguments of its `preprocess` that say which frames.
+        sampling: arguments of its `preprocess` that say which frames; a medium's own `num_frames` comes before its
+            `num_frames`, `fps` and `max_frames`.
 
     Raises:
         SampleError: it is not there or cannot be read; the message names it.
@@ -173,6 +174,10 @@ def read_pixels(medium: Medium, video_processor, sampling: dict) -> torch.Tensor
     try:
         if medium.kind == "image":
             return video_processor.preprocess_images([medium.source])["pixel_values"]
+        if medium.num_frames is not None:
+            # As max_frames it cuts nothing, and keeps the processor's own bound from doing so.
+            own = {"num_frames": medium.num_frames, "fps": None, "max_frames": medium.num_frames}
+            sampling = {**sampling, **own}
         times = {"start": medium.start, "end": medium.end, "frame_rate": medium.frame_rate}
         # A list of frames is one video.
         return video_processor.preprocess([medium.source], **sampling, **times)["pixel_values_videos"]

@@ -163,16 +163,21 @@ class FeatureCache:
         """Bytes that the features of media take; videos shorter than asked for take less.
 
         Raises:
-            ValueError: with `fps` alone, the number of frames is not known beforehand.
+            ValueError: with `fps` alone, the number of frames is not known beforehand, unless the records give it.
         """
-        frames = self.sampling["num_frames"]
+        return sum(self._max_frames_of(medium) * self._frame_size for medium in media)
+
+    def _max_frames_of(self, medium: Medium) -> int:
+        """Frames of a medium, at most."""
+        if medium.kind == "image":
+            return 1
+        frames = medium.num_frames or self.sampling["num_frames"]
         if frames is None:
             uses_fps = self.sampling["fps"] is not None or self.video_processor.fps is not None
             frames = self.sampling["max_frames"] or self.video_processor.max_frames
             if frames is None and uses_fps:
                 raise ValueError("the size of a cache is not known with fps and without max_frames; give max_frames")
-            frames = frames or self.video_processor.num_frames
-        return sum((frames if medium.kind == "video" else 1) * self._frame_size for medium in media)
+        return frames or self.video_processor.num_frames
 
     def fill(
         self,
@@ -301,9 +306,12 @@ def medium_key(medium: Medium) -> str:
     """What a video or image is known by in a cache.
 
     A file is known by its path, size and time of change, so that a file that was replaced is encoded again; contents in
-    memory by a digest.
+    memory by a digest. A video without its own `num_frames` has the key that it had before there was such a thing, so that
+    older caches are read on.
     """
     identity = [medium.kind, medium.start, medium.end, medium.frame_rate, _identity(medium.source)]
+    if medium.num_frames is not None:
+        identity.append(medium.num_frames)
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 

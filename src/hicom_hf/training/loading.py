@@ -74,10 +74,10 @@ def sampler_of(dataset, batch_size: int, seed: int, group_by: str | None) -> HiC
     """The order of a data set's samples.
 
     Args:
-        dataset: with `lengths` and `modalities` if they are to be grouped.
+        dataset: a `HiComDataset` if samples are to be grouped.
         batch_size: samples of a step, over all processes.
         seed: of the order.
-        group_by: "length", "modality" or None.
+        group_by: "length", "modality", "visual_tokens" or None.
 
     Raises:
         ValueError: a data set without lengths and modalities is to be grouped.
@@ -88,5 +88,5 @@ def sampler_of(dataset, batch_size: int, seed: int, group_by: str | None) -> HiC
         raise ValueError(
             f"group_by={group_by!r} needs a HiComDataset, got {type(dataset).__name__}; set group_by=None"
         )
-    by_length = group_by == "length"
-    return HiComGroupedSampler(dataset.lengths, dataset.modalities, batch_size, seed, group_by_length=by_length)
+    groups = dataset.visual_tokens if group_by == "visual_tokens" else dataset.modalities
+    return HiComGroupedSampler(dataset.lengths, groups, batch_size, seed, group_by_length=group_by == "length")

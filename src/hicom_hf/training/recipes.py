@@ -51,12 +51,12 @@ class DataRecipe:
         files: JSON, JSONL or mixture YAML; or streams: webdataset tar shards (with `*` or `{000..127}`), or one
             `hf://datasets/OWNER/NAME` of the Hub. Streams need `max_steps`.
         media_root: the folder that paths of videos and images in the files are relative to; null: that of each file.
-        num_frames: frames of a video, sampled uniformly. 32: paper, section 4.1.
+        num_frames: frames of a video, sampled uniformly, unless its record has a `num_frames`. 32: paper, section 4.1.
         max_length: tokens of a sample, visual ones included. 4096: release script.
         per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
         on_bad_sample: "raise" stops with the sample's path, "skip" counts and lists it. Never replaced by another.
         group_by: what the samples of a batch have in common, to waste less on padding: null, "length" (and modality, as in
-            the release) or "modality". Streams come as they come.
+            the release), "modality", or "visual_tokens" (as many of them). Streams come as they come.
         shuffle_buffer: records of a stream among which the next one is drawn.
         feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is told first.
         num_workers: processes that read videos, per GPU.
@@ -68,7 +68,7 @@ class DataRecipe:
     max_length: int = 4096
     per_turn: bool = True
     on_bad_sample: Literal["raise", "skip"] = "raise"
-    group_by: Literal["length", "modality"] | None = "length"
+    group_by: Literal["length", "modality", "visual_tokens"] | None = "length"
     shuffle_buffer: int = 1000
     feature_cache: str | None = None
     num_workers: int = 4

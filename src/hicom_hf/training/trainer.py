@@ -46,7 +46,8 @@ class HiComTrainer(Trainer):
     Args:
         learning_rates: by part; everything else is frozen.
         trainable_only: checkpoints without frozen weights.
-        group_by: "length": batches of one modality and similar lengths; "modality": of one modality; None: shuffled.
+        group_by: "length": batches of one modality and similar lengths; "modality": of one modality; "visual_tokens": of one
+            modality and equally many visual tokens; None: shuffled.
         progress_bar: see `ConsoleReport`.
         **kwargs: of `transformers.Trainer`. `args.save_total_limit` old checkpoints are kept, `args.output_dir` holds them.
 
@@ -66,7 +67,7 @@ class HiComTrainer(Trainer):
         model: nn.Module,
         learning_rates: LearningRates,
         trainable_only: bool = False,
-        group_by: Literal["length", "modality"] | None = None,
+        group_by: Literal["length", "modality", "visual_tokens"] | None = None,
         progress_bar: bool = True,
         **kwargs,
     ):
