@@ -105,7 +105,8 @@ class HiComCrossAttention(nn.Module):
     def _projects_queries(self, num_queries: int) -> bool:
         """Whether it is less work to project the queries to the keys' side.
 
-        Not where a projection is more than its weights (adapters, quantisation), or they come only when it is called (offloading).
+        Not where a projection is more than its weights (adapters, quantisation), or has them only while it is called
+        (offloading).
         """
         plain = all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in (self.k_proj, self.v_proj))
         width = self.k_proj.in_features
@@ -117,7 +118,7 @@ class HiComCrossAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same numbers without projected keys and values, of which there are many.
 
-        q (W_k k + b_k) = (q W_k) k + q b_k, and since weights sum to 1, the sum over w (W_v v + b_v) is W_v (sum over w v) + b_v.
+        q (W_k k + b_k) = (q W_k) k + q b_k. The weights w of a query sum to 1, so sum w (W_v v + b_v) = W_v (sum w v) + b_v.
         """
         q = self.q_proj(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q, D / heads)
         k_weight, v_weight = (
