@@ -25,7 +25,7 @@ from hicom_hf.cli.main import main
 from hicom_hf.modeling.compressor_hicom import HiComCompressor
 from hicom_hf.shapes import write_dataset
 from hicom_hf.shapes_model.language_model import PackedReader, save_language_model
-from hicom_hf.shapes_model.making import Dataset, write_rare_kinds
+from hicom_hf.shapes_model.making import Dataset
 from hicom_hf.shapes_model.towers import Towers, save_siglip
 
 SMALL = Settings(
@@ -54,7 +54,6 @@ def campaign(untrained):
     campaign = Campaign(untrained / "out", SMALL, (0,), (untrained / "parts",), untrained / "data")
     for dataset in (*SMALL.datasets, *SMALL.test_datasets().values()):
         write_dataset(untrained / "data" / dataset.name, dataset.videos, dataset.seed, **dataset.settings)
-        write_rare_kinds(untrained / "data" / dataset.name)
     campaign.claim()
     do_all(campaign, arms=(CONDITIONAL, POOL))
     return campaign

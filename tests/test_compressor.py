@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu, layer_norm
 
+from hicom_hf.modeling.attention_hicom import HiComCrossAttention
 from hicom_hf.modeling.compressor_hicom import HiComCompressor
 from hicom_hf.modeling.configuration_hicom import HiComCompressorConfig
 from hicom_hf.modeling.grouping_hicom import group_positions, group_spans
@@ -208,6 +209,54 @@ def test_global_branch_has_heads_of_128_channels():
         compressor.global_branch, compressor.config, features[0], *(p[0] for p in instruction), heads=2
     )
     torch.testing.assert_close(tokens[0], expected, atol=1e-10, rtol=0)
+
+
+class ProjectedKeys(HiComCrossAttention):
+    """The attention as the formula is written."""
+
+    def _projects_queries(self, num_queries):
+        return False
+
+
+def attention_pair(implementation):
+    """The same attention of two heads, with few queries projected and with all keys projected, in float64."""
+    config = HiComCompressorConfig()
+    config._attn_implementation = implementation
+    torch.manual_seed(0)
+    one, other = HiComCrossAttention(256, config).double(), ProjectedKeys(256, config).double()
+    for parameter in one.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    other.load_state_dict(one.state_dict())
+    return one, other
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_projecting_few_queries_gives_the_numbers_and_gradients_of_projecting_many_keys(implementation):
+    pair = attention_pair(implementation)
+    assert pair[0]._projects_queries(5) and not pair[0]._projects_queries(400)
+    queries, keys, values = (torch.randn(2, count, 256, dtype=torch.float64) for count in (5, 90, 90))
+    outputs = [attention(queries, keys, values, output_attentions=True) for attention in pair]
+    for got, expected in zip(*outputs, strict=True):  # attended, weights
+        torch.testing.assert_close(got, expected, atol=1e-10, rtol=0)
+    for attended, _ in outputs:
+        attended.square().sum().backward()
+    for (name, parameter), other in zip(pair[0].named_parameters(), pair[1].parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, atol=1e-9, rtol=0, msg=name)
+
+
+def test_projections_that_are_more_than_their_weights_are_called():
+    class Adapted(torch.nn.Linear):
+        def forward(self, hidden):
+            return super().forward(hidden) + 1.0
+
+    attention, _ = attention_pair("sdpa")
+    queries, keys = torch.randn(1, 3, 256).double(), torch.randn(1, 50, 256).double()
+    before = attention(queries, keys, keys)[0]
+    adapted = Adapted(256, 256).double()
+    adapted.load_state_dict(attention.v_proj.state_dict())
+    attention.v_proj = adapted
+    added = attention(queries, keys, keys)[0] - before
+    torch.testing.assert_close(added, attention.out_proj.weight.sum(1).expand_as(added), atol=1e-10, rtol=0)
 
 
 @torch.no_grad()

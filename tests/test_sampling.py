@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hicom_hf.training.loading import sampler_of
 from hicom_hf.training.sampling import HiComGroupedSampler
 
 LENGTHS = np.random.default_rng(0).integers(10, 1000, 997)
@@ -53,3 +54,19 @@ def test_wrong_arguments_are_refused():
         HiComGroupedSampler(LENGTHS, MODALITIES, 0)
     with pytest.raises(ValueError, match="got 997 lengths and 2 modalities"):
         HiComGroupedSampler(LENGTHS, [0, 1], 8)
+
+
+def test_batches_may_hold_samples_of_equally_many_visual_tokens():
+    class Samples:
+        lengths, modalities = LENGTHS, MODALITIES
+        visual_tokens = np.random.default_rng(2).choice([40, 72, 136], 997)
+
+        def __len__(self):
+            return 997
+
+    indices = list(sampler_of(Samples(), 8, 0, "visual_tokens"))
+    assert sorted(indices) == list(range(997))
+    batches = [Samples.visual_tokens[indices[start : start + 8]] for start in range(0, 997, 8)]
+    assert all(len(set(batch)) == 1 for batch in batches[:-3])
+    # Nothing else orders them, so that no batch has one kind of text only.
+    assert not any(np.all(np.diff(LENGTHS[indices[start : start + 8]]) <= 0) for start in range(0, 80, 8))

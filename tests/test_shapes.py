@@ -6,24 +6,37 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from hicom_hf import shapes
+from hicom_hf.cli import shapes as shapes_command
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.instruction_hicom import extract_instruction
 from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
 from hicom_hf.processors.video_reading_hicom import read_video
-from hicom_hf.shapes import COLOURS, HELD_OUT_PAIRS, SHAPES, TEXTURES, Scene, questions, render
+from hicom_hf.shapes import (
+    COLOURS,
+    HELD_OUT_LOOKS,
+    HELD_OUT_PAIRS,
+    SHAPES,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    questions,
+    render,
+)
 from hicom_hf.shapes.dice import Dice
-from hicom_hf.shapes.questions import ANSWERS, TEMPLATES
+from hicom_hf.shapes.questions import ANSWERS, MAX_PER_KIND, TEMPLATES, order_pairs, rare_questions
 from hicom_hf.shapes.rendering import scene_times
+from hicom_hf.shapes.scenes import Split
 from hicom_hf.shapes.sprites import sprite_cover
 
 NUM_TIMES = 64
 # sha256 of the frames of `render(Scene.from_seed(5, "dense"), 3, (96, 128))`; a new one needs a new WORLD_VERSION
-FRAMES_HASH = "b45378cfff7221341a190e31350b1de6d0b83b638a4694b3db7efeccb72e3c2d"
+FRAMES_HASH = "7fdba86f2ae534e8458091e640fa2305b560ec2d926fc2dc60e2f1b7d069d0b5"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +50,18 @@ def scenes():
 @pytest.fixture(scope="module")
 def training_questions():
     return [question for seed in range(500) for question in questions(Scene.from_seed(1000 + seed, "normal"))]
+
+
+def looks_of(scene):
+    return {found.attributes for found in scene.objects}
+
+
+def all_looks():
+    return set(itertools.product(COLOURS, SHAPES, TEXTURES))
+
+
+def training_looks():
+    return {look for look in all_looks() if look not in HELD_OUT_LOOKS and look[:2] not in HELD_OUT_PAIRS}
 
 
 # Frames --------------------------------------------------------------------------------------------------------------------
@@ -196,7 +221,7 @@ def recomputed(scene, question):
 def test_every_answer_is_right_and_every_referent_unique(scenes):
     kinds = Counter()
     for scene in scenes:
-        for question in questions(scene):
+        for question in [*questions(scene), *questions(scene, max_per_kind=6)]:
             answer, referents = recomputed(scene, question)
             assert (question.answer, set(question.referents)) == (answer, set(referents)), question
             assert question.answer in question.options
@@ -208,9 +233,13 @@ def test_questions_are_the_same_every_time():
     assert questions(Scene.from_seed(9)) == questions(Scene.from_seed(9))
 
 
-def test_every_answer_of_a_kind_is_equally_likely(training_questions):
+@pytest.mark.parametrize("split", ["train", "held_out", "held_out_pairs", "text"])
+def test_every_answer_of_a_kind_is_equally_likely(split, training_questions):
+    asked = training_questions
+    if split != "train":
+        asked = [question for seed in range(500) for question in questions(Scene.from_seed(seed, "normal", split))]
     counts = defaultdict(Counter)
-    for question in training_questions:
+    for question in asked:
         is_order = question.kind == "order"
         counts[question.kind][question.options.index(question.answer) if is_order else question.answer] += 1
     assert set(counts) == set(shapes.KINDS)
@@ -239,19 +268,111 @@ def test_only_the_naming_pair_is_reserved(scenes):
     assert all(count >= 0.9 * shared["all"] for count in shared.values())
 
 
-def test_held_out_pairs_are_neither_shown_nor_named_in_training(scenes, training_questions):
+def test_a_scene_has_at_most_so_many_questions_of_a_kind(scenes):
+    for scene in scenes:
+        usual, more = (Counter(found.kind for found in questions(scene, most)) for most in (MAX_PER_KIND, 6))
+        assert usual == {kind: min(number, MAX_PER_KIND) for kind, number in more.items()}
+
+
+def test_more_questions_of_rare_kinds_are_right_and_ask_for_both_ends_of_an_order(scenes):
+    kinds = Counter()
+    for scene in scenes:
+        asked = rare_questions(scene)
+        for question in asked:
+            answer, referents = recomputed(scene, question)
+            assert (question.answer, set(question.referents)) == (answer, set(referents)), question
+            kinds[question.kind] += 1
+        order = [question for question in asked if question.kind == "order"]
+        for one, other in zip(order[::2], order[1::2], strict=True):
+            assert set(one.options) == set(other.options) == {one.answer, other.answer}
+    assert set(kinds) == {"order", "count", "vague"}
+
+
+def still_object(number, start, end):
+    return SceneObject("red", "circle", "solid", number / 100, 0.5, start=start, end=end)
+
+
+@pytest.mark.parametrize(("num_first", "num_late"), list(itertools.product(range(4), range(4))))
+def test_each_early_or_lasting_object_is_paired_once_with_each_late_one_new_ones_first(num_first, num_late):
+    first = [still_object(number, 0.0, (0.4, 1.0)[number % 2]) for number in range(num_first)]
+    late = [still_object(50 + number, 0.6, 1.0) for number in range(num_late)]
+    moving = SceneObject("red", "circle", "solid", 0.2, 0.9, travel=(0.5, 0.0))
+    pairs = order_pairs([moving, *late, *first])
+    assert len(pairs) == num_first * num_late
+    assert set(pairs) == set(itertools.product(first, late))
+    fresh = [found for pair in pairs[: min(num_first, num_late)] for found in pair]
+    assert len(set(fresh)) == len(fresh) == 2 * min(num_first, num_late)
+
+
+# Splits --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_splits_have_the_same_names_everywhere():
+    assert get_args(Split) == shapes.SPLITS == shapes_command.SPLITS
+
+
+def test_held_out_pairs_and_looks_are_balanced_and_disjoint():
     assert sorted(Counter(colour for colour, _ in HELD_OUT_PAIRS).values()) == [1] * len(COLOURS)
     assert {shape for _, shape in HELD_OUT_PAIRS} == set(SHAPES)
-    for scene in scenes:
-        if scene.split != "held_out":
-            assert not {(found.colour, found.shape) for found in scene.objects} & set(HELD_OUT_PAIRS)
-    phrases = [f"{colour} {shape}" for colour, shape in HELD_OUT_PAIRS]
-    assert not [question for question in training_questions if any(phrase in question.text for phrase in phrases)]
+    assert len(set(HELD_OUT_LOOKS)) == len(HELD_OUT_LOOKS) == 24
+    assert set(HELD_OUT_LOOKS) <= all_looks()
+    for position, (values, each) in enumerate([(COLOURS, 3), (SHAPES, 4), (TEXTURES, 6)]):
+        assert Counter(look[position] for look in HELD_OUT_LOOKS) == dict.fromkeys(values, each)
+    assert not {look[:2] for look in HELD_OUT_LOOKS} & set(HELD_OUT_PAIRS)
 
 
-def test_held_out_questions_are_about_held_out_pairs(scenes):
-    for scene in (scene for scene in scenes if scene.split == "held_out"):
-        assert all((found.colour, found.shape) in HELD_OUT_PAIRS for found in scene.subjects)
+def test_training_shows_every_other_look_and_so_every_two_attributes_of_a_held_out_one():
+    shown = set().union(*(looks_of(Scene.from_seed(seed, "dense")) for seed in range(60)))
+    assert shown == training_looks() and len(shown) == 136
+    for one, other in itertools.combinations(range(3), 2):
+        together = {(look[one], look[other]) for look in shown}
+        assert {(look[one], look[other]) for look in HELD_OUT_LOOKS} <= together
+
+
+def test_held_out_pairs_and_looks_are_neither_shown_nor_named_in_training(scenes, training_questions):
+    phrases = [f"{colour} {name}" for colour, shape in HELD_OUT_PAIRS for name in (shape, SHAPES[shape])]
+    phrases += [f"{texture} {colour} {shape}" for colour, shape, texture in HELD_OUT_LOOKS]
+    named = [f"{question.text} {question.answer}" for question in training_questions]
+    for split in ("train", "validation", "test"):
+        for scene in (scene for scene in scenes if scene.split == split):
+            assert looks_of(scene) <= training_looks()
+            told = [*questions(scene, max_per_kind=6), *shapes.descriptions(scene)]
+            named += [f"{question.text} {question.answer} {' '.join(question.options)}" for question in told]
+        for seed in range(200):
+            still = Scene.still(seed, split)
+            assert looks_of(still) <= training_looks()
+            named.append(shapes.caption(still))
+    assert not [text for text in named if any(phrase in text.lower() for phrase in phrases)]
+
+
+@pytest.mark.parametrize(
+    ("split", "looks"),
+    [
+        ("held_out", set(HELD_OUT_LOOKS)),
+        ("held_out_pairs", {look for look in all_looks() if look[:2] in HELD_OUT_PAIRS}),
+    ],
+)
+def test_held_out_questions_are_about_what_training_never_shows(scenes, split, looks):
+    for scene in (scene for scene in scenes if scene.split == split):
+        subjects = scene.subjects
+        assert {found.attributes for found in subjects} <= looks
+        names = [scene.count_name, *scene.absent]
+        assert all(any(name.fits(*look) for look in looks) for name in names)
+        for question in questions(scene, max_per_kind=6):
+            assert question.kind == "count" or set(question.referents) <= set(subjects)
+        if split == "held_out_pairs":
+            assert all(name[:2] in HELD_OUT_PAIRS for name in names if name.texture is None)
+        if scene.clutter == "dense":
+            assert looks_of(scene) & training_looks()  # the clutter is of every kind
+    assert all(looks_of(Scene.still(seed, split)) <= looks for seed in range(50))
+
+
+def test_texts_may_be_about_every_look():
+    shown = set().union(*(looks_of(Scene.from_seed(seed, "dense", "text")) for seed in range(60)))
+    asked = {found.attributes for seed in range(400) for found in Scene.from_seed(seed, "sparse", "text").subjects}
+    pictured = set().union(*(looks_of(Scene.still(seed, "text")) for seed in range(800)))
+    assert shown == pictured == all_looks()
+    assert asked - training_looks() and len(asked) > 0.95 * len(all_looks())
 
 
 # Texts ---------------------------------------------------------------------------------------------------------------------
@@ -355,7 +476,8 @@ def test_a_data_set_passes_the_check_and_trains(tmp_path, processor):
 
     counts = shapes.write_dataset(tmp_path, 2, seed=3, clutter="sparse", num_frames=4, size=96)
 
-    assert set(counts) == {"alignment.json", "pretraining.json", "tuning.json", "multiple_choice.json"}
+    files = {"alignment.json", "pretraining.json", "tuning.json", "rare_kinds.json", "multiple_choice.json"}
+    assert set(counts) == files
     for name, count in counts.items():
         report = check_data(tmp_path / name)
         assert (report.num_records, report.problems) == (count, [])
@@ -366,6 +488,21 @@ def test_a_data_set_passes_the_check_and_trains(tmp_path, processor):
     assert record["conversations"][1]["value"] == questions(scene)[0].answer
     sample = HiComDataset(tmp_path / "multiple_choice.json", processor, num_frames=4)[0]
     assert sample["pixel_values_videos"].shape[0] == 4
+
+
+def test_a_data_set_may_say_how_many_frames_are_sampled_video_by_video(tmp_path, processor):
+    from hicom_hf.training.datasets import HiComDataset
+
+    settings = {"stage": "tuning", "clutter": "sparse", "num_frames": 8, "size": 64}
+    shapes.write_dataset(tmp_path, 3, **settings, sampled_frames=(2, 4))
+    records = json.loads((tmp_path / "tuning.json").read_text())
+    asked = {record["video"]: record["num_frames"] for record in records}
+    assert list(asked.values()) == [2, 4, 2]
+    dataset = HiComDataset(tmp_path / "tuning.json", processor, num_frames=8)
+    for record, sample in zip(records[::9], [dataset[place] for place in range(0, len(records), 9)], strict=True):
+        assert len(sample["pixel_values_videos"]) == record["num_frames"]
+    with pytest.raises(ValueError, match=r"sampled_frames must be from 1 to the 8 frames of a video, got \(2, 9\)"):
+        shapes.write_dataset(tmp_path / "more", 1, **settings, sampled_frames=(2, 9))
 
 
 def test_an_interrupted_data_set_is_completed_and_the_rest_is_kept(tmp_path):

@@ -12,7 +12,7 @@ from hicom_hf.assembly import assemble
 from hicom_hf.loading import load_model, load_processor
 from hicom_hf.shapes import VOCABULARY, Name, Scene, patch_cover, questions, split_words, write_dataset
 from hicom_hf.shapes.dice import Dice
-from hicom_hf.shapes_model import packed_contexts
+from hicom_hf.shapes_model import packed_contexts, towers
 from hicom_hf.shapes_model.evaluating import Condition, as_markdown, evaluate
 from hicom_hf.shapes_model.language_model import LanguageTraining, PackedReader, encode_texts, save_language_model
 from hicom_hf.shapes_model.making import Budget, Dataset, make_tiny
@@ -22,7 +22,15 @@ from hicom_hf.shapes_model.scoring import score, table
 from hicom_hf.shapes_model.seen_scenes import GRID, read_seen_scenes
 from hicom_hf.shapes_model.shipping import ship
 from hicom_hf.shapes_model.sizes import INSTRUCTION_LENGTH
-from hicom_hf.shapes_model.towers import SURE_COVER, Towers, TowerTraining, draw_batch, save_siglip, scale_features
+from hicom_hf.shapes_model.towers import (
+    SURE_COVER,
+    Towers,
+    TowerTraining,
+    draw_batch,
+    save_siglip,
+    scale_features,
+    varied,
+)
 from hicom_hf.shapes_model.word_tokenizers import instruction_tokenizer, llm_tokenizer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "shapes" / "make_hicom_tiny.py"
@@ -79,7 +87,8 @@ def test_an_assembled_model_keeps_the_llms_own_tokenizer(parts):
 # Towers --------------------------------------------------------------------------------------------------------------------
 
 
-def test_labels_say_whether_the_object_in_a_patch_fits_the_phrase(world):
+def test_labels_say_whether_the_object_in_a_patch_fits_the_phrase(world, monkeypatch):
+    monkeypatch.setattr(towers, "PALE", 0.0)
     scenes = read_seen_scenes(world, 2, quiet)
     batch = draw_batch(scenes[:1], TowerTraining(videos=1, frames=2, phrases=6), Dice(4))
     dice = Dice(4)  # drawn again, to know which frames were taken
@@ -114,13 +123,32 @@ def test_phrases_are_words_of_the_world_and_fit_what_they_were_drawn_from():
 @torch.no_grad()
 def test_scaling_features_leaves_the_aligned_ones_as_they_are():
     torch.manual_seed(0)
-    towers = Towers().eval()
+    vision = Towers().eval().vision
     pixels = torch.randn(2, 3, 144, 144)
-    features, aligned = towers.vision(pixels)
-    scale_features(towers.vision, 0.2)
-    scaled, same = towers.vision(pixels)
+    features, aligned = vision(pixels)
+    scale_features(vision, 0.2)
+    scaled, same = vision(pixels)
     torch.testing.assert_close(scaled, 0.2 * features, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(same, aligned, atol=2e-3, rtol=2e-3)  # layer norms have an epsilon
+
+
+def test_varied_frames_keep_their_hues_and_texts_with_colours_are_not_judged_on_pale_ones(world, monkeypatch):
+    frame = torch.tensor([[200, 10], [20, 120], [40, 30]], dtype=torch.uint8)[..., None].expand(3, 2, 4)
+    grey = varied(frame, 0.0, 1.0, 0.0)
+    assert (grey[0] == grey[1]).all() and (grey[1] == grey[2]).all() and grey[0, 0, 0] != grey[0, 1, 0]
+    assert (varied(frame, 1.0, 1.0, 0.0) == frame).all()
+    pale = varied(frame, 0.5, 1.1, 5.0)
+    assert (pale.argmax(0) == frame.argmax(0)).all() and (pale.argmin(0) == frame.argmin(0)).all()
+
+    scenes = read_seen_scenes(world, 2, quiet)
+    for share_pale, least in ((0.0, 0.5), (1.0, 2.0)):  # none is pale, all are
+        monkeypatch.setattr(towers, "PALE", share_pale)
+        monkeypatch.setattr(towers, "LEAST_COLOUR", least)
+        batch = draw_batch(scenes, TowerTraining(videos=2, frames=2, phrases=6), Dice(4))
+        names_colour = torch.tensor([any(name.colour for name in phrase.names) for phrase in batch.phrases])
+        assert 0 < names_colour.sum() < len(names_colour)
+        assert batch.judged[:, ~names_colour].any()
+        assert bool(batch.judged[:, names_colour].any()) == (share_pale == 0)
 
 
 # Contexts ------------------------------------------------------------------------------------------------------------------
@@ -130,13 +158,16 @@ def one_sample(monkeypatch, sharpness):
     monkeypatch.setattr(packed_contexts, "UNCONDITIONAL", 0.0)
     monkeypatch.setattr(packed_contexts, "SHARPNESS", (sharpness, sharpness))
     packed = pack(Scene.from_seed(3, "dense"))
-    sample = packed_contexts._draw_sample([packed], "question", 8, (2, 4, 4), 1.0, Dice(2))
-    return packed, sample
+    draws = (
+        packed_contexts._draw_sample([packed], "question", 8, (2, 4, 4), 1.0, Dice(seed), {}) for seed in range(9)
+    )
+    sample = next(sample for sample in draws if sample.question.referents)
+    cover = torch.from_numpy(patch_cover(packed.scene.objects, 64)[:, 4::8]).float()  # 8 of 64 frames
+    return packed, sample, cover
 
 
 def test_a_group_without_sharpness_holds_objects_by_their_cover(monkeypatch):
-    packed, sample = one_sample(monkeypatch, 0.0)
-    cover = torch.from_numpy(patch_cover(packed.scene.objects, 8)).float()  # (O, T, H, W)
+    _, sample, cover = one_sample(monkeypatch, 0.0)  # cover (O, T, H, W)
     first = cover[:, :4, :3, :3].sum((1, 2, 3))
     expected = first / max(36.0, float(first.sum()) + 0.5)
     torch.testing.assert_close(sample.weights[0, :-1], expected, atol=2e-3, rtol=1e-2)
@@ -144,12 +175,12 @@ def test_a_group_without_sharpness_holds_objects_by_their_cover(monkeypatch):
 
 
 def test_a_sharp_context_shows_what_is_asked_for_wherever_it_is(monkeypatch):
-    packed, sample = one_sample(monkeypatch, 7.0)
-    asked = [found in sample.question.referents for found in packed.scene.objects]
-    cover = patch_cover(packed.scene.objects, 8)[asked].reshape(-1, 2, 4, 4, 3, 4, 3).sum((0, 2, 4, 6)).reshape(-1)
-    on_it = sample.weights[:32, :-1][:, torch.tensor(asked)].sum(-1)
-    assert on_it[torch.from_numpy(cover > 1)].min() > 0.9
-    assert on_it[torch.from_numpy(cover == 0)].max() == 0
+    packed, sample, cover = one_sample(monkeypatch, 7.0)
+    asked = torch.tensor([found in sample.question.referents for found in packed.scene.objects])
+    cover = cover[asked].reshape(-1, 2, 4, 4, 3, 4, 3).sum((0, 2, 4, 6)).reshape(-1)
+    on_it = sample.weights[:32, :-1][:, asked].sum(-1)
+    assert on_it[cover > 1].min() > 0.9
+    assert on_it[cover == 0].max() == 0
 
 
 def test_what_a_question_names_is_known_also_when_it_is_not_there():
@@ -166,8 +197,9 @@ def test_prompts_have_a_place_for_every_token_of_their_context():
     scenes, pictures = [pack(Scene.from_seed(seed)) for seed in range(3)], [pack(Scene.still(1), (1,))]
     tokenizer, dice = llm_tokenizer(), Dice(5)
     reader = PackedReader()
-    for raster in ((8, (2, 4, 4)), (32, (8, 4, 4)), (1, (1, 4, 4)), (8, (1, 2, 2))):
+    for raster, size in (((8, (2, 4, 4)), 6), ((32, (8, 4, 4)), 3), ((1, (1, 4, 4)), 6), ((8, (1, 2, 2)), 6)):
         batch = draw_packed(scenes, pictures, 6, 1.0, dice, raster)
+        assert len(batch.prompts) == size  # fewer of long ones
         encoded = encode_texts(batch, tokenizer)
         video = tokenizer.convert_tokens_to_ids("<|video_pad|>")
         assert ((encoded.input_ids == video).sum(1) == batch.present.sum(1)).all()
@@ -175,7 +207,22 @@ def test_prompts_have_a_place_for_every_token_of_their_context():
         answer = tokenizer.decode(encoded.labels[0][encoded.labels[0] >= 0], skip_special_tokens=True)
         assert split_words(answer) == split_words(batch.answers[0])
         loss, right = reader(batch, encoded, 1.0)
-        assert torch.isfinite(loss) and right.shape == (6,)
+        assert torch.isfinite(loss) and right.shape == (size,)
+
+
+def test_kinds_of_questions_are_drawn_as_often_as_their_weights_say():
+    scenes, dice = [pack(Scene.from_seed(seed)) for seed in range(6)], Dice(3)
+    batches = [draw_packed(scenes, [], 32, 0.5, dice, kind_weights={"where": 50.0, "exist": 0.0}) for _ in range(8)]
+    kinds = [kind for batch in batches for kind in batch.kinds if kind != "description"]
+    assert kinds.count("where") > 0.7 * len(kinds) and "exist" not in kinds
+
+
+def test_objects_are_in_the_same_places_at_every_number_of_frames():
+    packed = pack(Scene.from_seed(4, "dense"))
+    assert {count: cover.shape[1] for count, cover in packed.cover.items()} == {8: 8, 16: 16, 32: 32, 64: 64}
+    per_frame = [cover.float().mean(1) for cover in packed.cover.values()]
+    for other in per_frame[:-1]:
+        assert (other - per_frame[-1]).abs().max() < 1.5  # patches; what comes and goes is sampled more or less finely
 
 
 # All of it -----------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, Literal
 
 from ..modeling.configuration_hicom import HiComCompressorConfig
+from ..shapes_model.making import FILES
 from ..shapes_model.sizes import IMAGE_SIZE, NUM_FRAMES, PATCH_SIZE
 
 GRID = (NUM_FRAMES, IMAGE_SIZE // PATCH_SIZE, IMAGE_SIZE // PATCH_SIZE)
@@ -34,8 +35,8 @@ class StagePlan:
     steps_of: tuple[str, ...]
 
 
-PRETRAINING = StagePlan("conditional_pretraining", ("pretraining.json",), ("conditional_pretraining",))
-TUNING = StagePlan("instruction_tuning", ("tuning.json",), ("instruction_tuning",))
+PRETRAINING = StagePlan("conditional_pretraining", FILES["conditional_pretraining"], ("conditional_pretraining",))
+TUNING = StagePlan("instruction_tuning", FILES["instruction_tuning"], ("instruction_tuning",))
 BOTH = (PRETRAINING.stage, TUNING.stage)
 
 
@@ -145,7 +146,7 @@ _ARMS = (
         "no conditional pre-training",
         "conditional",
         _both("direct", "coarse"),
-        (StagePlan("instruction_tuning", ("tuning.json",), BOTH),),
+        (StagePlan("instruction_tuning", TUNING.files, BOTH),),
     ),
     _pair("direct", "fine"),
     _pair("coarse", "coarse"),
@@ -164,7 +165,7 @@ _ARMS = (
         "descriptions mixed into instruction tuning",
         "conditional",
         _both("direct", "coarse"),
-        (StagePlan("instruction_tuning", ("tuning.json", "pretraining.json"), BOTH),),
+        (StagePlan("instruction_tuning", TUNING.files + PRETRAINING.files, BOTH),),
     ),
     Arm(
         "multiple-choice-pretraining",

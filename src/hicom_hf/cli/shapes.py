@@ -12,7 +12,7 @@ import sys
 from .arguments import above_zero, at_least_one, whole_number
 
 HELP = "make videos of the built-in world, with questions and answers"
-SPLITS = ("train", "validation", "test", "held_out")
+SPLITS = ("train", "validation", "test", "held_out", "held_out_pairs", "text")
 STAGES = ("all", "alignment", "pretraining", "tuning")
 SHOWN_LEVELS = ("sparse", "normal", "dense", "crowded")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .dice import Dice
 from .objects import DIRECTIONS, OBJECT_SIZE, PHASES, SceneObject, squared_distance
-from .words import ATTRIBUTES, COLOURS, SHAPES, TEXTURES, Name
+from .words import ATTRIBUTES, COLOURS, SHAPES, TEXTURES, Look, Name
 
 SCALES = (0.92, 1.1)  # smallest and largest object, times OBJECT_SIZE
 GAP = 1.05  # least distance of two centres, in mean diameters
@@ -41,7 +41,7 @@ class Wish:
         quarter: column and row of the picture, 0 or 1 each, None for either.
     """
 
-    values: tuple[str, str, str]
+    values: Look
     name: Name | None = None
     phase: str = "always"
     direction: str = ""
@@ -58,12 +58,12 @@ class Layout:
 
     Args:
         dice: decides.
-        pairs: colours with shapes that the objects of questions may have.
-        clutter_pairs: those that all others may have.
+        looks: what the objects of questions may look like.
+        clutter_looks: what all others may look like.
     """
 
-    def __init__(self, dice: Dice, pairs: tuple, clutter_pairs: tuple):
-        self.dice, self.pairs, self.clutter_pairs = dice, pairs, clutter_pairs
+    def __init__(self, dice: Dice, looks: tuple[Look, ...], clutter_looks: tuple[Look, ...]):
+        self.dice, self.looks, self.clutter_looks = dice, looks, clutter_looks
         self.objects: list[SceneObject] = []
         self.absent: list[Name] = []
         self.count_name: Name | None = None
@@ -72,13 +72,12 @@ class Layout:
         """A value of an attribute, each equally likely."""
         return self.dice.choose({"colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": TEXTURES}[asked])
 
-    def attributes(self, asked: str, answer: str) -> tuple[str, str, str]:
+    def attributes(self, asked: str, answer: str) -> Look:
         """Colour, shape and texture of an object of which one is given."""
-        fitting = [pair for pair in self.pairs if answer in pair] if asked != "texture" else self.pairs
-        texture = answer if asked == "texture" else self.dice.choose(TEXTURES)
-        return (*self.dice.choose(fitting), texture)
+        position = ATTRIBUTES.index(asked)
+        return self.dice.choose([look for look in self.looks if look[position] == answer])
 
-    def named_attributes(self, asked: str) -> tuple[tuple[str, str, str], Name]:
+    def named_attributes(self, asked: str) -> tuple[Look, Name]:
         """Attributes, and a name that leaves `asked` open: nothing carries it yet, and they fit no reserved name.
 
         The answer is drawn once and the rest again if need be, so that answers stay equally likely.
@@ -91,7 +90,7 @@ class Layout:
                 return values, name
         raise NoRoom
 
-    def is_reserved(self, values: tuple[str, str, str]) -> bool:
+    def is_reserved(self, values: Look) -> bool:
         names = [found.name for found in self.objects if found.name] + self.absent
         return any(name.fits(*values) for name in names)
 
@@ -121,7 +120,7 @@ class Layout:
                 break
             answer = self.answer(asked)
             values = tuple(value or answer for value in name)
-            if values[:2] in self.clutter_pairs and not any(other.fits(*values) for other in names):
+            if values in self.clutter_looks and not any(other.fits(*values) for other in names):
                 self.place(Wish(values, name, quarter=quarters[placed]), 1)
         else:
             raise NoRoom
@@ -139,11 +138,11 @@ class Layout:
             direction = self.dice.choose(tuple(DIRECTIONS)) if self.dice.happens(MOVING_CLUTTER) else ""
             self.place(Wish(values, phase="", direction=direction, travel=CLUTTER_TRAVEL), CLUTTER_TRIES)
 
-    def clutter_attributes(self, theme: str) -> tuple[str, str, str]:
+    def clutter_attributes(self, theme: str) -> Look:
         while True:
             colour = theme if self.dice.happens(THEME_SHARE) else self.dice.choose(tuple(COLOURS))
             values = (colour, self.dice.choose(tuple(SHAPES)), self.dice.choose(TEXTURES))
-            if values[:2] in self.clutter_pairs and not self.is_reserved(values):
+            if values in self.clutter_looks and not self.is_reserved(values):
                 return values
 
     def place(self, wish: Wish, tries: int) -> bool:

@@ -17,8 +17,9 @@ NUMBERS = ("one", "two", "three", "four")[:MAX_COUNT]
 PLACES = tuple(f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right"))
 LETTERS = "ABCD"
 LETTER_REQUEST = LETTER_REQUESTS[1]  # the processor cuts it and the options off
-QUESTION_STREAM, OPTION_STREAM = 4, 5
+QUESTION_STREAM, OPTION_STREAM, RARE_STREAM = 4, 5, 8
 MAX_PER_KIND = 2  # questions about one scene
+ENDS = ("first", "last")
 
 # Wordings of each kind; the first is the usual one.
 TEMPLATES = {
@@ -30,7 +31,7 @@ TEMPLATES = {
     "motion": ("Which way does the {name} move?", "In which direction does the {name} go?"),
     "exist": ("Is there {a_name}?", "Does {a_name} appear?"),
     "count": ("How many {names} are there?", "What is the number of {names}?"),
-    "order": ("Which is seen {end}, the {name} or the {other}?", "Which appears {end}, the {name} or the {other}?"),
+    "order": ("Which comes {end}, the {name} or the {other}?", "Which appears {end}, the {name} or the {other}?"),
     "vague": (
         "What is this video mainly about?",
         "What can be learned from this video?",
@@ -118,21 +119,32 @@ def questions(scene: Scene, max_per_kind: int = MAX_PER_KIND) -> list[Question]:
         for found in group[:max_per_kind]
     ]
     asked += _exist(scene, dice, subjects)[:max_per_kind]
-    if scene.count_name:
-        asked.append(
-            _ask(dice, "count", NUMBERS[len(scene.counted) - 1], tuple(scene.counted), names=scene.count_name.plural)
-        )
-    asked += [_order(dice, *pair) for pair in order_pairs(subjects)[:max_per_kind]]
-    if scene.theme:
-        asked.append(_ask(dice, "vague", THEME_ANSWERS[scene.theme]))
-    return asked
+    asked += _count(scene, dice)
+    asked += [_order(dice, *pair, dice.choose(ENDS)) for pair in order_pairs(subjects)[:max_per_kind]]
+    return asked + _vague(scene, dice)
+
+
+def rare_questions(scene: Scene) -> list[Question]:
+    """More questions of the kinds that scenes have few of, so that a training can show all kinds about equally often.
+
+    Two pairs of objects in order, each from both ends: who knows neither object cannot know both answers by heart. And the
+    count and the theme in another wording or the same.
+    """
+    dice = Dice(scene.seed, SPLITS.index(scene.split), RARE_STREAM)
+    pairs = order_pairs(dice.shuffled(scene.subjects))[:MAX_PER_KIND]
+    asked = [_order(dice, *pair, end) for pair in pairs for end in ENDS]
+    return asked + _count(scene, dice) + _vague(scene, dice)
 
 
 def order_pairs(subjects: Sequence[SceneObject]) -> list[tuple[SceneObject, SceneObject]]:
-    """Objects of which the first is clearly seen before the second; each object at most once."""
+    """All pairs of objects of which the first clearly comes before the second.
+
+    As long as there are any, both objects of a pair are new; so a few pairs are about as many objects as can be.
+    """
     still = [found for found in subjects if not found.moves]
     first = [found for found in still if found.phase != "late"]
-    return list(zip(first, [found for found in still if found.phase == "late"], strict=False))
+    late = [found for found in still if found.phase == "late"]
+    return [(one, late[(at + step) % len(late)]) for step in range(len(late)) for at, one in enumerate(first)]
 
 
 def multiple_choice(question: Question, key: int = 0) -> Question:
@@ -178,8 +190,18 @@ def _exist(scene: Scene, dice: Dice, subjects: list[SceneObject]) -> list[Questi
     return found
 
 
-def _order(dice: Dice, first: SceneObject, last: SceneObject) -> Question:
-    end = dice.choose(("first", "last"))
+def _count(scene: Scene, dice: Dice) -> list[Question]:
+    if not scene.count_name:
+        return []
+    counted = tuple(scene.counted)
+    return [_ask(dice, "count", NUMBERS[len(counted) - 1], counted, names=scene.count_name.plural)]
+
+
+def _vague(scene: Scene, dice: Dice) -> list[Question]:
+    return [_ask(dice, "vague", THEME_ANSWERS[scene.theme])] if scene.theme else []
+
+
+def _order(dice: Dice, first: SceneObject, last: SceneObject, end: str) -> Question:
     answer = (first if end == "first" else last).name.phrase
     named = [found.name.phrase for found in dice.shuffled((first, last))]
     text = dice.choose(TEMPLATES["order"]).format(end=end, name=named[0], other=named[1])

@@ -1,5 +1,6 @@
 """The attributes of the world's objects, and how objects are called by two of them."""
 
+from itertools import product
 from typing import NamedTuple
 
 # RGB; far apart in hue and brightness, because H.264 keeps colour at half the resolution only.
@@ -35,8 +36,17 @@ HELD_OUT_PAIRS = (
     ("cyan", "circle"),
     ("white", "square"),
 )
-ALL_PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-TRAINING_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in HELD_OUT_PAIRS)
+Look = tuple[str, str, str]  # colour, shape, texture
+ALL_LOOKS: tuple[Look, ...] = tuple(product(COLOURS, SHAPES, TEXTURES))
+# Looks that training never shows either, though it shows every two of their attributes together: three of each colour,
+# four of each shape, six of each texture.
+HELD_OUT_LOOKS = tuple(
+    (colour, tuple(SHAPES)[(place + 1 + 2 * step) % len(SHAPES)], TEXTURES[(place + step) % len(TEXTURES)])
+    for place, colour in enumerate(COLOURS)
+    for step in range(3)
+)
+HELD_OUT_PAIR_LOOKS = tuple(look for look in ALL_LOOKS if look[:2] in HELD_OUT_PAIRS)
+TRAINING_LOOKS = tuple(look for look in ALL_LOOKS if look not in HELD_OUT_LOOKS + HELD_OUT_PAIR_LOOKS)
 
 
 class Name(NamedTuple):

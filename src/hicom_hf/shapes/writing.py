@@ -6,7 +6,7 @@ all its files were made with. Every file is written beside its place and renamed
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image
 
 from .descriptions import CAPTION_REQUESTS, caption, descriptions
 from .dice import Dice
-from .questions import Question, multiple_choice, questions
+from .questions import Question, multiple_choice, questions, rare_questions
 from .rendering import DEFAULT_FPS, DEFAULT_NUM_FRAMES, DEFAULT_SIZE, height_and_width, render, render_still
 from .scenes import Scene
 
@@ -25,7 +25,7 @@ from .scenes import Scene
 STAGES = {
     "alignment": ("alignment.json",),
     "pretraining": ("pretraining.json",),
-    "tuning": ("tuning.json", "multiple_choice.json"),
+    "tuning": ("tuning.json", "rare_kinds.json", "multiple_choice.json"),
 }
 # Encoder -> its options; the quality is about the same. The suffix of the file chooses the container.
 CODECS = {
@@ -38,7 +38,7 @@ DEFAULT_CODEC = "libx264"
 JPEG_QUALITY = 92
 MAX_VIDEOS = 1_000_000  # of a data set; video i of seed s is scene s * MAX_VIDEOS + i
 WORLD_FILE = "world.json"
-WORLD_VERSION = 2  # raised whenever the same settings give other scenes, frames or texts
+WORLD_VERSION = 3  # raised whenever the same settings give other scenes, frames or texts
 CAPTION_STREAM = 7
 
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -78,7 +78,7 @@ def write_video(
         with av.open(str(beside), "w") as container:
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=CODECS[codec])
             stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            stream.codec_context.thread_count = 1  # small pictures; the same bytes on any number of cores
+            stream.codec_context.thread_count = 1  # more do not pay for such small pictures
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode(None))
@@ -100,6 +100,7 @@ def write_dataset(
     size: int | tuple[int, int] = DEFAULT_SIZE,
     fps: float = DEFAULT_FPS,
     codec: str = DEFAULT_CODEC,
+    sampled_frames: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """Write videos, pictures and training files; what is there is kept, so that an interrupted run can be repeated.
@@ -108,12 +109,13 @@ def write_dataset(
         folder: where to write.
         num_videos: number of videos, and of pictures; a larger number later adds to what is there.
         seed: of all scenes.
-        stage: "alignment" (pictures with captions), "pretraining" (descriptions), "tuning" (questions, and the same as
-            multiple choice), or "all".
+        stage: "alignment" (pictures with captions), "pretraining" (descriptions), "tuning" (questions, more of those of rare
+            kinds, and all but these as multiple choice), or "all".
         split: one of `SPLITS`; the scenes of one never occur in another.
         clutter: a name in `CLUTTER_LEVELS`, or a density from 0 to 1.
         num_frames, size, fps: see `render`; height and width even.
         codec: one of `CODECS`.
+        sampled_frames: how many frames training is to sample, video by video in turn; empty leaves it to the training.
         progress: shows progress over an iterable, given its length and a name.
 
     Returns:
@@ -124,13 +126,17 @@ def write_dataset(
 
     Example:
         >>> write_dataset("shapes", num_videos=100, seed=0, stage="tuning")  # doctest: +SKIP
-        {'tuning.json': 1402, 'multiple_choice.json': 1402}
+        {'tuning.json': 1571, 'rare_kinds.json': 419, 'multiple_choice.json': 1571}
     """
     height, width = _checked_size(stage, num_videos, size, codec)
     seeds = range(seed * MAX_VIDEOS, seed * MAX_VIDEOS + num_videos)
     # Drawn once before anything is written, because this refuses a wrong split, clutter, seed, frame number or rate.
     render(Scene.from_seed(seeds[0], clutter, split), num_frames, size, fps)
     world = {"seed": seed, "split": split, "clutter": clutter, "frames": num_frames, "fps": fps, "codec": codec}
+    if not all(1 <= count <= num_frames for count in sampled_frames):
+        raise ValueError(f"sampled_frames must be from 1 to the {num_frames} frames of a video, got {sampled_frames}")
+    if sampled_frames:
+        world["sampled_frames"] = list(sampled_frames)
     folder = Path(folder)
     _claim(folder, {"version": WORLD_VERSION, **world, "height": height, "width": width})
     progress = progress or (lambda iterable, total, name: iterable)
@@ -144,7 +150,8 @@ def write_dataset(
             scene = Scene.from_seed(scene_seed, clutter, split)
             if not (folder / (name := f"videos/{number:06d}.mp4")).exists():
                 write_video(folder / name, render(scene, num_frames, size, fps)[0], fps, codec)
-            _add_records(files, scene, name)
+            sampling = {"num_frames": sampled_frames[number % len(sampled_frames)]} if sampled_frames else {}
+            _add_records(files, scene, {"video": name, **sampling})
     for name, records in files.items():
         write_text(folder / name, json.dumps(records, indent=1))
     return {name: len(records) for name, records in files.items()}
@@ -195,23 +202,25 @@ def _picture(folder: Path, number: int, scene: Scene, size: tuple[int, int]) -> 
     }
 
 
-def _add_records(files: dict[str, list[dict]], scene: Scene, video: str) -> None:
-    """One record per question, so that no answer stands in the context of another."""
+def _add_records(files: dict[str, list[dict]], scene: Scene, video: dict[str, Any]) -> None:
+    """One record per question, so that no answer stands in the context of another; `video` says which and how to read it."""
     asked = questions(scene) if "tuning.json" in files else []
     groups = {"pretraining.json": descriptions(scene) if "pretraining.json" in files else [], "tuning.json": asked}
+    groups["rare_kinds.json"] = rare_questions(scene) if asked else []
     groups["multiple_choice.json"] = [
         multiple_choice(question, scene.seed * len(asked) + number) for number, question in enumerate(asked)
     ]
     for name, group in groups.items():
         if name in files:
-            files[name] += [_record(scene, video, number, question) for number, question in enumerate(group)]
+            first = len(asked) if name == "rare_kinds.json" else 0  # ids differ from those of tuning.json
+            files[name] += [_record(scene, video, number, question) for number, question in enumerate(group, first)]
 
 
-def _record(scene: Scene, video: str, number: int, question: Question) -> dict[str, Any]:
+def _record(scene: Scene, video: dict[str, Any], number: int, question: Question) -> dict[str, Any]:
     """A question for the trainer; `scene` and `kind` are for those who measure, the trainer does not read them."""
     return {
         "id": f"{scene.split}-{scene.seed}-{question.kind}-{number}",
-        "video": video,
+        **video,
         "kind": question.kind,
         "scene": {"seed": scene.seed, "clutter": scene.clutter, "split": scene.split},
         "conversations": _turns("video", question.text, question.answer),

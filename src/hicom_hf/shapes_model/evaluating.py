@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import load_model, load_processor
-from .making import Dataset, progress_bar, write_datasets
+from .making import TALL, WIDE, Dataset, progress_bar, write_datasets
 from .scoring import score, table
 
 TEST_SEED = 1000
-FEW, MANY = 30, 80  # videos; about 420 and 1,100 questions
-TALL, NEARLY_SQUARE = {"size": (192, 144)}, {"size": (144, 180)}
+FEW, MANY = 30, 80  # videos; about 460 and 1,250 questions
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ def _dataset(name: str, videos: int = FEW, split: str = "test", **settings: Any)
 LONG_VIDEOS = _dataset("long", num_frames=64)
 CONDITIONS = (
     Condition("unseen videos", _dataset("test", MANY)),
-    Condition("held-out pairs of colour and shape", _dataset("held_out", MANY, split="held_out")),
+    Condition("held-out looks", _dataset("held_out", MANY, split="held_out")),
+    Condition("held-out pairs of colour and shape", _dataset("held_out_pairs", MANY, split="held_out_pairs")),
     *(
         Condition(f"clutter: {level}", _dataset(level, clutter=level))
         for level in ("sparse", "normal", "dense", "crowded")
@@ -49,8 +49,11 @@ CONDITIONS = (
     Condition("VP9", _dataset("vp9", codec="libvpx-vp9")),
     Condition("MPEG-4", _dataset("mpeg4", codec="mpeg4")),
     Condition("12 frames per second", _dataset("fast", fps=12.0)),
-    Condition("3:4, upright", _dataset("tall", **TALL)),
-    Condition("5:4", _dataset("nearly_square", **NEARLY_SQUARE)),
+    Condition("4:3, as in training", _dataset("wide", **WIDE)),
+    Condition("3:4, as in training", _dataset("tall", **TALL)),
+    Condition("5:4", _dataset("nearly_square", size=(144, 180))),
+    Condition("4:5", _dataset("nearly_square_tall", size=(180, 144))),
+    Condition("3:2", _dataset("wider", size=(144, 216))),
     Condition("twice the resolution", _dataset("large", size=288)),
     Condition("64 frames in the video", LONG_VIDEOS),
     Condition("16 sampled frames", LONG_VIDEOS, num_frames=16),

@@ -3,7 +3,6 @@
 Letters: B samples, N context tokens, O objects, C LLM width.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..assembly import VIDEO_TOKEN
+from ..shapes import KINDS
 from ..shapes.dice import Dice
 from .optimizing import TrainingLog, make_optimizers, rate_at, take_step
 from .packed_contexts import PackedBatch, PackedScene, draw_packed, value_word_ids
@@ -21,8 +21,11 @@ from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 CONTEXT_STREAM = 2
 IGNORED = -100
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
-EASY = 0.80  # share of right answers, over the last batches, from which it gets harder
-PATIENCE = 10  # batches
+EASY = 0.8  # share of right answers to the kind that is answered worst, from which it gets harder
+PATIENCE = 20  # batches at least before it gets harder again
+LATEST = (0.3, 0.6)  # shares of the steps between which it gets hard in any case
+MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
+LEAST_WEIGHT = 0.1  # of a kind that is always answered rightly; one that never is has a weight of 1 more
 SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
 NOISE = 1.0  # largest noise on a token, in standard deviations of the embeddings
 SMOOTHING = 0.05
@@ -124,7 +127,7 @@ def encode_texts(batch: PackedBatch, tokenizer) -> EncodedTexts:
 def train_language_model(
     scenes: list[PackedScene], pictures: list[PackedScene], training: LanguageTraining, seed: int, log: TrainingLog
 ) -> PackedReader:
-    """Pre-train the LLM; scenes fill up as it learns.
+    """Pre-train the LLM; scenes fill up as it learns, and it is asked more often what it answers worse.
 
     Args:
         scenes, pictures: what contexts are made of.
@@ -135,19 +138,33 @@ def train_language_model(
     torch.manual_seed(seed)
     reader, tokenizer, dice = PackedReader(), llm_tokenizer(), Dice(seed, CONTEXT_STREAM)
     optimizers = make_optimizers(reader, training.rate)
-    fill, recent = FIRST_FILL, deque(maxlen=PATIENCE)
+    fill, waited = FIRST_FILL, 0
+    known = dict.fromkeys((kind for kind in KINDS if kind != "vague"), 0.0)  # running share of right answers
     for step in log.steps(training.steps):
-        batch = draw_packed(scenes, pictures, training.batch_size, fill, dice)
+        weights = {kind: LEAST_WEIGHT + 1 - share for kind, share in known.items()}
+        batch = draw_packed(scenes, pictures, training.batch_size, fill, dice, kind_weights=weights)
         rate_at(optimizers, training.rate, step, training.steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE * fill)
         take_step(reader, optimizers, loss)
-        recent.append(right.float().mean().item())
-        if len(recent) == PATIENCE and sum(recent) / PATIENCE > EASY and fill < 1:
-            fill = min(1.0, fill + FILL_STEP)
-            recent.clear()
-        log.add(step, {"loss": loss.item(), "right": right.float().mean().item(), "fill": fill})
+        shares = _shares_right(right, batch.kinds)
+        for kind in known:
+            known[kind] += (1 - MEMORY) * (shares.get(f"right/{kind}", known[kind]) - known[kind])
+        waited += 1
+        if waited >= PATIENCE and min(known.values()) > EASY:
+            fill, waited = fill + FILL_STEP, 0
+        fill = min(1.0, max(fill, (step / training.steps - LATEST[0]) / (LATEST[1] - LATEST[0])))
+        log.add(step, {"loss": loss.item(), "fill": fill, **shares})
     return reader.eval()
+
+
+def _shares_right(right: torch.Tensor, kinds: list[str]) -> dict[str, float]:
+    """Share of samples answered without a mistake: "right" of all, "right/<kind>" of those of a kind."""
+    groups = {f"right/{kind}": [kind == other for other in kinds] for kind in sorted(set(kinds))}
+    return {
+        "right": right.float().mean().item(),
+        **{name: right[torch.tensor(mask)].float().mean().item() for name, mask in groups.items()},
+    }
 
 
 def save_language_model(reader: PackedReader, folder: Path) -> None:

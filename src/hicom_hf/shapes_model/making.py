@@ -43,14 +43,11 @@ from .sizes import COMPRESSOR, NUM_FRAMES
 from .towers import TowerTraining, save_siglip, train_towers
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
-RARE_FILE = "rare_kinds.json"
 FILES = {  # what each stage is trained on, in their order
     "alignment": ("alignment.json",),
     "conditional_pretraining": ("pretraining.json",),
-    "instruction_tuning": ("tuning.json", RARE_FILE),
+    "instruction_tuning": ("tuning.json", "rare_kinds.json"),
 }
-# How often more questions of the kinds that scenes have fewest of are shown, so that all kinds come about equally often.
-REPEATED = {"count": 1, "vague": 1, "order": 2}
 STAGES = tuple(FILES)
 # For child processes: without them, glibc gives every large tensor back to the system, and training takes a third longer.
 MEMORY_SETTINGS = {
@@ -76,13 +73,20 @@ class Dataset:
     seed: int
     settings: dict[str, Any]
 
+    def serves(self, stage: str) -> bool:
+        """Whether it has files of one of `STAGES`."""
+        return stage == STAGES[-1] or "stage" not in self.settings
 
-WIDE = {"size": (144, 192)}  # objects are smaller in it once it is padded to a square
+
+WIDE, TALL = {"size": (144, 192)}, {"size": (192, 144)}  # objects are smaller in them once they are padded to a square
 TRAINING = (
     Dataset("train_0", 1200, 0, {}),
-    Dataset("train_1", 1200, 1, {}),
+    Dataset("train_1", 600, 1, {}),
     Dataset("train_wide", 600, 2, WIDE),
+    Dataset("train_tall", 600, 3, TALL),
 )
+# For instruction tuning, so that a model can also read twice and four times as many frames.
+LONG = Dataset("train_long", 400, 4, {"stage": "tuning", "num_frames": 64, "sampled_frames": (16, 32)})
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,16 @@ class Budget:
     """How much of everything.
 
     Args:
-        datasets: training data, all of the split "train".
+        datasets: training data, all of the split "train"; those of one stage alone are for instruction tuning.
         tower_videos: how many videos of each data set the towers see.
         packed_scenes: scenes and pictures from which the LLM's contexts are made.
         towers, language: the pre-trainings.
         stages: overrides of the stages' recipes.
     """
 
-    datasets: tuple[Dataset, ...] = TRAINING
+    datasets: tuple[Dataset, ...] = (*TRAINING, LONG)
     tower_videos: int = 600
-    packed_scenes: int = 2000
+    packed_scenes: int = 3000
     towers: TowerTraining = field(default_factory=TowerTraining)
     language: LanguageTraining = field(default_factory=LanguageTraining)
     stages: tuple[tuple[str, ...], ...] = ((), (), ())
@@ -152,25 +156,11 @@ def write_datasets(folder: Path, datasets: Iterable[Dataset]) -> None:
     missing = [one for one in datasets if not (folder / one.name / "tuning.json").exists()]
     missing.sort(key=lambda dataset: -dataset.videos)
     in_parallel([(_write_datasets, folder, share) for share in (missing[::2], missing[1::2]) if share])
-    for dataset in datasets:
-        if not (folder / dataset.name / RARE_FILE).exists():
-            write_rare_kinds(folder / dataset.name)
 
 
 def _write_datasets(folder: Path, datasets: Iterable[Dataset]) -> None:
     for dataset in datasets:
         write_dataset(folder / dataset.name, dataset.videos, dataset.seed, progress=progress_bar, **dataset.settings)
-
-
-def write_rare_kinds(folder: Path) -> None:
-    """Repeat the questions of rare kinds in a file of their own."""
-    records = json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
-    repeated = [
-        {**record, "id": f"{record['id']}-again-{number}"}
-        for record in records
-        for number in range(REPEATED.get(record["kind"], 0))
-    ]
-    write_text(folder / RARE_FILE, json.dumps(repeated))
 
 
 def in_parallel(calls: list[tuple], threads: int = 1) -> list:
@@ -207,7 +197,7 @@ def make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
     if (folder / "siglip").exists():
         return
     scenes = []
-    for dataset in budget.datasets:
+    for dataset in (one for one in budget.datasets if one.serves(STAGES[0])):
         scenes += read_seen_scenes(data / dataset.name, budget.tower_videos, progress_bar)
     towers = train_towers(scenes, budget.towers, seed, TrainingLog(folder / "logs" / "towers.jsonl", "towers"))
     with new_folder(folder / "siglip") as destination:
@@ -219,8 +209,8 @@ def make_llm(folder: Path, seed: int, budget: Budget) -> None:
     if (folder / "llm").exists():
         return
     count = budget.packed_scenes
-    scenes = [pack(Scene.from_seed(number, "mixed")) for number in progress_bar(range(count), count, "scenes")]
-    pictures = [pack(Scene.still(number), frames=(1,)) for number in range(count)]
+    scenes = [pack(Scene.from_seed(number, "mixed", "text")) for number in progress_bar(range(count), count, "scenes")]
+    pictures = [pack(Scene.still(number, "text"), frames=(1,)) for number in range(count)]
     log = TrainingLog(folder / "logs" / "language_model.jsonl", "LLM")
     reader = train_language_model(scenes, pictures, budget.language, seed, log)
     with new_folder(folder / "llm") as destination:
@@ -262,7 +252,7 @@ def stage_recipe(
     """
     place = STAGES.index(stage)
     before = "start" if place == 0 else f"{STAGES[place - 1]}/{MODEL_FOLDER}"
-    files = [str(data / dataset.name / name) for dataset in datasets for name in FILES[stage]]
+    files = [str(data / dataset.name / name) for dataset in datasets if dataset.serves(stage) for name in FILES[stage]]
     paths = [
         f"model={json.dumps(str(folder / before))}",
         f"output_dir={json.dumps(str(folder / stage))}",

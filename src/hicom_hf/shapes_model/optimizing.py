@@ -59,8 +59,7 @@ class TrainingLog:
 
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._values: dict[str, list[float]] = {}
         self._begin = time.perf_counter()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
@@ -71,14 +70,13 @@ class TrainingLog:
         yield from self._bar
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Take the values of a step; every `LOG_EVERY` steps their means are written."""
+        """Take the values of a step; every `LOG_EVERY` steps the means over those that had them are written."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-        if self._count == LOG_EVERY:
-            means = {name: total / self._count for name, total in self._sums.items()}
+            self._values.setdefault(name, []).append(value)
+        if (step + 1) % LOG_EVERY == 0:
+            means = {name: sum(known) / len(known) for name, known in self._values.items()}
             line = {"step": step + 1, **means, "seconds": time.perf_counter() - self._begin}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            self._bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
-            self._sums, self._count = {}, 0
+            self._bar.set_postfix({name: f"{value:.3f}" for name, value in means.items() if "/" not in name})
+            self._values = {}

@@ -7,8 +7,10 @@ LLM learns to read conditional and unconditional compression alike.
 Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q global tokens, C LLM width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -23,26 +25,28 @@ from .towers import fitting
 ROWS = COLUMNS = 4  # groups of 3 x 3 patches
 # Shares of the batches, frames that are looked at, and groups over (time, rows, columns).
 RASTERS: tuple[tuple[float, int, tuple[int, int, int]], ...] = (
-    (0.62, 8, (2, 4, 4)),
+    (0.58, 8, (2, 4, 4)),
     (0.08, 1, (1, 4, 4)),  # pictures
     (0.10, 16, (4, 4, 4)),
     (0.06, 32, (8, 4, 4)),
+    (0.04, 64, (16, 4, 4)),
     (0.05, 8, (8, 4, 4)),
     (0.05, 8, (2, 2, 2)),
     (0.04, 8, (1, 2, 2)),
 )
 TASKS = ((0.76, "question"), (0.16, "description"), (0.08, "choice"))
+MAX_PER_KIND = 6  # questions about one scene: more than about a video, so that there are many different ones
 NUM_QUERIES = COMPRESSOR["num_global_tokens"]
 # Shares of samples by what their context holds: local tokens alone, global tokens alone, else both.
 LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
 SHARPNESS = (4.0, 7.0)  # of conditional contexts
-UNCONDITIONAL = 0.15  # share of contexts in which the text does not matter
+UNCONDITIONAL = 0.2  # share of contexts in which the text does not matter; they are emptier, or nothing could be told
 # As long as scenes are not full: one raster, mostly questions, and the text always decides.
 FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
 FIRST_SHARPNESS = (5.0, 7.0)
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
 PATCHES_PER_GROUP_FRAME = 9
-TASKS = ((0.76, "question"), (0.16, "description"), (0.08, "choice"))
+USUAL_TOKENS = 64  # of a context; where it has more, the batch has fewer samples
 
 
 @dataclass(frozen=True)
@@ -62,23 +66,23 @@ class PackedScene:
     asked: dict[str, list[tuple[Question, tuple[Name, ...]]]]
 
 
-def pack(scene: Scene, frames: Sequence[int] = (8, 16, 32)) -> PackedScene:
+def pack(scene: Scene, frames: Sequence[int] = (8, 16, 32, 64)) -> PackedScene:
     """Look at a scene, without drawing it.
 
     Args:
         scene: what happens.
-        frames: numbers of frames.
+        frames: numbers of frames, each a divisor of the largest.
     """
-    cover = {}
-    for count in frames:
-        whole = patch_cover(scene.objects, count, grid=GRID).astype(np.float32)
-        blocks = torch.from_numpy(whole).unflatten(-1, (COLUMNS, -1)).unflatten(-3, (ROWS, -1))
-        cover[count] = blocks.sum((-1, -3)).half()  # (O, T, 4, 4)
+    whole = patch_cover(scene.objects, max(frames), grid=GRID).astype(np.float32)
+    blocks = torch.from_numpy(whole).unflatten(-1, (COLUMNS, -1)).unflatten(-3, (ROWS, -1))
+    cover = blocks.sum((-1, -3)).half()  # (O, T, 4, 4)
+    steps = {count: max(frames) // count for count in frames}
+    covers = {count: cover[:, step // 2 :: step] for count, step in steps.items()}
     if frames == (1,):
         asked = [Question("description", request, caption(scene)) for request in CAPTION_REQUESTS]
         tasks = {"description": [(question, everything()) for question in asked]}
     else:
-        plain = [(question, names_of(question, scene)) for question in questions(scene)]
+        plain = [(question, names_of(question, scene)) for question in questions(scene, MAX_PER_KIND)]
         tasks = {
             "question": plain,
             "description": [(question, names_of(question, scene)) for question in descriptions(scene)],
@@ -86,7 +90,7 @@ def pack(scene: Scene, frames: Sequence[int] = (8, 16, 32)) -> PackedScene:
                 (multiple_choice(question, scene.seed + at), names) for at, (question, names) in enumerate(plain)
             ],
         }
-    return PackedScene(scene, attribute_ids(scene.objects), cover, tasks)
+    return PackedScene(scene, attribute_ids(scene.objects), covers, tasks)
 
 
 def everything() -> tuple[Name, ...]:
@@ -124,22 +128,30 @@ class PackedBatch:
 
 
 def draw_packed(
-    scenes: list[PackedScene], pictures: list[PackedScene], size: int, fill: float, dice: Dice, raster=None
+    scenes: list[PackedScene],
+    pictures: list[PackedScene],
+    size: int,
+    fill: float,
+    dice: Dice,
+    raster=None,
+    kind_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PackedBatch:
     """Draw a batch of one raster and one task.
 
     Args:
         scenes, pictures: to draw from.
-        size: B.
+        size: B, for contexts of usual length; of longer ones there are fewer.
         fill: share of objects besides the referents that are there: the curriculum's dial, 0 to 1.
         dice: decides.
         raster: (frames, groups) instead of a drawn one.
+        kind_weights: how often each kind of question is drawn beside the others of its scene; 1 where nothing is said.
     """
     frames, groups = raster or _draw_share(RASTERS if fill >= 1 else FIRST_RASTERS, dice)[1:]
     source, task = scenes, _draw_share(TASKS if fill >= 1 else FIRST_TASKS, dice)[1]
     if frames == 1:
         source, task = pictures, "description"
-    rows = [_draw_sample(source, task, frames, groups, fill, dice) for _ in range(size)]
+    size = max(1, size * USUAL_TOKENS // max(USUAL_TOKENS, prod(groups)))
+    rows = [_draw_sample(source, task, frames, groups, fill, dice, kind_weights) for _ in range(size)]
     most = max(len(row.attributes) for row in rows)
     weights = torch.zeros(size, len(rows[0].weights), most + 1)
     attributes = torch.zeros(size, most, 3, dtype=torch.long)
@@ -184,10 +196,20 @@ class _Sample:
 
 
 def _draw_sample(
-    scenes: list[PackedScene], task: str, frames: int, groups: tuple[int, int, int], fill: float, dice: Dice
+    scenes: list[PackedScene],
+    task: str,
+    frames: int,
+    groups: tuple[int, int, int],
+    fill: float,
+    dice: Dice,
+    kind_weights: Mapping[str, float],
 ) -> _Sample:
     packed = dice.choose(scenes)
-    question, names = _draw_question(packed, task, fill, dice)
+    question, names = _draw_question(packed, task, fill, dice, kind_weights)
+    sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
+    if fill >= 1 and dice.happens(UNCONDITIONAL):
+        sharpness = 0.0
+        fill = dice.uniform(0.0, 1.0) if _can_be_thinned(question) else fill
     kept = [
         index
         for index, found in enumerate(packed.scene.objects)
@@ -195,9 +217,6 @@ def _draw_sample(
     ]
     attributes = packed.attributes[kept]
     cover = packed.cover[frames][kept].float()  # (O, T, 4, 4)
-    sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
-    if fill >= 1 and dice.happens(UNCONDITIONAL):
-        sharpness = 0.0
     fit = _fit(names, attributes)  # (O,) 0 to 1
     local = _coarser(cover, groups)  # (O, G)
     patches = PATCHES_PER_GROUP_FRAME * frames * ROWS * COLUMNS / local.shape[1]
@@ -212,13 +231,21 @@ def _draw_sample(
     )
 
 
-def _draw_question(packed: PackedScene, task: str, fill: float, dice: Dice) -> tuple[Question, tuple[Name, ...]]:
-    """A question of the task; each kind that the scene has is equally likely."""
+def _draw_question(
+    packed: PackedScene, task: str, fill: float, dice: Dice, kind_weights: Mapping[str, float]
+) -> tuple[Question, tuple[Name, ...]]:
+    """A question of the task, of one of the kinds that the scene has."""
     asked = packed.asked[task]
-    if fill < 1:  # what the video is about is not told by a part of its objects
-        asked = [(question, names) for question, names in asked if question.referents or question.kind == "exist"]
-    kind = dice.choose(sorted({question.kind for question, _ in asked}))
+    if fill < 1:
+        asked = [(question, names) for question, names in asked if _can_be_thinned(question)]
+    kinds = sorted({question.kind for question, _ in asked})
+    kind = _draw_share([(kind_weights.get(kind, 1.0), kind) for kind in kinds], dice)[1]
     return dice.choose([(question, names) for question, names in asked if question.kind == kind])
+
+
+def _can_be_thinned(question: Question) -> bool:
+    """What the video is about is not told by a part of its objects; everything else is."""
+    return bool(question.referents) or question.kind == "exist"
 
 
 def _fit(names: tuple[Name, ...], attributes: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,10 @@ SURE_COVER = 0.3  # share of a patch from which an object in it counts; a smalle
 FIRST_BIAS = -6.0  # most pairs do not match
 FEATURE_SCALE = 0.2  # of the saved features: their norm falls from about 38 to 8, see `scale_features`
 FEATURES_WEIGHT = 0.3  # of the same loss on the features, so that objects are complete one layer earlier
+PALE = 0.5  # share of frames that lose some of their colour, so that shapes are learnt apart from it
+LEAST_COLOUR = 0.5  # of a frame's colour; with less of it, texts that name a colour are not judged
+CONTRAST, BRIGHTNESS = (0.8, 1.2), (-20.0, 20.0)
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue; ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class TowerTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 1600
+    steps: int = 3000
     videos: int = 12
     frames: int = 2
     phrases: int = 8
@@ -94,7 +98,7 @@ class TowerBatch:
     """Frames and phrases, with the labels of all their pairs.
 
     Attributes:
-        frames: uint8 (n, 3, S, S).
+        frames: uint8 (n, 3, S, S), varied in colour, contrast and brightness.
         phrases: P of them.
         labels: (n * N, P) float: 1 fits, 0 does not.
         judged: likewise, whether the pair counts.
@@ -108,7 +112,7 @@ class TowerBatch:
 
 def draw_batch(scenes: list[SeenScene], training: TowerTraining, dice: Dice) -> TowerBatch:
     """Frames of some scenes, and phrases about what is seen in them."""
-    frames, phrases, covers, attributes = [], [], [], []
+    frames, pale, phrases, covers, attributes = [], [], [], [], []
     for _ in range(training.videos):
         seen = dice.choose(scenes)
         times = dice.shuffled(range(len(seen.frames)))[: training.frames]
@@ -117,17 +121,33 @@ def draw_batch(scenes: list[SeenScene], training: TowerTraining, dice: Dice) -> 
         for _ in range(training.phrases):
             chosen = [seen.scene.objects[dice.choose(visible)].attributes for _ in range(2)]
             phrases.append(draw_phrase([draw_name(values, dice) for values in chosen], dice))
-        frames.append(seen.frames[times])
+        for time in times:
+            colour = dice.uniform(0.0, 1.0) if dice.happens(PALE) else 1.0
+            frames.append(varied(seen.frames[time], colour, dice.uniform(*CONTRAST), dice.uniform(*BRIGHTNESS)))
+            pale.append(colour < LEAST_COLOUR)
         covers += list(cover.movedim(1, 0))  # (O, N) per frame
         attributes += [seen.attributes] * len(times)
     labels, judged = [], []
-    for cover, ids in zip(covers, attributes, strict=True):
+    colourless = torch.tensor([not any(name.colour for name in phrase.names) for phrase in phrases])
+    for cover, ids, is_pale in zip(covers, attributes, pale, strict=True):
         fits = fitting([phrase.names for phrase in phrases], ids).float()  # (O, P)
         sure = (cover >= SURE_COVER).float().T @ fits > 0  # (N, P)
         touched = (cover > 0).float().T @ fits > 0
         labels.append(sure.float())
-        judged.append((sure | ~touched).float())
-    return TowerBatch(torch.cat(frames), phrases, torch.cat(labels), torch.cat(judged))
+        judged.append(((sure | ~touched) & (colourless | (not is_pale))).float())
+    return TowerBatch(torch.stack(frames), phrases, torch.cat(labels), torch.cat(judged))
+
+
+def varied(frame: torch.Tensor, colour: float, contrast: float, brightness: float) -> torch.Tensor:
+    """A frame (3, S, S) uint8 with a share of its colour, times a contrast, plus a brightness in 255ths.
+
+    Hues stay as they are: another hue would show what training is not to show.
+    """
+    pixels = frame.float()
+    grey = torch.einsum("chw,c->hw", pixels, torch.tensor(LUMINANCE))
+    pixels = grey + colour * (pixels - grey)
+    mean = pixels.mean()
+    return (mean + contrast * (pixels - mean) + brightness).round().clamp(0, 255).to(torch.uint8)
 
 
 def fitting(names: list[tuple[Name, ...]], attributes: torch.Tensor) -> torch.Tensor:
@@ -148,7 +168,7 @@ def fitting(names: list[tuple[Name, ...]], attributes: torch.Tensor) -> torch.Te
 def pair_loss(logits: torch.Tensor, batch: TowerBatch) -> torch.Tensor:
     """SigLIP's sigmoid loss over all judged pairs, per pair that fits."""
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.labels, reduction="none")
-    return (losses * batch.judged).sum() / batch.labels.sum()
+    return (losses * batch.judged).sum() / (batch.labels * batch.judged).sum()
 
 
 def train_towers(scenes: list[SeenScene], training: TowerTraining, seed: int, log: TrainingLog) -> Towers:
@@ -179,13 +199,13 @@ def _losses(towers: Towers, batch: TowerBatch, processor: HiComVideoProcessor, t
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, early = towers(as_pixels(batch.frames, processor), ids)
     aligned_loss, features_loss = pair_loss(logits, batch), pair_loss(early, batch)
-    told = logits > 0
-    hits = (told & (batch.labels > 0)).sum()
+    told, labels = (logits > 0) & (batch.judged > 0), batch.labels * batch.judged
+    hits = (told & (labels > 0)).sum()
     parts = {
         "loss": aligned_loss.item(),
         "features_loss": features_loss.item(),
-        "recall": (hits / batch.labels.sum()).item(),
-        "precision": (hits / (told & (batch.judged > 0)).sum().clamp(min=1)).item(),
+        "recall": (hits / labels.sum()).item(),
+        "precision": (hits / told.sum().clamp(min=1)).item(),
     }
     return aligned_loss + FEATURES_WEIGHT * features_loss, parts
 
