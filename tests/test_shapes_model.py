@@ -15,7 +15,7 @@ from hicom_hf.shapes.dice import Dice
 from hicom_hf.shapes_model import packed_contexts, towers
 from hicom_hf.shapes_model.evaluating import Condition, as_markdown, evaluate
 from hicom_hf.shapes_model.language_model import LanguageTraining, PackedReader, encode_texts, save_language_model
-from hicom_hf.shapes_model.making import Budget, Dataset, make_tiny
+from hicom_hf.shapes_model.making import FILES, LONG, STAGES, TRAINING, Budget, Dataset, make_tiny, stage_recipe
 from hicom_hf.shapes_model.packed_contexts import draw_packed, names_of, pack
 from hicom_hf.shapes_model.phrases import draw_name, draw_phrase
 from hicom_hf.shapes_model.scoring import score, table
@@ -223,6 +223,15 @@ def test_objects_are_in_the_same_places_at_every_number_of_frames():
     per_frame = [cover.float().mean(1) for cover in packed.cover.values()]
     for other in per_frame[:-1]:
         assert (other - per_frame[-1]).abs().max() < 1.5  # patches; what comes and goes is sampled more or less finely
+
+
+def test_longer_videos_are_for_instruction_tuning_alone(tmp_path):
+    datasets = (*TRAINING, LONG)
+    for stage in STAGES:
+        files = stage_recipe(stage, tmp_path, tmp_path / "data", datasets, 0).data.files
+        names = {Path(file).parent.name for file in files}
+        assert names == {dataset.name for dataset in (TRAINING if stage != STAGES[-1] else datasets)}
+        assert {Path(file).name for file in files} == set(FILES[stage])
 
 
 # All of it -----------------------------------------------------------------------------------------------------------------

@@ -69,8 +69,10 @@ class Layout:
         self.count_name: Name | None = None
 
     def answer(self, asked: str) -> str:
-        """A value of an attribute, each equally likely."""
-        return self.dice.choose({"colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": TEXTURES}[asked])
+        """A value of an attribute, each that occurs in the looks equally likely."""
+        values = {"colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": TEXTURES}[asked]
+        place = ATTRIBUTES.index(asked)
+        return self.dice.choose([value for value in values if any(look[place] == value for look in self.looks)])
 
     def attributes(self, asked: str, answer: str) -> Look:
         """Colour, shape and texture of an object of which one is given."""

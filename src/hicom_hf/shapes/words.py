@@ -25,7 +25,7 @@ SHAPES = {  # with their plural
 TEXTURES = ("solid", "hollow", "striped", "dotted")
 ATTRIBUTES = ("colour", "shape", "texture")
 
-# Never shown and never named in training: each colour once, each shape once or twice.
+# Never shown and never named in training: each shape once.
 HELD_OUT_PAIRS = (
     ("red", "circle"),
     ("green", "square"),
@@ -33,17 +33,15 @@ HELD_OUT_PAIRS = (
     ("yellow", "diamond"),
     ("purple", "cross"),
     ("orange", "moon"),
-    ("cyan", "circle"),
-    ("white", "square"),
 )
 Look = tuple[str, str, str]  # colour, shape, texture
 ALL_LOOKS: tuple[Look, ...] = tuple(product(COLOURS, SHAPES, TEXTURES))
-# Looks that training never shows either, though it shows every two of their attributes together: three of each colour,
-# four of each shape, six of each texture.
+# Looks that training never shows either, though it shows every two of their attributes together: two of each colour, two or
+# three of each shape, four of each texture.
 HELD_OUT_LOOKS = tuple(
     (colour, tuple(SHAPES)[(place + 1 + 2 * step) % len(SHAPES)], TEXTURES[(place + step) % len(TEXTURES)])
     for place, colour in enumerate(COLOURS)
-    for step in range(3)
+    for step in range(2)
 )
 HELD_OUT_PAIR_LOOKS = tuple(look for look in ALL_LOOKS if look[:2] in HELD_OUT_PAIRS)
 TRAINING_LOOKS = tuple(look for look in ALL_LOOKS if look not in HELD_OUT_LOOKS + HELD_OUT_PAIR_LOOKS)

@@ -45,7 +45,7 @@ class LanguageTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 4000
+    steps: int = 8000
     batch_size: int = 32
     rate: float = 4e-3
 
