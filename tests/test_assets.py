@@ -111,7 +111,7 @@ def test_each_shows_its_scene():
 def test_only_example_videos_have_a_known_scene(tmp_path, monkeypatch):
     assert example_scene(tmp_path / "shapes_normal.mp4") is None
     monkeypatch.chdir(example_videos()[0].parent)
-    assert example_scene("shapes_dense.mp4") == {"seed": 96, "clutter": "dense", "split": "test"}
+    assert example_scene("shapes_dense.mp4") == {"seed": 64, "clutter": "dense", "split": "test"}
 
 
 # What is missing -----------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def example_scene(video: str | os.PathLike) -> dict[str, Any] | None:
 
     Example:
         >>> example_scene(example_videos()[0])
-        {'seed': 71, 'clutter': 'normal', 'split': 'test'}
+        {'seed': 63, 'clutter': 'normal', 'split': 'test'}
     """
     path = Path(video).absolute()
     return _video_list()[path.name]["scene"] if path in example_videos() else None
