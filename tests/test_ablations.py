@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+import shutil
 import sys
 import threading
 import time
@@ -11,12 +12,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hicom_hf.ablations import working
+from hicom_hf.ablations import running, working
 from hicom_hf.ablations.arms import ARMS, CONDITIONAL, FIRST, GRID, PLATEAU, POOL, REPRESENTATIVES, UNCONDITIONAL
-from hicom_hf.ablations.campaign import LEVELS, Campaign, Run, Settings, write_text
+from hicom_hf.ablations.campaign import LEVELS, Campaign, Run, Settings
+from hicom_hf.ablations.claiming import check_data, claim
 from hicom_hf.ablations.paper_tables import TABLES
 from hicom_hf.ablations.planning import chosen_arms, plan
-from hicom_hf.ablations.reporting import write_report
+from hicom_hf.ablations.reporting import FRAMING, write_report
 from hicom_hf.ablations.results import Results, Value, mean_right
 from hicom_hf.ablations.running import run_campaign
 from hicom_hf.ablations.targets import losses, pairs, targets
@@ -24,6 +26,8 @@ from hicom_hf.ablations.working import do, has_stopped, remove_unneeded
 from hicom_hf.cli.main import main
 from hicom_hf.modeling.compressor_hicom import HiComCompressor
 from hicom_hf.shapes import write_dataset
+from hicom_hf.shapes.writing import WORLD_VERSION, write_text
+from hicom_hf.shapes_model import packed_contexts
 from hicom_hf.shapes_model.language_model import PackedReader, save_language_model
 from hicom_hf.shapes_model.making import Dataset
 from hicom_hf.shapes_model.towers import Towers, save_siglip
@@ -54,7 +58,7 @@ def campaign(untrained):
     campaign = Campaign(untrained / "out", SMALL, (0,), (untrained / "parts",), untrained / "data")
     for dataset in (*SMALL.datasets, *SMALL.test_datasets().values()):
         write_dataset(untrained / "data" / dataset.name, dataset.videos, dataset.seed, **dataset.settings)
-    campaign.claim()
+    claim(campaign)
     do_all(campaign, arms=(CONDITIONAL, POOL))
     return campaign
 
@@ -65,16 +69,16 @@ def do_all(campaign, **chosen):
     while ready := [
         job for job in plan(campaign, **chosen) if not job.is_done and all(path.exists() for path in job.needs)
     ]:
-        do(ready[0], campaign, 1.0)
+        do(ready[0], campaign)
         done.append(ready[0].title)
     return done
 
 
-def fake_result(campaign, run, right=50.0, validation=50.0, **kinds):
+def fake_result(campaign, run, right=50.0, validation=50.0, stopped=True, **kinds):
     """Pretend that a run has found something."""
 
     def rows():
-        values = {"colour": right, "where": right, "all": right} | kinds
+        values = {"colour": right, "where": right, "vague": right, "all": right} | kinds
         return {kind: {"right": value, "chance": 25.0, "questions": 10} for kind, value in values.items()}
 
     arm = ARMS[run.arm]
@@ -82,9 +86,47 @@ def fake_result(campaign, run, right=50.0, validation=50.0, **kinds):
     scores |= {"vague": {level: rows() for level in LEVELS}} if "vague" in arm.measures else {}
     scores |= {f"{count} frames": {"long": rows()} for count in (8, 16, 32)} if "frames" in arm.measures else {}
     scores["validation"] = {"validation": {"all": {"right": validation, "chance": 25.0, "questions": 10}}}
-    record = {"scores": scores, "seconds": {"training": 60.0}, "cpu_seconds": 50.0, "commit": "abc", "seed": run.seed}
-    record |= {"curve": [40.0, 41.0], "stopped": True} if run.plateau else {}
+    about = {
+        "seed": run.seed,
+        "factor": run.factor,
+        "plateau": run.plateau,
+        "compressor": arm.compressor,
+        "commit": "abc",
+    }
+    record = {**about, "scores": scores, "seconds": {"training": 60.0}, "cpu_seconds": {"run": 3600.0}}
+    if run.plateau:
+        record |= {"curve": [40.0, 41.0], "stopped": stopped}
+    else:
+        record["cpu_seconds"]["alignment"] = 1800.0
     write_text(campaign.result_file(run), json.dumps(record))
+
+
+def fake_whole(campaign):
+    """Pretend that everything was run, the search included."""
+    for name, arm in ARMS.items():
+        for seed in campaign.seeds:
+            right = {"conditional": 80.0, "unconditional": 40.0, "pooling": 45.0}[arm.family] + seed
+            where = {"where": 30.0} if name == CONDITIONAL else {}
+            fake_result(campaign, Run(name, seed), right, **where)
+            if name in PLATEAU:
+                fake_result(campaign, Run(name, seed, plateau=True), 75.0)
+    for family, name in REPRESENTATIVES.items():
+        for factor in (0.5, 2.0):
+            fake_result(campaign, Run(name, campaign.search_seed, factor), validation=10.0)
+        assert campaign.factor(family) == 1.0
+
+
+def copied(campaign, folder, **changes):
+    """The campaign in another folder, to which its settings and results alone were copied."""
+    for path in (campaign.folder / "settings.json", *campaign.folder.glob("runs/**/result.json")):
+        target = folder / path.relative_to(campaign.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return replace(campaign, folder=folder, **changes)
+
+
+def open_jobs(campaign, **chosen):
+    return [job for job in plan(campaign, **chosen) if not job.is_done]
 
 
 # Arms ----------------------------------------------------------------------------------------------------------------------
@@ -137,15 +179,54 @@ def test_families_are_told_from_the_configs():
 # Planning ------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_main_claim_comes_first_then_the_search_then_the_rest(tmp_path):
-    campaign = Campaign(tmp_path)
-    trained = [job for job in plan(campaign) if job.kind == "train"]
-    assert [job.run.arm for job in trained[:5]] == list(FIRST)
-    searched = [(job.run.arm, job.run.factor) for job in trained[5:11]]
+def test_the_main_claim_comes_first_then_the_search_then_its_other_seeds_then_the_rest(tmp_path):
+    jobs = [job for job in plan(Campaign(tmp_path)) if job.kind in ("train", "plateau")]
+    assert [(job.run.arm, job.seed) for job in jobs[:5]] == [(name, 0) for name in FIRST]
+    searched = [(job.run.arm, job.run.factor) for job in jobs[5:11]]
     assert searched == [(name, factor) for name in REPRESENTATIVES.values() for factor in (0.5, 2.0)]
-    assert [job.run.seed for job in trained[11:]] == sorted(job.run.seed for job in trained[11:])
-    assert len(trained) == 3 * len(ARMS) + 6
-    assert all(job.needs for job in plan(campaign) if job.kind not in ("towers", "llm"))
+    assert [(job.run.arm, job.seed) for job in jobs[11:21]] == [(name, seed) for seed in (1, 2) for name in FIRST]
+    assert [(job.run.arm, job.seed) for job in jobs if job.kind == "plateau"][:2] == [(name, 0) for name in PLATEAU]
+    assert [job.kind for job in jobs[21:23]] == ["plateau", "plateau"]
+    assert [job.seed for job in jobs[23:]] == sorted(job.seed for job in jobs[23:])
+    assert len(jobs) == 3 * (len(ARMS) + len(PLATEAU)) + 6
+    assert all(job.needs for job in plan(Campaign(tmp_path)) if job.kind not in ("towers", "llm"))
+
+
+def test_a_finished_run_needs_nothing_any_more(tmp_path):
+    campaign = Campaign(tmp_path, SMALL, (0,))
+    fake_result(campaign, Run("fine-fine", 0))
+    assert [job.kind for job in plan(campaign, arms=("fine-fine",))] == ["train"]
+    assert open_jobs(campaign, arms=("fine-fine",)) == []
+
+
+def test_a_model_that_was_not_moved_along_is_made_again_where_it_is_to_be_trained_on(tmp_path):
+    campaign = Campaign(tmp_path, SMALL, (0,))
+    base, plateau = Run(POOL, 0), Run(POOL, 0, plateau=True)
+    fake_result(campaign, base)
+    jobs = open_jobs(campaign, arms=(POOL,))
+    assert [job.kind for job in jobs] == ["towers", "llm", "features", "alignment", "train", "plateau"]
+    assert campaign.model_folder(base) in jobs[-1].needs
+    campaign.model_folder(base).mkdir()
+    assert [job.kind for job in open_jobs(campaign, arms=(POOL,))] == ["plateau"]
+    campaign.model_folder(base).rmdir()
+    fake_result(campaign, plateau)
+    assert open_jobs(campaign, arms=(POOL,)) == []
+
+
+def test_the_seed_of_the_search_is_that_of_the_first_command(tmp_path):
+    campaign = Campaign(tmp_path)
+    claim(campaign)
+    others = Campaign(tmp_path, seeds=(1, 2))
+    assert others.search_seed == 0
+    with pytest.raises(ValueError, match="still to be chosen on seed 0: name it in --seeds"):
+        plan(others)
+    for name in REPRESENTATIVES.values():
+        for factor, score in ((1.0, 50.0), (0.5, 60.0), (2.0, 55.0)):
+            fake_result(campaign, Run(name, 0, factor), validation=score)
+    claim(others)
+    assert others.search_seed == 0
+    assert {job.run.factor for job in open_jobs(others) if job.kind == "train"} == {0.5}
+    assert {job.seed for job in open_jobs(others)} == {1, 2}
 
 
 def test_the_best_rate_on_the_validation_videos_serves_the_whole_family(tmp_path):
@@ -170,8 +251,9 @@ def test_arms_with_the_same_compressor_share_their_alignment(tmp_path):
 
 
 def test_tables_and_arms_choose_what_is_run():
-    assert chosen_arms(["5"]) == [CONDITIONAL, "without-pretraining"]
-    assert chosen_arms(["A3"], ["fine-fine"]) == ["fine-fine", "coarse-local", "coarse-local-ungrouped"]
+    assert chosen_arms(["formulation"]) == [CONDITIONAL, "release-formulation"]
+    ungrouped = ["coarse-local-ungrouped", "unconditional-local-ungrouped"]
+    assert chosen_arms(["A3"], ["fine-fine"]) == ["unconditional-local", "fine-fine", "coarse-local", *ungrouped]
     with pytest.raises(ValueError, match="there is no table 7; there are 4, 5, 6"):
         chosen_arms(["7"])
     with pytest.raises(ValueError, match="there is no arm attention"):
@@ -222,7 +304,7 @@ def test_a_killed_run_is_taken_up_where_it_was(campaign):
             time.sleep(0.005)
 
     while (job := next(job for job in plan(campaign, **chosen) if not job.is_done)).kind != "train":
-        do(job, campaign, 1.0)
+        do(job, campaign)
     watcher = threading.Thread(target=kill_when_finished)
     watcher.start()
     failed = run_campaign(campaign, workers=1, **chosen)
@@ -242,6 +324,20 @@ def test_a_killed_run_is_taken_up_where_it_was(campaign):
     assert campaign.result(run)["scores"]["questions"]
 
 
+def test_from_results_alone_a_plateau_is_reached_elsewhere(campaign, tmp_path):
+    """The model that was not copied is trained again; its scores stay those of the folder that was copied."""
+    moved, base, plateau = copied(campaign, tmp_path / "out"), Run(POOL, 0), Run(POOL, 0, plateau=True)
+    claim(moved)
+    assert open_jobs(moved, arms=(CONDITIONAL, POOL)) == []
+    moved.result_file(plateau).unlink()
+    write_text(moved.place(plateau) / "curve.json", "[1000.0, 1000.0]")  # of repetitions whose models are gone
+    done = do_all(moved, arms=(CONDITIONAL, POOL))
+    assert done[-3:] == [f"alignment of {base.title}", base.title, plateau.title]
+    assert moved.result(base) == campaign.result(base)
+    curve = moved.result(plateau)["curve"]
+    assert len(curve) == 2 and max(curve) <= 100
+
+
 def run_title(run):
     return f"{ARMS[run.arm].title}, seed {run.seed}"
 
@@ -255,8 +351,64 @@ def test_other_settings_in_the_same_folder_are_refused(campaign, untrained):
 def test_the_settings_of_a_folder_are_recorded(campaign, tmp_path):
     assert Settings.recorded(campaign.folder) == SMALL
     assert Settings.recorded(tmp_path) is None
-    Campaign(tmp_path).claim()
+    claim(Campaign(tmp_path))
     assert Settings.recorded(tmp_path) == Settings()
+
+
+def test_another_world_or_recipe_is_refused(tmp_path):
+    campaign, path = Campaign(tmp_path), tmp_path / "settings.json"
+    claim(campaign)
+    record = json.loads(path.read_text())
+    write_text(path, json.dumps(record | {"world": 1}))
+    with pytest.raises(ValueError, match=rf"\(version 1 of the world there and {WORLD_VERSION} now\)"):
+        claim(campaign)
+    write_text(path, json.dumps(record | {"recipes": record["recipes"] | {"alignment": "another"}}))
+    with pytest.raises(ValueError, match=r"\(recipe of alignment\)"):
+        claim(campaign)
+
+
+def test_data_of_another_world_are_refused(tmp_path):
+    campaign = Campaign(tmp_path, SMALL, (0,))
+    check_data(campaign)  # it will be written
+    write_dataset(tmp_path / "data" / "few", 2, 0)
+    check_data(campaign)
+    world = tmp_path / "data" / "few" / "world.json"
+    for changed, words in (
+        ({"version": 1}, f"version 1 there and {WORLD_VERSION} asked for"),
+        ({"fps": 1.0}, "fps 1.0 there"),
+    ):
+        before = world.read_text()
+        write_text(world, json.dumps(json.loads(before) | changed))
+        with pytest.raises(ValueError, match=words):
+            run_campaign(campaign, arms=(POOL,))
+        write_text(world, before)
+
+
+def test_given_parts_and_parts_of_its_own_are_not_mixed(tmp_path, untrained):
+    given = Campaign(tmp_path / "given", SMALL, (0,), (untrained / "parts",))
+    claim(given)
+    with pytest.raises(ValueError, match="towers and LLM were given with --parts"):
+        claim(replace(given, parts=()))
+    own = Campaign(tmp_path / "own", SMALL, (0,))
+    claim(own)
+    assert own.record["parts"] == {"given": False, "digests": {}}
+    with pytest.raises(ValueError, match="towers and LLM were made in the folder, without --parts"):
+        claim(replace(own, parts=given.parts))
+
+
+def test_parts_of_its_own_are_noted_once_they_are_there(tmp_path, untrained):
+    own = Campaign(tmp_path, SMALL, (0, 1))
+    parts = own.parts_of(0)
+    shutil.copytree(untrained / "parts", parts)
+    claim(own)
+    assert list(own.record["parts"]["digests"]) == ["0"]
+    shutil.rmtree(parts)
+    with pytest.raises(ValueError, match=r"\(parts of seed 0 that are no longer in .*seed-0\)"):
+        claim(own)
+    shutil.copytree(untrained / "parts", parts)
+    (parts / "llm" / "model.safetensors").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"\(parts of seed 0\)"):
+        claim(own)
 
 
 def test_parts_that_are_not_there_are_named(tmp_path, untrained):
@@ -276,6 +428,7 @@ def test_values_are_means_with_spreads_over_seeds_and_questions():
         "b": {"all": {"right": 0.0, "chance": 25.0, "questions": 30}},
     }
     assert mean_right(tables) == 25.0
+    assert mean_right(tables, "colour") is None
 
 
 def test_the_report_of_the_small_campaign_names_what_was_not_run(campaign, tmp_path):
@@ -289,22 +442,12 @@ def test_the_report_of_the_small_campaign_names_what_was_not_run(campaign, tmp_p
 
 def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_verdict(tmp_path):
     campaign = Campaign(tmp_path / "out", seeds=(0, 1))
-    for name, arm in ARMS.items():
-        for seed in campaign.seeds:
-            right = {"conditional": 80.0, "unconditional": 40.0, "pooling": 45.0}[arm.family] + seed
-            where = {"where": 30.0} if name == CONDITIONAL else {}
-            fake_result(campaign, Run(name, seed), right, **where)
-            if name in PLATEAU:
-                fake_result(campaign, Run(name, seed, plateau=True), 75.0)
-    for family, name in REPRESENTATIVES.items():
-        for factor in (0.5, 2.0):
-            fake_result(campaign, Run(name, 0, factor), validation=10.0)
-        assert campaign.factor(family) == 1.0
+    fake_whole(campaign)
     results = Results(campaign)
     assert [target.met for target in targets(results)[:6]] == [True, True, True, False, False, True]
     lost = losses(results)
     assert any(
-        line.startswith("conditional local+global, beside unconditional local+global: questions of where")
+        line.startswith("conditional local+global, beside unconditional local+global, 2 seeds: questions of where")
         for line in lost
     )
     report, *pictures = write_report(campaign, tmp_path / "docs" / "ablations.md")
@@ -314,12 +457,122 @@ def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_ver
     assert "| conditional local+global | 40 | 80.5 ± 0.7 | 80.5 ± 0.7 |" in text
     assert "Nothing is missing" in text and "**missed**" in text
     assert "| pooling | average pool (4,3,3) | 10.0 | 50.0 | 10.0 | x 1 |" in text
+    assert "| chance, 40 vague questions | | 25.0 | 25.0 | 25.0 | 25.0 | 25.0 | | | |" in text
+    assert "to 40 questions about unseen videos" in text and "to 10 about longer videos" in text
+    runs, alignments = len(ARMS) * 2 + 4 + 6, len({json.dumps(arm.compressor) for arm in ARMS.values()}) * 2 + 6
+    assert f"{runs} runs, those of the search and to a plateau included, made by the commits abc" in text
+    assert f"They took {runs + alignments / 2:.1f} hours of one core" in text
     assert "$" not in text
 
 
-def test_what_is_compared_has_the_same_tokens_but_the_average_pool_beside_global_tokens():
+def test_what_is_compared_has_the_same_tokens_but_with_the_average_pool_and_the_local_branch_alone():
     for row, other in pairs():
-        assert row.num_tokens == other.num_tokens or (row.arm, other.arm) == (CONDITIONAL, POOL)
+        same = row.num_tokens == other.num_tokens
+        assert same or ARMS[other.arm].family == "pooling" or other.arm == "conditional-local"
+
+
+def test_where_the_conditional_arm_loses_to_a_pool_of_other_tokens_it_says_so(tmp_path):
+    campaign = Campaign(tmp_path, SMALL, (0,))
+    fake_result(campaign, CONDITIONAL_RUN, 50.0)
+    fake_result(campaign, Run("average-pool-1-3-3", 0), 60.0)
+    (line,) = losses(Results(campaign))
+    assert line.startswith(
+        "conditional local+global, beside average pool (1,3,3) (40 and 128 tokens), 1 seed: over all 50.0 against 60.0"
+    )
+
+
+def test_targets_compare_the_seeds_that_both_have_and_say_how_many(tmp_path):
+    campaign = Campaign(tmp_path, SMALL, (0, 1, 2))
+    for seed, right in ((0, 80.0), (1, 80.0), (2, 0.0)):
+        fake_result(campaign, Run(CONDITIONAL, seed), right)
+    fake_result(campaign, Run(UNCONDITIONAL, 1), 40.0)
+    main_claim = targets(Results(campaign))[0]
+    assert (main_claim.verdict, main_claim.numbers) == ("met (1 seed)", "80.0 against 40.0, 1 seed")
+    fake_result(campaign, Run(UNCONDITIONAL, 0), 50.0)
+    fake_result(campaign, Run(UNCONDITIONAL, 2), 0.0)
+    assert targets(Results(campaign))[0].verdict == "met"
+
+
+@pytest.mark.parametrize("right,verdict", [(40.0, "open (2 seeds)"), (75.0, "**missed** (2 seeds)")])
+def test_nothing_is_met_beside_a_baseline_that_was_still_improving(tmp_path, right, verdict):
+    campaign = Campaign(tmp_path, SMALL, (0, 1))
+    for seed in campaign.seeds:
+        fake_result(campaign, Run(CONDITIONAL, seed), 80.0)
+        fake_result(campaign, Run(POOL, seed, plateau=True), right, stopped=seed == 0)
+    target = next(one for one in targets(Results(campaign)) if "pool trained to its plateau" in one.text)
+    assert target.verdict == verdict and target.numbers.endswith("2 seeds; 1 of 2 were still improving")
+
+
+def test_vague_instructions_are_judged_by_the_vague_questions(tmp_path):
+    campaign = Campaign(tmp_path, SMALL, (0, 1, 2))
+    for seed in campaign.seeds:
+        fake_result(campaign, Run(CONDITIONAL, seed), 80.0, vague=30.0)
+        fake_result(campaign, Run(UNCONDITIONAL, seed), 40.0, vague=31.0)
+    target = targets(Results(campaign))[-1]
+    assert (target.verdict, target.numbers[:17]) == ("**missed**", "30.0 ± 0.0 agains")
+    assert target.numbers.endswith("3 seeds; 40 questions")
+    report, *_ = write_report(campaign, tmp_path / "ablations.md")
+    assert "| conditional local+global, vague questions | 40 | 30.0 ± 0.0 | 30.0 ± 0.0 |" in report.read_text()
+
+
+def test_a_kind_that_no_video_asks_about_has_no_value(tmp_path):
+    campaign = Campaign(tmp_path, SMALL, (0,))
+    fake_result(campaign, CONDITIONAL_RUN)
+    result = campaign.result(CONDITIONAL_RUN)
+    for level in LEVELS[1:]:
+        del result["scores"]["questions"][level]["vague"]
+    write_text(campaign.result_file(CONDITIONAL_RUN), json.dumps(result))
+    report, *_ = write_report(campaign, tmp_path / "ablations.md")
+    line = "| conditional local+global, vague questions | 40 | 50.0 | 50.0 | not asked | not asked | not asked | 1 | 48.1 |"
+    assert line in report.read_text()
+
+
+def test_the_report_knows_what_a_seed_decides_and_marks_rates_at_the_edge(tmp_path, untrained):
+    def text_of(campaign):
+        return write_report(campaign, tmp_path / "ablations.md")[0].read_text()
+
+    own = Campaign(tmp_path / "own", seeds=(0,))
+    assert "A seed decides all weights, those of towers and LLM included" in text_of(own)
+    given = Campaign(tmp_path / "given", seeds=(0,), parts=(untrained / "parts",))
+    claim(given)
+    assert "and the order of the data; towers and LLM were given." in text_of(given)
+    for factor, score in ((1.0, 50.0), (0.5, 60.0), (2.0, 55.0)):
+        fake_result(given, Run(POOL, 0, factor), validation=score)
+    both = replace(given, seeds=(1, 0))
+    claim(both)
+    text = text_of(both)
+    assert "and the order of the data; towers and LLM were the same for all seeds." in text
+    assert "| 60.0 | 50.0 | 55.0 | x 0.5, at the edge of what was tried |" in text
+    assert "conditional) on seed 0, and" in text
+
+
+def test_a_campaign_goes_on_from_its_settings_and_results_alone(tmp_path, untrained):
+    campaign = Campaign(tmp_path / "out", seeds=(0, 1), parts=(untrained / "parts",))
+    claim(campaign)
+    fake_whole(campaign)
+    campaign.result_file(Run("fine-fine", 1)).unlink()
+    campaign.result_file(Run(POOL, 1, plateau=True)).unlink()
+    moved = copied(campaign, tmp_path / "moved")
+    claim(moved)
+    kinds = ["features", "alignment", "train", "features", "alignment", "train", "plateau"]
+    assert sorted(job.kind for job in open_jobs(moved)) == sorted(kinds)
+    assert {job.run for job in open_jobs(moved) if job.kind == "train"} == {Run("fine-fine", 1), Run(POOL, 1)}
+    for seeds in ((0, 1), (1,)):
+        before, after = (
+            write_report(replace(one, seeds=seeds), tmp_path / f"{one.folder.name}.md")[0].read_text()
+            for one in (campaign, moved)
+        )
+        assert before == after and "| x 1 |" in after
+
+
+def test_what_the_report_says_of_the_pre_training_on_words_is_so():
+    shares = {(frames, groups): share for share, frames, groups in packed_contexts.RASTERS}
+    layouts = [(2, 4, 4), (8, 4, 4), (2, 2, 2), (1, 2, 2), (4, 3, 4)]  # (4,3,3), then the others of figure 5, (2,4,3)
+    assert [shares.get((8, groups)) for groups in layouts] == [0.58, 0.05, 0.05, 0.04, None]
+    assert packed_contexts.RASTERS[:1] == packed_contexts.FIRST_RASTERS
+    assert (packed_contexts.GLOBAL_ALONE, packed_contexts.UNCONDITIONAL) == (0.06, 0.2)
+    assert {16, 32, 64} < {frames for frames, _ in shares}
+    assert "58 % have the layout of (4,3,3), 4 or 5 % that of each other" in FRAMING.read_text()
 
 
 def test_without_matplotlib_the_extra_is_named(campaign, tmp_path, monkeypatch):
@@ -354,3 +607,23 @@ def test_the_report_of_a_folder_is_written_by_the_command(campaign, tmp_path, ca
     assert main(["ablate", str(campaign.folder), "--report", str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == str(path)
     assert "1 + 2 + 2 steps" in path.read_text()  # as recorded, not as the command's own defaults are
+
+
+def test_options_that_were_not_given_are_those_that_the_folder_was_begun_with(campaign, tmp_path, monkeypatch, capsys):
+    folder, runs = copied(campaign, tmp_path / "out").folder, []
+
+    def run_campaign(campaign, *_):
+        claim(campaign)
+        runs.append(campaign)
+        return []
+
+    monkeypatch.setattr(running, "run_campaign", run_campaign)
+    command = ["ablate", str(folder), "--seeds", "0", "--parts", str(campaign.parts[0]), "--data", str(campaign.data)]
+    assert main(command) == 0
+    assert runs[0].settings == SMALL
+    assert main([*command, "--test-videos", "1"]) == 0
+    assert main([*command, "--test-videos", "2"]) == 1
+    assert "other settings (test_videos)" in capsys.readouterr().err
+    assert main(["ablate", str(tmp_path / "new"), "--rates", "2", "1", "--steps-scale", "0.1"]) == 0
+    new = runs[-1].settings
+    assert (new.factors, new.parts_scale, new.test_videos, new.steps["alignment"]) == ((1.0, 2.0), 0.1, 25, 30)

@@ -38,6 +38,7 @@ class StagePlan:
 PRETRAINING = StagePlan("conditional_pretraining", FILES["conditional_pretraining"], ("conditional_pretraining",))
 TUNING = StagePlan("instruction_tuning", FILES["instruction_tuning"], ("instruction_tuning",))
 BOTH = (PRETRAINING.stage, TUNING.stage)
+TUNING_ALONE = (StagePlan("instruction_tuning", TUNING.files, BOTH),)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ CONDITIONAL = "conditional-local-global"
 UNCONDITIONAL = "unconditional-local-global"
 POOL = "average-pool-4-3-3"
 CONDITIONAL_LOCAL, UNCONDITIONAL_LOCAL = "conditional-local", "unconditional-local"
-POOL_MORE_TOKENS = "average-pool-2-4-3"
+POOL_MORE_TOKENS, POOL_MOST_TOKENS = "average-pool-2-4-3", "average-pool-1-3-3"
 RATIOS = ((1, 3, 3), RATIO, (4, 6, 6), (8, 6, 6))  # of figure 5
 EXTRA_MEASURES = ("vague", "frames")
 
@@ -146,7 +147,21 @@ _ARMS = (
         "no conditional pre-training",
         "conditional",
         _both("direct", "coarse"),
-        (StagePlan("instruction_tuning", TUNING.files, BOTH),),
+        TUNING_ALONE,
+    ),
+    Arm(
+        "unconditional-without-pretraining",
+        "unconditional local+global, no conditional pre-training",
+        "unconditional",
+        _both("none", "none"),
+        TUNING_ALONE,
+    ),
+    Arm(
+        "average-pool-without-pretraining",
+        "average pool (4,3,3), no conditional pre-training",
+        "pooling",
+        _fields("average_pool"),
+        TUNING_ALONE,
     ),
     _pair("direct", "fine"),
     _pair("coarse", "coarse"),
@@ -159,6 +174,12 @@ _ARMS = (
         "coarse local, without groups",
         "conditional",
         _fields("attention", RATIO, "coarse", grouping=False),
+    ),
+    Arm(
+        "unconditional-local-ungrouped",
+        "unconditional local, without groups",
+        "unconditional",
+        _fields("attention", grouping=False),
     ),
     Arm(
         "mixed-into-tuning",

@@ -2,13 +2,16 @@
 
 ```
 OUT/
-    settings.json                    what decides the results; a command with other settings is refused
+    settings.json                    what decides the results, see `claiming`; a command with other settings is refused
     data/, parts/seed-<n>/           unless they are given
     features/                        SigLIP's features of the training data
     alignment/<fields>/seed-<n>/     alignments, shared by arms whose compressor is the same; deleted once nobody needs them
-    runs/<arm>/seed-<n>/             result.json: scores, losses, seconds; the run is done once it is there. log.txt
+    runs/<arm>/seed-<n>/             result.json: scores, losses, seconds; the run is done once it is there. log.txt;
+                                     model/, of arms that may be trained on
     runs/<arm>-x0.5/, runs/<arm>-plateau/    likewise, at other rates, and trained on until nothing improves
 ```
+
+`settings.json` and the files `result.json` are enough to go on elsewhere, with the same parts and data.
 """
 
 import hashlib
@@ -17,14 +20,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..shapes.writing import write_text
-from ..shapes_model.making import TRAINING, Budget, Dataset
+from ..shapes_model.making import MODEL_FOLDER, TRAINING, Budget, Dataset
 from .arms import ARMS, PLATEAU, REPRESENTATIVES, Arm
 
 TEST_SEED = 2000
 LEVELS = ("sparse", "normal", "dense", "crowded")  # of clutter
 LONG_FRAMES = 64  # of the videos in which more frames than in training are sampled
-STEPS = {"alignment": 300, "conditional_pretraining": 400, "instruction_tuning": 800}
+STEPS = {"alignment": 300, "conditional_pretraining": 250, "instruction_tuning": 450}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Settings:
         max_chunks: how often instruction tuning is repeated at most where it goes on until nothing improves.
         patience: it stops after so many repetitions without an improvement.
         improvement: what counts as one, in points of the validation score.
+        parts_scale: of the steps of the towers' and the LLM's pre-training, where the campaign makes them.
     """
 
     steps: dict[str, int] = field(default_factory=lambda: dict(STEPS))
@@ -50,6 +53,7 @@ class Settings:
     max_chunks: int = 6
     patience: int = 2
     improvement: float = 1.0
+    parts_scale: float = 1.0
 
     def test_datasets(self) -> dict[str, Dataset]:
         """By their role: each level, "long" and "validation"."""
@@ -62,10 +66,10 @@ class Settings:
     @classmethod
     def recorded(cls, folder: Path) -> "Settings | None":
         """Those that a campaign's folder was made with; None of a new one."""
-        path = folder / "settings.json"
-        if not path.exists():
+        record = read_record(folder)
+        if not record:
             return None
-        values = json.loads(path.read_text())["settings"]
+        values = record["settings"]
         datasets = tuple(Dataset(**_with_tuples(values)) for values in values.pop("datasets"))
         return cls(**{**values, "datasets": datasets, "factors": tuple(values["factors"])})
 
@@ -110,7 +114,7 @@ class Campaign:
     Args:
         folder: absolute.
         settings: see there.
-        seeds: the first one also serves the choice of rates.
+        seeds: the first one also serves the choice of rates, unless the folder has chosen them on another.
         parts: folders with `siglip` and `llm`: none (they are made), one for all seeds, or one per seed.
         data: where the data sets are, or shall be; None for `folder`/data.
         keep_models: keep the finished model of every run.
@@ -153,6 +157,10 @@ class Campaign:
     def result_file(self, run: Run) -> Path:
         return self.place(run) / "result.json"
 
+    def model_folder(self, run: Run) -> Path:
+        """The finished model, if it is kept."""
+        return self.place(run) / MODEL_FOLDER
+
     def alignment(self, run: Run) -> Path:
         """What the alignment of a run has found; there once it is done, beside its model.
 
@@ -164,7 +172,7 @@ class Campaign:
 
     def features_marker(self, seed: int, aligned: bool) -> Path:
         """There once the cache holds all features of the training data."""
-        parts = f"seed-{seed}" if len(self.parts) != 1 else "all"
+        parts = hashlib.sha256(str(self.parts_of(seed)).encode()).hexdigest()[:10]
         return self.folder / "features" / f"complete-{parts}-{'aligned' if aligned else 'plain'}.json"
 
     # Results ---------------------------------------------------------------------------------------------------------------
@@ -174,9 +182,20 @@ class Campaign:
         path = self.result_file(run)
         return json.loads(path.read_text()) if path.exists() else None
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the folder says that its results are made with, see `claiming`; empty for a new one."""
+        return read_record(self.folder)
+
+    @property
+    def search_seed(self) -> int:
+        """On which the rates are chosen: the first seed of the folder's first command."""
+        return self.record.get("search_seed", self.seeds[0])
+
     def search_runs(self, family: str) -> list[Run]:
         """The runs among which a family's rates are chosen."""
-        return [Run(REPRESENTATIVES[family], self.seeds[0], factor) for factor in self.settings.factors]
+        seed = self.search_seed
+        return [Run(REPRESENTATIVES[family], seed, factor) for factor in self.settings.factors]
 
     def factor(self, family: str) -> float | None:
         """The factor with the best validation score; None as long as one of them has none."""
@@ -198,48 +217,11 @@ class Campaign:
         """Whether a run also takes the validation questions."""
         return run.arm in (*REPRESENTATIVES.values(), *PLATEAU)
 
-    # Settings --------------------------------------------------------------------------------------------------------------
 
-    def claim(self) -> None:
-        """Note in the folder what its results are made with.
-
-        Raises:
-            ValueError: they were made with something else, which is named.
-        """
-        path = self.folder / "settings.json"
-        mine = json.loads(json.dumps({"settings": asdict(self.settings), "parts": self._digests()}))
-        theirs = json.loads(path.read_text()) if path.exists() else {"settings": mine["settings"], "parts": {}}
-        differing = [key for key, value in mine["settings"].items() if theirs["settings"].get(key) != value]
-        differing += [
-            f"parts of seed {seed}"
-            for seed, digest in mine["parts"].items()
-            if theirs["parts"].get(seed, digest) != digest
-        ]
-        if differing:
-            raise ValueError(
-                f"{self.folder} holds results with other settings ({', '.join(differing)}); choose another folder, or give "
-                f"the same options as before (see {path})"
-            )
-        mine["parts"] = theirs["parts"] | mine["parts"]
-        write_text(path, json.dumps(mine, indent=1))
-
-    @property
-    def shares_parts(self) -> bool:
-        """Whether all seeds have the same towers and LLM, as far as the folder tells."""
-        path = self.folder / "settings.json"
-        digests = json.loads(path.read_text())["parts"] if path.exists() else {}
-        return len(digests) > 1 and len(set(digests.values())) == 1
-
-    def _digests(self) -> dict[str, str]:
-        """Of the parts that were given, by seed."""
-        found = {}
-        for seed in self.seeds if self.parts else ():
-            digest = hashlib.sha256()
-            for name in ("siglip", "llm"):
-                for path in sorted((self.parts_of(seed) / name).glob("*.safetensors")):
-                    digest.update(path.read_bytes())
-            found[str(seed)] = digest.hexdigest()[:16]
-        return found
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a campaign's folder says that its results are made with, see `claiming`; empty for a new one."""
+    path = folder / "settings.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -253,9 +235,9 @@ def validation_score(result: dict) -> float:
     return result["scores"]["validation"]["validation"]["all"]["right"]
 
 
-def parts_budget(settings: Settings, scale: float) -> Budget:
+def parts_budget(settings: Settings) -> Budget:
     """What the parts are made with, where they are not given."""
-    budget = Budget(datasets=settings.datasets)
+    budget, scale = Budget(datasets=settings.datasets), settings.parts_scale
     if scale == 1:
         return budget
     towers, language = (

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .arms import ARMS, FIRST, PLATEAU, REPRESENTATIVES
@@ -10,7 +10,7 @@ from .campaign import STEPS, Campaign, Run
 from .paper_tables import TABLES
 
 # Seconds of a job until some have been measured, at the full budget: one thread, default settings.
-USUAL_SECONDS = {"towers": 1500, "llm": 1500, "features": 300, "alignment": 60, "train": 480, "plateau": 1300}
+USUAL_SECONDS = {"towers": 1200, "llm": 1800, "features": 240, "alignment": 50, "train": 380, "plateau": 1100}
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Job:
         needs: exist before it can begin.
         run: of alignment, train and plateau.
         aligned: of features: with those of SigLIP's last layer.
+        model: that the job leaves, where another job needs it.
     """
 
     kind: str
@@ -32,10 +33,11 @@ class Job:
     needs: tuple[Path, ...] = ()
     run: Run | None = None
     aligned: bool = False
+    model: Path | None = None
 
     @property
     def is_done(self) -> bool:
-        return self.result.exists()
+        return self.result.exists() and (self.model is None or self.model.exists())
 
     @property
     def title(self) -> str:
@@ -49,31 +51,35 @@ class Job:
 def plan(campaign: Campaign, tables: Iterable[str] = (), arms: Iterable[str] = ()) -> list[Job]:
     """All jobs, done or not; those whose rates are not known yet wait for the search.
 
-    First the arms of the paper's main claim on the first seed, then the search over rates, then all other arms on the first
-    seed, then the other seeds; what trains until nothing improves at the end of each seed.
+    First the arms of the paper's main claim on one seed and the search over rates, then these arms on all seeds and what
+    trains on the first one until nothing improves, then everything else, seed by seed.
 
     Args:
         campaign: see there.
         tables: only the arms of these.
         arms: only these.
+
+    Raises:
+        ValueError: an unknown table or arm, or rates that are still to be chosen on a seed that is left out.
     """
+    tables, arms = tuple(tables), tuple(arms)
     chosen = chosen_arms(tables, arms)
-    wants_plateau = [name for name in PLATEAU if name in chosen and (not tables or "plateau" in tables)]
-    jobs: dict[Path, Job] = {}
-    first = campaign.seeds[0]
-    for name in chosen:
-        if name in FIRST:
-            _add_run(jobs, campaign, Run(name, first))
+    first = [name for name in chosen if name in FIRST]
     searched = {ARMS[name].family for name in chosen} if len(campaign.settings.factors) > 1 else set()
+    plateau = [name for name in PLATEAU if name in chosen and (not tables or "plateau" in tables)]
+    jobs = _Jobs(campaign, searched, plateau)
+    if campaign.search_seed in campaign.seeds:
+        jobs.add_runs(first, campaign.search_seed, waits=False)
     for family in REPRESENTATIVES:
-        for run in campaign.search_runs(family) if family in searched else ():
-            _add_run(jobs, campaign, run)
+        if family in searched:
+            jobs.add_search(family)
     for seed in campaign.seeds:
-        for name in chosen:
-            _add_run(jobs, campaign, campaign.final_run(ARMS[name], seed), searched)
-        for name in wants_plateau:
-            _add_plateau(jobs, campaign, campaign.final_run(ARMS[name], seed, plateau=True), searched)
-    return list(jobs.values())
+        jobs.add_runs(first, seed)
+    jobs.add_plateaus(campaign.seeds[0])
+    for seed in campaign.seeds:
+        jobs.add_runs(chosen, seed)
+        jobs.add_plateaus(seed)
+    return list(jobs.found.values())
 
 
 def chosen_arms(tables: Iterable[str] = (), arms: Iterable[str] = ()) -> list[str]:
@@ -105,41 +111,74 @@ def expected_hours(campaign: Campaign, jobs: Iterable[Job], workers: int) -> flo
     return sum(seconds[job.kind] for job in jobs) / workers / 3600
 
 
-def _add_run(jobs: dict[Path, Job], campaign: Campaign, run: Run, searched: Iterable[str] = ()) -> None:
-    """A run behind what it needs."""
-    result = campaign.result_file(run)
-    if result in jobs:
-        return
-    parts, alignment = campaign.parts_of(run.seed), campaign.alignment(run)
-    towers, llm = parts / "siglip", parts / "llm"
-    aligned = ARMS[run.arm].config.uses_aligned_features
-    plain = campaign.features_marker(run.seed, False)
-    needed = campaign.features_marker(run.seed, aligned)
-    before = _search_results(campaign, run, searched)
-    if not campaign.parts:
-        _add(jobs, Job("towers", run.seed, towers))
-        _add(jobs, Job("llm", run.seed, llm))
-    for kind in sorted({False, aligned}):
-        marker = campaign.features_marker(run.seed, kind)
-        _add(jobs, Job("features", run.seed, marker, (towers, llm), aligned=kind))
-    if not result.exists():  # afterwards nobody needs the alignment
-        _add(jobs, Job("alignment", run.seed, alignment, (towers, llm, plain, *before), run))
-    _add(jobs, Job("train", run.seed, result, (alignment, needed, *before), run))
+@dataclass
+class _Jobs:
+    """Jobs, each behind what it needs.
 
+    Args:
+        campaign: see there.
+        searched: families whose rates are chosen.
+        plateau: arms that are trained on until nothing improves.
+    """
 
-def _add_plateau(jobs: dict[Path, Job], campaign: Campaign, run: Run, searched: Iterable[str]) -> None:
-    base = Run(run.arm, run.seed, run.factor)
-    before = _search_results(campaign, run, searched)
-    _add(jobs, Job("plateau", run.seed, campaign.result_file(run), (campaign.result_file(base), *before), run))
+    campaign: Campaign
+    searched: set[str]
+    plateau: list[str]
+    found: dict[Path, Job] = field(default_factory=dict)
 
+    def add_runs(self, names: Iterable[str], seed: int, waits: bool = True) -> None:
+        """Arms at the rates of their families, as far as these are known."""
+        for name in names:
+            self._add_run(self.campaign.final_run(ARMS[name], seed), waits)
 
-def _search_results(campaign: Campaign, run: Run, searched: Iterable[str]) -> list[Path]:
-    """What decides at which rates a run is trained, if that is still open."""
-    family = ARMS[run.arm].family
-    if family not in searched:
-        return []
-    return [campaign.result_file(other) for other in campaign.search_runs(family)]
+    def add_search(self, family: str) -> None:
+        campaign = self.campaign
+        if campaign.search_seed not in campaign.seeds and campaign.factor(family) is None:
+            raise ValueError(
+                f"the rates of the {family} arms are still to be chosen on seed {campaign.search_seed}: name it in --seeds, too"
+            )
+        for run in campaign.search_runs(family):
+            self._add_run(run, waits=False)
 
+    def add_plateaus(self, seed: int) -> None:
+        campaign = self.campaign
+        for name in self.plateau:
+            run = campaign.final_run(ARMS[name], seed, plateau=True)
+            base = replace(run, plateau=False)
+            needs = (campaign.result_file(base), campaign.model_folder(base), *self._search_results(run))
+            self._add(Job("plateau", seed, campaign.result_file(run), needs, run))
 
-def _add(jobs: dict[Path, Job], job: Job) -> None:
-    jobs.setdefault(job.result, job)
+    def _add_run(self, run: Run, waits: bool) -> None:
+        campaign, aligned = self.campaign, ARMS[run.arm].config.uses_aligned_features
+        model = campaign.model_folder(run) if self._is_trained_on(run) else None
+        job = Job("train", run.seed, campaign.result_file(run), run=run, model=model)
+        if job.is_done or job.result in self.found:
+            self._add(job)
+            return
+        parts = [campaign.parts_of(run.seed) / name for name in ("siglip", "llm")]
+        if not campaign.parts:
+            for kind, part in zip(("towers", "llm"), parts, strict=True):
+                self._add(Job(kind, run.seed, part))
+        markers = {kind: campaign.features_marker(run.seed, kind) for kind in sorted({False, aligned})}
+        for kind, marker in markers.items():
+            self._add(Job("features", run.seed, marker, tuple(parts), aligned=kind))
+        before, alignment = self._search_results(run) if waits else (), campaign.alignment(run)
+        self._add(Job("alignment", run.seed, alignment, (*parts, markers[False], *before), run))
+        self._add(replace(job, needs=(alignment, markers[aligned], *before)))
+
+    def _is_trained_on(self, run: Run) -> bool:
+        """Whether a plateau is still to be reached from a run's model; a model that was not moved along is made again."""
+        if run.arm not in self.plateau or run.seed not in self.campaign.seeds:
+            return False
+        is_final = run.factor == self.campaign.factor(ARMS[run.arm].family)
+        return is_final and self.campaign.result(replace(run, plateau=True)) is None
+
+    def _search_results(self, run: Run) -> tuple[Path, ...]:
+        """What decides at which rates a run is trained, if that is still open."""
+        family = ARMS[run.arm].family
+        if family not in self.searched:
+            return ()
+        return tuple(self.campaign.result_file(other) for other in self.campaign.search_runs(family))
+
+    def _add(self, job: Job) -> None:
+        self.found.setdefault(job.result, job)

@@ -75,8 +75,9 @@ def _draw_bars(axes, rows: list[Row], results: Results) -> None:
         axes.text(max(value.scores) + (value.spread or 0) + 1.5, place, text, va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [f"{row.label} ({row.num_tokens})" for row in rows], fontsize=8)
     axes.invert_yaxis()
-    chance = results.value(rows[0], of="chance").mean
-    axes.axvline(chance, color="black", linestyle=":", linewidth=1)
+    for place, row in enumerate(rows):
+        chance = results.value(row, of="chance").mean
+        axes.vlines(chance, place - 0.5, place + 0.5, color="black", linestyle=":", linewidth=1)
     axes.set_xlim(0, 108)
     axes.set_xlabel("right answers (%); dots: seeds; dotted line: chance; (visual tokens)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -15,7 +15,7 @@ from .results import Results
 from .targets import losses, pairs, targets
 
 FRAMING = Path(__file__).parent / "framing.md"
-NOT_RUN = "not run"
+NOT_RUN, NOT_ASKED = "not run", "not asked"
 
 
 def write_report(campaign: Campaign, path: str | os.PathLike) -> list[Path]:
@@ -53,49 +53,77 @@ def write_report(campaign: Campaign, path: str | os.PathLike) -> list[Path]:
 def _framing(campaign: Campaign, results: Results) -> str:
     settings = campaign.settings
     steps = " + ".join(str(settings.steps[stage]) for stage in settings.steps)
-    everything = [result for name in ARMS for result in results.of(name)]
-    questions = {sum(rows["all"]["questions"] for rows in r["scores"]["questions"].values()) for r in everything}
+    rows = [row for table in TABLES.values() for row in table.rows if row.kind == "all"]
+    counts = {
+        is_long: sorted({results.questions(row) for row in rows if row.measure.endswith(" frames") == is_long} - {0})
+        for is_long in (False, True)
+    }
     search = "The recipes' rates, which were found with conditional arms, served all arms; no search was made."
     if len(settings.factors) > 1:
         factors = ", ".join(f"{factor:g}" for factor in sorted(settings.factors))
         search = (
             f"Rates of {factors} times the recipes' were tried with one arm of each family (pooling, unconditional, "
-            "conditional) on the first seed, and scored on validation videos; the best serves all arms of the family. "
-            "Nothing else was tuned; the recipes themselves were found with conditional arms."
+            f"conditional) on seed {campaign.search_seed}, and scored on validation videos; the best serves all arms of the "
+            "family. Nothing else was tuned; the recipes themselves were found with conditional arms."
         )
-    seeds_mean = (
-        "the compressor's first weights and the order of the data; towers and LLM are the same for all seeds"
-        if campaign.shares_parts
-        else "all weights, those of towers and LLM included, and the order of the data"
-    )
     values = {
         "$STEPS": f"{steps} steps (alignment, conditional pre-training, instruction tuning)",
         "$PATCHES": f"{NUM_PATCHES:,}",
         "$SEARCH": search,
-        "$QUESTIONS": " or ".join(f"{count:,}" for count in sorted(questions)) or "the same",
+        "$QUESTIONS": _counts(counts[False]),
+        "$LONG_QUESTIONS": _counts(counts[True]),
         "$SEEDS": ", ".join(map(str, campaign.seeds)),
-        "$SEED_MEANS": seeds_mean,
+        "$SEED_MEANS": _seed_means(campaign),
     }
     text = FRAMING.read_text(encoding="utf-8").strip()
     for name, value in values.items():
         text = text.replace(name, value)
-    commits = sorted({result["commit"] or "unknown" for result in everything})
-    seconds = sum(result["cpu_seconds"] for result in everything)
-    if everything:
-        text += f"\n\n{len(everything)} runs, {seconds / 3600:.1f} hours of one core, made by the commits {', '.join(commits)}."
-    return text
+    return "\n\n".join(part for part in (text, _effort(campaign)) if part)
+
+
+def _counts(counts: list[int]) -> str:
+    return " or ".join(f"{count:,}" for count in counts) or "the same"
+
+
+def _seed_means(campaign: Campaign) -> str:
+    """What differs between seeds, as far as the folder tells."""
+    parts = campaign.record.get("parts", {"given": bool(campaign.parts), "digests": {}})
+    digests = set(parts["digests"].values())
+    if not parts["given"] or len(digests) > 1:
+        return "all weights, those of towers and LLM included, and the order of the data"
+    same = "the same for all seeds" if len(parts["digests"]) > 1 else "given"
+    return f"the compressor's first weights and the order of the data; towers and LLM were {same}"
+
+
+def _effort(campaign: Campaign) -> str:
+    """How much was run, whatever this page shows of it, and by which code."""
+    runs = [json.loads(path.read_text()) for path in sorted(campaign.folder.glob("runs/**/result.json"))]
+    if not runs:
+        return ""
+    alignments = {
+        json.dumps([run["compressor"], run["factor"], run["seed"]], sort_keys=True): run["cpu_seconds"]["alignment"]
+        for run in runs
+        if not run["plateau"]
+    }
+    hours = (sum(run["cpu_seconds"]["run"] for run in runs) + sum(alignments.values())) / 3600
+    commits = sorted({run["commit"] or "unknown" for run in runs})
+    return (
+        f"{len(runs)} runs, those of the search and to a plateau included, made by the commits {', '.join(commits)}. They took "
+        f"{hours:.1f} hours of one core; not counted are the making of data, towers, LLM and SigLIP's features, and of a run "
+        "that was interrupted all but its last process."
+    )
 
 
 def _targets(results: Results) -> str:
     lines = ["## What was to be shown", "", "| target | | numbers |", "|---|---|---|"]
     lines += [f"| {target.text} | {target.verdict} | {target.numbers} |" for target in targets(results)]
     lost = losses(results)
-    rows = [(row, other) for row, other in pairs() if results.value(row) and results.value(other)]
+    rows = [pair for pair in pairs() if results.shared(pair)]
     lines += [
         "",
-        "Where conditional compression is behind, at the same number of tokens, or beside baselines trained to their plateau. "
-        f"Of {len(pairs())} pairs, {len(rows)} were run; each is compared over all questions, at each level of clutter and in "
-        "each kind of questions; no difference is tested for significance:",
+        "Where conditional compression is behind what stands beside it, at the same number of visual tokens where no others are "
+        f"named. Of {len(pairs())} pairs, {len(rows)} were run; each is compared over the seeds that both have, over all "
+        "questions, at each level of clutter and in each kind of questions; no difference is tested for significance:",
         "",
     ]
     lines += [f"* {line}." for line in lost] or [f"* {'nowhere' if rows else NOT_RUN}."]
@@ -109,16 +137,17 @@ def _search(campaign: Campaign) -> str:
     lines = [
         "## Rates",
         "",
-        f"Right answers to the validation questions in percent, seed {campaign.seeds[0]}.",
+        f"Right answers to the validation questions in percent, seed {campaign.search_seed}.",
         "",
         f"| family | arm | {' | '.join(f'x {factor:g}' for factor in factors)} | chosen |",
         "|---" * (len(factors) + 3) + "|",
     ]
     for family, name in REPRESENTATIVES.items():
-        found = [campaign.result(Run(name, campaign.seeds[0], factor)) for factor in factors]
+        found = [campaign.result(Run(name, campaign.search_seed, factor)) for factor in factors]
         cells = [NOT_RUN if result is None else f"{validation_score(result):.1f}" for result in found]
         factor = campaign.factor(family)
         chosen = "x 1 until all have run" if factor is None else f"x {factor:g}"
+        chosen += ", at the edge of what was tried" if factor in (factors[0], factors[-1]) else ""
         lines.append(f"| {family} | {ARMS[name].title} | {' | '.join(cells)} | {chosen} |")
     return "\n".join(lines)
 
@@ -146,20 +175,18 @@ def _table(table: Table, results: Results, picture: Path | None) -> str:
         value = results.value(row)
         cells = [_cell(results, row, level=level) for level in (None, *levels)]
         if value is None:
-            cells = [NOT_RUN if row.arm else "no arm", *[""] * len(levels)]
+            cells[1:] = [""] * len(levels)
         count = str(len(value.scores)) if value else ""
         tokens = "" if row.num_tokens is None else str(row.num_tokens)
         told = [row.paper, "" if row.paper_tokens is None else f"{row.paper_tokens:,}"]
         lines.append(f"| {' | '.join([row.label, tokens, *cells, count, *told])} |")
-    chances = [results.value(row, of="chance") for row in table.rows]
-    if any(chances):
-        row = table.rows[next(number for number, chance in enumerate(chances) if chance is not None)]
-        cells = [f"{results.value(row, level=level, of='chance').mean:.1f}" for level in (None, *levels)]
-        lines.append(f"| chance | | {' | '.join(cells)} | | | |")
+    lines += _chances(table, results, levels)
     notes = [table.differs] if table.differs else []
     if table.tokens_differ:
         notes.append(f"The numbers of tokens differ: {table.tokens_differ}.")
-    notes += [f'No arm stands for "{row.label}": {row.why}.' for row in table.rows if row.arm is None]
+    for why in dict.fromkeys(row.why for row in table.rows if row.arm is None):
+        labels = '", "'.join(row.label for row in table.rows if row.arm is None and row.why == why)
+        notes.append(f'Not run: "{labels}" ({why}).')
     if notes:
         lines += ["", " ".join(notes)]
     if picture is not None:
@@ -167,9 +194,26 @@ def _table(table: Table, results: Results, picture: Path | None) -> str:
     return "\n".join(lines)
 
 
+def _chances(table: Table, results: Results, levels: tuple[str, ...]) -> list[str]:
+    """A line for each kind of questions that the table's rows count."""
+    asked: dict[str, Row] = {}
+    for row in table.rows:
+        if results.value(row) is not None:
+            asked.setdefault(row.kind, row)
+    lines = []
+    for kind, row in asked.items():
+        values = [results.value(row, level=level, of="chance") for level in (None, *levels)]
+        cells = [NOT_ASKED if value is None else f"{value.mean:.1f}" for value in values]
+        count = f"{results.questions(row):,} {'' if kind == 'all' else f'{kind} '}questions"
+        lines.append(f"| chance, {count} | | {' | '.join(cells)} | | | |")
+    return lines
+
+
 def _cell(results: Results, row: Row, **view) -> str:
     value = results.value(row, **view)
-    return NOT_RUN if value is None else str(value)
+    if value is not None:
+        return str(value)
+    return NOT_ASKED if row.arm is not None and results.of(row.arm, row.plateau) else NOT_RUN
 
 
 def _curves(results: Results) -> str:
@@ -199,19 +243,7 @@ def _missing(campaign: Campaign, results: Results) -> str:
                 )
                 lines.append(f"* `{name}`{' to the plateau' if plateau else ''}: {seeds}")
     if not lines:
-        lines = [f"Nothing is missing: all {len(ARMS)} arms were run with all seeds."]
+        lines = [
+            f"Nothing is missing: all {len(ARMS)} arms were run with all seeds; rows that no arm stands for say why."
+        ]
     return "\n".join(["## Not run", "", *lines])
-
-
-def as_json(results: Results) -> str:
-    """All means and spreads, for a program."""
-    found = {}
-    for table in TABLES.values():
-        rows = {}
-        for row in table.rows:
-            value = results.value(row)
-            rows[row.label] = (
-                None if value is None else {"mean": value.mean, "spread": value.spread, "scores": value.scores}
-            )
-        found[table.name] = rows
-    return json.dumps(found, indent=1)

@@ -35,8 +35,8 @@ class Value:
 
 def mean_right(
     by_dataset: dict[str, dict], kind: str = "all", datasets: Iterable[str] = (), of: str = "right"
-) -> float:
-    """Right answers in percent over data sets, every question counting alike.
+) -> float | None:
+    """Right answers in percent over data sets, every question counting alike; None if none of the kind is asked.
 
     Args:
         by_dataset: tables of `hicom_hf.shapes_model.scoring.table`.
@@ -46,7 +46,7 @@ def mean_right(
     """
     chosen = [rows[kind] for name, rows in by_dataset.items() if kind in rows and (not datasets or name in datasets)]
     questions = sum(row["questions"] for row in chosen)
-    return sum(row[of] * row["questions"] for row in chosen) / questions
+    return sum(row[of] * row["questions"] for row in chosen) / questions if questions else None
 
 
 class Results:
@@ -69,17 +69,44 @@ class Results:
         """The results of an arm, one per seed that was run."""
         return self._found[arm, plateau]
 
-    def value(self, row: Row, kind: str = "all", level: str | None = None, of: str = "right") -> Value | None:
-        """A row's score; None if no seed of it was run."""
+    def scores(
+        self, row: Row, kind: str | None = None, level: str | None = None, of: str = "right"
+    ) -> dict[int, float]:
+        """A row's score by seed, as far as its seeds were run and asked such questions.
+
+        Args:
+            row: of a table.
+            kind: of questions, in place of the row's own.
+            level: of clutter; None for all.
+            of: "right" or "chance".
+        """
         if row.arm is None:
-            return None
+            return {}
         levels = () if level is None else (level,)
-        scores = [
-            mean_right(result["scores"][row.measure], kind, levels, of)
+        found = {
+            result["seed"]: mean_right(result["scores"][row.measure], kind or row.kind, levels, of)
             for result in self.of(row.arm, row.plateau)
             if row.measure in result["scores"]
-        ]
-        return Value(tuple(scores)) if scores else None
+        }
+        return {seed: score for seed, score in found.items() if score is not None}
+
+    def value(self, row: Row, **view) -> Value | None:
+        """A row's score; None if no seed of it was run. See `scores`."""
+        scores = self.scores(row, **view)
+        return Value(tuple(scores.values())) if scores else None
+
+    def shared(self, rows: Iterable[Row], **view) -> list[Value] | None:
+        """The rows' scores over the seeds that all of them have; None if there is no such seed. See `scores`."""
+        found = [self.scores(row, **view) for row in rows]
+        seeds = [seed for seed in found[0] if all(seed in scores for scores in found)]
+        return [Value(tuple(scores[seed] for seed in seeds)) for scores in found] if seeds else None
+
+    def questions(self, row: Row) -> int:
+        """How many questions a row's arm was asked; 0 if it was not run."""
+        for result in self.of(row.arm, row.plateau) if row.arm else ():
+            tables = result["scores"].get(row.measure, {})
+            return sum(rows[row.kind]["questions"] for rows in tables.values() if row.kind in rows)
+        return 0
 
     def arm(self, name: str, **options) -> Value | None:
         """An arm's score on the questions."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..shapes_model.making import MEMORY_SETTINGS, write_datasets
 from .campaign import Campaign
+from .claiming import check_data, claim
 from .planning import Job, expected_hours, plan
 from .results import mean_right
 from .working import do, remove_unneeded
@@ -25,7 +26,6 @@ def run_campaign(
     workers: int = 2,
     tables: Iterable[str] = (),
     arms: Iterable[str] = (),
-    parts_scale: float = 1.0,
 ) -> list[Path]:
     """Do all that is not done yet.
 
@@ -33,20 +33,20 @@ def run_campaign(
         campaign: see there.
         workers: processes at a time, of one thread each.
         tables, arms: only these, see `plan`.
-        parts_scale: of the steps of the parts' pre-training, where they are made.
 
     Returns:
         Logs of the jobs that have failed; all others that could be done are done.
 
     Raises:
-        ValueError: an unknown table or arm, or the folder holds results with other settings.
+        ValueError: an unknown table or arm, or the folder holds results with other settings, or the data are another world's.
         KeyboardInterrupt: by Ctrl-C or SIGTERM; the same call goes on.
     """
     plan(campaign, tables, arms)  # refuses unknown names
-    campaign.claim()
+    check_data(campaign)
+    claim(campaign)
     datasets = [*campaign.settings.datasets, *campaign.settings.test_datasets().values()]
     write_datasets(campaign.data_folder, datasets)
-    pool = _Pool(campaign, workers, parts_scale)
+    pool = _Pool(campaign, workers)
     before = (
         signal.signal(signal.SIGTERM, pool.terminate)
         if threading.current_thread() is threading.main_thread()
@@ -64,8 +64,8 @@ def run_campaign(
 class _Pool:
     """Processes that work, and the jobs that they have."""
 
-    def __init__(self, campaign: Campaign, workers: int, parts_scale: float):
-        self.campaign, self.workers, self.parts_scale = campaign, workers, parts_scale
+    def __init__(self, campaign: Campaign, workers: int):
+        self.campaign, self.workers = campaign, workers
         self.failed: list[Job] = []
         self._running: dict[Path, tuple] = {}  # by result: process, job, begin
         self._told = False
@@ -91,9 +91,7 @@ class _Pool:
         os.environ.update(MEMORY_SETTINGS)
         log = _log_file(self.campaign, job)
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = get_context("spawn").Process(
-            target=_work, args=(job, self.campaign, self.parts_scale, log), name=job.title
-        )
+        process = get_context("spawn").Process(target=_work, args=(job, self.campaign, log), name=job.title)
         process.start()
         self._running[job.result] = (process, job, time.perf_counter())
 
@@ -107,6 +105,8 @@ class _Pool:
             self.failed.append(job)
             print(f"failed: {job.title} ({_log_file(self.campaign, job)})", file=sys.stderr, flush=True)
             return
+        if job.kind in ("towers", "llm"):
+            claim(self.campaign)  # all that is trained from now on has these
         left = [other for other in open_jobs if not other.is_done]
         hours = expected_hours(self.campaign, left, self.workers)
         print(
@@ -155,7 +155,7 @@ def _log_file(campaign: Campaign, job: Job) -> Path:
 # In the process ------------------------------------------------------------------------------------------------------------
 
 
-def _work(job: Job, campaign: Campaign, parts_scale: float, log: Path) -> None:
+def _work(job: Job, campaign: Campaign, log: Path) -> None:
     """Do a job; what is printed goes to its log."""
     import logging
 
@@ -169,7 +169,7 @@ def _work(job: Job, campaign: Campaign, parts_scale: float, log: Path) -> None:
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("hicom_hf").setLevel(logging.INFO)
     try:
-        do(job, campaign, parts_scale)
+        do(job, campaign)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BaseException:

@@ -1,6 +1,6 @@
 """What was to be shown, whether it was, and where the conditional compression loses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .arms import (
     ARMS,
@@ -8,6 +8,7 @@ from .arms import (
     CONDITIONAL_LOCAL,
     POOL,
     POOL_MORE_TOKENS,
+    POOL_MOST_TOKENS,
     RATIO,
     RATIOS,
     UNCONDITIONAL,
@@ -15,10 +16,11 @@ from .arms import (
 )
 from .campaign import LEVELS
 from .paper_tables import TABLES, Row
-from .results import Results, Value
+from .results import Results
 
 MARGIN = 10.0  # points by which the conditional compression shall be better
 WELL_ABOVE = 10.0  # points over chance
+ENOUGH_SEEDS = 3  # a verdict on fewer says on how many
 
 
 @dataclass(frozen=True)
@@ -29,63 +31,81 @@ class Target:
         text: what.
         met: whether it was; None if it was not measured.
         numbers: the scores behind it.
+        seeds: how many.
+        still_improving: a baseline was, when its training ended; then "met" cannot be said.
     """
 
     text: str
     met: bool | None
     numbers: str = ""
+    seeds: int = 0
+    still_improving: bool = False
 
     @property
     def verdict(self) -> str:
-        return {True: "met", False: "**missed**", None: "not run"}[self.met]
+        if self.met is None:
+            return "not run"
+        verdict = ("open" if self.still_improving else "met") if self.met else "**missed**"
+        return verdict if self.seeds >= ENOUGH_SEEDS else f"{verdict} ({_seeds(self.seeds)})"
 
 
 def targets(results: Results) -> list[Target]:
-    """All targets, in their order."""
-    best = results.arm(CONDITIONAL)
-    found = [
-        _above(
-            "conditional local+global at least 10 points above unconditional local+global",
-            best,
-            results.arm(UNCONDITIONAL),
-        ),
-        _above("... and above the average pool at 32 tokens, the next number below its 40", best, results.arm(POOL)),
-        _above(
-            "... and above the average pool at 48 tokens, the next number above", best, results.arm(POOL_MORE_TOKENS)
-        ),
-        _above(
-            "... and above unconditional local+global trained to its plateau",
-            best,
-            results.arm(UNCONDITIONAL, plateau=True),
-        ),
-        _above("... and above the average pool trained to its plateau", best, results.arm(POOL, plateau=True)),
-        _above(
-            "conditional local+global not below conditional local", best, results.arm(CONDITIONAL_LOCAL), margin=0.0
-        ),
-    ]
+    """All targets, in their order; what is compared has the same seeds."""
+    best, unconditional, pool = (_row(name) for name in (CONDITIONAL, UNCONDITIONAL, POOL))
+    wanted = (
+        ("conditional local+global at least 10 points above unconditional local+global", unconditional, MARGIN),
+        ("... and above the average pool at 32 tokens, the next number below its 40", pool, MARGIN),
+        ("... and above the average pool at 48 tokens, the next number above", _row(POOL_MORE_TOKENS), MARGIN),
+        ("... and above unconditional local+global trained to its plateau", _trained_on(UNCONDITIONAL), MARGIN),
+        ("... and above the average pool trained to its plateau, at 32 tokens", _trained_on(POOL), MARGIN),
+        ("conditional local+global not below conditional local", _row(CONDITIONAL_LOCAL), 0.0),
+    )
+    found = [_above(results, text, best, other, margin) for text, other, margin in wanted]
     return [*found, _pool_above_chance(results), *_growth(results), _vague(results)]
 
 
-def _above(text: str, value: Value | None, other: Value | None, margin: float = MARGIN) -> Target:
-    if value is None or other is None:
+def _row(name: str) -> Row:
+    return Row(ARMS[name].title, name)
+
+
+def _trained_on(name: str) -> Row:
+    return Row(f"{ARMS[name].title} to the plateau", name, plateau=True)
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def _above(results: Results, text: str, row: Row, other: Row, margin: float) -> Target:
+    found = results.shared((row, other))
+    if found is None:
         return Target(text, None)
-    return Target(text, value.mean >= other.mean + margin, f"{value} against {other}")
+    value, beside = found
+    seeds, improving = len(value.scores), 0
+    numbers = f"{value} against {beside}, {_seeds(seeds)}"
+    if other.plateau:
+        shared = results.scores(row)
+        improving = sum(not result["stopped"] for result in results.of(other.arm, True) if result["seed"] in shared)
+        numbers += f"; {improving} of {seeds} were still improving"
+    return Target(text, value.mean >= beside.mean + margin, numbers, seeds, improving > 0)
 
 
 def _pool_above_chance(results: Results) -> Target:
     text = (
         f"at some level of clutter, the average pool (to its plateau if it was run) {WELL_ABOVE:g} points above chance"
     )
-    plateau = results.arm(POOL, plateau=True) is not None
-    rows = []
+    row = _trained_on(POOL) if results.of(POOL, plateau=True) else _row(POOL)
+    found = []
     for level in LEVELS:
-        value = results.arm(POOL, plateau=plateau, level=level)
+        value = results.value(row, level=level)
         if value is not None:
-            chance = results.arm(POOL, plateau=plateau, level=level, of="chance").mean
-            rows.append((value.mean - chance, f"{level} {value}, chance {chance:.1f}"))
-    if not rows:
+            chance = results.value(row, level=level, of="chance").mean
+            found.append((value.mean - chance, f"{level} {value}, chance {chance:.1f}"))
+    if not found:
         return Target(text, None)
-    return Target(text, max(rows)[0] >= WELL_ABOVE, "; ".join(words for _, words in rows))
+    seeds = len(results.scores(row))
+    numbers = f"{'; '.join(words for _, words in found)}; {_seeds(seeds)}"
+    return Target(text, max(found)[0] >= WELL_ABOVE, numbers, seeds)
 
 
 def of_ratio(kind: str, ratio: tuple[int, ...]) -> str:
@@ -100,26 +120,24 @@ def _growth(results: Results) -> list[Target]:
     for other in ("unconditional-local", "average-pool"):
         span = f"from {_written(RATIOS[0])} to {_written(RATIOS[-1])}"
         text = f"{span}, conditional local loses less than {other.replace('-', ' ')}"
-        ends = [
-            [results.arm(of_ratio(kind, ratio)) for ratio in (RATIOS[0], RATIOS[-1])]
-            for kind in ("conditional-local", other)
-        ]
-        if any(value is None for pair in ends for value in pair):
+        kinds = ("conditional-local", other)
+        ends = results.shared(_row(of_ratio(kind, ratio)) for kind in kinds for ratio in (RATIOS[0], RATIOS[-1]))
+        if ends is None:
             found.append(Target(text, None))
             continue
-        losses = [first.mean - last.mean for first, last in ends]
-        chance = results.arm(of_ratio(other, RATIOS[0]), of="chance").mean
-        room = ends[1][0].mean - chance
-        numbers = f"{losses[0]:.1f} against {losses[1]:.1f} points"
-        numbers += f"; the other begins {room:.1f} points above chance, more it cannot lose"
-        found.append(Target(text, losses[0] < losses[1], numbers))
+        lost, other_lost = ends[0].mean - ends[1].mean, ends[2].mean - ends[3].mean
+        seeds, chance = len(ends[0].scores), results.value(_row(of_ratio(other, RATIOS[0])), of="chance").mean
+        numbers = f"{lost:.1f} against {other_lost:.1f} points, {_seeds(seeds)}"
+        numbers += f"; the other begins {ends[2].mean - chance:.1f} points above chance, more it cannot lose"
+        found.append(Target(text, lost < other_lost, numbers, seeds))
     return found
 
 
 def _vague(results: Results) -> Target:
-    text = "under a vague instruction, conditional local+global no worse than unconditional"
-    vague = results.value(Row("", CONDITIONAL, measure="vague"))
-    return _above(text, vague, results.arm(UNCONDITIONAL), margin=0.0)
+    text = "asked vague questions, conditional local+global no worse than unconditional"
+    row, other = (Row("", name, kind="vague") for name in (CONDITIONAL, UNCONDITIONAL))
+    target = _above(results, text, row, other, 0.0)
+    return replace(target, numbers=f"{target.numbers}; {results.questions(row)} questions") if target.seeds else target
 
 
 def _written(ratio: tuple[int, ...]) -> str:
@@ -130,25 +148,35 @@ def _written(ratio: tuple[int, ...]) -> str:
 
 
 def pairs() -> list[tuple[Row, Row]]:
-    """Conditional rows, each beside what is to be compared with it at the same number of tokens."""
-    found = [(CONDITIONAL, UNCONDITIONAL), ("conditional-global", "unconditional-global")]
+    """Conditional rows, each beside what is to be compared with it."""
+    found = [
+        *(
+            (CONDITIONAL, other)
+            for other in (UNCONDITIONAL, POOL, POOL_MORE_TOKENS, POOL_MOST_TOKENS, CONDITIONAL_LOCAL)
+        ),
+        ("conditional-global", "unconditional-global"),
+        ("without-pretraining", "unconditional-without-pretraining"),
+        ("without-pretraining", "average-pool-without-pretraining"),
+        ("coarse-local-ungrouped", "unconditional-local-ungrouped"),
+    ]
     for ratio in RATIOS:
         conditional = of_ratio("conditional-local", ratio)
         found += [(conditional, of_ratio(other, ratio)) for other in ("unconditional-local", "average-pool")]
     assert (CONDITIONAL_LOCAL, UNCONDITIONAL_LOCAL) in found and (CONDITIONAL_LOCAL, POOL) in found, RATIO
-    rows = [tuple(Row(ARMS[name].title, name) for name in pair) for pair in found]
+    rows = [(_row(name), _row(other)) for name, other in found]
     frames = {(row.arm, row.measure): row for row in TABLES["frames"].rows}
-    rows += [(row, frames[UNCONDITIONAL, measure]) for (arm, measure), row in frames.items() if arm == CONDITIONAL]
+    rows += [
+        (row, frames[other, measure])
+        for (arm, measure), row in frames.items()
+        for other in (UNCONDITIONAL, POOL)
+        if arm == CONDITIONAL
+    ]
     vague = {row.arm: row for row in TABLES["A4"].rows if row.measure == "vague"}
     rows += [
-        (vague[name], Row(ARMS[other].title, other))
+        (vague[name], _row(other))
         for name, other in ((CONDITIONAL, UNCONDITIONAL), (CONDITIONAL_LOCAL, UNCONDITIONAL_LOCAL))
     ]
-    rows += [
-        (Row(ARMS[CONDITIONAL].title, CONDITIONAL), Row(f"{ARMS[name].title} to the plateau", name, plateau=True))
-        for name in (UNCONDITIONAL, POOL)
-    ]
-    return rows
+    return [*rows, *((_row(CONDITIONAL), _trained_on(name)) for name in (UNCONDITIONAL, POOL))]
 
 
 def losses(results: Results) -> list[str]:
@@ -159,11 +187,13 @@ def losses(results: Results) -> list[str]:
         if not row.measure.endswith("frames"):
             views += [(f"{level} clutter", {"level": level}) for level in LEVELS]
         views += [(f"questions of {kind}", {"kind": kind}) for kind in results.kinds()]
-        lost = []
+        lost, seeds = [], 0
         for words, view in views:
-            value, beside = results.value(row, **view), results.value(other, **view)
-            if value is not None and beside is not None and value.mean < beside.mean:
+            value, beside = results.shared((row, other), **view) or (None, None)
+            if value is not None and value.mean < beside.mean:
                 lost.append(f"{words} {value} against {beside}")
+                seeds = len(value.scores)
         if lost:
-            found.append(f"{row.label}, beside {other.label}: {'; '.join(lost)}")
+            tokens = "" if row.num_tokens == other.num_tokens else f" ({row.num_tokens} and {other.num_tokens} tokens)"
+            found.append(f"{row.label}, beside {other.label}{tokens}, {_seeds(seeds)}: {'; '.join(lost)}")
     return found

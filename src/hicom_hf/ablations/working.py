@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..new_folder import new_folder
 from ..shapes.writing import write_text
 from ..shapes_model.making import (
     MODEL_FOLDER,
@@ -32,18 +33,17 @@ CHECKPOINT_EVERY = 200  # steps; what a killed process loses at most
 PLATEAU_SEED = 1000  # added to the seed per repetition, so that each has its own order of the data
 
 
-def do(job: Job, campaign: Campaign, parts_scale: float) -> None:
+def do(job: Job, campaign: Campaign) -> None:
     """Do a job; what it has done before an interruption is kept.
 
     Args:
         job: whose needs are there.
         campaign: that it belongs to.
-        parts_scale: of the steps of the parts' pre-training, where they are made.
     """
     if job.kind == "towers":
-        make_siglip(job.result.parent, campaign.data_folder, job.seed, parts_budget(campaign.settings, parts_scale))
+        make_siglip(job.result.parent, campaign.data_folder, job.seed, parts_budget(campaign.settings))
     elif job.kind == "llm":
-        make_llm(job.result.parent, job.seed, parts_budget(campaign.settings, parts_scale))
+        make_llm(job.result.parent, job.seed, parts_budget(campaign.settings))
     elif job.kind == "features":
         _fill_features(job, campaign)
     elif job.kind == "alignment":
@@ -88,7 +88,7 @@ def _align(job: Job, campaign: Campaign) -> None:
 
 
 def _train(run: Run, campaign: Campaign) -> None:
-    """The stages after alignment, and the scores."""
+    """The stages after alignment, and the scores; these stay as they are where the model alone is gone."""
     arm, place, begin = ARMS[run.arm], campaign.place(run), time.perf_counter()
     settings, model_folder = campaign.settings, campaign.alignment(run).parent / "alignment" / MODEL_FOLDER
     record = {**_about(run, arm, campaign), "losses": {}}
@@ -105,44 +105,47 @@ def _train(run: Run, campaign: Campaign) -> None:
         model_folder = run_stage(stage.stage, place, campaign.data_folder, settings.datasets, run.seed, overrides)
         record["steps"][stage.stage] = steps
         record["losses"][stage.stage] = _losses(place / stage.stage)
-    seconds = {"alignment": aligned["seconds"], "training": _since(begin)}
-    begin = time.perf_counter()
-    measures = ("questions", *arm.measures, *(("validation",) if campaign.is_measured(run) else ()))
-    record["scores"] = measure(model_folder, campaign, measures)
-    record["seconds"] = {**seconds, "measuring": _since(begin)}
-    record["cpu_seconds"] = aligned["cpu_seconds"] + time.process_time()
+    record["seconds"] = {"alignment": aligned["seconds"], "training": _since(begin)}
     if campaign.keep_models or run.arm in PLATEAU:
-        _remove(place / MODEL_FOLDER)
-        shutil.copytree(model_folder, place / MODEL_FOLDER)
-    write_text(campaign.result_file(run), json.dumps(record, indent=1))
+        with new_folder(campaign.model_folder(run), overwrite=True) as destination:
+            shutil.copytree(model_folder, destination, dirs_exist_ok=True)
+    if campaign.result(run) is None:
+        begin = time.perf_counter()
+        measures = ("questions", *arm.measures, *(("validation",) if campaign.is_measured(run) else ()))
+        record["scores"] = measure(model_folder, campaign, measures)
+        record["seconds"]["measuring"] = _since(begin)
+        record["cpu_seconds"] = {"alignment": aligned["cpu_seconds"], "run": time.process_time()}
+        write_text(campaign.result_file(run), json.dumps(record, indent=1))
     _remove(*(place / stage.stage for stage in arm.stages))
 
 
 def _train_to_the_plateau(run: Run, campaign: Campaign) -> None:
     """Repeat instruction tuning until the validation score no longer improves; the best repetition counts."""
     base, place, settings = replace(run, plateau=False), campaign.place(run), campaign.settings
-    begin = time.perf_counter()
-    before = campaign.result(base)
+    begin, before = time.perf_counter(), campaign.result(base)
     curve_file = place / "curve.json"
-    curve = json.loads(curve_file.read_text()) if curve_file.exists() else [validation_score(before)]
-    chunks = [campaign.place(base) / MODEL_FOLDER]
-    while True:
-        chunks += [
-            place / f"chunk-{number}" / "instruction_tuning" / MODEL_FOLDER
-            for number in range(len(chunks), len(curve))
-        ]
-        if len(curve) > settings.max_chunks or has_stopped(curve, settings.patience, settings.improvement):
-            break
+    curve = json.loads(curve_file.read_text()) if curve_file.exists() else []
+
+    def model_after(number: int) -> Path:
+        chunk = place / f"chunk-{number}" / "instruction_tuning" / MODEL_FOLDER
+        return chunk if number else campaign.model_folder(base)
+
+    if not all(model_after(number).exists() for number in range(len(curve))):
+        curve = []
+        _remove(*place.glob("chunk-*"))
+    while len(curve) <= settings.max_chunks and not has_stopped(curve, settings.patience, settings.improvement):
         number = len(curve)
-        overrides = _overrides("instruction_tuning", campaign, run, settings.steps["instruction_tuning"])
-        overrides += [f"model={json.dumps(str(chunks[-1]))}", f"seed={run.seed + PLATEAU_SEED * number}"]
-        folder = place / f"chunk-{number}"
-        model_folder = run_stage(
-            "instruction_tuning", folder, campaign.data_folder, settings.datasets, run.seed, overrides
-        )
-        curve.append(validation_score({"scores": measure(model_folder, campaign, ("validation",))}))
+        if number:
+            overrides = _overrides("instruction_tuning", campaign, run, settings.steps["instruction_tuning"])
+            overrides += [
+                f"model={json.dumps(str(model_after(number - 1)))}",
+                f"seed={run.seed + PLATEAU_SEED * number}",
+            ]
+            folder = place / f"chunk-{number}"
+            run_stage("instruction_tuning", folder, campaign.data_folder, settings.datasets, run.seed, overrides)
+        curve.append(validation_score({"scores": measure(model_after(number), campaign, ("validation",))}))
         write_text(curve_file, json.dumps(curve))
-        _remove(*(folder / "instruction_tuning").glob("checkpoint-*"))
+        _remove(*place.glob(f"chunk-{number}/instruction_tuning/checkpoint-*"))
     best = max(range(len(curve)), key=lambda number: (curve[number], -number))
     record = _about(run, ARMS[run.arm], campaign)
     record |= {
@@ -151,8 +154,9 @@ def _train_to_the_plateau(run: Run, campaign: Campaign) -> None:
         "stopped": has_stopped(curve, settings.patience, settings.improvement),
     }
     record["steps"] = {**before["steps"], "instruction_tuning": settings.steps["instruction_tuning"] * (best + 1)}
-    record["scores"] = measure(chunks[best], campaign, ("questions", "validation"))
-    record["seconds"], record["cpu_seconds"] = {"training and measuring": _since(begin)}, time.process_time()
+    record["scores"] = measure(model_after(best), campaign, ("questions", "validation"))
+    record["seconds"] = {"training and measuring": _since(begin)}
+    record["cpu_seconds"] = {"run": time.process_time()}
     write_text(campaign.result_file(run), json.dumps(record, indent=1))
     _remove(*place.glob("chunk-*"))
 

@@ -1,7 +1,8 @@
 """Repeat the paper's ablations in miniature: hicom-tiny's stages over the shapes world, one arm after the other.
 
 OUT receives everything: data, pre-trained parts, runs. What is done there is not done again, so an interrupted campaign goes on
-with the same command. The report shows each table beside the paper's numbers and names what was not run.
+with the same command; options that are left out are as at its begin, others than those of its begin are refused. The report
+shows each table beside the paper's numbers and names what was not run.
 
     hicom ablate runs/ablations --list
     hicom ablate runs/ablations --seeds 0 --tables 4 5
@@ -44,27 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rates",
         nargs="+",
         type=above_zero,
-        default=[1.0, 0.5, 2.0],
         metavar="X",
-        help="factors of the rates to choose from (default: 1 0.5 2; 1 alone: no choice)",
+        help="factors of the rates to choose from (new folder: 1 0.5 2; 1 alone: no choice)",
     )
     parser.add_argument(
-        "--steps-scale", type=above_zero, default=1.0, metavar="X", help="share of all steps, to try out (default: 1)"
+        "--steps-scale", type=above_zero, metavar="X", help="share of all steps, to try out (new folder: 1)"
     )
     parser.add_argument("--train-videos", type=at_least_one, metavar="N", help="fewer training videos, to try out")
     parser.add_argument(
         "--test-videos",
         type=at_least_one,
-        default=25,
         metavar="N",
-        help="test videos at each level of clutter (default: %(default)s)",
+        help="test videos at each level of clutter (new folder: 25)",
     )
     parser.add_argument(
         "--validation-videos",
         type=at_least_one,
-        default=60,
         metavar="N",
-        help="videos by which rates are chosen (default: %(default)s)",
+        help="videos by which rates are chosen (new folder: 60)",
     )
     parser.add_argument("--keep-models", action="store_true", help="keep the finished model of every run")
 
@@ -72,22 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from ..ablations.campaign import Campaign, Settings, quick_datasets, scaled_steps
+    from ..ablations.campaign import Campaign, Settings
 
     folder = Path(args.out).absolute()
-    more = {} if args.train_videos is None else {"datasets": quick_datasets(args.train_videos)}
-    settings = Settings(
-        steps=scaled_steps(args.steps_scale),
-        test_videos=args.test_videos,
-        validation_videos=args.validation_videos,
-        factors=tuple(sorted(set(args.rates), key=lambda factor: (factor != 1, factor))),
-        **more,
-    )
-    if args.list or args.report is not None:  # these only look at what is there
-        recorded = Settings.recorded(folder)
-        if args.report is not None and recorded is None:
-            raise FileNotFoundError(f"{args.out}: there is no campaign in this folder (no settings.json) to report on")
-        settings = recorded or settings
+    recorded = Settings.recorded(folder)
+    if args.report is not None and recorded is None:
+        raise FileNotFoundError(f"{args.out}: there is no campaign in this folder (no settings.json) to report on")
+    only_looks = args.list or args.report is not None
+    settings = recorded if recorded and only_looks else _settings(args, recorded or Settings())
     campaign = Campaign(
         folder,
         settings,
@@ -110,6 +100,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _settings(args: argparse.Namespace, before):
+    """Those of the folder, or the usual ones, with those that were given."""
+    from dataclasses import replace
+
+    from ..ablations.campaign import quick_datasets, scaled_steps
+
+    given = {"test_videos": args.test_videos, "validation_videos": args.validation_videos}
+    if args.steps_scale is not None:
+        given |= {"steps": scaled_steps(args.steps_scale), "parts_scale": args.steps_scale}
+    if args.train_videos is not None:
+        given["datasets"] = quick_datasets(args.train_videos)
+    if args.rates is not None:
+        given["factors"] = tuple(sorted(set(args.rates), key=lambda factor: (factor != 1, factor)))
+    return replace(before, **{name: value for name, value in given.items() if value is not None})
+
+
 def _run(campaign, args: argparse.Namespace) -> None:
     from transformers.utils.logging import disable_progress_bar
 
@@ -119,7 +125,7 @@ def _run(campaign, args: argparse.Namespace) -> None:
 
     check_matplotlib()  # not after ten hours
     disable_progress_bar()
-    failed = run_campaign(campaign, args.workers, args.tables, args.arms, args.steps_scale)
+    failed = run_campaign(campaign, args.workers, args.tables, args.arms)
     if failed:
         print("\n".join(map(str, failed)), file=sys.stderr)
         raise CommandError(f"{len(failed)} jobs failed, see their logs above; the same command tries them again")

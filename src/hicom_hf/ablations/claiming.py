@@ -1,0 +1,118 @@
+"""What a campaign's results are made with: noted in its folder, so that a command that would make others is refused.
+
+`settings.json` holds the settings, the seed on which rates are chosen, the world's version, digests of the stages' recipes
+and of towers and LLM, and whether these were given.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..shapes import write_dataset
+from ..shapes.writing import WORLD_FILE, WORLD_VERSION, write_text
+from ..shapes_model.making import RECIPES_DIR, STAGES, Dataset
+from .campaign import Campaign, Settings
+
+
+def claim(campaign: Campaign) -> None:
+    """Note in the folder what its results are made with; towers and LLM of the campaign's own once they are there.
+
+    Raises:
+        ValueError: they were made with something else, which is named.
+    """
+    theirs, mine = campaign.record, _made_with(campaign)
+    path = campaign.folder / "settings.json"
+    if theirs:
+        differing = [*_other_settings(campaign), *_other_code(theirs, mine), *_other_parts(campaign, theirs, mine)]
+        if differing:
+            raise ValueError(
+                f"{campaign.folder} holds results with other settings ({', '.join(differing)}); choose another folder, or "
+                f"give the same options as before (see {path})"
+            )
+        mine["parts"]["digests"] = theirs["parts"]["digests"] | mine["parts"]["digests"]
+    write_text(path, json.dumps(mine, indent=1))
+
+
+def check_data(campaign: Campaign) -> None:
+    """Refuse data that is there and was made in another way than the campaign asks for.
+
+    Raises:
+        ValueError: a data set of another version of the world, or with other settings.
+    """
+    for dataset in (*campaign.settings.datasets, *campaign.settings.test_datasets().values()):
+        folder = campaign.data_folder / dataset.name
+        if not (folder / "tuning.json").exists():
+            continue
+        note, asked = folder / WORLD_FILE, _world_of(dataset)
+        there = json.loads(note.read_text()) if note.exists() else {}
+        differing = [key for key in {**asked, **there} if asked.get(key) != there.get(key)]
+        if differing:
+            pairs = ", ".join(f"{key} {there.get(key)!r} there and {asked.get(key)!r} asked for" for key in differing)
+            raise ValueError(f"{folder} holds another world ({pairs}); choose another folder of data")
+
+
+def _made_with(campaign: Campaign) -> dict[str, Any]:
+    return {
+        "settings": asdict(campaign.settings),
+        "search_seed": campaign.search_seed,
+        "world": WORLD_VERSION,
+        "recipes": {stage: _digest([RECIPES_DIR / f"{stage}.yaml"]) for stage in STAGES},
+        "parts": {"given": bool(campaign.parts), "digests": _part_digests(campaign)},
+    }
+
+
+def _other_settings(campaign: Campaign) -> list[str]:
+    theirs = Settings.recorded(campaign.folder)
+    names = [field.name for field in fields(Settings)]
+    return [name for name in names if getattr(theirs, name) != getattr(campaign.settings, name)]
+
+
+def _other_code(theirs: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    """What another version of this package would train on, or how."""
+    found = [f"recipe of {stage}" for stage in STAGES if theirs["recipes"].get(stage) != mine["recipes"][stage]]
+    if theirs["world"] != mine["world"]:
+        found.append(f"version {theirs['world']} of the world there and {mine['world']} now")
+    return found
+
+
+def _other_parts(campaign: Campaign, theirs: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    told, found = theirs["parts"], mine["parts"]
+    if told["given"] != found["given"]:
+        return [
+            f"towers and LLM were {'given with --parts' if told['given'] else 'made in the folder, without --parts'}"
+        ]
+    differing = []
+    for seed in map(str, campaign.seeds):
+        if seed in told["digests"] and seed not in found["digests"]:
+            differing.append(f"parts of seed {seed} that are no longer in {campaign.parts_of(int(seed))}")
+        elif told["digests"].get(seed, found["digests"].get(seed)) != found["digests"].get(seed):
+            differing.append(f"parts of seed {seed}")
+    return differing
+
+
+def _part_digests(campaign: Campaign) -> dict[str, str]:
+    """Of the towers and the LLM of each seed that has them."""
+    found = {}
+    for seed in campaign.seeds:
+        folders = [campaign.parts_of(seed) / name for name in ("siglip", "llm")]
+        if all(folder.exists() for folder in folders):
+            found[str(seed)] = _digest(path for folder in folders for path in sorted(folder.glob("*.safetensors")))
+    return found
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _world_of(dataset: Dataset) -> dict[str, Any]:
+    """What `write_dataset` notes beside such data; found out with a single picture."""
+    with TemporaryDirectory() as folder:
+        write_dataset(folder, 1, dataset.seed, **{**dataset.settings, "stage": "alignment"})
+        return json.loads((Path(folder) / WORLD_FILE).read_text())
