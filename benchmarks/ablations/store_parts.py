@@ -1,6 +1,7 @@
 """Keep what a campaign starts from: the pre-trained towers and LLM of a run of `examples/shapes/make_hicom_tiny.py`, in bf16.
 
-Every stage loads its model in bf16, so nothing is lost: a campaign gives the same numbers with these parts as with the run's own.
+Every stage loads its model in bf16, so nothing is lost: a campaign gives the same numbers with these parts as with the run's
+own.
 
 In: a run's folder (siglip/, llm/, made_with.json). Out: the same in DEST, half as large.
 
