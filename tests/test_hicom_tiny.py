@@ -85,8 +85,9 @@ def test_a_batch_of_questions_about_several_videos_gets_the_right_answers(videos
 
 @pytest.mark.parametrize("branch", ["local_map", "global_map"])
 def test_attention_lies_on_what_the_question_names(tiny, tiny_processor, tmp_path, branch):
+    # The global branch puts much on few places, so its mean takes many questions to settle.
     times_even = []
-    for seed in range(4):
+    for seed in range(16):
         scene = Scene.from_seed(seed, "normal", "test")
         path = write_video(tmp_path / f"{seed}.mp4", render(scene)[0])
         frames = read_frames(tiny_processor, path)
@@ -97,7 +98,7 @@ def test_attention_lies_on_what_the_question_names(tiny, tiny_processor, tmp_pat
             cover = patch_cover(question.referents, 16, grid=tiny.config.grid)[0, frames.sampling.indices]
             maps = attention_maps(tiny, tiny_processor, video, question.text)
             times_even.append(attention_share(getattr(maps, branch), cover).times_even)
-    assert len(times_even) > 30
+    assert len(times_even) > 150
     assert sum(times_even) / len(times_even) >= 3
 
 
