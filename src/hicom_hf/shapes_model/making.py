@@ -322,8 +322,8 @@ class _Timer:
 
 
 def commit() -> str | None:
-    """The commit of this source tree, with "+" behind it if files differ from it; None without git."""
-    place = Path(__file__).parent
+    """The commit of this source tree, with "+" behind it if files of the package differ from it; None without git."""
+    place = Path(__file__).parents[1]
     try:
         found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=place, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=place, capture_output=True, text=True)
