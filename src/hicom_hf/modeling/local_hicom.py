@@ -115,10 +115,13 @@ class HiComLocalBranch(nn.Module):
         inject = instruction is not None and self.injection is not None
         aligned = aligned_features is not None if self.formulation == "release" else inject
         keys = aligned_features if aligned else features  # (B, T, H, W, D)
-        values = groups = group(features, self.ratio)  # (B, G, K, D)
+        groups = group(features, self.ratio)  # (B, G, K, D)
         queries = None if inject and not self.injection.needs_queries else self.pool(features, groups)
         if inject:
             queries = self.injection(queries, *instruction)  # (B, G, D), or (B, 1, D): one query for all groups
+        values = (
+            groups if self.grouping else features.flatten(1, 3)
+        )  # (B, N, D) without: every query meets all patches
         if self.value_adapter is not None:
             values = self.value_adapter(values)
         if self.key_adapter is not None:
@@ -127,12 +130,8 @@ class HiComLocalBranch(nn.Module):
             keys = groups  # they need not be collected twice
         scores = self.scores(queries, keys) * keys.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
-        weights = weights.expand(-1, values.shape[1], -1)  # (B, G, K)
-        if self.grouping:
-            pooled = (weights[..., None, :] @ values).squeeze(-2)  # (B, G, D)
-        else:  # every group's query has met all patches
-            values = features if self.value_adapter is None else self.value_adapter(features)
-            pooled = weights @ values.flatten(1, 3)  # (B, G, D)
+        weights = weights.expand(-1, groups.shape[1], -1)  # (B, G, K)
+        pooled = (weights[..., None, :] @ values).squeeze(-2) if self.grouping else weights @ values  # (B, G, D)
         return self.readout(pooled), weights if output_attentions else None
 
     def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
