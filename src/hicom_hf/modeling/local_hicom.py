@@ -119,9 +119,8 @@ class HiComLocalBranch(nn.Module):
         queries = None if inject and not self.injection.needs_queries else self.pool(features, groups)
         if inject:
             queries = self.injection(queries, *instruction)  # (B, G, D), or (B, 1, D): one query for all groups
-        values = (
-            groups if self.grouping else features.flatten(1, 3)
-        )  # (B, N, D) without: every query meets all patches
+        # Without grouping, every query meets all patches: (B, N, D).
+        values = groups if self.grouping else features.flatten(1, 3)
         if self.value_adapter is not None:
             values = self.value_adapter(values)
         if self.key_adapter is not None:
