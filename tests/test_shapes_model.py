@@ -159,7 +159,7 @@ def one_sample(monkeypatch, sharpness):
     monkeypatch.setattr(packed_contexts, "SHARPNESS", (sharpness, sharpness))
     packed = pack(Scene.from_seed(3, "dense"))
     draws = (
-        packed_contexts._draw_sample([packed], "question", 8, (2, 4, 4), 1.0, Dice(seed), {}) for seed in range(9)
+        packed_contexts._draw_sample([packed], "question", 8, (2, 4, 4), (1.0, 1.0), Dice(seed), {}) for seed in range(9)
     )
     sample = next(sample for sample in draws if sample.question.referents)
     cover = torch.from_numpy(patch_cover(packed.scene.objects, 64)[:, 4::8]).float()  # 8 of 64 frames
@@ -170,8 +170,11 @@ def test_a_group_without_sharpness_holds_objects_by_their_cover(monkeypatch):
     _, sample, cover = one_sample(monkeypatch, 0.0)  # cover (O, T, H, W)
     first = cover[:, :4, :3, :3].sum((1, 2, 3))
     expected = first / max(36.0, float(first.sum()) + 0.5)
-    torch.testing.assert_close(sample.weights[0, :-1], expected, atol=2e-3, rtol=1e-2)
-    torch.testing.assert_close(sample.weights.sum(-1), torch.ones(len(sample.weights)))
+    gain = 1 / packed_contexts.OBJECT_SHARE  # an object that one can see well comes to 1
+    torch.testing.assert_close(sample.weights[0, :-1], gain * expected, atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        sample.weights[:, :-1].sum(-1) / gain + sample.weights[:, -1], torch.ones(len(sample.weights))
+    )
 
 
 def test_a_sharp_context_shows_what_is_asked_for_wherever_it_is(monkeypatch):
@@ -198,7 +201,7 @@ def test_prompts_have_a_place_for_every_token_of_their_context():
     tokenizer, dice = llm_tokenizer(), Dice(5)
     reader = PackedReader()
     for raster, size in (((8, (2, 4, 4)), 6), ((32, (8, 4, 4)), 3), ((1, (1, 4, 4)), 6), ((8, (1, 2, 2)), 6)):
-        batch = draw_packed(scenes, pictures, 6, 1.0, dice, raster)
+        batch = draw_packed(scenes, pictures, 6, (1.0, 1.0), dice, raster)
         assert len(batch.prompts) == size  # fewer of long ones
         encoded = encode_texts(batch, tokenizer)
         video = tokenizer.convert_tokens_to_ids("<|video_pad|>")
@@ -212,9 +215,37 @@ def test_prompts_have_a_place_for_every_token_of_their_context():
 
 def test_kinds_of_questions_are_drawn_as_often_as_their_weights_say():
     scenes, dice = [pack(Scene.from_seed(seed)) for seed in range(6)], Dice(3)
-    batches = [draw_packed(scenes, [], 32, 0.5, dice, kind_weights={"where": 50.0, "exist": 0.0}) for _ in range(8)]
+    weights = {"where": 50.0, "exist": 0.0}
+    batches = [draw_packed(scenes, [], 32, (0.5, 0.5), dice, kind_weights=weights) for _ in range(8)]
     kinds = [kind for batch in batches for kind in batch.kinds if kind != "description"]
     assert kinds.count("where") > 0.7 * len(kinds) and "exist" not in kinds
+
+
+def test_what_a_text_names_weighs_about_one_in_conditional_and_unconditional_contexts():
+    scenes, dice = [pack(Scene.from_seed(seed, "dense")) for seed in range(6)], Dice(4)
+    batches = [draw_packed(scenes, [], 32, (0.9, 0.9), dice, (8, (2, 4, 4))) for _ in range(6)]
+    weights = {True: [], False: []}  # of the two objects with most of any token
+    for batch in batches:
+        local = batch.weights[:, :32, :-1].amax(1).topk(2).values
+        for conditional, largest in zip(batch.conditional.tolist(), local, strict=True):
+            weights[conditional].append(largest)
+    ratios = {}
+    for conditional, largest in weights.items():
+        first, second = torch.stack(largest).median(0).values
+        assert 0.7 < first < 3
+        ratios[conditional] = second / first
+    assert ratios[True] < 0.6 < ratios[False]  # the text decides, or nothing does
+
+
+def test_unconditional_contexts_hold_all_that_is_asked_about_and_as_much_clutter_as_their_dial_says():
+    scene = Scene.from_seed(1, "dense")
+    named = sum(found.name is not None for found in scene.objects)
+    batch = draw_packed([pack(scene)], [], 64, (0.9, 0.05), Dice(4), (8, (2, 4, 4)))
+    objects = (batch.weights[..., :-1] > 0).any(1).sum(1)
+    clutter = (objects - named) / (len(scene.objects) - named)
+    assert 16 < batch.conditional.sum() < 48
+    assert clutter.min() >= 0
+    assert clutter[batch.conditional].float().mean() > 0.8 and clutter[~batch.conditional].float().mean() < 0.1
 
 
 def test_objects_are_in_the_same_places_at_every_number_of_frames():

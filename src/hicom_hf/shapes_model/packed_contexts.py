@@ -2,14 +2,16 @@
 
 Every group of patches becomes the sum of the word embeddings of the objects in it, weighted as attention of some sharpness
 would: objects that the text names weigh exp(sharpness) times as much. Sharpness 0 is what average pooling gives, so that the
-LLM learns to read conditional and unconditional compression alike.
+LLM learns to read conditional and unconditional compression alike: in the first what it is asked about stands out, in the second
+it must be found among all the rest. The less of an object there is in a token, the more the token is amplified, as a trained
+projector would.
 
 Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q global tokens, C LLM width.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import exp, prod
 from types import MappingProxyType
 
 import numpy as np
@@ -40,12 +42,16 @@ NUM_QUERIES = COMPRESSOR["num_global_tokens"]
 # Shares of samples by what their context holds: local tokens alone, global tokens alone, else both.
 LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
 SHARPNESS = (4.0, 7.0)  # of conditional contexts
-UNCONDITIONAL = 0.2  # share of contexts in which the text does not matter; they are emptier, or nothing could be told
+UNCONDITIONAL = (
+    0.5  # share of contexts in which the text hardly matters; they have less clutter, or nothing could be told
+)
+SOFTNESS = (-2.0, 2.0)  # sharpness of unconditional contexts; below 0 it counts as 0, so that it is in half of them
 # As long as scenes are not full: one raster, mostly questions, and the text always decides.
 FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
 FIRST_SHARPNESS = (5.0, 7.0)
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
 PATCHES_PER_GROUP_FRAME = 9
+OBJECT_SHARE = 0.11  # of the patches of a group, for an object that one can see well
 USUAL_TOKENS = 64  # of a context; where it has more, the batch has fewer samples
 
 
@@ -110,10 +116,11 @@ class PackedBatch:
     """Contexts with texts.
 
     Attributes:
-        weights: (B, N, O + 1), how much of each object is in each token; the last column is background. Sums to 1.
+        weights: (B, N, O + 1), how much of each object is in each token; the last column is background.
         places: (B, N, 2), row and column of what is in it, 0 to 1: SigLIP's features carry it by their position embedding.
         attributes: (B, O, 3).
         present: (B, N) bool, whether the sample has that token.
+        conditional: (B,) bool, whether the text decided what is in the tokens.
         prompts, answers: texts.
         kinds: of the questions.
     """
@@ -122,6 +129,7 @@ class PackedBatch:
     places: torch.Tensor
     attributes: torch.Tensor
     present: torch.Tensor
+    conditional: torch.Tensor
     prompts: list[str]
     answers: list[str]
     kinds: list[str]
@@ -131,7 +139,7 @@ def draw_packed(
     scenes: list[PackedScene],
     pictures: list[PackedScene],
     size: int,
-    fill: float,
+    fills: tuple[float, float],
     dice: Dice,
     raster=None,
     kind_weights: Mapping[str, float] = MappingProxyType({}),
@@ -141,17 +149,19 @@ def draw_packed(
     Args:
         scenes, pictures: to draw from.
         size: B, for contexts of usual length; of longer ones there are fewer.
-        fill: share of objects besides the referents that are there: the curriculum's dial, 0 to 1.
+        fills: shares of the clutter that is there, 0 to 1, in conditional and in unconditional contexts: the curriculum's
+            dials. In unconditional ones it is the largest share, so that some stay nearly empty.
         dice: decides.
         raster: (frames, groups) instead of a drawn one.
         kind_weights: how often each kind of question is drawn beside the others of its scene; 1 where nothing is said.
     """
+    fill = fills[0]
     frames, groups = raster or _draw_share(RASTERS if fill >= 1 else FIRST_RASTERS, dice)[1:]
     source, task = scenes, _draw_share(TASKS if fill >= 1 else FIRST_TASKS, dice)[1]
     if frames == 1:
         source, task = pictures, "description"
     size = max(1, size * USUAL_TOKENS // max(USUAL_TOKENS, prod(groups)))
-    rows = [_draw_sample(source, task, frames, groups, fill, dice, kind_weights) for _ in range(size)]
+    rows = [_draw_sample(source, task, frames, groups, fills, dice, kind_weights) for _ in range(size)]
     most = max(len(row.attributes) for row in rows)
     weights = torch.zeros(size, len(rows[0].weights), most + 1)
     attributes = torch.zeros(size, most, 3, dtype=torch.long)
@@ -171,6 +181,7 @@ def draw_packed(
         torch.stack([row.places for row in rows]),
         attributes,
         present,
+        torch.tensor([row.conditional for row in rows]),
         [row.question.text for row in rows],
         [row.question.answer for row in rows],
         [row.question.kind for row in rows],
@@ -193,6 +204,7 @@ class _Sample:
     places: torch.Tensor  # (N, 2)
     attributes: torch.Tensor  # (O, 3)
     question: Question
+    conditional: bool
 
 
 def _draw_sample(
@@ -200,20 +212,19 @@ def _draw_sample(
     task: str,
     frames: int,
     groups: tuple[int, int, int],
-    fill: float,
+    fills: tuple[float, float],
     dice: Dice,
     kind_weights: Mapping[str, float],
 ) -> _Sample:
-    packed = dice.choose(scenes)
+    packed, fill = dice.choose(scenes), fills[0]
     question, names = _draw_question(packed, task, fill, dice, kind_weights)
     sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
-    if fill >= 1 and dice.happens(UNCONDITIONAL):
-        sharpness = 0.0
-        fill = dice.uniform(0.0, 1.0) if _can_be_thinned(question) else fill
+    conditional = not dice.happens(UNCONDITIONAL)
+    if not conditional:
+        sharpness = max(0.0, dice.uniform(*SOFTNESS))
+        fill = dice.uniform(0.0, fills[1]) if _can_be_thinned(question) else fill
     kept = [
-        index
-        for index, found in enumerate(packed.scene.objects)
-        if fill >= 1 or found in question.referents or frames == 1 or dice.happens(fill)
+        index for index, found in enumerate(packed.scene.objects) if found.name or frames == 1 or dice.happens(fill)
     ]
     attributes = packed.attributes[kept]
     cover = packed.cover[frames][kept].float()  # (O, T, 4, 4)
@@ -223,11 +234,14 @@ def _draw_sample(
     found, centres = _global_views(cover, dice)  # (O, Q), (O, Q, 2)
     seen = _attend(found, 0.5 * found.sum(0).clamp(min=1.0), sharpness * fit * (not dice.happens(0.3)))
     middle = torch.full((1, NUM_QUERIES, 2), 0.5)
+    weights = torch.cat([_attend(local, patches, sharpness * fit), seen])
+    weights[:, :-1] *= _gain(sharpness)
     return _Sample(
-        torch.cat([_attend(local, patches, sharpness * fit), seen]),
+        weights,
         torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))]),
         attributes,
         question,
+        conditional,
     )
 
 
@@ -297,6 +311,12 @@ def _attend(cover: torch.Tensor, patches: float | torch.Tensor, scores: torch.Te
     background = (patches - cover.sum(0)).clamp(min=0.5)  # (N,)
     weights = torch.cat([(cover * scores[:, None].exp()).T, background[:, None]], -1)
     return weights / weights.sum(-1, keepdim=True)
+
+
+def _gain(sharpness: float) -> float:
+    """What brings an object that one can see well to a weight of 1."""
+    share = OBJECT_SHARE * exp(sharpness)
+    return (share + 1 - OBJECT_SHARE) / share
 
 
 def value_word_ids(vocabulary: Sequence[str]) -> torch.Tensor:

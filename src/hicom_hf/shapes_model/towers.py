@@ -47,7 +47,7 @@ class TowerTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 3000
+    steps: int = 5000
     videos: int = 12
     frames: int = 2
     phrases: int = 8
