@@ -157,9 +157,11 @@ def test_varied_frames_keep_their_hues_and_texts_with_colours_are_not_judged_on_
 def one_sample(monkeypatch, sharpness):
     monkeypatch.setattr(packed_contexts, "UNCONDITIONAL", 0.0)
     monkeypatch.setattr(packed_contexts, "SHARPNESS", (sharpness, sharpness))
+    monkeypatch.setattr(packed_contexts, "AMPLIFIED", (1.0, 1.0))
     packed = pack(Scene.from_seed(3, "dense"))
     draws = (
-        packed_contexts._draw_sample([packed], "question", 8, (2, 4, 4), (1.0, 1.0), Dice(seed), {}) for seed in range(9)
+        packed_contexts._draw_sample([packed], "question", 8, (2, 4, 4), (1.0, 1.0), Dice(seed), {})
+        for seed in range(9)
     )
     sample = next(sample for sample in draws if sample.question.referents)
     cover = torch.from_numpy(patch_cover(packed.scene.objects, 64)[:, 4::8]).float()  # 8 of 64 frames
@@ -221,7 +223,8 @@ def test_kinds_of_questions_are_drawn_as_often_as_their_weights_say():
     assert kinds.count("where") > 0.7 * len(kinds) and "exist" not in kinds
 
 
-def test_what_a_text_names_weighs_about_one_in_conditional_and_unconditional_contexts():
+def test_what_a_text_names_weighs_about_one_in_conditional_and_unconditional_contexts(monkeypatch):
+    monkeypatch.setattr(packed_contexts, "AMPLIFIED", (1.0, 1.0))
     scenes, dice = [pack(Scene.from_seed(seed, "dense")) for seed in range(6)], Dice(4)
     batches = [draw_packed(scenes, [], 32, (0.9, 0.9), dice, (8, (2, 4, 4))) for _ in range(6)]
     weights = {True: [], False: []}  # of the two objects with most of any token
@@ -235,6 +238,17 @@ def test_what_a_text_names_weighs_about_one_in_conditional_and_unconditional_con
         assert 0.7 < first < 3
         ratios[conditional] = second / first
     assert ratios[True] < 0.6 < ratios[False]  # the text decides, or nothing does
+
+
+def test_what_is_not_fully_amplified_has_as_much_less_noise():
+    torch.manual_seed(0)
+    batch = draw_packed([pack(Scene.from_seed(1))], [], 32, (1.0, 1.0), Dice(4), (8, (2, 4, 4)))
+    assert 0.2 < batch.strengths.min() < 0.7 and batch.strengths[batch.conditional].min() > 0.8
+    reader = PackedReader().eval()
+    with torch.no_grad():
+        spread = torch.stack([reader.embed(batch, 1.0) for _ in range(40)]).std(0).mean((1, 2))
+    faint = batch.strengths < 0.5
+    assert spread[faint].mean() < 0.7 * spread[batch.strengths > 0.9].mean()
 
 
 def test_unconditional_contexts_hold_all_that_is_asked_about_and_as_much_clutter_as_their_dial_says():

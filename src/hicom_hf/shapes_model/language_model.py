@@ -87,7 +87,7 @@ class PackedReader(nn.Module):
         if noise:
             spread = table.std().detach()
             scale = torch.empty(tokens.shape[0], tokens.shape[1], 1).uniform_(*SCALE_RANGE)
-            level = torch.rand(len(tokens), 1, 1) * noise * spread
+            level = torch.rand(len(tokens), 1, 1) * noise * spread * batch.strengths[:, None, None]
             shared = torch.randn(len(tokens), 1, tokens.shape[-1]) * level
             tokens = tokens * scale + torch.randn_like(tokens) * level + shared
         return tokens

@@ -4,7 +4,7 @@ Every group of patches becomes the sum of the word embeddings of the objects in 
 would: objects that the text names weigh exp(sharpness) times as much. Sharpness 0 is what average pooling gives, so that the
 LLM learns to read conditional and unconditional compression alike: in the first what it is asked about stands out, in the second
 it must be found among all the rest. The less of an object there is in a token, the more the token is amplified, as a trained
-projector would.
+projector would, though not always fully: a projector that was trained on pictures meets fainter objects in videos.
 
 Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q global tokens, C LLM width.
 """
@@ -52,6 +52,7 @@ FIRST_SHARPNESS = (5.0, 7.0)
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
 PATCHES_PER_GROUP_FRAME = 9
 OBJECT_SHARE = 0.11  # of the patches of a group, for an object that one can see well
+AMPLIFIED = (0.4, 1.0)  # how much of that is made up for: exponents of the gain
 USUAL_TOKENS = 64  # of a context; where it has more, the batch has fewer samples
 
 
@@ -121,6 +122,7 @@ class PackedBatch:
         attributes: (B, O, 3).
         present: (B, N) bool, whether the sample has that token.
         conditional: (B,) bool, whether the text decided what is in the tokens.
+        strengths: (B,), about how much of an object that one can see well is in a token, 0 to 1; noise is as much fainter.
         prompts, answers: texts.
         kinds: of the questions.
     """
@@ -130,6 +132,7 @@ class PackedBatch:
     attributes: torch.Tensor
     present: torch.Tensor
     conditional: torch.Tensor
+    strengths: torch.Tensor
     prompts: list[str]
     answers: list[str]
     kinds: list[str]
@@ -182,6 +185,7 @@ def draw_packed(
         attributes,
         present,
         torch.tensor([row.conditional for row in rows]),
+        torch.tensor([row.strength for row in rows]),
         [row.question.text for row in rows],
         [row.question.answer for row in rows],
         [row.question.kind for row in rows],
@@ -205,6 +209,7 @@ class _Sample:
     attributes: torch.Tensor  # (O, 3)
     question: Question
     conditional: bool
+    strength: float
 
 
 def _draw_sample(
@@ -235,13 +240,16 @@ def _draw_sample(
     seen = _attend(found, 0.5 * found.sum(0).clamp(min=1.0), sharpness * fit * (not dice.happens(0.3)))
     middle = torch.full((1, NUM_QUERIES, 2), 0.5)
     weights = torch.cat([_attend(local, patches, sharpness * fit), seen])
-    weights[:, :-1] *= _gain(sharpness)
+    gain = _full_gain(sharpness)
+    strength = gain ** (dice.uniform(*AMPLIFIED) - 1)
+    weights[:, :-1] *= gain * strength
     return _Sample(
         weights,
         torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))]),
         attributes,
         question,
         conditional,
+        strength,
     )
 
 
@@ -313,7 +321,7 @@ def _attend(cover: torch.Tensor, patches: float | torch.Tensor, scores: torch.Te
     return weights / weights.sum(-1, keepdim=True)
 
 
-def _gain(sharpness: float) -> float:
+def _full_gain(sharpness: float) -> float:
     """What brings an object that one can see well to a weight of 1."""
     share = OBJECT_SHARE * exp(sharpness)
     return (share + 1 - OBJECT_SHARE) / share
