@@ -3,8 +3,9 @@
 Every group of patches becomes the sum of the word embeddings of the objects in it, weighted as attention of some sharpness
 would: objects that the text names weigh exp(sharpness) times as much. Sharpness 0 is what average pooling gives, so that the
 LLM learns to read conditional and unconditional compression alike: in the first what it is asked about stands out, in the second
-it must be found among all the rest. The less of an object there is in a token, the more the token is amplified, as a trained
-projector would, though not always fully: a projector that was trained on pictures meets fainter objects in videos.
+it must be found among all the rest, and several questions can be asked about the same context. The less of an object there is in
+a token, the more the token is amplified, as a trained projector would, though not always fully: a projector that was trained on
+pictures meets fainter objects in videos.
 
 Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q global tokens, C LLM width.
 """
@@ -42,17 +43,14 @@ NUM_QUERIES = COMPRESSOR["num_global_tokens"]
 # Shares of samples by what their context holds: local tokens alone, global tokens alone, else both.
 LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
 SHARPNESS = (4.0, 7.0)  # of conditional contexts
-UNCONDITIONAL = (
-    0.5  # share of contexts in which the text hardly matters; they have less clutter, or nothing could be told
-)
-SOFTNESS = (-2.0, 2.0)  # sharpness of unconditional contexts; below 0 it counts as 0, so that it is in half of them
-# As long as scenes are not full: one raster, mostly questions, and the text always decides.
+# The more often, the emptier scenes are: one raster, and mostly questions.
 FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
 FIRST_SHARPNESS = (5.0, 7.0)
+TURNS = 5  # questions about one unconditional context: it is the same for all of them
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
 PATCHES_PER_GROUP_FRAME = 9
 OBJECT_SHARE = 0.11  # of the patches of a group, for an object that one can see well
-AMPLIFIED = (0.4, 1.0)  # how much of that is made up for: exponents of the gain
+AMPLIFIED = (0.5, 1.0)  # how much of that is made up for: exponents of the gain
 USUAL_TOKENS = 64  # of a context; where it has more, the batch has fewer samples
 
 
@@ -114,36 +112,38 @@ def names_of(question: Question, scene: Scene) -> tuple[Name, ...]:
 
 @dataclass
 class PackedBatch:
-    """Contexts with texts.
+    """Contexts with conversations, each of one question or more.
 
     Attributes:
         weights: (B, N, O + 1), how much of each object is in each token; the last column is background.
         places: (B, N, 2), row and column of what is in it, 0 to 1: SigLIP's features carry it by their position embedding.
         attributes: (B, O, 3).
         present: (B, N) bool, whether the sample has that token.
-        conditional: (B,) bool, whether the text decided what is in the tokens.
         strengths: (B,), about how much of an object that one can see well is in a token, 0 to 1; noise is as much fainter.
-        prompts, answers: texts.
-        kinds: of the questions.
+        turns: questions about each context.
     """
 
     weights: torch.Tensor
     places: torch.Tensor
     attributes: torch.Tensor
     present: torch.Tensor
-    conditional: torch.Tensor
     strengths: torch.Tensor
-    prompts: list[str]
-    answers: list[str]
-    kinds: list[str]
+    turns: list[list[Question]]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of all questions, one conversation after the other."""
+        return [question.kind for turns in self.turns for question in turns]
 
 
 def draw_packed(
     scenes: list[PackedScene],
     pictures: list[PackedScene],
     size: int,
-    fills: tuple[float, float],
+    fill: float,
     dice: Dice,
+    *,
+    conditional: bool = True,
     raster=None,
     kind_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PackedBatch:
@@ -151,24 +151,30 @@ def draw_packed(
 
     Args:
         scenes, pictures: to draw from.
-        size: B, for contexts of usual length; of longer ones there are fewer.
-        fills: shares of the clutter that is there, 0 to 1, in conditional and in unconditional contexts: the curriculum's
-            dials. In unconditional ones it is the largest share, so that some stay nearly empty.
+        size: B, for conditional contexts of usual length; of longer ones, and of those with several questions, there are fewer.
+        fill: share of the clutter that is there, and of all rasters and tasks, 0 to 1: the curriculum's dial. In
+            unconditional contexts the largest share of clutter, so that some stay nearly empty.
         dice: decides.
+        conditional: whether the text decides what is in the contexts.
         raster: (frames, groups) instead of a drawn one.
         kind_weights: how often each kind of question is drawn beside the others of its scene; 1 where nothing is said.
     """
-    fill = fills[0]
-    frames, groups = raster or _draw_share(RASTERS if fill >= 1 else FIRST_RASTERS, dice)[1:]
-    source, task = scenes, _draw_share(TASKS if fill >= 1 else FIRST_TASKS, dice)[1]
+    first = not dice.happens(fill)
+    frames, groups = raster or _draw_share(FIRST_RASTERS if first else RASTERS, dice)[1:]
+    source, task = scenes, _draw_share(FIRST_TASKS if first else TASKS, dice)[1]
     if frames == 1:
         source, task = pictures, "description"
     size = max(1, size * USUAL_TOKENS // max(USUAL_TOKENS, prod(groups)))
-    rows = [_draw_sample(source, task, frames, groups, fills, dice, kind_weights) for _ in range(size)]
+    if conditional:
+        rows = [_draw_conditional(source, task, frames, groups, fill, dice, kind_weights) for _ in range(size)]
+    else:
+        rows = [
+            _draw_unconditional(source, task, frames, groups, fill, dice, kind_weights) for _ in range((size + 1) // 2)
+        ]
     most = max(len(row.attributes) for row in rows)
-    weights = torch.zeros(size, len(rows[0].weights), most + 1)
-    attributes = torch.zeros(size, most, 3, dtype=torch.long)
-    present = torch.ones(size, weights.shape[1], dtype=torch.bool)
+    weights = torch.zeros(len(rows), len(rows[0].weights), most + 1)
+    attributes = torch.zeros(len(rows), most, 3, dtype=torch.long)
+    present = torch.ones(len(rows), weights.shape[1], dtype=torch.bool)
     num_groups = weights.shape[1] - NUM_QUERIES
     for index, row in enumerate(rows):
         count = len(row.attributes)
@@ -184,11 +190,8 @@ def draw_packed(
         torch.stack([row.places for row in rows]),
         attributes,
         present,
-        torch.tensor([row.conditional for row in rows]),
         torch.tensor([row.strength for row in rows]),
-        [row.question.text for row in rows],
-        [row.question.answer for row in rows],
-        [row.question.kind for row in rows],
+        [row.turns for row in rows],
     )
 
 
@@ -207,27 +210,41 @@ class _Sample:
     weights: torch.Tensor  # (N, O + 1)
     places: torch.Tensor  # (N, 2)
     attributes: torch.Tensor  # (O, 3)
-    question: Question
-    conditional: bool
     strength: float
+    turns: list[Question]
 
 
-def _draw_sample(
-    scenes: list[PackedScene],
-    task: str,
+def _draw_conditional(source, task, frames, groups, fill: float, dice: Dice, kind_weights) -> _Sample:
+    packed = dice.choose(source)
+    asked = [pair for pair in packed.asked[task] if fill >= 1 or _can_be_thinned(pair[0])]
+    question, names = _draw_question(asked, dice, kind_weights)
+    sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
+    return _sample(packed, frames, groups, fill, dice, sharpness, names, [question])
+
+
+def _draw_unconditional(source, task, frames, groups, fill: float, dice: Dice, kind_weights) -> _Sample:
+    packed = dice.choose(source)
+    asked = [pair for pair in packed.asked[task] if frames == 1 or _can_be_thinned(pair[0])]
+    turns = []
+    while asked and len(turns) < TURNS:
+        turns.append(_draw_question(asked, dice, kind_weights))
+        asked = [pair for pair in asked if pair is not turns[-1]]
+    return _sample(
+        packed, frames, groups, dice.uniform(0.0, fill), dice, 0.0, everything(), [question for question, _ in turns]
+    )
+
+
+def _sample(
+    packed: PackedScene,
     frames: int,
     groups: tuple[int, int, int],
-    fills: tuple[float, float],
+    fill: float,
     dice: Dice,
-    kind_weights: Mapping[str, float],
+    sharpness: float,
+    names: tuple[Name, ...],
+    turns: list[Question],
 ) -> _Sample:
-    packed, fill = dice.choose(scenes), fills[0]
-    question, names = _draw_question(packed, task, fill, dice, kind_weights)
-    sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
-    conditional = not dice.happens(UNCONDITIONAL)
-    if not conditional:
-        sharpness = max(0.0, dice.uniform(*SOFTNESS))
-        fill = dice.uniform(0.0, fills[1]) if _can_be_thinned(question) else fill
+    """A context in which what the names fit stands out, with a share of the scene's clutter."""
     kept = [
         index for index, found in enumerate(packed.scene.objects) if found.name or frames == 1 or dice.happens(fill)
     ]
@@ -243,26 +260,15 @@ def _draw_sample(
     gain = _full_gain(sharpness)
     strength = gain ** (dice.uniform(*AMPLIFIED) - 1)
     weights[:, :-1] *= gain * strength
-    return _Sample(
-        weights,
-        torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))]),
-        attributes,
-        question,
-        conditional,
-        strength,
-    )
+    places = torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))])
+    return _Sample(weights, places, attributes, strength, turns)
 
 
-def _draw_question(
-    packed: PackedScene, task: str, fill: float, dice: Dice, kind_weights: Mapping[str, float]
-) -> tuple[Question, tuple[Name, ...]]:
-    """A question of the task, of one of the kinds that the scene has."""
-    asked = packed.asked[task]
-    if fill < 1:
-        asked = [(question, names) for question, names in asked if _can_be_thinned(question)]
+def _draw_question(asked, dice: Dice, kind_weights: Mapping[str, float]) -> tuple[Question, tuple[Name, ...]]:
+    """One of some questions with their names, its kind first."""
     kinds = sorted({question.kind for question, _ in asked})
     kind = _draw_share([(kind_weights.get(kind, 1.0), kind) for kind in kinds], dice)[1]
-    return dice.choose([(question, names) for question, names in asked if question.kind == kind])
+    return dice.choose([pair for pair in asked if pair[0].kind == kind])
 
 
 def _can_be_thinned(question: Question) -> bool:
