@@ -201,8 +201,8 @@ def test_conversations_have_a_place_for_every_token_of_their_context():
     tokenizer, dice = llm_tokenizer(), Dice(5)
     reader = PackedReader()
     for raster, size in (((8, (2, 4, 4)), 6), ((32, (8, 4, 4)), 3), ((1, (1, 4, 4)), 6), ((8, (1, 2, 2)), 6)):
-        for conditional in (True, False):
-            batch = draw_packed(scenes, pictures, 6, 1.0, dice, conditional=conditional, raster=raster)
+        for conditional, fill in ((True, 1.0), (False, 1.0), (True, 0.5), (False, 0.5)):
+            batch = draw_packed(scenes, pictures, 6, fill, dice, conditional=conditional, raster=raster)
             assert len(batch.turns) == (size if conditional else (size + 1) // 2)  # fewer of long ones
             encoded = encode_texts(batch, tokenizer)
             video = tokenizer.convert_tokens_to_ids("<|video_pad|>")

@@ -48,7 +48,7 @@ class LanguageTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 9000
+    steps: int = 7000
     batch_size: int = 32
     rate: float = 4e-3
 

@@ -216,7 +216,7 @@ class _Sample:
 
 def _draw_conditional(source, task, frames, groups, fill: float, dice: Dice, kind_weights) -> _Sample:
     packed = dice.choose(source)
-    asked = [pair for pair in packed.asked[task] if fill >= 1 or _can_be_thinned(pair[0])]
+    asked = [pair for pair in packed.asked[task] if fill >= 1 or frames == 1 or _can_be_thinned(pair[0])]
     question, names = _draw_question(asked, dice, kind_weights)
     sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
     return _sample(packed, frames, groups, fill, dice, sharpness, names, [question])
