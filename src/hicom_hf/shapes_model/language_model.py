@@ -14,18 +14,17 @@ from ..assembly import VIDEO_TOKEN
 from ..shapes import KINDS
 from ..shapes.dice import Dice
 from .optimizing import TrainingLog, make_optimizers, rate_at, take_step
-from .packed_contexts import PackedBatch, PackedScene, draw_packed, value_word_ids
+from .packed_contexts import CONDITIONAL, UNCONDITIONAL, PackedBatch, PackedScene, draw_packed, value_word_ids
 from .sizes import LANGUAGE
 from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 
 CONTEXT_STREAM = 2
-UNCONDITIONAL = 0.6  # share of batches
-NAMES = {True: "conditional", False: "unconditional"}
+IGNORED = -100
+UNCONDITIONAL_SHARE = 0.5  # of the batches
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
-# Shares of right answers from which it gets harder: to the kind that is answered worst; from unconditional contexts to all.
-EASY, EASY_UNCONDITIONAL = 0.8, 0.65
+EASY = 0.8  # share of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
 PATIENCE = 20  # batches at least before it gets harder again
-LATEST, LATEST_UNCONDITIONAL = (0.3, 0.6), (0.5, 1.0)  # shares of the steps between which it gets hard in any case
+LATEST = (0.3, 0.6)  # shares of the steps between which it gets hard in any case
 MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
 LEAST_WEIGHT = 0.1  # of a kind that is always answered rightly; one that never is has a weight of 1 more
 SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
@@ -50,7 +49,7 @@ class LanguageTraining:
 
     steps: int = 7000
     batch_size: int = 32
-    rate: float = 4e-3
+    rate: float = 2e-3
 
 
 class PackedReader(nn.Module):
@@ -94,65 +93,63 @@ class PackedReader(nn.Module):
         return tokens
 
     def forward(self, batch: PackedBatch, encoded: "EncodedTexts", noise: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss, and which questions are answered without a mistake, in the order of the batch's kinds."""
+        """Loss, and which samples are answered without a mistake (B,)."""
         embedded = self.model.get_input_embeddings()(encoded.input_ids)  # (B, L, C)
         mask = encoded.input_ids == LLM_TOKENS.index(VIDEO_TOKEN)
         embedded = embedded.masked_scatter(mask[..., None], self.embed(batch, noise)[batch.present].to(embedded.dtype))
         hidden = self.model.model(inputs_embeds=embedded, attention_mask=encoded.attention_mask).last_hidden_state
-        questions = encoded.questions[:, 1:]
-        logits = self.model.lm_head(hidden[:, :-1][questions >= 0]).float()
-        targets = encoded.input_ids[:, 1:][questions >= 0]
+        supervised = encoded.labels[:, 1:] != IGNORED
+        logits = self.model.lm_head(hidden[:, :-1][supervised]).float()
+        targets = encoded.labels[:, 1:][supervised]
+        wrong = torch.zeros(supervised.shape, dtype=torch.long)
+        wrong[supervised] = (logits.argmax(-1) != targets).long()
         loss = nn.functional.cross_entropy(logits, targets, label_smoothing=SMOOTHING)
-        wrong = torch.bincount(questions[questions >= 0], weights=(logits.argmax(-1) != targets).float())
-        return loss, wrong == 0
+        return loss, wrong.sum(1) == 0
 
 
 @dataclass
 class EncodedTexts:
-    """Token ids (B, L), right-padded, `<|video_pad|>` once per context token.
-
-    Attributes:
-        input_ids, attention_mask: (B, L).
-        questions: (B, L), at tokens of an answer the number of its question in the batch, -1 elsewhere.
-    """
+    """Token ids (B, L), right-padded, `<|video_pad|>` once per context token."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
-    questions: torch.Tensor
+    labels: torch.Tensor
 
 
 def encode_texts(batch: PackedBatch, tokenizer) -> EncodedTexts:
-    """Conversations in the layout of the chat template."""
-    rows, owners, number = [], [], 0
-    for turns, present in zip(batch.turns, batch.present, strict=True):
-        ids, owner, lead = [], [], VIDEO_TOKEN * int(present.sum()) + "\n"
-        for question in turns:
-            chat = [{"role": "user", "content": lead + question.text}]
-            asked = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            asked_ids = tokenizer(asked)["input_ids"]
-            answer_ids = [*tokenizer(question.answer)["input_ids"], tokenizer.eos_token_id]
-            ids += asked_ids + answer_ids
-            owner += [-1] * len(asked_ids) + [number] * len(answer_ids)
-            lead, number = "", number + 1
-        rows.append(ids)
-        owners.append(owner)
+    """Prompts in the layout of the chat template, with labels on the answers."""
+    rows, starts = [], []
+    for question, present in zip(batch.questions, batch.present, strict=True):
+        context = VIDEO_TOKEN * int(present.sum())
+        chat = [{"role": "user", "content": f"{context}\n{question.text}"}]
+        asked = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        asked_ids = tokenizer(asked)["input_ids"]
+        starts.append(len(asked_ids))
+        rows.append(asked_ids + tokenizer(question.answer)["input_ids"] + [tokenizer.eos_token_id])
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    mask, questions = torch.zeros_like(ids), torch.full_like(ids, -1)
-    for row, (tokens, owner) in enumerate(zip(rows, owners, strict=True)):
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for row, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
         ids[row, : len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = 1
-        questions[row, : len(tokens)] = torch.tensor(owner)
-    return EncodedTexts(ids, mask, questions)
+        labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
+    return EncodedTexts(ids, mask, labels)
 
 
 def train_language_model(
-    scenes: list[PackedScene], pictures: list[PackedScene], training: LanguageTraining, seed: int, log: TrainingLog
+    scenes: list[PackedScene],
+    sparse_scenes: list[PackedScene],
+    pictures: list[PackedScene],
+    training: LanguageTraining,
+    seed: int,
+    log: TrainingLog,
 ) -> PackedReader:
     """Pre-train the LLM; scenes fill up as it learns, and it is asked more often what it answers worse.
 
     Args:
-        scenes, pictures: what contexts are made of.
+        scenes: what conditional contexts are made of.
+        sparse_scenes: what unconditional contexts are made of, which must leave something to find.
+        pictures: what both are made of.
         training: how long.
         seed: of weights and batches.
         log: takes the losses.
@@ -160,58 +157,35 @@ def train_language_model(
     torch.manual_seed(seed)
     reader, tokenizer, dice = PackedReader(), llm_tokenizer(), Dice(seed, CONTEXT_STREAM)
     optimizers = make_optimizers(reader, training.rate)
-    curricula = {True: _Curriculum(EASY, LATEST), False: _Curriculum(EASY_UNCONDITIONAL, LATEST_UNCONDITIONAL)}
+    fill, waited = FIRST_FILL, 0
+    pools = {"conditional": (scenes, CONDITIONAL), "unconditional": (sparse_scenes, UNCONDITIONAL)}
     kinds = [kind for kind in KINDS if kind != "vague"]
-    known = {conditional: dict.fromkeys(kinds, 0.0) for conditional in curricula}  # running shares of right answers
+    known = {name: dict.fromkeys(kinds, 0.0) for name in pools}  # running shares of right answers
     for step in log.steps(training.steps):
-        conditional = not dice.happens(UNCONDITIONAL)
-        name, curriculum, shares_known = NAMES[conditional], curricula[conditional], known[conditional]
-        weights = {kind: LEAST_WEIGHT + 1 - share for kind, share in shares_known.items()}
+        name = "unconditional" if dice.happens(UNCONDITIONAL_SHARE) else "conditional"
+        source, sharpness = pools[name]
+        weights = {kind: LEAST_WEIGHT + 1 - share for kind, share in known[name].items()}
         batch = draw_packed(
-            scenes,
-            pictures,
-            training.batch_size,
-            curriculum.fill,
-            dice,
-            conditional=conditional,
-            kind_weights=weights,
+            source, pictures, training.batch_size, fill, dice, sharpness=sharpness, kind_weights=weights
         )
         rate_at(optimizers, training.rate, step, training.steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE * curricula[True].fill)
+            loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE * fill)
         take_step(reader, optimizers, loss)
-        shares = _shares_right(right, batch.kinds)
+        shares = _shares_right(right, [question.kind for question in batch.questions])
         for kind in kinds:
-            shares_known[kind] += (1 - MEMORY) * (shares.get(kind, shares_known[kind]) - shares_known[kind])
-        known_share = min(shares_known.values()) if conditional else sum(shares_known.values()) / len(kinds)
-        curriculum.go_on(known_share, step / training.steps)
-        values = {"fill": curriculum.fill, "right": right.float().mean().item(), **shares}
-        log.add(step, {"loss": loss.item(), **{f"{name}/{key}": value for key, value in values.items()}})
+            known[name][kind] += (1 - MEMORY) * (shares.get(kind, known[name][kind]) - known[name][kind])
+        waited += 1
+        if waited >= PATIENCE and min(known["conditional"].values()) > EASY:
+            fill, waited = fill + FILL_STEP, 0
+        fill = min(1.0, max(fill, (step / training.steps - LATEST[0]) / (LATEST[1] - LATEST[0])))
+        values = {"right": right.float().mean().item(), **shares}
+        log.add(step, {"loss": loss.item(), "fill": fill, **{f"{name}/{key}": value for key, value in values.items()}})
     return reader.eval()
 
 
-class _Curriculum:
-    """How full scenes are, `fill`: fuller whenever that is easy, and has been waited for.
-
-    Args:
-        easy: share of right answers from which it is.
-        latest: shares of the training between which scenes fill up in any case.
-    """
-
-    def __init__(self, easy: float, latest: tuple[float, float]):
-        self.easy, self.latest, self.fill, self.waited = easy, latest, FIRST_FILL, 0
-
-    def go_on(self, right: float, done: float) -> None:
-        """After every batch: the share of right answers, and of the training."""
-        self.waited += 1
-        if right > self.easy and self.waited >= PATIENCE:
-            self.fill, self.waited = self.fill + FILL_STEP, 0
-        begin, end = self.latest
-        self.fill = min(1.0, max(self.fill, (done - begin) / (end - begin)))
-
-
 def _shares_right(right: torch.Tensor, kinds: list[str]) -> dict[str, float]:
-    """Share of questions of each kind that are answered without a mistake."""
+    """Share of samples of each kind that are answered without a mistake."""
     return {kind: right[[kind == other for other in kinds]].float().mean().item() for kind in sorted(set(kinds))}
 
 

@@ -85,6 +85,7 @@ TRAINING = (
     Dataset("train_wide", 600, 2, WIDE),
     Dataset("train_tall", 600, 3, TALL),
 )
+SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be learnt by heart
 # For instruction tuning, so that a model can also read twice and four times as many frames.
 LONG = Dataset("train_long", 400, 4, {"stage": "tuning", "num_frames": 64, "sampled_frames": (16, 32)})
 
@@ -96,7 +97,7 @@ class Budget:
     Args:
         datasets: training data, all of the split "train"; those of one stage alone are for instruction tuning.
         tower_videos: how many videos of each data set the towers see.
-        packed_scenes: scenes and pictures from which the LLM's contexts are made.
+        packed_scenes: scenes and pictures from which the LLM's contexts are made, and `SPARSE_TIMES` as many sparse scenes.
         towers, language: the pre-trainings.
         stages: overrides of the stages' recipes.
     """
@@ -210,9 +211,10 @@ def make_llm(folder: Path, seed: int, budget: Budget) -> None:
         return
     count = budget.packed_scenes
     scenes = [pack(Scene.from_seed(number, "mixed", "text")) for number in progress_bar(range(count), count, "scenes")]
+    sparse = [pack(Scene.from_seed(number, "sparse", "text")) for number in range(SPARSE_TIMES * count)]
     pictures = [pack(Scene.still(number, "text"), frames=(1,)) for number in range(count)]
     log = TrainingLog(folder / "logs" / "language_model.jsonl", "LLM")
-    reader = train_language_model(scenes, pictures, budget.language, seed, log)
+    reader = train_language_model(scenes, sparse, pictures, budget.language, seed, log)
     with new_folder(folder / "llm") as destination:
         save_language_model(reader, destination)
 

@@ -3,9 +3,8 @@
 Every group of patches becomes the sum of the word embeddings of the objects in it, weighted as attention of some sharpness
 would: objects that the text names weigh exp(sharpness) times as much. Sharpness 0 is what average pooling gives, so that the
 LLM learns to read conditional and unconditional compression alike: in the first what it is asked about stands out, in the second
-it must be found among all the rest, and several questions can be asked about the same context. The less of an object there is in
-a token, the more the token is amplified, as a trained projector would, though not always fully: a projector that was trained on
-pictures meets fainter objects in videos.
+it must be found among all the rest. The less of an object there is in a token, the more the token is amplified, as a trained
+projector would, though not always fully: a projector that was trained on pictures meets fainter objects in videos.
 
 Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q global tokens, C LLM width.
 """
@@ -42,11 +41,11 @@ MAX_PER_KIND = 6  # questions about one scene: more than about a video, so that 
 NUM_QUERIES = COMPRESSOR["num_global_tokens"]
 # Shares of samples by what their context holds: local tokens alone, global tokens alone, else both.
 LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
-SHARPNESS = (4.0, 7.0)  # of conditional contexts
+# Sharpness of conditional and of unconditional contexts. Below 0 it counts as 0, so that half of the latter have none; the
+# others lead there: without them, the LLM learns to find what it is asked about much later.
+CONDITIONAL, UNCONDITIONAL = (4.0, 7.0), (-2.0, 2.0)
 # The more often, the emptier scenes are: one raster, and mostly questions.
 FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
-FIRST_SHARPNESS = (5.0, 7.0)
-TURNS = 5  # questions about one unconditional context: it is the same for all of them
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
 PATCHES_PER_GROUP_FRAME = 9
 OBJECT_SHARE = 0.11  # of the patches of a group, for an object that one can see well
@@ -112,7 +111,7 @@ def names_of(question: Question, scene: Scene) -> tuple[Name, ...]:
 
 @dataclass
 class PackedBatch:
-    """Contexts with conversations, each of one question or more.
+    """Contexts with questions.
 
     Attributes:
         weights: (B, N, O + 1), how much of each object is in each token; the last column is background.
@@ -120,7 +119,7 @@ class PackedBatch:
         attributes: (B, O, 3).
         present: (B, N) bool, whether the sample has that token.
         strengths: (B,), about how much of an object that one can see well is in a token, 0 to 1; noise is as much fainter.
-        turns: questions about each context.
+        questions: B of them.
     """
 
     weights: torch.Tensor
@@ -128,12 +127,7 @@ class PackedBatch:
     attributes: torch.Tensor
     present: torch.Tensor
     strengths: torch.Tensor
-    turns: list[list[Question]]
-
-    @property
-    def kinds(self) -> list[str]:
-        """Of all questions, one conversation after the other."""
-        return [question.kind for turns in self.turns for question in turns]
+    questions: list[Question]
 
 
 def draw_packed(
@@ -143,7 +137,7 @@ def draw_packed(
     fill: float,
     dice: Dice,
     *,
-    conditional: bool = True,
+    sharpness: tuple[float, float] = CONDITIONAL,
     raster=None,
     kind_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PackedBatch:
@@ -151,11 +145,10 @@ def draw_packed(
 
     Args:
         scenes, pictures: to draw from.
-        size: B, for conditional contexts of usual length; of longer ones, and of those with several questions, there are fewer.
-        fill: share of the clutter that is there, and of all rasters and tasks, 0 to 1: the curriculum's dial. In
-            unconditional contexts the largest share of clutter, so that some stay nearly empty.
+        size: B, for contexts of usual length; of longer ones there are fewer.
+        fill: share of the clutter that is there, and of all rasters and tasks, 0 to 1: the curriculum's dial.
         dice: decides.
-        conditional: whether the text decides what is in the contexts.
+        sharpness: smallest and largest, see `CONDITIONAL` and `UNCONDITIONAL`.
         raster: (frames, groups) instead of a drawn one.
         kind_weights: how often each kind of question is drawn beside the others of its scene; 1 where nothing is said.
     """
@@ -165,16 +158,11 @@ def draw_packed(
     if frames == 1:
         source, task = pictures, "description"
     size = max(1, size * USUAL_TOKENS // max(USUAL_TOKENS, prod(groups)))
-    if conditional:
-        rows = [_draw_conditional(source, task, frames, groups, fill, dice, kind_weights) for _ in range(size)]
-    else:
-        rows = [
-            _draw_unconditional(source, task, frames, groups, fill, dice, kind_weights) for _ in range((size + 1) // 2)
-        ]
+    rows = [_draw_sample(source, task, frames, groups, fill, dice, sharpness, kind_weights) for _ in range(size)]
     most = max(len(row.attributes) for row in rows)
-    weights = torch.zeros(len(rows), len(rows[0].weights), most + 1)
-    attributes = torch.zeros(len(rows), most, 3, dtype=torch.long)
-    present = torch.ones(len(rows), weights.shape[1], dtype=torch.bool)
+    weights = torch.zeros(size, len(rows[0].weights), most + 1)
+    attributes = torch.zeros(size, most, 3, dtype=torch.long)
+    present = torch.ones(size, weights.shape[1], dtype=torch.bool)
     num_groups = weights.shape[1] - NUM_QUERIES
     for index, row in enumerate(rows):
         count = len(row.attributes)
@@ -191,7 +179,7 @@ def draw_packed(
         attributes,
         present,
         torch.tensor([row.strength for row in rows]),
-        [row.turns for row in rows],
+        [row.question for row in rows],
     )
 
 
@@ -211,40 +199,22 @@ class _Sample:
     places: torch.Tensor  # (N, 2)
     attributes: torch.Tensor  # (O, 3)
     strength: float
-    turns: list[Question]
+    question: Question
 
 
-def _draw_conditional(source, task, frames, groups, fill: float, dice: Dice, kind_weights) -> _Sample:
-    packed = dice.choose(source)
-    asked = [pair for pair in packed.asked[task] if fill >= 1 or frames == 1 or _can_be_thinned(pair[0])]
-    question, names = _draw_question(asked, dice, kind_weights)
-    sharpness = dice.uniform(*(SHARPNESS if fill >= 1 else FIRST_SHARPNESS))
-    return _sample(packed, frames, groups, fill, dice, sharpness, names, [question])
-
-
-def _draw_unconditional(source, task, frames, groups, fill: float, dice: Dice, kind_weights) -> _Sample:
-    packed = dice.choose(source)
-    asked = [pair for pair in packed.asked[task] if frames == 1 or _can_be_thinned(pair[0])]
-    turns = []
-    while asked and len(turns) < TURNS:
-        turns.append(_draw_question(asked, dice, kind_weights))
-        asked = [pair for pair in asked if pair is not turns[-1]]
-    return _sample(
-        packed, frames, groups, dice.uniform(0.0, fill), dice, 0.0, everything(), [question for question, _ in turns]
-    )
-
-
-def _sample(
-    packed: PackedScene,
+def _draw_sample(
+    scenes: list[PackedScene],
+    task: str,
     frames: int,
     groups: tuple[int, int, int],
     fill: float,
     dice: Dice,
-    sharpness: float,
-    names: tuple[Name, ...],
-    turns: list[Question],
+    sharpness: tuple[float, float],
+    kind_weights: Mapping[str, float],
 ) -> _Sample:
-    """A context in which what the names fit stands out, with a share of the scene's clutter."""
+    packed = dice.choose(scenes)
+    question, names = _draw_question(packed, task, fill < 1 and frames > 1, dice, kind_weights)
+    sharp = max(0.0, dice.uniform(*sharpness))
     kept = [
         index for index, found in enumerate(packed.scene.objects) if found.name or frames == 1 or dice.happens(fill)
     ]
@@ -254,18 +224,21 @@ def _sample(
     local = _coarser(cover, groups)  # (O, G)
     patches = PATCHES_PER_GROUP_FRAME * frames * ROWS * COLUMNS / local.shape[1]
     found, centres = _global_views(cover, dice)  # (O, Q), (O, Q, 2)
-    seen = _attend(found, 0.5 * found.sum(0).clamp(min=1.0), sharpness * fit * (not dice.happens(0.3)))
+    seen = _attend(found, 0.5 * found.sum(0).clamp(min=1.0), sharp * fit * (not dice.happens(0.3)))
     middle = torch.full((1, NUM_QUERIES, 2), 0.5)
-    weights = torch.cat([_attend(local, patches, sharpness * fit), seen])
-    gain = _full_gain(sharpness)
+    weights = torch.cat([_attend(local, patches, sharp * fit), seen])
+    gain = _full_gain(sharp)
     strength = gain ** (dice.uniform(*AMPLIFIED) - 1)
     weights[:, :-1] *= gain * strength
     places = torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))])
-    return _Sample(weights, places, attributes, strength, turns)
+    return _Sample(weights, places, attributes, strength, question)
 
 
-def _draw_question(asked, dice: Dice, kind_weights: Mapping[str, float]) -> tuple[Question, tuple[Name, ...]]:
-    """One of some questions with their names, its kind first."""
+def _draw_question(
+    packed: PackedScene, task: str, thinned: bool, dice: Dice, kind_weights: Mapping[str, float]
+) -> tuple[Question, tuple[Name, ...]]:
+    """A question of the task with its names, of one of the kinds that the scene has."""
+    asked = [pair for pair in packed.asked[task] if not thinned or _can_be_thinned(pair[0])]
     kinds = sorted({question.kind for question, _ in asked})
     kind = _draw_share([(kind_weights.get(kind, 1.0), kind) for kind in kinds], dice)[1]
     return dice.choose([pair for pair in asked if pair[0].kind == kind])
