@@ -27,7 +27,7 @@ from hicom_hf.cli.main import main
 from hicom_hf.modeling.compressor_hicom import HiComCompressor
 from hicom_hf.shapes import write_dataset
 from hicom_hf.shapes.writing import WORLD_VERSION, write_text
-from hicom_hf.shapes_model import packed_contexts
+from hicom_hf.shapes_model import language_model, packed_contexts
 from hicom_hf.shapes_model.language_model import PackedReader, save_language_model
 from hicom_hf.shapes_model.making import Dataset
 from hicom_hf.shapes_model.towers import Towers, save_siglip
@@ -570,7 +570,10 @@ def test_what_the_report_says_of_the_pre_training_on_words_is_so():
     layouts = [(2, 4, 4), (8, 4, 4), (2, 2, 2), (1, 2, 2), (4, 3, 4)]  # (4,3,3), then the others of figure 5, (2,4,3)
     assert [shares.get((8, groups)) for groups in layouts] == [0.58, 0.05, 0.05, 0.04, None]
     assert packed_contexts.RASTERS[:1] == packed_contexts.FIRST_RASTERS
-    assert (packed_contexts.GLOBAL_ALONE, packed_contexts.UNCONDITIONAL) == (0.06, 0.2)
+    assert (packed_contexts.GLOBAL_ALONE, language_model.UNCONDITIONAL_SHARE) == (0.06, 0.5)
+    assert (
+        packed_contexts.UNCONDITIONAL[0] == -packed_contexts.UNCONDITIONAL[1]
+    )  # half of them are below 0, which counts as 0
     assert {16, 32, 64} < {frames for frames, _ in shares}
     assert "58 % have the layout of (4,3,3), 4 or 5 % that of each other" in FRAMING.read_text()
 
