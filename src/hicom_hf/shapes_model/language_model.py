@@ -163,8 +163,8 @@ def train_language_model(
     known = {name: dict.fromkeys(kinds, 0.0) for name in pools}  # running shares of right answers
     for step in log.steps(training.steps):
         name = "unconditional" if dice.happens(UNCONDITIONAL_SHARE) else "conditional"
-        source, sharpness = pools[name]
-        weights = {kind: LEAST_WEIGHT + 1 - share for kind, share in known[name].items()}
+        (source, sharpness), answered = pools[name], known[name]
+        weights = {kind: LEAST_WEIGHT + 1 - share for kind, share in answered.items()}
         batch = draw_packed(
             source, pictures, training.batch_size, fill, dice, sharpness=sharpness, kind_weights=weights
         )
@@ -174,7 +174,7 @@ def train_language_model(
         take_step(reader, optimizers, loss)
         shares = _shares_right(right, [question.kind for question in batch.questions])
         for kind in kinds:
-            known[name][kind] += (1 - MEMORY) * (shares.get(kind, known[name][kind]) - known[name][kind])
+            answered[kind] += (1 - MEMORY) * (shares.get(kind, answered[kind]) - answered[kind])
         waited += 1
         if waited >= PATIENCE and min(known["conditional"].values()) > EASY:
             fill, waited = fill + FILL_STEP, 0

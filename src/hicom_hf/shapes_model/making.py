@@ -85,9 +85,9 @@ TRAINING = (
     Dataset("train_wide", 600, 2, WIDE),
     Dataset("train_tall", 600, 3, TALL),
 )
-SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be learnt by heart
 # For instruction tuning, so that a model can also read twice and four times as many frames.
 LONG = Dataset("train_long", 400, 4, {"stage": "tuning", "num_frames": 64, "sampled_frames": (16, 32)})
+SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be learnt by heart
 
 
 @dataclass(frozen=True)

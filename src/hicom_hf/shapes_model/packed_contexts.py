@@ -227,11 +227,11 @@ def _draw_sample(
     seen = _attend(found, 0.5 * found.sum(0).clamp(min=1.0), sharp * fit * (not dice.happens(0.3)))
     middle = torch.full((1, NUM_QUERIES, 2), 0.5)
     weights = torch.cat([_attend(local, patches, sharp * fit), seen])
-    gain = _full_gain(sharp)
-    strength = gain ** (dice.uniform(*AMPLIFIED) - 1)
-    weights[:, :-1] *= gain * strength
+    full_gain = _full_gain(sharp)
+    gain = full_gain ** dice.uniform(*AMPLIFIED)
+    weights[:, :-1] *= gain
     places = torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))])
-    return _Sample(weights, places, attributes, strength, question)
+    return _Sample(weights, places, attributes, gain / full_gain, question)
 
 
 def _draw_question(
