@@ -12,9 +12,16 @@ from hicom_hf.assembly import assemble
 from hicom_hf.loading import load_model, load_processor
 from hicom_hf.shapes import VOCABULARY, Name, Scene, patch_cover, questions, split_words, write_dataset
 from hicom_hf.shapes.dice import Dice
-from hicom_hf.shapes_model import packed_contexts, towers
+from hicom_hf.shapes_model import optimizing, packed_contexts, towers
 from hicom_hf.shapes_model.evaluating import Condition, as_markdown, evaluate
-from hicom_hf.shapes_model.language_model import LanguageTraining, PackedReader, encode_texts, save_language_model
+from hicom_hf.shapes_model.language_model import (
+    FINDING_SHARE,
+    LanguageTraining,
+    PackedReader,
+    encode_texts,
+    save_language_model,
+    train_language_model,
+)
 from hicom_hf.shapes_model.making import FILES, LONG, STAGES, TRAINING, Budget, Dataset, make_tiny, stage_recipe
 from hicom_hf.shapes_model.packed_contexts import CONDITIONAL, UNCONDITIONAL, draw_packed, names_of, pack
 from hicom_hf.shapes_model.phrases import draw_name, draw_phrase
@@ -155,10 +162,10 @@ def test_varied_frames_keep_their_hues_and_texts_with_colours_are_not_judged_on_
 
 
 def one_sample(monkeypatch, sharpness):
-    monkeypatch.setattr(packed_contexts, "AMPLIFIED", (1.0, 1.0))
+    monkeypatch.setattr(packed_contexts, "LEAST_AMPLIFIED", 1.0)
     packed, raster = pack(Scene.from_seed(3, "dense")), (8, (2, 4, 4))
     draws = (
-        packed_contexts._draw_sample([packed], "question", *raster, 1.0, Dice(seed), (sharpness, sharpness), {})
+        packed_contexts._draw_sample([packed], "question", *raster, 1.0, Dice(seed), (sharpness, sharpness), 1.0, {})
         for seed in range(9)
     )
     sample = next(sample for sample in draws if sample.question.referents)
@@ -214,6 +221,30 @@ def test_prompts_have_a_place_for_every_token_of_their_context():
             assert torch.isfinite(loss) and right.shape == (size,)
 
 
+def test_without_variety_contexts_have_one_raster_and_are_fully_amplified():
+    scenes, pictures = [pack(Scene.from_seed(seed, "sparse")) for seed in range(4)], [pack(Scene.still(1), (1,))]
+    for variety, same in ((0.0, True), (1.0, False)):
+        dice = Dice(7)
+        batches = [draw_packed(scenes, pictures, 4, 1.0, dice, variety=variety) for _ in range(20)]
+        assert ({batch.weights.shape[1] for batch in batches} == {32 + packed_contexts.NUM_QUERIES}) == same
+        assert (torch.cat([batch.strengths for batch in batches]).min() == 1) == same
+
+
+def test_the_llm_learns_to_find_before_conditional_contexts_join(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizing, "LOG_EVERY", 1)
+    scenes, pictures = [pack(Scene.from_seed(seed, "sparse")) for seed in range(3)], [pack(Scene.still(1), (1,))]
+    training = LanguageTraining(steps=20, batch_size=2)
+    log = optimizing.TrainingLog(tmp_path / "log.jsonl", "LLM")
+    train_language_model(scenes, scenes, pictures, training, 0, log)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    read = [{key.split("/")[0] for key in line if "/" in key} for line in lines]
+    finding = round(FINDING_SHARE * training.steps)
+    assert all(names == {"unconditional"} for names in read[:finding])
+    assert {"conditional"} in read[finding:] and {"unconditional"} in read[finding:]
+    fills = [line["fill"] for line in lines]
+    assert fills[finding - 1] == 0 and fills[-1] == 1 and fills == sorted(fills)
+
+
 def test_kinds_of_questions_are_drawn_as_often_as_their_weights_say():
     scenes, dice = [pack(Scene.from_seed(seed)) for seed in range(6)], Dice(3)
     weights = {"where": 50.0, "exist": 0.0}
@@ -224,7 +255,7 @@ def test_kinds_of_questions_are_drawn_as_often_as_their_weights_say():
 
 
 def test_what_a_text_names_stands_out_in_conditional_contexts_alone(monkeypatch):
-    monkeypatch.setattr(packed_contexts, "AMPLIFIED", (1.0, 1.0))
+    monkeypatch.setattr(packed_contexts, "LEAST_AMPLIFIED", 1.0)
     scenes, dice = [pack(Scene.from_seed(seed, "dense")) for seed in range(6)], Dice(4)
     ratios = {}
     for name, sharpness in (("conditional", CONDITIONAL), ("unconditional", (0.0, 0.0))):

@@ -20,15 +20,16 @@ from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 
 CONTEXT_STREAM = 2
 IGNORED = -100
-UNCONDITIONAL_SHARE = 0.5  # of the batches
+FINDING_SHARE = 0.45  # of the steps, the first: unconditional contexts alone, see `train_language_model`
+UNCONDITIONAL_SHARE = 0.5  # of the batches after that
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
 EASY = 0.8  # share of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
 PATIENCE = 20  # batches at least before it gets harder again
-LATEST = (0.3, 0.6)  # shares of the steps between which it gets hard in any case
+LATEST = (0.3, 0.6)  # shares of the later steps between which it gets hard in any case
 MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
 LEAST_WEIGHT = 0.1  # of a kind that is always answered rightly; one that never is has a weight of 1 more
 SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
-NOISE = 1.0  # largest noise on a token, in standard deviations of the embeddings
+NOISE = (0.5, 1.0)  # largest noise on a token at first and in the end, in standard deviations of the embeddings
 SMOOTHING = 0.05
 ATTENTION_STD = 0.06  # of new attention weights, see `PackedReader`
 WORD_STD = 0.1  # of new word embeddings; sums of words come apart sooner than with the usual 0.02
@@ -47,8 +48,8 @@ class LanguageTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 7000
-    batch_size: int = 32
+    steps: int = 5000
+    batch_size: int = 64
     rate: float = 2e-3
 
 
@@ -144,7 +145,11 @@ def train_language_model(
     seed: int,
     log: TrainingLog,
 ) -> PackedReader:
-    """Pre-train the LLM; scenes fill up as it learns, and it is asked more often what it answers worse.
+    """Pre-train the LLM: first to find what it is asked about, then to read contexts of all kinds.
+
+    Where most contexts hold what is asked for and little else, an LLM learns to take what is heaviest, and hardly ever to look
+    for anything. So unconditional contexts come alone at first, clear and in one raster. When conditional ones join them, their
+    scenes fill up as they are understood. What it answers worse it is asked more often.
 
     Args:
         scenes: what conditional contexts are made of.
@@ -157,28 +162,37 @@ def train_language_model(
     torch.manual_seed(seed)
     reader, tokenizer, dice = PackedReader(), llm_tokenizer(), Dice(seed, CONTEXT_STREAM)
     optimizers = make_optimizers(reader, training.rate)
-    fill, waited = FIRST_FILL, 0
-    pools = {"conditional": (scenes, CONDITIONAL), "unconditional": (sparse_scenes, UNCONDITIONAL)}
+    fill, waited = 0.0, 0
+    finding = round(FINDING_SHARE * training.steps)
     kinds = [kind for kind in KINDS if kind != "vague"]
-    known = {name: dict.fromkeys(kinds, 0.0) for name in pools}  # running shares of right answers
+    known = {name: dict.fromkeys(kinds, 0.0) for name in ("conditional", "unconditional")}  # running shares of right
     for step in log.steps(training.steps):
-        name = "unconditional" if dice.happens(UNCONDITIONAL_SHARE) else "conditional"
-        (source, sharpness), answered = pools[name], known[name]
-        weights = {kind: LEAST_WEIGHT + 1 - share for kind, share in answered.items()}
+        conditional = step >= finding and not dice.happens(UNCONDITIONAL_SHARE)
+        name = "conditional" if conditional else "unconditional"
+        answered = known[name]
         batch = draw_packed(
-            source, pictures, training.batch_size, fill, dice, sharpness=sharpness, kind_weights=weights
+            scenes if conditional else sparse_scenes,
+            pictures,
+            training.batch_size,
+            fill if conditional else 1.0,
+            dice,
+            sharpness=CONDITIONAL if conditional else UNCONDITIONAL,
+            variety=fill,
+            kind_weights={kind: LEAST_WEIGHT + 1 - share for kind, share in answered.items()},
         )
         rate_at(optimizers, training.rate, step, training.steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE * fill)
+            loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE[0] + (NOISE[1] - NOISE[0]) * fill)
         take_step(reader, optimizers, loss)
         shares = _shares_right(right, [question.kind for question in batch.questions])
         for kind in kinds:
             answered[kind] += (1 - MEMORY) * (shares.get(kind, answered[kind]) - answered[kind])
-        waited += 1
-        if waited >= PATIENCE and min(known["conditional"].values()) > EASY:
-            fill, waited = fill + FILL_STEP, 0
-        fill = min(1.0, max(fill, (step / training.steps - LATEST[0]) / (LATEST[1] - LATEST[0])))
+        if step >= finding:
+            waited += 1
+            if waited >= PATIENCE and min(known["conditional"].values()) > EASY:
+                fill, waited = fill + FILL_STEP, 0
+            latest = ((step - finding) / (training.steps - finding) - LATEST[0]) / (LATEST[1] - LATEST[0])
+            fill = min(1.0, max(fill, FIRST_FILL, latest))
         values = {"right": right.float().mean().item(), **shares}
         log.add(step, {"loss": loss.item(), "fill": fill, **{f"{name}/{key}": value for key, value in values.items()}})
     return reader.eval()

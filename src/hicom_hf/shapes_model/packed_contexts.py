@@ -44,12 +44,12 @@ LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
 # Sharpness of conditional and of unconditional contexts. Below 0 it counts as 0, so that half of the latter have none; the
 # others lead there: without them, the LLM learns to find what it is asked about much later.
 CONDITIONAL, UNCONDITIONAL = (4.0, 7.0), (-2.0, 2.0)
-# The more often, the emptier scenes are: one raster, and mostly questions.
+# What there is without variety: one raster, and mostly questions.
 FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
 PATCHES_PER_GROUP_FRAME = 9
 OBJECT_SHARE = 0.11  # of the patches of a group, for an object that one can see well
-AMPLIFIED = (0.5, 1.0)  # how much of that is made up for: exponents of the gain
+LEAST_AMPLIFIED = 0.5  # smallest exponent of the gain that makes up for that; the largest is 1
 USUAL_TOKENS = 64  # of a context; where it has more, the batch has fewer samples
 
 
@@ -138,7 +138,8 @@ def draw_packed(
     dice: Dice,
     *,
     sharpness: tuple[float, float] = CONDITIONAL,
-    raster=None,
+    variety: float = 1.0,
+    raster: tuple[int, tuple[int, int, int]] | None = None,
     kind_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PackedBatch:
     """Draw a batch of one raster and one task.
@@ -146,19 +147,22 @@ def draw_packed(
     Args:
         scenes, pictures: to draw from.
         size: B, for contexts of usual length; of longer ones there are fewer.
-        fill: share of the clutter that is there, and of all rasters and tasks, 0 to 1: the curriculum's dial.
+        fill: share of the clutter that is there, 0 to 1.
         dice: decides.
         sharpness: smallest and largest, see `CONDITIONAL` and `UNCONDITIONAL`.
+        variety: 0 to 1; at 0 there is one raster, hardly a task but questions, and all is fully amplified.
         raster: (frames, groups) instead of a drawn one.
         kind_weights: how often each kind of question is drawn beside the others of its scene; 1 where nothing is said.
     """
-    first = not dice.happens(fill)
+    first = not dice.happens(variety)
     frames, groups = raster or _draw_share(FIRST_RASTERS if first else RASTERS, dice)[1:]
     source, task = scenes, _draw_share(FIRST_TASKS if first else TASKS, dice)[1]
     if frames == 1:
         source, task = pictures, "description"
     size = max(1, size * USUAL_TOKENS // max(USUAL_TOKENS, prod(groups)))
-    rows = [_draw_sample(source, task, frames, groups, fill, dice, sharpness, kind_weights) for _ in range(size)]
+    rows = [
+        _draw_sample(source, task, frames, groups, fill, dice, sharpness, variety, kind_weights) for _ in range(size)
+    ]
     most = max(len(row.attributes) for row in rows)
     weights = torch.zeros(size, len(rows[0].weights), most + 1)
     attributes = torch.zeros(size, most, 3, dtype=torch.long)
@@ -210,6 +214,7 @@ def _draw_sample(
     fill: float,
     dice: Dice,
     sharpness: tuple[float, float],
+    variety: float,
     kind_weights: Mapping[str, float],
 ) -> _Sample:
     packed = dice.choose(scenes)
@@ -228,7 +233,7 @@ def _draw_sample(
     middle = torch.full((1, NUM_QUERIES, 2), 0.5)
     weights = torch.cat([_attend(local, patches, sharp * fit), seen])
     full_gain = _full_gain(sharp)
-    gain = full_gain ** dice.uniform(*AMPLIFIED)
+    gain = full_gain ** dice.uniform(1 - variety * (1 - LEAST_AMPLIFIED), 1.0)
     weights[:, :-1] *= gain
     places = torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))])
     return _Sample(weights, places, attributes, gain / full_gain, question)
