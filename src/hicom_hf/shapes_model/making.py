@@ -210,9 +210,12 @@ def make_llm(folder: Path, seed: int, budget: Budget) -> None:
     if (folder / "llm").exists():
         return
     count = budget.packed_scenes
-    scenes = [pack(Scene.from_seed(number, "mixed", "text")) for number in progress_bar(range(count), count, "scenes")]
-    sparse = [pack(Scene.from_seed(number, "sparse", "text")) for number in range(SPARSE_TIMES * count)]
-    pictures = [pack(Scene.still(number, "text"), frames=(1,)) for number in range(count)]
+    numbers, more = range(count), range(SPARSE_TIMES * count)
+    scenes = [pack(Scene.from_seed(number, "mixed", "text")) for number in progress_bar(numbers, count, "scenes")]
+    sparse = [
+        pack(Scene.from_seed(number, "sparse", "text")) for number in progress_bar(more, len(more), "sparse scenes")
+    ]
+    pictures = [pack(Scene.still(number, "text"), frames=(1,)) for number in progress_bar(numbers, count, "pictures")]
     log = TrainingLog(folder / "logs" / "language_model.jsonl", "LLM")
     reader = train_language_model(scenes, sparse, pictures, budget.language, seed, log)
     with new_folder(folder / "llm") as destination:
