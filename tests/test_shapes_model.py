@@ -245,6 +245,17 @@ def test_the_llm_learns_to_find_before_conditional_contexts_join(tmp_path, monke
     assert fills[finding - 1] == 0 and fills[-1] == 1 and fills == sorted(fills)
 
 
+def test_the_rate_rises_is_held_and_falls():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.0)
+    for held, highest in ((0.0, 1), (0.6, 12)):  # steps at the highest rate, of 20 of which the first is the rise
+        rates = []
+        for step in range(20):
+            optimizing.rate_at([optimizer], 2.0, step, 20, held)
+            rates.append(optimizer.param_groups[0]["lr"])
+        assert max(rates) == 2.0 and rates.count(2.0) == highest + 1
+        assert rates[highest:] == sorted(rates[highest:], reverse=True) and 0 < rates[-1] < 0.3
+
+
 def test_kinds_of_questions_are_drawn_as_often_as_their_weights_say():
     scenes, dice = [pack(Scene.from_seed(seed)) for seed in range(6)], Dice(3)
     weights = {"where": 50.0, "exist": 0.0}

@@ -20,14 +20,15 @@ from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 
 CONTEXT_STREAM = 2
 IGNORED = -100
-FINDING_SHARE = 0.45  # of the steps, the first: unconditional contexts alone, see `train_language_model`
-UNCONDITIONAL_SHARE = 0.5  # of the batches after that
+FINDING_SHARE = 0.3  # of the steps, the first: unconditional contexts alone, see `train_language_model`
+UNCONDITIONAL_SHARE = 0.4  # of the batches after that
+HELD = 0.6  # share of the steps before the rate falls
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
 EASY = 0.8  # share of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
 PATIENCE = 20  # batches at least before it gets harder again
 LATEST = (0.3, 0.6)  # shares of the later steps between which it gets hard in any case
 MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
-LEAST_WEIGHT = 0.1  # of a kind that is always answered rightly; one that never is has a weight of 1 more
+LEAST_WEIGHT = 0.03  # of a kind that is always answered rightly; one that never is has a weight of 1 more
 SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
 NOISE = (0.5, 1.0)  # largest noise on a token at first and in the end, in standard deviations of the embeddings
 SMOOTHING = 0.05
@@ -48,7 +49,7 @@ class LanguageTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 5000
+    steps: int = 7000
     batch_size: int = 64
     rate: float = 2e-3
 
@@ -180,7 +181,7 @@ def train_language_model(
             variety=fill,
             kind_weights={kind: LEAST_WEIGHT + 1 - share for kind, share in answered.items()},
         )
-        rate_at(optimizers, training.rate, step, training.steps)
+        rate_at(optimizers, training.rate, step, training.steps, HELD)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE[0] + (NOISE[1] - NOISE[0]) * fill)
         take_step(reader, optimizers, loss)

@@ -31,10 +31,17 @@ def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer
     ]
 
 
-def rate_at(optimizers: list[torch.optim.Optimizer], rate: float, step: int, steps: int) -> None:
-    """Set the rate of a step: it rises over the first steps, then falls to nothing in a straight line."""
-    warm = max(1, round(WARMUP * steps))
-    share = min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+def rate_at(optimizers: list[torch.optim.Optimizer], rate: float, step: int, steps: int, held: float = 0.0) -> None:
+    """Set the rate of a step: it rises over the first steps, may be held, then falls to nothing in a straight line.
+
+    Args:
+        optimizers: whose rate it is.
+        rate: the highest.
+        step, steps: 0 to steps - 1, and how many there are.
+        held: share of the steps before it falls.
+    """
+    warm, falls = max(1, round(WARMUP * steps)), round(max(WARMUP, held) * steps)
+    share = min((step + 1) / warm, 1.0, (steps - step) / max(1, steps - falls))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * share
