@@ -24,6 +24,7 @@ FINDING_SHARE = 0.3  # of the steps, the first: unconditional contexts alone, se
 UNCONDITIONAL_SHARE = 0.4  # of the batches after that
 HELD = 0.6  # share of the steps before the rate falls
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
+ASKED_ALWAYS = tuple(kind for kind in KINDS if kind != "vague")  # what a video is about is asked of full scenes alone
 EASY = 0.8  # share of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
 PATIENCE = 20  # batches at least before it gets harder again
 LATEST = (0.3, 0.6)  # shares of the later steps between which it gets hard in any case
@@ -165,8 +166,7 @@ def train_language_model(
     optimizers = make_optimizers(reader, training.rate)
     fill, waited = 0.0, 0
     finding = round(FINDING_SHARE * training.steps)
-    kinds = [kind for kind in KINDS if kind != "vague"]
-    known = {name: dict.fromkeys(kinds, 0.0) for name in ("conditional", "unconditional")}  # running shares of right
+    known = {name: dict.fromkeys(KINDS, 0.0) for name in ("conditional", "unconditional")}  # running shares of right
     for step in log.steps(training.steps):
         conditional = step >= finding and not dice.happens(UNCONDITIONAL_SHARE)
         name = "conditional" if conditional else "unconditional"
@@ -186,11 +186,12 @@ def train_language_model(
             loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE[0] + (NOISE[1] - NOISE[0]) * fill)
         take_step(reader, optimizers, loss)
         shares = _shares_right(right, [question.kind for question in batch.questions])
-        for kind in kinds:
+        for kind in KINDS:
             answered[kind] += (1 - MEMORY) * (shares.get(kind, answered[kind]) - answered[kind])
         if step >= finding:
             waited += 1
-            if waited >= PATIENCE and min(known["conditional"].values()) > EASY:
+            worst = min(share for kind, share in known["conditional"].items() if kind in ASKED_ALWAYS)
+            if waited >= PATIENCE and worst > EASY:
                 fill, waited = fill + FILL_STEP, 0
             latest = ((step - finding) / (training.steps - finding) - LATEST[0]) / (LATEST[1] - LATEST[0])
             fill = min(1.0, max(fill, FIRST_FILL, latest))
