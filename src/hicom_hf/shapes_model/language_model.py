@@ -20,14 +20,13 @@ from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 
 CONTEXT_STREAM = 2
 IGNORED = -100
-FINDING_SHARE = 0.3  # of the steps, the first: unconditional contexts alone, see `train_language_model`
-UNCONDITIONAL_SHARE = 0.4  # of the batches after that
+UNCONDITIONAL_SHARE = (0.7, 0.4)  # of the batches, at first and in the end
 HELD = 0.6  # share of the steps before the rate falls
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
 ASKED_ALWAYS = tuple(kind for kind in KINDS if kind != "vague")  # what a video is about is asked of full scenes alone
 EASY = 0.8  # share of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
 PATIENCE = 20  # batches at least before it gets harder again
-LATEST = (0.3, 0.6)  # shares of the later steps between which it gets hard in any case
+LATEST = (0.45, 0.7)  # shares of the steps between which it gets hard in any case
 MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
 LEAST_WEIGHT = 0.03  # of a kind that is always answered rightly; one that never is has a weight of 1 more
 SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
@@ -147,11 +146,10 @@ def train_language_model(
     seed: int,
     log: TrainingLog,
 ) -> PackedReader:
-    """Pre-train the LLM: first to find what it is asked about, then to read contexts of all kinds.
+    """Pre-train the LLM: scenes fill up as it understands them, and it is asked more often what it answers worse.
 
     Where most contexts hold what is asked for and little else, an LLM learns to take what is heaviest, and hardly ever to look
-    for anything. So unconditional contexts come alone at first, clear and in one raster. When conditional ones join them, their
-    scenes fill up as they are understood. What it answers worse it is asked more often.
+    for anything. So most contexts are unconditional at first, and those are clear and in one raster.
 
     Args:
         scenes: what conditional contexts are made of.
@@ -164,11 +162,10 @@ def train_language_model(
     torch.manual_seed(seed)
     reader, tokenizer, dice = PackedReader(), llm_tokenizer(), Dice(seed, CONTEXT_STREAM)
     optimizers = make_optimizers(reader, training.rate)
-    fill, waited = 0.0, 0
-    finding = round(FINDING_SHARE * training.steps)
+    fill, latest, waited = FIRST_FILL, 0.0, 0
     known = {name: dict.fromkeys(KINDS, 0.0) for name in ("conditional", "unconditional")}  # running shares of right
     for step in log.steps(training.steps):
-        conditional = step >= finding and not dice.happens(UNCONDITIONAL_SHARE)
+        conditional = not dice.happens(_between(UNCONDITIONAL_SHARE, latest))
         name = "conditional" if conditional else "unconditional"
         answered = known[name]
         batch = draw_packed(
@@ -183,21 +180,24 @@ def train_language_model(
         )
         rate_at(optimizers, training.rate, step, training.steps, HELD)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, right = reader(batch, encode_texts(batch, tokenizer), NOISE[0] + (NOISE[1] - NOISE[0]) * fill)
+            loss, right = reader(batch, encode_texts(batch, tokenizer), _between(NOISE, fill))
         take_step(reader, optimizers, loss)
         shares = _shares_right(right, [question.kind for question in batch.questions])
         for kind in KINDS:
             answered[kind] += (1 - MEMORY) * (shares.get(kind, answered[kind]) - answered[kind])
-        if step >= finding:
-            waited += 1
-            worst = min(share for kind, share in known["conditional"].items() if kind in ASKED_ALWAYS)
-            if waited >= PATIENCE and worst > EASY:
-                fill, waited = fill + FILL_STEP, 0
-            latest = ((step - finding) / (training.steps - finding) - LATEST[0]) / (LATEST[1] - LATEST[0])
-            fill = min(1.0, max(fill, FIRST_FILL, latest))
+        worst = min(share for kind, share in known["conditional"].items() if kind in ASKED_ALWAYS)
+        waited += 1
+        if waited >= PATIENCE and worst > EASY:
+            fill, waited = fill + FILL_STEP, 0
+        latest = min(1.0, max(0.0, (step / training.steps - LATEST[0]) / (LATEST[1] - LATEST[0])))
+        fill = min(1.0, max(fill, latest))
         values = {"right": right.float().mean().item(), **shares}
         log.add(step, {"loss": loss.item(), "fill": fill, **{f"{name}/{key}": value for key, value in values.items()}})
     return reader.eval()
+
+
+def _between(ends: tuple[float, float], share: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * share
 
 
 def _shares_right(right: torch.Tensor, kinds: list[str]) -> dict[str, float]:
