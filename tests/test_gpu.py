@@ -37,9 +37,8 @@ def greedy(model, inputs, **kwargs):
 
 @torch.no_grad()
 def test_float32_logits_on_the_gpu_equal_those_on_the_cpu(batch, monkeypatch):
-    monkeypatch.setattr(
-        torch.backends.cudnn, "allow_tf32", False
-    )  # the patch embedding's TF32 alone changes logits by 3e-3
+    # the patch embedding's TF32 alone changes logits by 3e-3
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     seen = batch["attention_mask"].bool()
     expected = tiny_model()(**batch).logits[seen]
     logits = tiny_model().cuda()(**on_gpu(batch)).logits.cpu()[seen]
@@ -68,9 +67,8 @@ def test_features_kept_on_the_cpu_serve_a_model_on_the_gpu(batch):
     assert torch.equal(greedy(model, rest, video_features=kept), greedy(model, on_gpu(batch)))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
-)  # PyTorch's own compiler
+# PyTorch's own compiler uses it
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_a_static_cache_that_is_compiled_gives_the_same_answer(batch):
     model, inputs = tiny_model().cuda(), on_gpu(batch)
     assert torch.equal(greedy(model, inputs, cache_implementation="static"), greedy(model, inputs))

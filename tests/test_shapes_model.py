@@ -269,9 +269,8 @@ def test_what_a_text_names_stands_out_in_conditional_contexts_alone(monkeypatch)
         batches = [
             draw_packed(scenes, [], 32, 0.9, dice, sharpness=sharpness, raster=(8, (2, 4, 4))) for _ in range(3)
         ]
-        largest = [
-            batch.weights[:, :32, :-1].amax(1).topk(2).values for batch in batches
-        ]  # two objects of each sample
+        # the two largest objects of each sample
+        largest = [batch.weights[:, :32, :-1].amax(1).topk(2).values for batch in batches]
         first, second = torch.cat(largest).median(0).values
         assert 0.7 < first < 3  # amplified alike
         ratios[name] = second / first

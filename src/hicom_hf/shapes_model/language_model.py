@@ -13,13 +13,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from ..assembly import VIDEO_TOKEN
 from ..shapes import KINDS
 from ..shapes.dice import Dice
+from ..training.encoding import IGNORED
 from .optimizing import TrainingLog, make_optimizers, rate_at, take_step
 from .packed_contexts import CONDITIONAL, UNCONDITIONAL, PackedBatch, PackedScene, draw_packed, value_word_ids
 from .sizes import LANGUAGE
 from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 
 CONTEXT_STREAM = 2
-IGNORED = -100
 UNCONDITIONAL_SHARE = (0.7, 0.4)  # of the batches, at first and in the end
 HELD = 0.6  # share of the steps before the rate falls
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
@@ -185,7 +185,7 @@ def train_language_model(
         shares = _shares_right(right, [question.kind for question in batch.questions])
         for kind in KINDS:
             answered[kind] += (1 - MEMORY) * (shares.get(kind, answered[kind]) - answered[kind])
-        worst = min(share for kind, share in known["conditional"].items() if kind in ASKED_ALWAYS)
+        worst = min(known["conditional"][kind] for kind in ASKED_ALWAYS)
         waited += 1
         if waited >= PATIENCE and worst > EASY:
             fill, waited = fill + FILL_STEP, 0

@@ -40,7 +40,8 @@ def rate_at(optimizers: list[torch.optim.Optimizer], rate: float, step: int, ste
         step, steps: 0 to steps - 1, and how many there are.
         held: share of the steps before it falls.
     """
-    warm, falls = max(1, round(WARMUP * steps)), round(max(WARMUP, held) * steps)
+    warm = max(1, round(WARMUP * steps))
+    falls = max(warm, round(held * steps))
     share = min((step + 1) / warm, 1.0, (steps - step) / max(1, steps - falls))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
