@@ -67,8 +67,7 @@ def test_features_kept_on_the_cpu_serve_a_model_on_the_gpu(batch):
     assert torch.equal(greedy(model, rest, video_features=kept), greedy(model, on_gpu(batch)))
 
 
-# PyTorch's own compiler uses it
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # PyTorch's compiler, about itself
 def test_a_static_cache_that_is_compiled_gives_the_same_answer(batch):
     model, inputs = tiny_model().cuda(), on_gpu(batch)
     assert torch.equal(greedy(model, inputs, cache_implementation="static"), greedy(model, inputs))
