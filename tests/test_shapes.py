@@ -276,10 +276,14 @@ def test_a_scene_has_at_most_so_many_questions_of_a_kind(scenes):
         assert usual == {kind: min(number, MAX_PER_KIND) for kind, number in more.items()}
 
 
-def test_more_questions_of_rare_kinds_are_right_and_ask_for_both_ends_of_an_order(scenes):
+def test_more_questions_of_rare_kinds_are_right_and_ask_for_both_ends_of_an_order_and_in_all_words_for_the_theme(
+    scenes,
+):
     kinds = Counter()
     for scene in scenes:
         asked = rare_questions(scene)
+        vague = [question.text for question in asked if question.kind == "vague"]
+        assert vague == (list(TEMPLATES["vague"]) if scene.theme else [])
         for question in asked:
             answer, referents = recomputed(scene, question)
             assert (question.answer, set(question.referents)) == (answer, set(referents)), question

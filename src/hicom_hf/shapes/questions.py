@@ -121,19 +121,20 @@ def questions(scene: Scene, max_per_kind: int = MAX_PER_KIND) -> list[Question]:
     asked += _exist(scene, dice, subjects)[:max_per_kind]
     asked += _count(scene, dice)
     asked += [_order(dice, *pair, dice.choose(ENDS)) for pair in order_pairs(subjects)[:max_per_kind]]
-    return asked + _vague(scene, dice)
+    vague = _vague(scene)
+    return asked + ([dice.choose(vague)] if vague else [])
 
 
 def rare_questions(scene: Scene) -> list[Question]:
     """More questions of the kinds that scenes have few of, so that a training can show all kinds about equally often.
 
-    Two pairs of objects in order, each from both ends: who knows neither object cannot know both answers by heart. And the
-    count and the theme in another wording or the same.
+    Two pairs of objects in order, each from both ends: who knows neither object cannot know both answers by heart. The count in
+    another wording or the same. And the theme in all wordings: of all kinds, its answers are the hardest to learn.
     """
     dice = Dice(scene.seed, SPLITS.index(scene.split), RARE_STREAM)
     pairs = order_pairs(dice.shuffled(scene.subjects))[:MAX_PER_KIND]
     asked = [_order(dice, *pair, end) for pair in pairs for end in ENDS]
-    return asked + _count(scene, dice) + _vague(scene, dice)
+    return asked + _count(scene, dice) + _vague(scene)
 
 
 def order_pairs(subjects: Sequence[SceneObject]) -> list[tuple[SceneObject, SceneObject]]:
@@ -197,8 +198,11 @@ def _count(scene: Scene, dice: Dice) -> list[Question]:
     return [_ask(dice, "count", NUMBERS[len(counted) - 1], counted, names=scene.count_name.plural)]
 
 
-def _vague(scene: Scene, dice: Dice) -> list[Question]:
-    return [_ask(dice, "vague", THEME_ANSWERS[scene.theme])] if scene.theme else []
+def _vague(scene: Scene) -> list[Question]:
+    """In all wordings; none where no colour prevails."""
+    if not scene.theme:
+        return []
+    return [Question("vague", text, THEME_ANSWERS[scene.theme], ANSWERS["vague"]) for text in TEMPLATES["vague"]]
 
 
 def _order(dice: Dice, first: SceneObject, last: SceneObject, end: str) -> Question:
