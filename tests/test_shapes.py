@@ -276,6 +276,14 @@ def test_a_scene_has_at_most_so_many_questions_of_a_kind(scenes):
         assert usual == {kind: min(number, MAX_PER_KIND) for kind, number in more.items()}
 
 
+def test_a_theme_is_twice_as_common_as_any_other_colour_and_two_objects_more():
+    scene = Scene.from_seed(0)
+    for red, blue, theme in ((4, 2, "red"), (5, 3, ""), (2, 1, ""), (3, 0, "red"), (3, 8, "blue")):
+        colours = ["red"] * red + ["blue"] * blue + ["green"]
+        objects = tuple(SceneObject(colour, "circle", "solid", 0.5, 0.5) for colour in colours)
+        assert replace(scene, objects=objects).theme == theme, (red, blue)
+
+
 def test_more_questions_of_rare_kinds_are_right_and_ask_for_both_ends_of_an_order_and_in_all_words_for_the_theme(
     scenes,
 ):

@@ -10,8 +10,10 @@ from PIL import Image
 
 from hicom_hf.assembly import assemble
 from hicom_hf.loading import load_model, load_processor
-from hicom_hf.shapes import VOCABULARY, Name, Scene, patch_cover, questions, split_words, write_dataset
+from hicom_hf.shapes import VOCABULARY, Name, Question, Scene, patch_cover, questions, split_words, write_dataset
 from hicom_hf.shapes.dice import Dice
+from hicom_hf.shapes.objects import SceneObject
+from hicom_hf.shapes.words import COLOURS
 from hicom_hf.shapes_model import optimizing, packed_contexts, towers
 from hicom_hf.shapes_model.evaluating import Condition, as_markdown, evaluate
 from hicom_hf.shapes_model.language_model import (
@@ -21,8 +23,16 @@ from hicom_hf.shapes_model.language_model import (
     save_language_model,
     train_language_model,
 )
-from hicom_hf.shapes_model.making import FILES, LONG, STAGES, TRAINING, Budget, Dataset, make_tiny, stage_recipe
-from hicom_hf.shapes_model.packed_contexts import CONDITIONAL, UNCONDITIONAL, draw_packed, names_of, pack
+from hicom_hf.shapes_model.making import FILES, STAGES, TRAINING, Budget, Dataset, make_tiny, stage_recipe
+from hicom_hf.shapes_model.packed_contexts import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    ContextSettings,
+    draw_packed,
+    drawn_as,
+    names_of,
+    pack,
+)
 from hicom_hf.shapes_model.phrases import draw_name, draw_phrase
 from hicom_hf.shapes_model.scoring import score, table
 from hicom_hf.shapes_model.seen_scenes import GRID, read_seen_scenes
@@ -164,7 +174,9 @@ def one_sample(monkeypatch, sharpness):
     monkeypatch.setattr(packed_contexts, "LEAST_AMPLIFIED", 1.0)
     packed, raster = pack(Scene.from_seed(3, "dense")), (8, (2, 4, 4))
     draws = (
-        packed_contexts._draw_sample([packed], "question", *raster, 1.0, Dice(seed), (sharpness, sharpness), 1.0, {})
+        packed_contexts._draw_sample(
+            [packed], "question", *raster, ContextSettings(sharpness=(sharpness, sharpness)), Dice(seed)
+        )
         for seed in range(9)
     )
     sample = next(sample for sample in draws if sample.question.referents)
@@ -208,7 +220,7 @@ def test_prompts_have_a_place_for_every_token_of_their_context():
     reader = PackedReader()
     for raster, size in (((8, (2, 4, 4)), 6), ((32, (8, 4, 4)), 3), ((1, (1, 4, 4)), 6), ((8, (1, 2, 2)), 6)):
         for sharpness, fill in ((CONDITIONAL, 1.0), (UNCONDITIONAL, 0.5)):
-            batch = draw_packed(scenes, pictures, 6, fill, dice, sharpness=sharpness, raster=raster)
+            batch = draw_packed(scenes, pictures, 6, ContextSettings(fill, sharpness), dice, raster)
             assert len(batch.questions) == size  # fewer of long ones
             encoded = encode_texts(batch, tokenizer)
             video = tokenizer.convert_tokens_to_ids("<|video_pad|>")
@@ -224,7 +236,7 @@ def test_without_variety_contexts_have_one_raster_and_are_fully_amplified():
     scenes, pictures = [pack(Scene.from_seed(seed, "sparse")) for seed in range(4)], [pack(Scene.still(1), (1,))]
     for variety, same in ((0.0, True), (1.0, False)):
         dice = Dice(7)
-        batches = [draw_packed(scenes, pictures, 4, 1.0, dice, variety=variety) for _ in range(20)]
+        batches = [draw_packed(scenes, pictures, 4, ContextSettings(variety=variety), dice) for _ in range(20)]
         assert ({batch.weights.shape[1] for batch in batches} == {32 + packed_contexts.NUM_QUERIES}) == same
         assert (torch.cat([batch.strengths for batch in batches]).min() == 1) == same
 
@@ -254,11 +266,45 @@ def test_the_rate_rises_is_held_and_falls():
 
 def test_kinds_of_questions_are_drawn_as_often_as_their_weights_say():
     scenes, dice = [pack(Scene.from_seed(seed)) for seed in range(6)], Dice(3)
-    weights = {"where": 50.0, "exist": 0.0}
-    batches = [draw_packed(scenes, [], 32, 0.5, dice, raster=(8, (2, 4, 4)), kind_weights=weights) for _ in range(8)]
+    settings = ContextSettings(0.5, kind_weights={"where": 50.0, "exist": 0.0})
+    batches = [draw_packed(scenes, [], 32, settings, dice, (8, (2, 4, 4))) for _ in range(8)]
     kinds = [question.kind for batch in batches for question in batch.questions]
     kinds = [kind for kind in kinds if kind != "description"]
     assert kinds.count("where") > 0.7 * len(kinds) and "exist" not in kinds
+
+
+def test_orders_are_drawn_apart_where_a_word_for_one_object_fits_the_other_too():
+    names = (Name("red", "circle", None), Name(None, "moon", "dotted"))
+    for texture, colour, expected in (
+        ("solid", "blue", "order"),
+        ("dotted", "blue", "order of alike objects"),
+        ("solid", "red", "order of alike objects"),
+    ):
+        first = SceneObject("red", "circle", texture, 0.3, 0.3, name=names[0])
+        last = SceneObject(colour, "moon", "dotted", 0.7, 0.7, name=names[1])
+        for referents in ((first, last), (last, first)):
+            assert drawn_as(Question("order", "?", "the red circle", referents=referents)) == expected
+    assert drawn_as(Question("where", "?", "top left", referents=(first,))) == "where"
+
+
+def test_themes_are_asked_of_parts_of_a_scene_and_are_those_of_the_part():
+    packed, colours = pack(Scene.from_seed(5, "dense")), list(COLOURS)
+    assert packed.scene.theme
+    means = []
+    for fill in (0.2, 1.0):
+        settings = ContextSettings(fill, variety=0.0, kind_weights={"vague": 100.0})
+        batch = draw_packed([packed], [], 200, settings, Dice(4), (8, (2, 4, 4)))
+        sizes = []
+        for question, weights, attributes in zip(batch.questions, batch.weights, batch.attributes, strict=True):
+            if question.kind != "vague":
+                continue
+            seen = attributes[(weights[:, :-1] > 0).any(0), 0].bincount(minlength=len(colours))
+            most, second = seen.topk(2).values
+            assert question.answer == f"mostly {colours[seen.argmax()]} objects" and most > second
+            sizes.append(int(seen.sum()))
+        assert len(set(sizes)) > 5
+        means.append(sum(sizes) / len(sizes))
+    assert means[0] < 0.5 * means[1] < 0.5 * 0.8 * len(packed.scene.objects)
 
 
 def test_what_a_text_names_stands_out_in_conditional_contexts_alone(monkeypatch):
@@ -267,7 +313,7 @@ def test_what_a_text_names_stands_out_in_conditional_contexts_alone(monkeypatch)
     ratios = {}
     for name, sharpness in (("conditional", CONDITIONAL), ("unconditional", (0.0, 0.0))):
         batches = [
-            draw_packed(scenes, [], 32, 0.9, dice, sharpness=sharpness, raster=(8, (2, 4, 4))) for _ in range(3)
+            draw_packed(scenes, [], 32, ContextSettings(0.9, sharpness), dice, (8, (2, 4, 4))) for _ in range(3)
         ]
         # the two largest objects of each sample
         largest = [batch.weights[:, :32, :-1].amax(1).topk(2).values for batch in batches]
@@ -280,8 +326,10 @@ def test_what_a_text_names_stands_out_in_conditional_contexts_alone(monkeypatch)
 def test_what_is_not_fully_amplified_has_as_much_less_noise():
     torch.manual_seed(0)
     scenes, raster = [pack(Scene.from_seed(1))], (8, (2, 4, 4))
-    assert draw_packed(scenes, [], 32, 1.0, Dice(4), raster=raster).strengths.min() > 0.8  # sharp contexts need little
-    batch = draw_packed(scenes, [], 32, 1.0, Dice(4), sharpness=(0.0, 0.0), raster=raster)
+    assert (
+        draw_packed(scenes, [], 32, ContextSettings(), Dice(4), raster).strengths.min() > 0.8
+    )  # sharp contexts need little
+    batch = draw_packed(scenes, [], 32, ContextSettings(sharpness=(0.0, 0.0)), Dice(4), raster)
     reader = PackedReader().eval()
     with torch.no_grad():
         spread = torch.stack([reader.embed(batch, 1.0) for _ in range(40)]).std(0).mean((1, 2))
@@ -294,7 +342,8 @@ def test_scenes_hold_all_that_is_asked_about_and_clutter_as_the_dial_says():
     scene = Scene.from_seed(1, "dense")
     named = sum(found.name is not None for found in scene.objects)
     for fill in (0.05, 0.6, 1.0):
-        batch = draw_packed([pack(scene)], [], 32, fill, Dice(4), raster=(8, (2, 4, 4)))
+        settings = ContextSettings(fill, kind_weights={"vague": 0.0})
+        batch = draw_packed([pack(scene)], [], 32, settings, Dice(4), (8, (2, 4, 4)))
         objects = (batch.weights[..., :-1] > 0).any(1).sum(1)
         clutter = (objects - named) / (len(scene.objects) - named)
         assert clutter.min() >= 0
@@ -309,8 +358,8 @@ def test_objects_are_in_the_same_places_at_every_number_of_frames():
         assert (other - per_frame[-1]).abs().max() < 1.5  # patches; what comes and goes is sampled more or less finely
 
 
-def test_longer_videos_are_for_instruction_tuning_alone(tmp_path):
-    datasets = (*TRAINING, LONG)
+def test_more_and_longer_videos_are_for_instruction_tuning_alone(tmp_path):
+    datasets = Budget().datasets
     for stage in STAGES:
         files = stage_recipe(stage, tmp_path, tmp_path / "data", datasets, 0).data.files
         names = {Path(file).parent.name for file in files}

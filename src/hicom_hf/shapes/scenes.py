@@ -111,10 +111,10 @@ class Scene:
 
     @property
     def theme(self) -> str:
-        """The commonest colour if it is clearly so (half as many again as the next, at least two more), else ""."""
+        """The commonest colour if it is clearly so (twice as common as the next, at least two objects more), else ""."""
         counts = {colour: sum(found.colour == colour for found in self.objects) for colour in COLOURS}
         first, second = sorted(counts, key=counts.get, reverse=True)[:2]
-        is_clear = counts[first] >= counts[second] + 2 and 2 * counts[first] >= 3 * counts[second]
+        is_clear = counts[first] >= max(counts[second] + 2, 2 * counts[second])
         return first if is_clear else ""
 
 

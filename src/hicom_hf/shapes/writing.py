@@ -38,7 +38,7 @@ DEFAULT_CODEC = "libx264"
 JPEG_QUALITY = 92
 MAX_VIDEOS = 1_000_000  # of a data set; video i of seed s is scene s * MAX_VIDEOS + i
 WORLD_FILE = "world.json"
-WORLD_VERSION = 3  # raised whenever the same settings give other scenes, frames or texts
+WORLD_VERSION = 4  # raised whenever the same settings give other scenes, frames or texts
 CAPTION_STREAM = 7
 
 Progress = Callable[[Iterable, int, str], Iterable]

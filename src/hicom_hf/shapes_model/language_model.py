@@ -11,11 +11,20 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..assembly import VIDEO_TOKEN
-from ..shapes import KINDS
 from ..shapes.dice import Dice
 from ..training.encoding import IGNORED
 from .optimizing import TrainingLog, make_optimizers, rate_at, take_step
-from .packed_contexts import CONDITIONAL, UNCONDITIONAL, PackedBatch, PackedScene, draw_packed, value_word_ids
+from .packed_contexts import (
+    CONDITIONAL,
+    DRAWN_KINDS,
+    UNCONDITIONAL,
+    ContextSettings,
+    PackedBatch,
+    PackedScene,
+    draw_packed,
+    drawn_as,
+    value_word_ids,
+)
 from .sizes import LANGUAGE
 from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 
@@ -23,12 +32,14 @@ CONTEXT_STREAM = 2
 UNCONDITIONAL_SHARE = (0.7, 0.4)  # of the batches, at first and in the end
 HELD = 0.6  # share of the steps before the rate falls
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
-ASKED_ALWAYS = tuple(kind for kind in KINDS if kind != "vague")  # what a video is about is asked of full scenes alone
+MUST_BE_KNOWN = tuple(kind for kind in DRAWN_KINDS if kind != "vague")  # before the clutter grows
 EASY = 0.8  # share of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
 PATIENCE = 20  # batches at least before it gets harder again
 LATEST = (0.45, 0.7)  # shares of the steps between which it gets hard in any case
 MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
 LEAST_WEIGHT = 0.03  # of a kind that is always answered rightly; one that never is has a weight of 1 more
+# To what power the weights are taken. In unconditional contexts, asking mostly for an order would leave little to look for.
+EMPHASIS = {"conditional": 2, "unconditional": 1}
 SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
 NOISE = (0.5, 1.0)  # largest noise on a token at first and in the end, in standard deviations of the embeddings
 SMOOTHING = 0.05
@@ -163,29 +174,26 @@ def train_language_model(
     reader, tokenizer, dice = PackedReader(), llm_tokenizer(), Dice(seed, CONTEXT_STREAM)
     optimizers = make_optimizers(reader, training.rate)
     fill, latest, waited = FIRST_FILL, 0.0, 0
-    known = {name: dict.fromkeys(KINDS, 0.0) for name in ("conditional", "unconditional")}  # running shares of right
+    known = {name: dict.fromkeys(DRAWN_KINDS, 0.0) for name in EMPHASIS}  # running shares of right answers
     for step in log.steps(training.steps):
         conditional = not dice.happens(_between(UNCONDITIONAL_SHARE, latest))
         name = "conditional" if conditional else "unconditional"
         answered = known[name]
-        batch = draw_packed(
-            scenes if conditional else sparse_scenes,
-            pictures,
-            training.batch_size,
-            fill if conditional else 1.0,
-            dice,
+        settings = ContextSettings(
+            fill=fill if conditional else 1.0,
             sharpness=CONDITIONAL if conditional else UNCONDITIONAL,
             variety=fill,
-            kind_weights={kind: LEAST_WEIGHT + 1 - share for kind, share in answered.items()},
+            kind_weights={kind: (LEAST_WEIGHT + 1 - share) ** EMPHASIS[name] for kind, share in answered.items()},
         )
+        batch = draw_packed(scenes if conditional else sparse_scenes, pictures, training.batch_size, settings, dice)
         rate_at(optimizers, training.rate, step, training.steps, HELD)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, right = reader(batch, encode_texts(batch, tokenizer), _between(NOISE, fill))
         take_step(reader, optimizers, loss)
-        shares = _shares_right(right, [question.kind for question in batch.questions])
-        for kind in KINDS:
+        shares = _shares_right(right, [drawn_as(question) for question in batch.questions])
+        for kind in DRAWN_KINDS:
             answered[kind] += (1 - MEMORY) * (shares.get(kind, answered[kind]) - answered[kind])
-        worst = min(known["conditional"][kind] for kind in ASKED_ALWAYS)
+        worst = min(known["conditional"][kind] for kind in MUST_BE_KNOWN)
         waited += 1
         if waited >= PATIENCE and worst > EASY:
             fill, waited = fill + FILL_STEP, 0

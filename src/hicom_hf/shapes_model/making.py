@@ -85,7 +85,9 @@ TRAINING = (
     Dataset("train_wide", 600, 2, WIDE),
     Dataset("train_tall", 600, 3, TALL),
 )
-# For instruction tuning, so that a model can also read twice and four times as many frames.
+# For instruction tuning alone: more scenes, so that fewer are learnt by heart, and scenes of which a model reads twice and
+# four times as many frames.
+MORE = Dataset("train_2", 1200, 5, {"stage": "tuning"})
 LONG = Dataset("train_long", 400, 4, {"stage": "tuning", "num_frames": 64, "sampled_frames": (16, 32)})
 SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be learnt by heart
 
@@ -102,7 +104,7 @@ class Budget:
         stages: overrides of the stages' recipes.
     """
 
-    datasets: tuple[Dataset, ...] = (*TRAINING, LONG)
+    datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG)
     tower_videos: int = 600
     packed_scenes: int = 3000
     towers: TowerTraining = field(default_factory=TowerTraining)

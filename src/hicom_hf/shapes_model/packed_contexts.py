@@ -10,16 +10,28 @@ Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q glob
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import exp, prod
-from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from ..shapes import VOCABULARY, Name, Question, Scene, caption, descriptions, multiple_choice, patch_cover, questions
+from ..shapes import (
+    KINDS,
+    VOCABULARY,
+    Name,
+    Question,
+    Scene,
+    caption,
+    descriptions,
+    multiple_choice,
+    patch_cover,
+    questions,
+)
 from ..shapes.descriptions import CAPTION_REQUESTS
 from ..shapes.dice import Dice
+from ..shapes.objects import SceneObject
+from ..shapes.questions import THEME_ANSWERS
 from .seen_scenes import GRID, VALUES, attribute_ids
 from .sizes import COMPRESSOR
 from .towers import fitting
@@ -47,6 +59,9 @@ CONDITIONAL, UNCONDITIONAL = (4.0, 7.0), (-2.0, 2.0)
 # What there is without variety: one raster, and mostly questions.
 FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
+ORDER_OF_ALIKE = "order of alike objects"  # a word for one of them fits the other, too: where most wrong orders are
+DRAWN_KINDS = (*KINDS, ORDER_OF_ALIKE)
+LEAST_THEMED = 0.3  # smallest share of the objects about which a vague question is asked
 PATCHES_PER_GROUP_FRAME = 9
 OBJECT_SHARE = 0.11  # of the patches of a group, for an object that one can see well
 LEAST_AMPLIFIED = 0.5  # smallest exponent of the gain that makes up for that; the largest is 1
@@ -130,39 +145,47 @@ class PackedBatch:
     questions: list[Question]
 
 
+@dataclass(frozen=True)
+class ContextSettings:
+    """How contexts are drawn.
+
+    Attributes:
+        fill: share of the clutter that is there, 0 to 1.
+        sharpness: smallest and largest, see `CONDITIONAL` and `UNCONDITIONAL`.
+        variety: 0 to 1; at 0 there is one raster, hardly a task but questions, and all is fully amplified.
+        kind_weights: how often each of `DRAWN_KINDS` is drawn beside the others of its scene; 1 where nothing is said.
+    """
+
+    fill: float = 1.0
+    sharpness: tuple[float, float] = CONDITIONAL
+    variety: float = 1.0
+    kind_weights: Mapping[str, float] = field(default_factory=dict)
+
+
 def draw_packed(
     scenes: list[PackedScene],
     pictures: list[PackedScene],
     size: int,
-    fill: float,
+    settings: ContextSettings,
     dice: Dice,
-    *,
-    sharpness: tuple[float, float] = CONDITIONAL,
-    variety: float = 1.0,
     raster: tuple[int, tuple[int, int, int]] | None = None,
-    kind_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PackedBatch:
     """Draw a batch of one raster and one task.
 
     Args:
         scenes, pictures: to draw from.
         size: B, for contexts of usual length; of longer ones there are fewer.
-        fill: share of the clutter that is there, 0 to 1.
+        settings: see there.
         dice: decides.
-        sharpness: smallest and largest, see `CONDITIONAL` and `UNCONDITIONAL`.
-        variety: 0 to 1; at 0 there is one raster, hardly a task but questions, and all is fully amplified.
         raster: (frames, groups) instead of a drawn one.
-        kind_weights: how often each kind of question is drawn beside the others of its scene; 1 where nothing is said.
     """
-    first = not dice.happens(variety)
+    first = not dice.happens(settings.variety)
     frames, groups = raster or _draw_share(FIRST_RASTERS if first else RASTERS, dice)[1:]
     source, task = scenes, _draw_share(FIRST_TASKS if first else TASKS, dice)[1]
     if frames == 1:
         source, task = pictures, "description"
     size = max(1, size * USUAL_TOKENS // max(USUAL_TOKENS, prod(groups)))
-    rows = [
-        _draw_sample(source, task, frames, groups, fill, dice, sharpness, variety, kind_weights) for _ in range(size)
-    ]
+    rows = [_draw_sample(source, task, frames, groups, settings, dice) for _ in range(size)]
     most = max(len(row.attributes) for row in rows)
     weights = torch.zeros(size, len(rows[0].weights), most + 1)
     attributes = torch.zeros(size, most, 3, dtype=torch.long)
@@ -211,18 +234,20 @@ def _draw_sample(
     task: str,
     frames: int,
     groups: tuple[int, int, int],
-    fill: float,
+    settings: ContextSettings,
     dice: Dice,
-    sharpness: tuple[float, float],
-    variety: float,
-    kind_weights: Mapping[str, float],
 ) -> _Sample:
-    packed = dice.choose(scenes)
-    question, names = _draw_question(packed, task, fill < 1 and frames > 1, dice, kind_weights)
-    sharp = max(0.0, dice.uniform(*sharpness))
-    kept = [
-        index for index, found in enumerate(packed.scene.objects) if found.name or frames == 1 or dice.happens(fill)
-    ]
+    packed, fill = dice.choose(scenes), settings.fill
+    question, names = _draw_question(packed, task, fill < 1 and frames > 1, dice, settings.kind_weights)
+    sharp = max(0.0, dice.uniform(*settings.sharpness))
+    if _asks_for_theme(question):
+        question, kept = _thinned_theme(packed.scene, question, fill, dice)
+    else:
+        kept = [
+            index
+            for index, found in enumerate(packed.scene.objects)
+            if found.name or frames == 1 or dice.happens(fill)
+        ]
     attributes = packed.attributes[kept]
     cover = packed.cover[frames][kept].float()  # (O, T, 4, 4)
     fit = _fit(names, attributes)  # (O,) 0 to 1
@@ -233,7 +258,7 @@ def _draw_sample(
     middle = torch.full((1, NUM_QUERIES, 2), 0.5)
     weights = torch.cat([_attend(local, patches, sharp * fit), seen])
     full_gain = _full_gain(sharp)
-    gain = full_gain ** dice.uniform(1 - variety * (1 - LEAST_AMPLIFIED), 1.0)
+    gain = full_gain ** dice.uniform(1 - settings.variety * (1 - LEAST_AMPLIFIED), 1.0)
     weights[:, :-1] *= gain
     places = torch.cat([_group_places(groups), torch.einsum("qo,oqp->qp", seen, torch.cat([centres, middle]))])
     return _Sample(weights, places, attributes, gain / full_gain, question)
@@ -244,14 +269,47 @@ def _draw_question(
 ) -> tuple[Question, tuple[Name, ...]]:
     """A question of the task with its names, of one of the kinds that the scene has."""
     asked = [pair for pair in packed.asked[task] if not thinned or _can_be_thinned(pair[0])]
-    kinds = sorted({question.kind for question, _ in asked})
+    kinds = sorted({drawn_as(question) for question, _ in asked})
     kind = _draw_share([(kind_weights.get(kind, 1.0), kind) for kind in kinds], dice)[1]
-    return dice.choose([pair for pair in asked if pair[0].kind == kind])
+    return dice.choose([pair for pair in asked if drawn_as(pair[0]) == kind])
+
+
+def drawn_as(question: Question) -> str:
+    """The kind by which a question is drawn: one of `DRAWN_KINDS`, or "description"."""
+    if question.kind == "order":
+        first, last = question.referents
+        if _fits_partly(first.name, last) or _fits_partly(last.name, first):
+            return ORDER_OF_ALIKE
+    return question.kind
+
+
+def _fits_partly(name: Name, found: SceneObject) -> bool:
+    """Whether a word of the name fits the object."""
+    return any(
+        value is not None and value == own
+        for value, own in zip(name, (found.colour, found.shape, found.texture), strict=True)
+    )
 
 
 def _can_be_thinned(question: Question) -> bool:
-    """What the video is about is not told by a part of its objects; everything else is."""
-    return bool(question.referents) or question.kind == "exist"
+    """Whether a question can be asked of a part of the objects; a text about all of them cannot, but for their theme."""
+    return bool(question.referents) or question.kind == "exist" or _asks_for_theme(question)
+
+
+def _asks_for_theme(question: Question) -> bool:
+    """Not as multiple choice, whose options go with one theme."""
+    return question.kind == "vague" and question.answer in THEME_ANSWERS.values()
+
+
+def _thinned_theme(scene: Scene, question: Question, fill: float, dice: Dice) -> tuple[Question, list[int]]:
+    """The theme of a part of the objects, a different part every time, so that no scene's theme is learnt by heart."""
+    share = fill * dice.uniform(LEAST_THEMED, 1.0)
+    while True:
+        kept = [index for index in range(len(scene.objects)) if dice.happens(share)]
+        theme = replace(scene, objects=tuple(scene.objects[index] for index in kept)).theme
+        if theme:
+            return replace(question, answer=THEME_ANSWERS[theme]), kept
+        share = min(1.0, 1.5 * share)  # no colour prevails among too few
 
 
 def _fit(names: tuple[Name, ...], attributes: torch.Tensor) -> torch.Tensor:
