@@ -9,6 +9,7 @@ projector would, though not always fully: a projector that was trained on pictur
 Letters: B samples, N tokens of a context, O objects, T frames, G groups, Q global tokens, C LLM width.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, prod
@@ -268,10 +269,12 @@ def _draw_question(
     packed: PackedScene, task: str, thinned: bool, dice: Dice, kind_weights: Mapping[str, float]
 ) -> tuple[Question, tuple[Name, ...]]:
     """A question of the task with its names, of one of the kinds that the scene has."""
-    asked = [pair for pair in packed.asked[task] if not thinned or _can_be_thinned(pair[0])]
-    kinds = sorted({drawn_as(question) for question, _ in asked})
-    kind = _draw_share([(kind_weights.get(kind, 1.0), kind) for kind in kinds], dice)[1]
-    return dice.choose([pair for pair in asked if drawn_as(pair[0]) == kind])
+    asked = defaultdict(list)
+    for pair in packed.asked[task]:
+        if not thinned or _can_be_thinned(pair[0]):
+            asked[drawn_as(pair[0])].append(pair)
+    kind = _draw_share([(kind_weights.get(kind, 1.0), kind) for kind in sorted(asked)], dice)[1]
+    return dice.choose(asked[kind])
 
 
 def drawn_as(question: Question) -> str:
@@ -285,10 +288,7 @@ def drawn_as(question: Question) -> str:
 
 def _fits_partly(name: Name, found: SceneObject) -> bool:
     """Whether a word of the name fits the object."""
-    return any(
-        value is not None and value == own
-        for value, own in zip(name, (found.colour, found.shape, found.texture), strict=True)
-    )
+    return any(value is not None and value == own for value, own in zip(name, found.attributes, strict=True))
 
 
 def _can_be_thinned(question: Question) -> bool:
