@@ -29,7 +29,7 @@ from hicom_hf.shapes import (
     render,
 )
 from hicom_hf.shapes.dice import Dice
-from hicom_hf.shapes.questions import ANSWERS, MAX_PER_KIND, TEMPLATES, order_pairs, rare_questions
+from hicom_hf.shapes.questions import ANSWERS, MAX_PER_KIND, MAX_RARE_PAIRS, TEMPLATES, order_pairs, rare_questions
 from hicom_hf.shapes.rendering import scene_times
 from hicom_hf.shapes.scenes import Split
 from hicom_hf.shapes.sprites import sprite_cover
@@ -297,6 +297,7 @@ def test_more_questions_of_rare_kinds_are_right_and_ask_for_both_ends_of_an_orde
             assert (question.answer, set(question.referents)) == (answer, set(referents)), question
             kinds[question.kind] += 1
         order = [question for question in asked if question.kind == "order"]
+        assert len(order) == 2 * min(MAX_RARE_PAIRS, len(order_pairs(scene.subjects)))
         for one, other in zip(order[::2], order[1::2], strict=True):
             assert set(one.options) == set(other.options) == {one.answer, other.answer}
     assert set(kinds) == {"order", "count", "vague"}

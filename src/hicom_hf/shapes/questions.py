@@ -19,6 +19,7 @@ LETTERS = "ABCD"
 LETTER_REQUEST = LETTER_REQUESTS[1]  # the processor cuts it and the options off
 QUESTION_STREAM, OPTION_STREAM, RARE_STREAM = 4, 5, 8
 MAX_PER_KIND = 2  # questions about one scene
+MAX_RARE_PAIRS = 4  # of objects, in `rare_questions`
 ENDS = ("first", "last")
 
 # Wordings of each kind; the first is the usual one.
@@ -128,11 +129,11 @@ def questions(scene: Scene, max_per_kind: int = MAX_PER_KIND) -> list[Question]:
 def rare_questions(scene: Scene) -> list[Question]:
     """More questions of the kinds that scenes have few of, so that a training can show all kinds about equally often.
 
-    Two pairs of objects in order, each from both ends: who knows neither object cannot know both answers by heart. The count in
-    another wording or the same. And the theme in all wordings: of all kinds, its answers are the hardest to learn.
+    Up to four pairs of objects in order, each from both ends: who knows neither object cannot know both answers by heart. The
+    count in another wording or the same. And the theme in all wordings: of all kinds, its answers are the hardest to learn.
     """
     dice = Dice(scene.seed, SPLITS.index(scene.split), RARE_STREAM)
-    pairs = order_pairs(dice.shuffled(scene.subjects))[:MAX_PER_KIND]
+    pairs = order_pairs(dice.shuffled(scene.subjects))[:MAX_RARE_PAIRS]
     asked = [_order(dice, *pair, end) for pair in pairs for end in ENDS]
     return asked + _count(scene, dice) + _vague(scene)
 

@@ -126,7 +126,7 @@ def write_dataset(
 
     Example:
         >>> write_dataset("shapes", num_videos=100, seed=0, stage="tuning")  # doctest: +SKIP
-        {'tuning.json': 1575, 'rare_kinds.json': 613, 'multiple_choice.json': 1575}
+        {'tuning.json': 1571, 'rare_kinds.json': 707, 'multiple_choice.json': 1571}
     """
     height, width = _checked_size(stage, num_videos, size, codec)
     seeds = range(seed * MAX_VIDEOS, seed * MAX_VIDEOS + num_videos)
