@@ -29,7 +29,7 @@ other video its answers mean nothing. It is there so that one can see the method
 
 ## How it was made
 
-Commit `{commit}`, seed {seed}, {minutes:.0f} minutes of work on two CPU cores that had other work as well:
+Commit `{commit}`, seed {seed}, {minutes:.0f} minutes on two CPU cores:
 
 ```
 python examples/shapes/make_hicom_tiny.py FOLDER --seed {seed}
