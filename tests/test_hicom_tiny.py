@@ -83,9 +83,20 @@ def test_a_batch_of_questions_about_several_videos_gets_the_right_answers(videos
     assert len(right) >= 10 and sum(right) >= len(right) - 1
 
 
-# The global branch puts much on few places, most of them elsewhere (docs/hicom_tiny.md, "Where it looks").
-@pytest.mark.parametrize(("branch", "least"), [("local_map", 3.0), ("global_map", 1.5)])
-def test_attention_lies_on_what_the_question_names(tiny, tiny_processor, tmp_path, branch, least):
+@pytest.mark.parametrize(
+    "branch",
+    [
+        "local_map",
+        pytest.param(
+            "global_map",
+            marks=pytest.mark.xfail(
+                strict=True, reason='2.4 with these weights: docs/hicom_tiny.md, "Where it looks"'
+            ),
+        ),
+    ],
+)
+def test_attention_lies_on_what_the_question_names(tiny, tiny_processor, tmp_path, branch):
+    # The global branch puts much on few places, so its mean takes many questions to settle.
     times_even = []
     for seed in range(16):
         scene = Scene.from_seed(seed, "normal", "test")
@@ -99,7 +110,7 @@ def test_attention_lies_on_what_the_question_names(tiny, tiny_processor, tmp_pat
             maps = attention_maps(tiny, tiny_processor, video, question.text)
             times_even.append(attention_share(getattr(maps, branch), cover).times_even)
     assert len(times_even) > 150
-    assert sum(times_even) / len(times_even) >= least
+    assert sum(times_even) / len(times_even) >= 3
 
 
 def test_the_attention_of_questions_about_the_red_circle_lies_on_the_red_circle(tiny, tiny_processor, tmp_path):
