@@ -461,8 +461,26 @@ def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_ver
     assert "to 40 questions about unseen videos" in text and "to 10 about longer videos" in text
     runs, alignments = len(ARMS) * 2 + 4 + 6, len({json.dumps(arm.compressor) for arm in ARMS.values()}) * 2 + 6
     assert f"{runs} runs, those of the search and to a plateau included, made by the commits abc" in text
-    assert f"They took {runs + alignments / 2:.1f} hours of one core" in text
+    seeds = f"{runs // 2 + 3} with seed 0, {runs // 2 - 3} with seed 1"
+    assert f"{runs} were trained on the CPU and took {runs + alignments / 2:.1f} hours of one core ({seeds})." in text
     assert "$" not in text
+
+
+def test_the_report_says_which_runs_a_gpu_has_trained(tmp_path):
+    campaign = Campaign(tmp_path / "out", seeds=(0, 1))
+    for seed in campaign.seeds:
+        fake_result(campaign, Run(POOL, seed))
+    path = campaign.result_file(Run(POOL, 1))
+    write_text(path, json.dumps(json.loads(path.read_text()) | {"device": "NVIDIA H100"}))
+    text = write_report(campaign, tmp_path / "ablations.md")[0].read_text()
+    assert "1 was trained on the CPU and took 1.5 hours of one core (1 with seed 0). 1 was trained on a GPU" in text
+    assert "on a GPU (NVIDIA H100) and took 1.5 hours of one core (1 with seed 1)." in text
+
+
+def test_without_a_gpu_training_on_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="there is no CUDA GPU to train on"):
+        Campaign(tmp_path, gpu=True)
 
 
 def test_what_is_compared_has_the_same_tokens_but_with_the_average_pool_and_the_local_branch_alone():

@@ -5,6 +5,10 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from hicom_hf import HiComForConditionalGeneration
+from hicom_hf.assets import hicom_tiny
+from hicom_hf.loading import load_model, load_processor
+from hicom_hf.shapes import write_dataset
+from hicom_hf.shapes_model.scoring import score
 from hicom_hf.tiny import tiny_model
 
 pytestmark = [
@@ -84,3 +88,10 @@ def test_4_bit_loading_leaves_siglip_and_the_compressor_alone(batch, tmp_path):
     changed = {name for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
     assert changed and all(name.startswith("model.language_model.layers.") for name in changed)
     assert greedy(model, on_gpu(batch)).shape[0] == 2
+
+
+def test_hicom_tiny_is_right_in_bfloat16_too(tmp_path):
+    write_dataset(tmp_path, 8, 7, split="test", stage="tuning")
+    model, processor = load_model(hicom_tiny(), "cuda", "bfloat16"), load_processor(hicom_tiny())
+    scored = score(model, processor, tmp_path / "tuning.json")
+    assert len(scored) > 100 and sum(one.is_right for one in scored) / len(scored) > 0.9

@@ -20,12 +20,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..shapes_model.making import MODEL_FOLDER, TRAINING, Budget, Dataset
 from .arms import ARMS, PLATEAU, REPRESENTATIVES, Arm
 
 TEST_SEED = 2000
 LEVELS = ("sparse", "normal", "dense", "crowded")  # of clutter
 LONG_FRAMES = 64  # of the videos in which more frames than in training are sampled
+CPU = "cpu"  # as a result names it; a GPU is named in full
 STEPS = {"alignment": 300, "conditional_pretraining": 250, "instruction_tuning": 450}
 
 
@@ -118,6 +121,7 @@ class Campaign:
         parts: folders with `siglip` and `llm`: none (they are made), one for all seeds, or one per seed.
         data: where the data sets are, or shall be; None for `folder`/data.
         keep_models: keep the finished model of every run.
+        gpu: train on the GPU, which several runs may share; features and scores are computed on the CPU all the same.
     """
 
     folder: Path
@@ -126,6 +130,7 @@ class Campaign:
     parts: tuple[Path, ...] = ()
     data: Path | None = None
     keep_models: bool = False
+    gpu: bool = False
 
     def __post_init__(self):
         if len(self.parts) not in (0, 1, len(self.seeds)):
@@ -136,6 +141,8 @@ class Campaign:
             for name in ("siglip", "llm"):
                 if not (folder / name / "config.json").is_file():
                     raise FileNotFoundError(f"{folder}: there is no {name} with a config.json in this folder of parts")
+        if self.gpu and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA GPU to train on; leave gpu out, and the CPU trains")
         if 1.0 not in self.settings.factors:
             raise ValueError(f"the factors of the rates must include 1, got {self.settings.factors}")
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 from ..shapes import CHANCE
 from ..shapes.writing import write_text
 from .arms import ARMS, FIRST, NUM_PATCHES, REPRESENTATIVES
-from .campaign import LEVELS, Campaign, Run, validation_score
+from .campaign import CPU, LEVELS, Campaign, Run, validation_score
 from .paper_tables import TABLES, Row, Table
 from .planning import chosen_arms
 from .plots import draw_table, has_numbers
@@ -96,22 +97,36 @@ def _seed_means(campaign: Campaign) -> str:
 
 
 def _effort(campaign: Campaign) -> str:
-    """How much was run, whatever this page shows of it, and by which code."""
+    """How much was run, whatever this page shows of it, by which code and where."""
     runs = [json.loads(path.read_text()) for path in sorted(campaign.folder.glob("runs/**/result.json"))]
     if not runs:
         return ""
+    by_device: dict[str, list[dict]] = {}
+    for run in runs:
+        by_device.setdefault(run.get("device", CPU), []).append(run)
+    commits = sorted({run["commit"] or "unknown" for run in runs})
+    lines = [
+        f"{len(runs)} runs, those of the search and to a plateau included, made by the commits {', '.join(commits)}.",
+        *(_hours(device, group) for device, group in sorted(by_device.items(), key=lambda pair: pair[0] != CPU)),
+        "Not counted are the making of data, towers, LLM and SigLIP's features, and of a run that was interrupted all but its "
+        "last process.",
+    ]
+    return " ".join(lines)
+
+
+def _hours(device: str, runs: list[dict]) -> str:
+    """Of one core; an alignment that several runs begin with counts once."""
     alignments = {
         json.dumps([run["compressor"], run["factor"], run["seed"]], sort_keys=True): run["cpu_seconds"]["alignment"]
         for run in runs
         if not run["plateau"]
     }
     hours = (sum(run["cpu_seconds"]["run"] for run in runs) + sum(alignments.values())) / 3600
-    commits = sorted({run["commit"] or "unknown" for run in runs})
-    return (
-        f"{len(runs)} runs, those of the search and to a plateau included, made by the commits {', '.join(commits)}. They took "
-        f"{hours:.1f} hours of one core; not counted are the making of data, towers, LLM and SigLIP's features, and of a run "
-        "that was interrupted all but its last process."
-    )
+    counts = Counter(run["seed"] for run in runs)
+    seeds = ", ".join(f"{count} with seed {seed}" for seed, count in sorted(counts.items()))
+    where = "the CPU" if device == CPU else f"a GPU ({device})"
+    verb = "was" if len(runs) == 1 else "were"
+    return f"{len(runs)} {verb} trained on {where} and took {hours:.1f} hours of one core ({seeds})."
 
 
 def _targets(results: Results) -> str:

@@ -25,7 +25,7 @@ from ..training.recipes import Recipe
 from ..training.running import build_dataset
 from ..training.stages import load_stage, set_trainable
 from .arms import ARMS, PLATEAU, Arm
-from .campaign import Campaign, Run, parts_budget, validation_score
+from .campaign import CPU, Campaign, Run, parts_budget, validation_score
 from .measuring import measure
 from .planning import Job
 
@@ -183,7 +183,7 @@ def _common(campaign: Campaign) -> list[str]:
 
 
 def _overrides(stage: str, campaign: Campaign, run: Run, steps: int) -> list[str]:
-    """What differs from the shipped recipe of a stage: steps and rates."""
+    """What differs from the shipped recipe of a stage: steps, rates and the device."""
     usual: Recipe = stage_recipe(stage, campaign.folder, campaign.data_folder, campaign.settings.datasets, run.seed)
     rates = {
         part: rate * run.factor
@@ -193,6 +193,7 @@ def _overrides(stage: str, campaign: Campaign, run: Run, steps: int) -> list[str
     return [
         *_common(campaign),
         f"max_steps={steps}",
+        f"cpu={json.dumps(not campaign.gpu)}",
         *(f"learning_rates.{part}={rate!r}" for part, rate in rates.items()),
     ]
 
@@ -208,6 +209,7 @@ def _about(run: Run, arm: Arm, campaign: Campaign) -> dict:
         "steps": {"alignment": campaign.settings.steps["alignment"]},
         "commit": commit(),
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if campaign.gpu else CPU,
     }
 
 

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="videos by which rates are chosen (new folder: 60)",
     )
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="train on the GPU, which all runs at a time share (default: on the CPU); features and scores stay on the CPU",
+    )
     parser.add_argument("--keep-models", action="store_true", help="keep the finished model of every run")
 
 
@@ -85,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         tuple(Path(folder).absolute() for folder in args.parts),
         None if args.data is None else Path(args.data).absolute(),
         args.keep_models,
+        args.gpu,
     )
     if args.list:
         from ..ablations.listing import listing
