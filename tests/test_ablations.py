@@ -28,8 +28,8 @@ from hicom_hf.modeling.compressor_hicom import HiComCompressor
 from hicom_hf.shapes import write_dataset
 from hicom_hf.shapes.writing import WORLD_VERSION, write_text
 from hicom_hf.shapes_model import language_model, packed_contexts
+from hicom_hf.shapes_model.data_sets import Dataset
 from hicom_hf.shapes_model.language_model import PackedReader, save_language_model
-from hicom_hf.shapes_model.making import Dataset
 from hicom_hf.shapes_model.towers import Towers, save_siglip
 
 SMALL = Settings(

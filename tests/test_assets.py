@@ -2,6 +2,7 @@
 
 import configparser
 import fnmatch
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hicom_hf.loading import check_fits, load_config, load_model, load_processor
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.video_reading_hicom import read_video
 from hicom_hf.shapes import KINDS, Scene, questions, render
+from hicom_hf.shapes_model.evaluating import CONDITIONS, as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(hicom_hf.__file__).parent
@@ -81,6 +83,30 @@ def test_the_note_is_about_the_packaged_folder_alone():
     assert "knows only its synthetic world of coloured shapes" in model_note(hicom_tiny())
     assert model_note(str(hicom_tiny())) == model_note(hicom_tiny())
     assert model_note("hicom-7b") is None
+
+
+def test_links_lead_to_the_same_model_and_scenes(tmp_path):
+    (tmp_path / "tiny").symlink_to(hicom_tiny())
+    (tmp_path / "video.mp4").symlink_to(example_videos()[1])
+    assert model_note(tmp_path / "tiny") == model_note(hicom_tiny())
+    assert example_scene(tmp_path / "video.mp4") == example_scene(example_videos()[1])
+
+
+def test_the_recorded_scores_are_those_that_are_told_and_what_is_promised():
+    """At least 95 % of 1,000 unseen questions, 90 % of every kind; the table in docs and card is written from the record."""
+    scores = json.loads((hicom_tiny() / "scores.json").read_text())
+    unseen = scores["unseen videos"]
+    assert set(unseen) == {*KINDS, "all"} and unseen["all"]["questions"] >= 1000
+    assert unseen["all"]["right"] >= 95 and min(row["right"] for row in unseen.values()) >= 90
+    assert {condition.name for condition in CONDITIONS} == set(scores)
+    for told in (ROOT / "docs" / "hicom_tiny.md", hicom_tiny() / "README.md"):
+        assert as_markdown(scores) in told.read_text(), told
+
+
+def test_the_record_belongs_to_the_weights():
+    record = json.loads((hicom_tiny() / "made_with.json").read_text())
+    assert record["sha256"] == hashlib.sha256((hicom_tiny() / "model.safetensors").read_bytes()).hexdigest()
+    assert record["commit"] in (hicom_tiny() / "README.md").read_text()
 
 
 # The videos ----------------------------------------------------------------------------------------------------------

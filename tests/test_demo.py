@@ -1,6 +1,7 @@
 """`hicom demo`: its parts on tiny random weights, the command on the packaged model."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -123,6 +124,9 @@ def test_the_demo_answers_tells_costs_and_draws(tmp_path, capsys):
     assert captured.out.startswith("hicom-tiny, 2.2 million parameters\n")
     assert captured.out.count("8 of 16 frames, 1,152 patches become 40 visual tokens (28.8 times fewer)") == 2
     assert "shapes_normal.mp4" in captured.out and "a new video, seed 7" in captured.out
+    assert re.search(
+        r"^  (9|10) of 10 right; first question ", captured.out, re.MULTILINE
+    )  # the example; 10 when shipped
     assert captured.out.count(" right; first question ") == 2 and captured.out.count("every further one") == 2
     assert "hicom demo --seed 7 makes the same new video again" in captured.out
     with Image.open(tmp_path / "demo.png") as drawn:
@@ -138,6 +142,7 @@ def test_json_says_the_same_to_a_program(tmp_path, capsys):
     first, second = report["videos"]
     assert first["scene"] == example_scene(example_videos()[0])
     assert second["scene"] == {"seed": 7, "clutter": "normal", "split": "test"}
+    assert first["num_right"] >= 9
     for video in (first, second):
         right = [answer["answer"] == answer["right_answer"] for answer in video["answers"]]
         assert video["num_right"] == sum(right)

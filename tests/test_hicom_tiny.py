@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hicom_hf.hub.folders import save_hub_folder
 from hicom_hf.loading import load_model, load_processor
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_dataset, write_video
+from hicom_hf.shapes_model.looking import RED_CIRCLE_SCENES, SCENES, times_even
 from hicom_hf.shapes_model.scoring import score
 from hicom_hf.training.recipes import read_recipe
 from hicom_hf.training.running import run_recipe
@@ -83,54 +85,34 @@ def test_a_batch_of_questions_about_several_videos_gets_the_right_answers(videos
     assert len(right) >= 10 and sum(right) >= len(right) - 1
 
 
+@pytest.fixture(scope="module")
+def shares(tiny, tiny_processor):
+    # The global branch puts much on few places, so its mean takes many questions to settle.
+    return times_even(tiny, tiny_processor, SCENES[:16])
+
+
 @pytest.mark.parametrize(
     "branch",
     [
-        "local_map",
+        "local",
         pytest.param(
-            "global_map",
+            "global",
             marks=pytest.mark.xfail(
-                strict=True, reason='2.4 with these weights: docs/hicom_tiny.md, "Where it looks"'
+                strict=True, reason='2.5 with these weights: docs/hicom_tiny.md, "Where it looks"'
             ),
         ),
     ],
 )
-def test_attention_lies_on_what_the_question_names(tiny, tiny_processor, tmp_path, branch):
-    # The global branch puts much on few places, so its mean takes many questions to settle.
-    times_even = []
-    for seed in range(16):
-        scene = Scene.from_seed(seed, "normal", "test")
-        path = write_video(tmp_path / f"{seed}.mp4", render(scene)[0])
-        frames = read_frames(tiny_processor, path)
-        video = encode_video(tiny, frames)
-        for question in questions(scene):
-            if len(question.referents) != 1:
-                continue
-            cover = patch_cover(question.referents, 16, grid=tiny.config.grid)[0, frames.sampling.indices]
-            maps = attention_maps(tiny, tiny_processor, video, question.text)
-            times_even.append(attention_share(getattr(maps, branch), cover).times_even)
-    assert len(times_even) > 150
-    assert sum(times_even) / len(times_even) >= 3
+def test_attention_lies_on_what_the_question_names(shares, branch):
+    assert len(shares[branch]) > 150
+    assert mean(shares[branch]) >= 3
 
 
-def test_the_attention_of_questions_about_the_red_circle_lies_on_the_red_circle(tiny, tiny_processor, tmp_path):
+def test_the_attention_of_questions_about_the_red_circle_lies_on_the_red_circle(tiny, tiny_processor):
     # No training has ever shown a red circle.
-    times_even = []
-    for seed in range(60):
-        scene = Scene.from_seed(seed, "normal", "held_out_pairs")
-        asked = [question for question in questions(scene) if "the red circle" in question.text]
-        asked = [question for question in asked if len(question.referents) == 1]
-        if not asked or len(times_even) >= 8:
-            continue
-        path = write_video(tmp_path / f"{seed}.mp4", render(scene)[0])
-        frames = read_frames(tiny_processor, path)
-        video = encode_video(tiny, frames)
-        for question in asked:
-            cover = patch_cover(question.referents, 16, grid=tiny.config.grid)[0, frames.sampling.indices]
-            maps = attention_maps(tiny, tiny_processor, video, question.text)
-            times_even.append(attention_share(maps.local_map, cover).times_even)
-    assert len(times_even) >= 8
-    assert sum(times_even) / len(times_even) >= 3
+    found = times_even(tiny, tiny_processor, RED_CIRCLE_SCENES[:30], "the red circle")["local"]
+    assert len(found) >= 8
+    assert mean(found) >= 3
 
 
 def test_another_question_moves_the_attention(tiny, tiny_processor, tmp_path):
@@ -270,7 +252,5 @@ def test_adapters_teach_it_a_new_kind_of_question(tiny, tiny_processor, videos, 
     folder = run_recipe(read_recipe(tmp_path / "lora.yaml"))
     adapted = PeftModel.from_pretrained(load_model(hicom_tiny(), "cpu", "float32"), folder).merge_and_unload()
     after = share_right(score(adapted, tiny_processor, test))
-    assert before < 0.75 and after >= 0.9
-    assert (
-        share_right(score(adapted, tiny_processor, videos / "tuning.json")) >= accuracy - 0.1
-    )  # the rest mostly stays
+    assert before < 0.5 and after >= 0.8  # of 82; measured: 0 and 90 %
+    assert share_right(score(adapted, tiny_processor, videos / "tuning.json")) >= accuracy - 0.04  # 2 of 154 lost

@@ -33,6 +33,7 @@ from hicom_hf.shapes.questions import ANSWERS, MAX_PER_KIND, MAX_RARE_PAIRS, TEM
 from hicom_hf.shapes.rendering import scene_times
 from hicom_hf.shapes.scenes import Split
 from hicom_hf.shapes.sprites import sprite_cover
+from hicom_hf.shapes.writing import CODECS
 
 NUM_TIMES = 64
 # sha256 of the frames of `render(Scene.from_seed(5, "dense"), 3, (96, 128))`; a new one needs a new WORLD_VERSION
@@ -324,6 +325,7 @@ def test_each_early_or_lasting_object_is_paired_once_with_each_late_one_new_ones
 
 def test_the_splits_have_the_same_names_everywhere():
     assert get_args(Split) == shapes.SPLITS == shapes_command.SPLITS
+    assert tuple(CODECS) == shapes_command.CODECS
 
 
 def test_held_out_pairs_and_looks_are_balanced_and_disjoint():
@@ -536,6 +538,9 @@ def test_an_interrupted_data_set_is_completed_and_the_rest_is_kept(tmp_path):
     assert len(list(tmp_path.glob("videos/*.mp4"))) == 3
     with pytest.raises(ValueError, match=r"another world \(clutter 'sparse' there and 'dense' now\)"):
         shapes.write_dataset(tmp_path, 2, **{**settings, "clutter": "dense"})
+    (tmp_path / "world.json").write_text("{")
+    with pytest.raises(ValueError, match=r"world\.json: this note of how the folder was made is broken"):
+        shapes.write_dataset(tmp_path, 2, **settings)
 
 
 def test_a_video_that_cannot_be_encoded_leaves_nothing_behind(tmp_path):
@@ -557,10 +562,11 @@ def test_a_video_that_cannot_be_encoded_leaves_nothing_behind(tmp_path):
         ({"size": 20}, "size must be at least 48"),
         ({"codec": "gif"}, "codec must be one of"),
         ({"split": "dev"}, "split must be one of train"),
-        ({"seed": -1}, "seed must be 0 or above"),
+        ({"seed": -1}, "seed must be 0 or above, got -1$"),
         ({"clutter": "full"}, "clutter must be one of sparse"),
         ({"num_frames": 0}, "num_frames must be at least 1"),
         ({"fps": 0}, "fps must be above 0"),
+        ({"fps": 1e-4}, "fps must be at least 1/1000, a frame in 1000 seconds; got 0.0001"),
         ({"clutter": 1.5}, "clutter as a number must be from 0 to 1"),
     ],
 )
@@ -598,3 +604,7 @@ def test_the_command_makes_a_data_set_and_shows_a_scene(tmp_path, capsys):
     assert picture.stat().st_size > 0
     assert main(["shapes", "show", str(picture), "--size", "64", "64", "64"]) == 2
     assert "takes one or two numbers" in capsys.readouterr().err
+    assert main(["shapes", "make", str(folder), "--videos", "1", "--seed", "-1"]) == 2
+    assert "argument --seed: must be 0 or above, got -1" in capsys.readouterr().err
+    assert main(["shapes", "make", str(folder), "--videos", "1", "--codec", "gif"]) == 2
+    assert "argument --codec: invalid choice: 'gif'" in capsys.readouterr().err

@@ -2,6 +2,9 @@
 
 import json
 import runpy
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ from hicom_hf.shapes import VOCABULARY, Name, Question, Scene, patch_cover, ques
 from hicom_hf.shapes.dice import Dice
 from hicom_hf.shapes.objects import SceneObject
 from hicom_hf.shapes.words import COLOURS
-from hicom_hf.shapes_model import optimizing, packed_contexts, towers
+from hicom_hf.shapes_model import evaluating, optimizing, packed_contexts, record, towers
+from hicom_hf.shapes_model.data_sets import FILES, STAGES, TRAINING, Dataset, write_datasets
 from hicom_hf.shapes_model.evaluating import Condition, as_markdown, evaluate
 from hicom_hf.shapes_model.language_model import (
     LanguageTraining,
@@ -23,7 +27,7 @@ from hicom_hf.shapes_model.language_model import (
     save_language_model,
     train_language_model,
 )
-from hicom_hf.shapes_model.making import FILES, STAGES, TRAINING, Budget, Dataset, make_tiny, stage_recipe
+from hicom_hf.shapes_model.making import Budget, make_tiny, stage_recipe
 from hicom_hf.shapes_model.packed_contexts import (
     CONDITIONAL,
     UNCONDITIONAL,
@@ -367,6 +371,38 @@ def test_more_and_longer_videos_are_for_instruction_tuning_alone(tmp_path):
         assert {Path(file).name for file in files} == set(FILES[stage])
 
 
+def test_data_that_were_made_in_another_way_are_refused(tmp_path):
+    dataset = Dataset("few", 1, 3, {"stage": "tuning", "clutter": "sparse"})
+    write_datasets(tmp_path, [dataset])
+    write_datasets(tmp_path, [dataset])
+    with pytest.raises(ValueError, match=r"few holds another world \(clutter 'sparse' there and 'dense' asked for"):
+        write_datasets(tmp_path, [replace(dataset, settings={"stage": "tuning", "clutter": "dense"})])
+
+
+def test_scoring_needs_no_trainer():
+    code = "import sys; sys.modules['accelerate'] = None; import hicom_hf.shapes_model.evaluating"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_condition_that_there_is_not_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluating", "model", "data", "--only", "no such row"])
+    with pytest.raises(SystemExit):
+        evaluating.main()
+    assert "argument --only: invalid choice: 'no such row'" in capsys.readouterr().err
+
+
+def test_without_git_or_in_another_repository_there_is_no_commit(tmp_path, monkeypatch):
+    assert record.commit() is None or len(record.commit().rstrip("+")) == 40
+    copy = tmp_path / "site" / "hicom_hf" / "shapes_model" / "record.py"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(tmp_path), *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    monkeypatch.setattr(record, "__file__", str(copy))
+    assert record.commit() is None
+
+
 # All of it -----------------------------------------------------------------------------------------------------------------
 
 
@@ -381,11 +417,17 @@ def test_everything_runs_at_minuscule_size_and_is_not_repeated(tmp_path):
         stages=(("max_steps=2", "batch_size=4", "batch_size_per_device=4", "logging.every=1"),) * 3,
     )
     model_folder = make_tiny(tmp_path, 0, budget, threads=1)
-    record = json.loads((tmp_path / "made_with.json").read_text())
-    assert record["seed"] == 0 and {"data", "towers and LLM", "alignment"} <= set(record["seconds"])
+    made_with = json.loads((tmp_path / "made_with.json").read_text())
+    assert made_with["seed"] == 0 and {"data", "towers and LLM", "alignment"} <= set(made_with["seconds"])
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert make_tiny(tmp_path, 0, budget, threads=1) == model_folder
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert made_with == json.loads((tmp_path / "made_with.json").read_text())
+    assert {step["command"] for step in made_with["steps"].values()} == {" ".join(sys.argv)}
+    with pytest.raises(ValueError, match=r"holds a run with another seed \(0 there, 1 now\)"):
+        make_tiny(tmp_path, 1, budget, threads=1)
+    with pytest.raises(ValueError, match="holds a run with another budget"):
+        make_tiny(tmp_path, 0, replace(budget, packed_scenes=4), threads=1)
 
     model, processor = load_model(model_folder, "cpu", "float32"), load_processor(model_folder)
     assert not model.config.untrained_parts
@@ -406,4 +448,5 @@ def test_everything_runs_at_minuscule_size_and_is_not_repeated(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps(results))
     shipped = ship(tmp_path, tmp_path / "shipped")
     assert not list(shipped.rglob("*.py")) and "--seed 0" in (shipped / "README.md").read_text()
+    assert len(json.loads((shipped / "made_with.json").read_text())["sha256"]) == 64
     assert load_model(shipped, "cpu").num_parameters() == model.num_parameters()

@@ -15,8 +15,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from hicom_hf.shapes_model.data_sets import STAGES
 from hicom_hf.shapes_model.evaluating import as_markdown, evaluate
-from hicom_hf.shapes_model.making import STAGES, make_tiny, stage_losses
+from hicom_hf.shapes_model.making import make_tiny, stage_losses
 from hicom_hf.shapes_model.shipping import ship
 
 

@@ -21,11 +21,15 @@ from .asking import Answer, EncodedVideo, ReadVideo, answer_question, encode_vid
 from .explain import Explained, attention_maps, attention_share, picture, shown_frames
 from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .processors.processing_hicom import HiComProcessor
-from .shapes import Question, Scene, padded_boxes, patch_cover, questions, render, write_video
+from .shapes import Question, Scene, is_right, padded_boxes, patch_cover, questions, render, write_video
 
 FRESH_CLUTTER, FRESH_SPLIT = "normal", "test"  # of a video made on the spot; no training has seen this split
 # About a video of which nothing is known.
-GENERAL_QUESTIONS = ("What is this video mainly about?", "What does this video show?", "Is there a red circle?")
+GENERAL_QUESTIONS = (
+    "What is this video mainly about?",
+    "Is there a blue circle?",
+    "How many green squares are there?",
+)
 MAX_NEW_TOKENS = 16  # answers of the shapes world have four words at most
 NUM_EXPLAINED = 2  # questions in the picture
 
@@ -56,7 +60,8 @@ class AskedVideo:
         if self.scene is None:
             return None
         return sum(
-            answer.answer == question.answer for question, answer in zip(self.questions, self.answers, strict=True)
+            is_right(answer.answer, question.answer)
+            for question, answer in zip(self.questions, self.answers, strict=True)
         )
 
     @property

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any, Literal
 
 from ..modeling.configuration_hicom import HiComCompressorConfig
-from ..shapes_model.making import FILES
+from ..shapes_model.data_sets import FILES
 from ..shapes_model.sizes import IMAGE_SIZE, NUM_FRAMES, PATCH_SIZE
 
 GRID = (NUM_FRAMES, IMAGE_SIZE // PATCH_SIZE, IMAGE_SIZE // PATCH_SIZE)

@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from ..shapes_model.making import MODEL_FOLDER, TRAINING, Budget, Dataset
+from ..shapes_model.data_sets import TRAINING, Dataset
+from ..shapes_model.making import MODEL_FOLDER, Budget
 from .arms import ARMS, PLATEAU, REPRESENTATIVES, Arm
 
 TEST_SEED = 2000

@@ -9,12 +9,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..shapes import write_dataset
-from ..shapes.writing import WORLD_FILE, WORLD_VERSION, write_text
-from ..shapes_model.making import RECIPES_DIR, STAGES, Dataset
+from ..shapes.writing import WORLD_VERSION, write_text
+from ..shapes_model.data_sets import STAGES, check_datasets
+from ..shapes_model.making import RECIPES_DIR
 from .campaign import Campaign, Settings
 
 
@@ -43,16 +42,7 @@ def check_data(campaign: Campaign) -> None:
     Raises:
         ValueError: a data set of another version of the world, or with other settings.
     """
-    for dataset in (*campaign.settings.datasets, *campaign.settings.test_datasets().values()):
-        folder = campaign.data_folder / dataset.name
-        if not (folder / "tuning.json").exists():
-            continue
-        note, asked = folder / WORLD_FILE, _world_of(dataset)
-        there = json.loads(note.read_text()) if note.exists() else {}
-        differing = [key for key in {**asked, **there} if asked.get(key) != there.get(key)]
-        if differing:
-            pairs = ", ".join(f"{key} {there.get(key)!r} there and {asked.get(key)!r} asked for" for key in differing)
-            raise ValueError(f"{folder} holds another world ({pairs}); choose another folder of data")
+    check_datasets(campaign.data_folder, (*campaign.settings.datasets, *campaign.settings.test_datasets().values()))
 
 
 def _made_with(campaign: Campaign) -> dict[str, Any]:
@@ -109,10 +99,3 @@ def _digest(paths: Iterable[Path]) -> str:
     for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _world_of(dataset: Dataset) -> dict[str, Any]:
-    """What `write_dataset` notes beside such data; found out with a single picture."""
-    with TemporaryDirectory() as folder:
-        write_dataset(folder, 1, dataset.seed, **{**dataset.settings, "stage": "alignment"})
-        return json.loads((Path(folder) / WORLD_FILE).read_text())

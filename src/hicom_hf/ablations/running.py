@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
-from ..shapes_model.making import MEMORY_SETTINGS, write_datasets
+from ..shapes_model.data_sets import write_datasets
+from ..shapes_model.processes import MEMORY_SETTINGS
 from .campaign import Campaign
 from .claiming import check_data, claim
 from .planning import Job, expected_hours, plan

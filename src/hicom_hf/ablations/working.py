@@ -13,7 +13,6 @@ from ..new_folder import new_folder
 from ..shapes.writing import write_text
 from ..shapes_model.making import (
     MODEL_FOLDER,
-    commit,
     make_llm,
     make_siglip,
     run_stage,
@@ -21,6 +20,7 @@ from ..shapes_model.making import (
     stage_recipe,
     start,
 )
+from ..shapes_model.record import commit
 from ..training.recipes import Recipe
 from ..training.running import build_dataset
 from ..training.stages import load_stage, set_trainable

@@ -67,8 +67,8 @@ def example_scene(video: str | os.PathLike) -> dict[str, Any] | None:
         >>> example_scene(example_videos()[0])
         {'seed': 63, 'clutter': 'normal', 'split': 'test'}
     """
-    path = Path(video).absolute()
-    return _video_list()[path.name]["scene"] if path in example_videos() else None
+    path = Path(video).resolve()
+    return _video_list()[path.name]["scene"] if path in map(Path.resolve, example_videos()) else None
 
 
 def model_source(name: str | os.PathLike | None) -> str:
@@ -86,7 +86,7 @@ def model_source(name: str | os.PathLike | None) -> str:
 
 def model_note(source: str | os.PathLike) -> str | None:
     """What to tell those who read answers of the packaged hicom-tiny; None for any other folder or repo."""
-    return HICOM_TINY_NOTE if Path(source).absolute() == FOLDER / HICOM_TINY else None
+    return HICOM_TINY_NOTE if Path(source).resolve() == (FOLDER / HICOM_TINY).resolve() else None
 
 
 def _video_list() -> dict[str, dict[str, Any]]:

@@ -90,6 +90,7 @@ def _describe_model(report: dict) -> str:
 
 def _describe(asked, name: str) -> list[str]:
     """Questions, answers and costs, as lines for a person."""
+    from ..shapes import is_right
     from .ask import SAFE_TO_PRINT
 
     video, sampling = asked.video, asked.video.sampling
@@ -102,7 +103,7 @@ def _describe(asked, name: str) -> list[str]:
     for question, answer in zip(asked.questions, asked.answers, strict=True):
         verdict = ""
         if asked.scene is not None:
-            verdict = "right" if answer.answer == question.answer else f"wrong, it is {question.answer}"
+            verdict = "right" if is_right(answer.answer, question.answer) else f"wrong, it is {question.answer}"
         line = f"  {question.text:<{width}}  {' '.join(answer.answer.split()):<{answer_width}}  {verdict}"
         lines.append(line.rstrip().translate(SAFE_TO_PRINT))
     count = "" if asked.num_right is None else f"{asked.num_right} of {len(asked.answers)} right; "

@@ -14,6 +14,7 @@ from .arguments import above_zero, at_least_one, whole_number
 HELP = "make videos of the built-in world, with questions and answers"
 SPLITS = ("train", "validation", "test", "held_out", "held_out_pairs", "text")
 STAGES = ("all", "alignment", "pretraining", "tuning")
+CODECS = ("libx264", "libx265", "libvpx-vp9", "mpeg4")
 SHOWN_LEVELS = ("sparse", "normal", "dense", "crowded")
 
 
@@ -25,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--stage", choices=STAGES, default="all", help="for which stage of training (default: %(default)s)"
     )
-    make.add_argument("--codec", default="libx264", help="FFmpeg's name of the encoder (default: %(default)s)")
+    make.add_argument(
+        "--codec", choices=CODECS, default="libx264", help="FFmpeg's name of the encoder (default: %(default)s)"
+    )
     make.add_argument("--fps", type=above_zero, default=4.0, help="frames per second (default: %(default)s)")
     make.add_argument("--clutter", type=_clutter, default="mixed", metavar="LEVEL", help=_clutter_help("mixed"))
     show = actions.add_parser("show", help="draw one scene, and print what can be asked about it")
@@ -62,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if len(args.size) > 2:
         args.parser.error(f"argument --size: takes one or two numbers, got {len(args.size)}")
     args.size = (args.size[0], args.size[-1])
+    if args.seed < 0:
+        args.parser.error(f"argument --seed: must be 0 or above, got {args.seed}")
     return args.do(args)
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..asking import ReadVideo
 from ..processors.frame_sampling_hicom import uniform_indices
 from ..processors.processing_hicom import HiComProcessor
+from ..shapes import is_right
 from .maps import AttentionMaps
 
 # Pixels.
@@ -89,7 +90,7 @@ def picture(
         title: a line on top.
 
     Returns:
-        An RGB picture, 1,356 pixels wide with 8 frames.
+        An RGB picture, 1,360 pixels wide with 8 frames.
 
     Raises:
         ValueError: nothing is explained, or the shapes of frames, times and maps do not fit together.
@@ -193,8 +194,8 @@ class _Sheet:
 def _verdict(item: Explained) -> list[tuple[str, tuple, int]]:
     parts = [(item.answer or "(nothing)", BLUE, LARGE)]
     if item.right_answer is not None:
-        is_right = item.answer == item.right_answer
-        parts.append(("right", GREEN, SMALL) if is_right else (f"wrong, it is {item.right_answer}", RED, SMALL))
+        right = is_right(item.answer, item.right_answer)
+        parts.append(("right", GREEN, SMALL) if right else (f"wrong, it is {item.right_answer}", RED, SMALL))
     return [*parts, (item.note, FAINT, SMALL)]
 
 

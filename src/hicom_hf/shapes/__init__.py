@@ -10,7 +10,7 @@ from .objects import SceneObject
 from .questions import CHANCE, KINDS, Question, multiple_choice, questions
 from .rendering import contact_sheet, padded_boxes, patch_cover, patch_owners, referent_boxes, render, render_still
 from .scenes import CLUTTER_LEVELS, SPLITS, Scene
-from .vocabulary import VOCABULARY, split_words
+from .vocabulary import VOCABULARY, is_right, split_words
 from .words import COLOURS, HELD_OUT_LOOKS, HELD_OUT_PAIRS, SHAPES, TEXTURES, Name
 from .writing import STAGES, write_dataset, write_video
 
@@ -33,6 +33,7 @@ __all__ = [
     "caption",
     "contact_sheet",
     "descriptions",
+    "is_right",
     "multiple_choice",
     "padded_boxes",
     "patch_cover",

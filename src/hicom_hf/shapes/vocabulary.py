@@ -22,6 +22,17 @@ def split_words(text: str) -> list[str]:
     return WORDS.findall(text.lower())
 
 
+def is_right(answer: str, expected: str) -> bool:
+    """Whether an answer has the expected words and nothing else; case, spaces and punctuation do not matter.
+
+    Example:
+        >>> is_right("Bottom left.", "bottom left"), is_right("bottom", "bottom left")
+        (True, False)
+    """
+    told, right = ([word for word in split_words(text) if word.isalnum()] for text in (answer, expected))
+    return told == right
+
+
 def _all_words() -> tuple[str, ...]:
     texts = [TOLD, LETTER_REQUEST, *LETTERS, *COLOURS, *SHAPES, *SHAPES.values(), *TEXTURES]
     texts += [template for group in TEMPLATES.values() for template in group]

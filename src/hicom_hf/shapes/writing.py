@@ -36,6 +36,7 @@ CODECS = {
 }
 DEFAULT_CODEC = "libx264"
 JPEG_QUALITY = 92
+LONGEST_INTERVAL = 1000  # seconds between frames
 MAX_VIDEOS = 1_000_000  # of a data set; video i of seed s is scene s * MAX_VIDEOS + i
 WORLD_FILE = "world.json"
 WORLD_VERSION = 4  # raised whenever the same settings give other scenes, frames or texts
@@ -59,7 +60,8 @@ def write_video(
         The path.
 
     Raises:
-        ValueError: an unknown codec, an odd height or width, no frames, or frames that are not uint8.
+        ValueError: an unknown codec, an odd height or width, no frames, frames that are not uint8, or a frame rate that no
+            file can hold.
 
     Example:
         >>> frames, times = render(Scene.from_seed(0))
@@ -72,11 +74,11 @@ def write_video(
             "frames must be uint8 (T, height, width, 3) with even height and width and at least one frame, got "
             f"{frames.dtype} {frames.shape}"
         )
-    path = Path(path)
+    rate, path = _frame_rate(fps), Path(path)
     beside = path.with_name(f"{path.stem}.incomplete-{os.getpid()}{path.suffix}")
     try:
         with av.open(str(beside), "w") as container:
-            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=CODECS[codec])
+            stream = container.add_stream(codec, rate=rate, options=CODECS[codec])
             stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
             stream.codec_context.thread_count = 1  # more do not pay for such small pictures
             for frame in frames:
@@ -129,9 +131,12 @@ def write_dataset(
         {'tuning.json': 1571, 'rare_kinds.json': 707, 'multiple_choice.json': 1571}
     """
     height, width = _checked_size(stage, num_videos, size, codec)
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or above, got {seed}")
     seeds = range(seed * MAX_VIDEOS, seed * MAX_VIDEOS + num_videos)
     # Drawn once before anything is written, because this refuses a wrong split, clutter, seed, frame number or rate.
     render(Scene.from_seed(seeds[0], clutter, split), num_frames, size, fps)
+    _frame_rate(fps)
     world = {"seed": seed, "split": split, "clutter": clutter, "frames": num_frames, "fps": fps, "codec": codec}
     if not all(1 <= count <= num_frames for count in sampled_frames):
         raise ValueError(f"sampled_frames must be from 1 to the {num_frames} frames of a video, got {sampled_frames}")
@@ -157,6 +162,16 @@ def write_dataset(
     return {name: len(records) for name, records in files.items()}
 
 
+def _frame_rate(fps: float) -> Fraction:
+    """As a file stores it."""
+    rate = Fraction(fps).limit_denominator(LONGEST_INTERVAL)
+    if rate <= 0:
+        raise ValueError(
+            f"fps must be at least 1/{LONGEST_INTERVAL}, a frame in {LONGEST_INTERVAL} seconds; got {fps:g}"
+        )
+    return rate
+
+
 def _checked_size(stage: str, num_videos: int, size: int | tuple[int, int], codec: str) -> tuple[int, int]:
     """Height and width; refuses settings that cannot be written."""
     height, width = height_and_width(size)
@@ -179,7 +194,12 @@ def _claim(folder: Path, world: dict[str, Any]) -> None:
     if not note.exists():
         write_text(note, json.dumps(world, indent=1))
         return
-    theirs = json.loads(note.read_text())
+    try:
+        theirs = json.loads(note.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{note}: this note of how the folder was made is broken ({error}); choose another folder"
+        ) from None
     differing = sorted(key for key in {*world, *theirs} if world.get(key) != theirs.get(key))
     if differing:
         pairs = ", ".join(f"{key} {theirs.get(key)!r} there and {world.get(key)!r} now" for key in differing)

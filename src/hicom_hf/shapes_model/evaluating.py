@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import load_model, load_processor
-from .making import TALL, WIDE, Dataset, progress_bar, write_datasets
+from .data_sets import TALL, WIDE, Dataset, write_datasets
+from .processes import progress_bar
 from .scoring import score, table
 
 TEST_SEED = 1000
@@ -54,6 +55,8 @@ CONDITIONS = (
     Condition("5:4", _dataset("nearly_square", size=(144, 180))),
     Condition("4:5", _dataset("nearly_square_tall", size=(180, 144))),
     Condition("3:2", _dataset("wider", size=(144, 216))),
+    Condition("16:9", _dataset("widest", size=(144, 256))),
+    Condition("9:16", _dataset("tallest", size=(256, 144))),
     Condition("twice the resolution", _dataset("large", size=288)),
     Condition("64 frames in the video", LONG_VIDEOS),
     Condition("16 sampled frames", LONG_VIDEOS, num_frames=16),
@@ -76,8 +79,8 @@ def evaluate(
         By condition: see `table`.
     """
     conditions, data = tuple(conditions), Path(data)
-    write_datasets(data, {condition.dataset.name: condition.dataset for condition in conditions}.values())
     model, processor = load_model(model_folder, "cpu", "float32"), load_processor(model_folder)
+    write_datasets(data, {condition.dataset.name: condition.dataset for condition in conditions}.values())
     results = {}
     for condition in conditions:
         file = data / condition.dataset.name / "tuning.json"
@@ -106,7 +109,8 @@ def main() -> None:
     parser.add_argument("model", help="folder of the model")
     parser.add_argument("data", help="folder for the videos")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
-    parser.add_argument("--only", nargs="+", help="names of conditions")
+    names = [one.name for one in CONDITIONS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"conditions, of: {'; '.join(names)}")
     args = parser.parse_args()
     chosen = [one for one in CONDITIONS if not args.only or one.name in args.only]
     results = evaluate(args.model, args.data, chosen)

@@ -1,7 +1,4 @@
-"""How often a model answers questions of the shapes world rightly, by kind.
-
-A question counts as right if the answer has the right words, and nothing else; case, spaces and punctuation do not matter.
-"""
+"""How often a model answers questions of the shapes world rightly (`is_right`), by kind."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +10,7 @@ import torch
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.outputs_hicom import HiComVideoFeatures
 from ..processors.processing_hicom import HiComProcessor
-from ..shapes import CHANCE, KINDS, split_words
+from ..shapes import CHANCE, KINDS, is_right
 from .seen_scenes import Progress
 
 VIDEOS_AT_A_TIME = 4  # about 56 questions
@@ -123,12 +120,8 @@ def _scored(record: dict, answer: str) -> Scored:
         question=asked.removeprefix("<video>\n"),
         expected=told,
         answer=answer,
-        is_right=_words(answer) == _words(told),
+        is_right=is_right(answer, told),
     )
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in split_words(text) if word.isalnum()]
 
 
 def table(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:

@@ -1,15 +1,19 @@
 """From a finished run to the folder that the package carries: no code, but where the weights come from and how good they are."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 from ..new_folder import new_folder
+from ..shapes.writing import write_text
+from .data_sets import STAGES
 from .evaluating import as_markdown
-from .making import STAGES, stage_folder
+from .making import stage_folder
 
 LEFT_OUT = ("*.py", "__pycache__", "README.md", "recipe.yaml")  # the package has the code and the recipes
-RECORD_FILES = ("made_with.json", "scores.json")  # beside the stages, see `making`
+MADE_WITH, SCORES = RECORD_FILES = ("made_with.json", "scores.json")  # beside the stages, see `making`
+WEIGHTS = "model.safetensors"
 
 CARD = """\
 ---
@@ -35,7 +39,8 @@ Commit `{commit}`, seed {seed}, {minutes:.0f} minutes on two CPU cores:
 python examples/shapes/make_hicom_tiny.py FOLDER --seed {seed}
 ```
 
-`made_with.json` holds versions, sizes and times; the recipes are those in `hicom_hf/shapes_model/recipes`.
+`made_with.json` holds versions, sizes, times and the SHA-256 of the weights; the recipes are those in
+`hicom_hf/shapes_model/recipes`.
 
 ## Right answers (%)
 
@@ -67,8 +72,9 @@ def ship(folder: str | Path, destination: str | Path, overwrite: bool = False) -
     made_with, scores = (json.loads((folder / name).read_text(encoding="utf-8")) for name in RECORD_FILES)
     with new_folder(destination, overwrite) as place:
         shutil.copytree(model, place, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
-        for name in RECORD_FILES:
-            shutil.copyfile(folder / name, place / name)
+        shutil.copyfile(folder / SCORES, place / SCORES)
+        made_with["sha256"] = hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest()
+        write_text(place / MADE_WITH, json.dumps(made_with, indent=2))
         card = CARD.format(
             commit=made_with["commit"],
             seed=made_with["seed"],

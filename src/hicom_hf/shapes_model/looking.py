@@ -1,0 +1,74 @@
+"""Whether a model looks at what a question names: `python -m hicom_hf.shapes_model.looking MODEL`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+
+from ..asking import encode_video, read_frames
+from ..explain import attention_maps, attention_share
+from ..loading import load_model, load_processor
+from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..processors.processing_hicom import HiComProcessor
+from ..shapes import Scene, patch_cover, questions, render, write_video
+from ..shapes.rendering import DEFAULT_NUM_FRAMES
+
+BRANCHES = ("local", "global")
+SCENES = tuple(Scene.from_seed(seed, "normal", "test") for seed in range(24))
+RED_CIRCLE_SCENES = tuple(Scene.from_seed(seed, "normal", "held_out_pairs") for seed in range(60))
+
+
+def times_even(
+    model: HiComForConditionalGeneration,
+    processor: HiComProcessor,
+    scenes: Iterable[Scene] = SCENES,
+    words: str = "",
+) -> dict[str, list[float]]:
+    """How much of the attention lies on the one object that a question names, against an even spread.
+
+    Args:
+        model, processor: of one folder, with both branches.
+        scenes: to ask about; each is encoded as a video first.
+        words: only the questions that have these in them.
+
+    Returns:
+        By branch ("local", "global"), one number per question about a single object: see `attention_share`.
+    """
+    found: dict[str, list[float]] = {branch: [] for branch in BRANCHES}
+    with TemporaryDirectory() as folder:
+        for number, scene in enumerate(scenes):
+            asked = [one for one in questions(scene) if len(one.referents) == 1 and words in one.text]
+            if not asked:
+                continue
+            frames = read_frames(processor, write_video(Path(folder) / f"{number}.mp4", render(scene)[0]))
+            video = encode_video(model, frames)
+            for question in asked:
+                cover = patch_cover(question.referents, DEFAULT_NUM_FRAMES, grid=model.config.grid)
+                maps = attention_maps(model, processor, video, question.text)
+                for branch, values in zip(BRANCHES, (maps.local_map, maps.global_map), strict=True):
+                    found[branch].append(attention_share(values, cover[0, frames.sampling.indices]).times_even)
+    return found
+
+
+def main() -> None:
+    """Print how much lies on what is named."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="folder of the model")
+    model_folder = parser.parse_args().model
+    model, processor = load_model(model_folder, "cpu", "float32"), load_processor(model_folder)
+    for name, found in (
+        ("unseen videos", times_even(model, processor)),
+        ("red circles", times_even(model, processor, RED_CIRCLE_SCENES, "the red circle")),
+    ):
+        for branch, values in found.items():
+            above = mean(value > 1 for value in values)
+            print(
+                f"{name}, {branch} attention: {mean(values):.2f} times an even spread on the named object, above 1 for "
+                f"{above:.1%} of {len(values)} questions"
+            )
+
+
+if __name__ == "__main__":
+    main()
