@@ -7,6 +7,7 @@ from .scenes import SPLITS, Scene
 from .words import with_article
 
 DESCRIPTION_STREAM = 6
+WHOLE_REQUEST = "Describe this video."
 CAPTION_REQUESTS = ("Describe the picture.", "What does the picture show?")
 DESCRIPTION_REQUESTS = ("Describe {what}.", "Tell me about {what}.", "What about {what}?")
 
@@ -47,7 +48,7 @@ def descriptions(scene: Scene) -> list[Question]:
         told = f"first {_full(first)} at the {first.place}, then {_full(last)} at the {last.place}"
         found.append(_asked(dice, f"the {names[0]} and the {names[1]}", told, (first, last)))
     if scene.theme:
-        text = dice.choose((*TEMPLATES["vague"], "Describe this video."))
+        text = dice.choose((*TEMPLATES["vague"], WHOLE_REQUEST))
         found.append(Question("description", text, _sentence(THEME_ANSWERS[scene.theme])))
     return found
 

@@ -151,27 +151,6 @@ def patch_cover(
     return rows[..., :, None] * columns[..., None, :]
 
 
-def patch_owners(
-    scene: Scene,
-    num_frames: int,
-    size: int | tuple[int, int] = DEFAULT_SIZE,
-    grid: tuple[int, int] = (12, 12),
-    least_cover: float = 0.25,
-) -> np.ndarray:
-    """Which object each patch shows most of: labels for teaching patches what they see.
-
-    Args:
-        scene: what happens.
-        num_frames, size, grid: see `patch_cover`.
-        least_cover: share of the patch that the object's box must cover.
-
-    Returns:
-        int64 (T, H, W): index into `scene.objects`, -1 for none.
-    """
-    cover = patch_cover(scene.objects, num_frames, size, grid)
-    return np.where(cover.max(axis=0) >= least_cover, cover.argmax(axis=0), -1)
-
-
 def contact_sheet(rows: Sequence[np.ndarray]) -> Image.Image:
     """Videos as rows of their frames, (T, height, width, 3) uint8 each."""
     padding = ((0, 0), (SHEET_MARGIN, 0), (SHEET_MARGIN, 0), (0, 0))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .dice import Dice
-from .layout import MAX_COUNT, MIDDLE, SCALES, Layout, NoRoom, margin
+from .layout import MAX_COUNT, SCALES, Layout, NoRoom
 from .objects import SceneObject
 from .words import ALL_LOOKS, ATTRIBUTES, COLOURS, HELD_OUT_LOOKS, HELD_OUT_PAIR_LOOKS, TRAINING_LOOKS, Name
 
@@ -93,10 +93,7 @@ class Scene:
         for quarter in sorted(dice.shuffled(quarters)[: 1 + dice.below(4)], key=quarters.index):
             asked = dice.choose(ATTRIBUTES)
             colour, shape, texture = layout.attributes(asked, layout.answer(asked))
-            x, y = (
-                dice.uniform(*((margin(SCALES[1]), 0.5 - MIDDLE), (0.5 + MIDDLE, 1 - margin(SCALES[1])))[side])
-                for side in quarter
-            )
+            x, y = (layout.coordinate(SCALES[1], 0.0, side) for side in quarter)
             layout.objects.append(SceneObject(colour, shape, texture, x, y, dice.uniform(*SCALES)))
         return cls(seed, split, 0.0, 0.0, tuple(layout.objects), None, (), _background(dice))
 

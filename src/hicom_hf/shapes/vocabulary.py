@@ -2,14 +2,14 @@
 
 import re
 
-from .descriptions import CAPTION_REQUESTS, DESCRIPTION_REQUESTS
+from .descriptions import CAPTION_REQUESTS, DESCRIPTION_REQUESTS, WHOLE_REQUEST
 from .questions import ANSWERS, LETTER_REQUEST, LETTERS, TEMPLATES
 from .words import COLOURS, SHAPES, TEXTURES
 
 WORDS = re.compile(r"[a-z]+|[^a-z\s]")
 PLACEHOLDERS = re.compile(r"\{\w+\}")
 # What the sentences of descriptions.py and the placeholders bring in.
-TOLD = "a an at the , . first last then that moves and object objects Describe this video."
+TOLD = f"a an at the , . first last then that moves and object objects {WHOLE_REQUEST}"
 
 
 def split_words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ all its files were made with. Every file is written beside its place and renamed
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..progress import Progress, no_progress
 from .descriptions import CAPTION_REQUESTS, caption, descriptions
 from .dice import Dice
 from .questions import Question, multiple_choice, questions, rare_questions
@@ -41,8 +42,6 @@ MAX_VIDEOS = 1_000_000  # of a data set; video i of seed s is scene s * MAX_VIDE
 WORLD_FILE = "world.json"
 WORLD_VERSION = 4  # raised whenever the same settings give other scenes, frames or texts
 CAPTION_STREAM = 7
-
-Progress = Callable[[Iterable, int, str], Iterable]
 
 
 def write_video(
@@ -144,13 +143,15 @@ def write_dataset(
         world["sampled_frames"] = list(sampled_frames)
     folder = Path(folder)
     _claim(folder, {"version": WORLD_VERSION, **world, "height": height, "width": width})
-    progress = progress or (lambda iterable, total, name: iterable)
+    progress = progress or no_progress
     chosen = list(STAGES) if stage == "all" else [stage]
     files = {name: [] for part in chosen for name in STAGES[part]}
     if "alignment" in chosen:
+        (folder / "images").mkdir(exist_ok=True)
         for number, scene_seed in enumerate(progress(seeds, num_videos, "pictures")):
             files["alignment.json"].append(_picture(folder, number, Scene.still(scene_seed, split), size))
     if chosen != ["alignment"]:
+        (folder / "videos").mkdir(exist_ok=True)
         for number, scene_seed in enumerate(progress(seeds, num_videos, "videos")):
             scene = Scene.from_seed(scene_seed, clutter, split)
             if not (folder / (name := f"videos/{number:06d}.mp4")).exists():
@@ -188,8 +189,7 @@ def _checked_size(stage: str, num_videos: int, size: int | tuple[int, int], code
 
 def _claim(folder: Path, world: dict[str, Any]) -> None:
     """Note in the folder how its files are made; refuse one whose files are made in another way."""
-    for part in ("videos", "images"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     note = folder / WORLD_FILE
     if not note.exists():
         write_text(note, json.dumps(world, indent=1))

@@ -19,7 +19,6 @@ import torch
 
 from ..shapes import (
     KINDS,
-    VOCABULARY,
     Name,
     Question,
     Scene,
@@ -371,7 +370,6 @@ def _full_gain(sharpness: float) -> float:
 
 def value_word_ids(vocabulary: Sequence[str]) -> torch.Tensor:
     """(3, 8) ids of the words of all attribute values in a vocabulary, padded with 0."""
-    assert set(sum(VALUES, ())) <= set(VOCABULARY)
     table = torch.zeros(len(VALUES), max(map(len, VALUES)), dtype=torch.long)
     for place, values in enumerate(VALUES):
         table[place, : len(values)] = torch.tensor([vocabulary.index(value) for value in values])

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from ..shapes import Name
-from ..shapes.descriptions import CAPTION_REQUESTS, DESCRIPTION_REQUESTS
+from ..shapes.descriptions import CAPTION_REQUESTS, DESCRIPTION_REQUESTS, WHOLE_REQUEST
 from ..shapes.dice import Dice
-from ..shapes.questions import TEMPLATES
+from ..shapes.questions import ENDS, TEMPLATES
 from ..shapes.words import with_article
 
 NAMED_ATTRIBUTES = (1, 1, 2, 2, 2, 3)  # how many attributes a name tells; questions use two
@@ -36,11 +36,11 @@ def draw_phrase(names: list[Name], dice: Dice) -> Phrase:
     """
     chance = dice.uniform(0.0, 1.0)
     if chance < EVERYTHING:
-        text = dice.choose((*TEMPLATES["vague"], *CAPTION_REQUESTS, "Describe this video."))
+        text = dice.choose((*TEMPLATES["vague"], *CAPTION_REQUESTS, WHOLE_REQUEST))
         return Phrase(text, (Name(None, None, None),))
     if chance < EVERYTHING + TWO_THINGS:
         template = dice.choose((*TEMPLATES["order"], *_requests("the {name} and the {other}")))
-        words = {"name": names[0].phrase, "other": names[1].phrase, "end": dice.choose(("first", "last"))}
+        words = {"name": names[0].phrase, "other": names[1].phrase, "end": dice.choose(ENDS)}
         return Phrase(template.format(**words), tuple(names[:2]))
     name = names[0]
     if chance > 1 - BARE:

@@ -10,8 +10,8 @@ import torch
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.outputs_hicom import HiComVideoFeatures
 from ..processors.processing_hicom import HiComProcessor
+from ..progress import Progress, no_progress
 from ..shapes import CHANCE, KINDS, is_right
-from .seen_scenes import Progress
 
 VIDEOS_AT_A_TIME = 4  # about 56 questions
 MAX_NEW_TOKENS = 32
@@ -63,7 +63,7 @@ def score(
         by_video.setdefault(record["video"], []).append(record)
     videos = list(by_video)
     starts = range(0, len(videos), VIDEOS_AT_A_TIME)
-    progress = progress or (lambda iterable, total, name: iterable)
+    progress = progress or no_progress
     found = []
     for start in progress(starts, len(starts), "scoring"):
         batch = videos[start : start + VIDEOS_AT_A_TIME]

@@ -4,7 +4,7 @@ Letters: T frames, H/W patch rows and columns, O objects of a scene, S image sid
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from ..processors.video_processing_hicom import HiComVideoProcessor
+from ..progress import Progress
 from ..shapes import COLOURS, SHAPES, TEXTURES, Scene, patch_cover
 from ..shapes.objects import SceneObject
 from .sizes import IMAGE_SIZE, NUM_FRAMES, PATCH_SIZE
 
 GRID = (IMAGE_SIZE // PATCH_SIZE, IMAGE_SIZE // PATCH_SIZE)
 VALUES = (tuple(COLOURS), tuple(SHAPES), TEXTURES)  # of the attributes, in the order of `SceneObject.attributes`
-
-Progress = Callable[[Iterable, int, str], Iterable]
 
 
 @dataclass(frozen=True)

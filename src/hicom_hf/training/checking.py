@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..processors.video_processing_hicom import HiComVideoProcessor
+from ..progress import Progress, no_progress
 from .conversations import (
     MISSING_MEDIA,
     PROBLEM_KINDS,
@@ -27,8 +28,6 @@ from .encoding import IGNORED, ItemEncoder, is_missing, media_name, read_pixels
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small
 WINDOW = 64  # videos handed to each worker ahead of time, so that memory does not grow with the data set
 QUANTILES = {"min": 0.0, "median": 0.5, "95%": 0.95, "max": 1.0}
-
-Progress = Callable[[Iterable, int, str], Iterable]
 
 
 class Problem(NamedTuple):
@@ -142,7 +141,7 @@ def check_data(
         raise ValueError("max_length counts tokens: it needs a processor, and decode=True for the numbers of frames")
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    progress = progress or (lambda iterable, total, name: iterable)
+    progress = progress or no_progress
     report = CheckReport()
     items = _check_records(load_records(records, media_root, seed), per_turn, report, progress)
     frames = _check_media(items, processor, num_frames, decode, num_workers, report, progress)

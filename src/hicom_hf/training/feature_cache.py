@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ..progress import Progress, no_progress
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 from .encoding import is_missing, media_name, read_pixels
 
@@ -189,7 +190,7 @@ class FeatureCache:
         world_size: int = 1,
         shard_size: int = SHARD_SIZE,
         report: Callable[[str], None] | None = None,
-        progress: Callable[[Iterable, int, str], Iterable] | None = None,
+        progress: Progress | None = None,
     ) -> list[SampleError]:
         """Encode and store what is not there yet.
 
@@ -225,7 +226,7 @@ class FeatureCache:
         _write_whole(self.folder / "about.json", lambda path: path.write_text(json.dumps(self._about, indent=2)))
         share = missing[rank::world_size]
         skipped = []
-        progress = progress or (lambda iterable, total, name: iterable)
+        progress = progress or no_progress
         self._store(self._encoded(model, progress(share, len(share), "features"), on_bad_sample, skipped), shard_size)
         self.refresh()
         return skipped
