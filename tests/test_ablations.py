@@ -185,9 +185,9 @@ def test_the_main_claim_comes_first_then_the_search_then_its_other_seeds_then_th
     searched = [(job.run.arm, job.run.factor) for job in jobs[5:11]]
     assert searched == [(name, factor) for name in REPRESENTATIVES.values() for factor in (0.5, 2.0)]
     assert [(job.run.arm, job.seed) for job in jobs[11:21]] == [(name, seed) for seed in (1, 2) for name in FIRST]
-    assert [(job.run.arm, job.seed) for job in jobs if job.kind == "plateau"][:2] == [(name, 0) for name in PLATEAU]
-    assert [job.kind for job in jobs[21:23]] == ["plateau", "plateau"]
-    assert [job.seed for job in jobs[23:]] == sorted(job.seed for job in jobs[23:])
+    assert [(job.run.arm, job.seed) for job in jobs if job.kind == "plateau"][:3] == [(name, 0) for name in PLATEAU]
+    assert [job.kind for job in jobs[21:24]] == ["plateau"] * 3
+    assert [job.seed for job in jobs[24:]] == sorted(job.seed for job in jobs[24:])
     assert len(jobs) == 3 * (len(ARMS) + len(PLATEAU)) + 6
     assert all(job.needs for job in plan(Campaign(tmp_path)) if job.kind not in ("towers", "llm"))
 
@@ -444,7 +444,7 @@ def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_ver
     campaign = Campaign(tmp_path / "out", seeds=(0, 1))
     fake_whole(campaign)
     results = Results(campaign)
-    assert [target.met for target in targets(results)[:6]] == [True, True, True, False, False, True]
+    assert [target.met for target in targets(results)[:7]] == [True, True, True, False, False, False, True]
     lost = losses(results)
     assert any(
         line.startswith("conditional local+global, beside unconditional local+global, 2 seeds: questions of where")
@@ -458,8 +458,12 @@ def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_ver
     assert "Nothing is missing" in text and "**missed**" in text
     assert "| pooling | average pool (4,3,3) | 10.0 | 50.0 | 10.0 | x 1 |" in text
     assert "| chance, 40 vague questions | | 25.0 | 25.0 | 25.0 | 25.0 | 25.0 | | | |" in text
+    assert "up to 7.9 points (standard error)" in text and "up to 15.8 points; smaller differences" in text
     assert "to 40 questions about unseen videos" in text and "to 10 about longer videos" in text
-    runs, alignments = len(ARMS) * 2 + 4 + 6, len({json.dumps(arm.compressor) for arm in ARMS.values()}) * 2 + 6
+    runs, alignments = (
+        len(ARMS) * 2 + 2 * len(PLATEAU) + 6,
+        len({json.dumps(arm.compressor) for arm in ARMS.values()}) * 2 + 6,
+    )
     assert f"{runs} runs, those of the search and to a plateau included, made by the commits abc" in text
     seeds = f"{runs // 2 + 3} with seed 0, {runs // 2 - 3} with seed 1"
     assert f"{runs} were trained on the CPU and took {runs + alignments / 2:.1f} hours of one core ({seeds})." in text
@@ -486,7 +490,7 @@ def test_without_a_gpu_training_on_one_is_refused(tmp_path, monkeypatch):
 def test_what_is_compared_has_the_same_tokens_but_with_the_average_pool_and_the_local_branch_alone():
     for row, other in pairs():
         same = row.num_tokens == other.num_tokens
-        assert same or ARMS[other.arm].family == "pooling" or other.arm == "conditional-local"
+        assert same or ARMS[other.arm].family == "pooling" or other.arm == "conditional-local" or other.plateau
 
 
 def test_where_the_conditional_arm_loses_to_a_pool_of_other_tokens_it_says_so(tmp_path):
@@ -505,7 +509,7 @@ def test_targets_compare_the_seeds_that_both_have_and_say_how_many(tmp_path):
         fake_result(campaign, Run(CONDITIONAL, seed), right)
     fake_result(campaign, Run(UNCONDITIONAL, 1), 40.0)
     main_claim = targets(Results(campaign))[0]
-    assert (main_claim.verdict, main_claim.numbers) == ("met (1 seed)", "80.0 against 40.0, 1 seed")
+    assert (main_claim.verdict, main_claim.numbers) == ("met (1 seed)", "80.0 against 40.0, +40.0, 1 seed")
     fake_result(campaign, Run(UNCONDITIONAL, 0), 50.0)
     fake_result(campaign, Run(UNCONDITIONAL, 2), 0.0)
     assert targets(Results(campaign))[0].verdict == "met"
@@ -592,7 +596,27 @@ def test_what_the_report_says_of_the_pre_training_on_words_is_so():
     lowest, highest = packed_contexts.UNCONDITIONAL
     assert lowest == -highest  # half of them are below 0, which counts as 0
     assert {16, 32, 64} < {frames for frames, _ in shares}
-    assert "58 % have the layout of (4,3,3), 4 or 5 % that of each other" in " ".join(FRAMING.read_text().split())
+    assert "58 % have the layout of (4,3,3), 4 or 5 % that of each other ratio" in " ".join(
+        FRAMING.read_text().split()
+    )
+
+
+def test_what_the_report_says_of_the_compressors_sizes_is_so():
+    names = ("average-pool-4-3-3", "unconditional-local", "conditional-local", UNCONDITIONAL, CONDITIONAL)
+    configs = [ARMS[name].config for name in names]
+    sizes = [sum(p.numel() for p in HiComCompressor(config, 128, 128).parameters()) for config in configs]
+    assert [round(size / 1000) for size in sizes] == [33, 33, 99, 133, 298]
+    assert [config.uses_aligned_features for config in configs] == [False, False, True, False, True]
+    text = " ".join(FRAMING.read_text().split())
+    assert (
+        "33 thousand parameters for the average pool and unconditional local, 99 for conditional local, 133 for"
+        in text
+    )
+
+
+def test_seeds_that_lie_far_apart_are_told_one_by_one():
+    assert Value((38.4, 56.7, 54.7)).told == "49.9 ± 10.0 (38.4, 56.7, 54.7)"
+    assert Value((50.0, 51.0)).told == "50.5 ± 0.7" and Value((50.0,)).told == "50.0"
 
 
 def test_without_matplotlib_the_extra_is_named(campaign, tmp_path, monkeypatch):

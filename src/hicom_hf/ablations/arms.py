@@ -201,9 +201,17 @@ _FIGURE_5 = [arm for ratio in RATIOS for arm in (_pool(ratio), _local(False, rat
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _ARMS}
 ARMS |= {arm.name: arm for arm in _FIGURE_5 if arm.name not in ARMS}
 
+INJECTION_PAIRS = (
+    "direct-fine",
+    "coarse-coarse",
+    "coarse-fine",
+    "fine-coarse",
+    "fine-fine",
+)  # of table 6, beside the main arm
+
 # What an interrupted campaign should have done first.
 FIRST = (CONDITIONAL, UNCONDITIONAL, POOL, CONDITIONAL_LOCAL, UNCONDITIONAL_LOCAL)
 # Whose validation score chooses the rates of each family.
 REPRESENTATIVES: dict[str, str] = {"conditional": CONDITIONAL, "unconditional": UNCONDITIONAL, "pooling": POOL}
 # Trained on until they stop improving.
-PLATEAU = (POOL, UNCONDITIONAL)
+PLATEAU = (POOL, UNCONDITIONAL, UNCONDITIONAL_LOCAL)

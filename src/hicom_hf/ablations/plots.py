@@ -1,5 +1,6 @@
 """A picture per table. Needs matplotlib, the extra `plots`."""
 
+from math import nan
 from pathlib import Path
 
 from .arms import ARMS, NUM_PATCHES, RATIOS
@@ -72,14 +73,14 @@ def _draw_bars(axes, rows: list[Row], results: Results) -> None:
         )
         axes.plot(value.scores, [place] * len(value.scores), "o", color="black", markersize=3)
         text = f"{value.mean:.1f}"
-        axes.text(max(value.scores) + (value.spread or 0) + 1.5, place, text, va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [f"{row.label} ({row.num_tokens})" for row in rows], fontsize=8)
+        axes.text(max(*value.scores, value.mean + (value.spread or 0)) + 1.5, place, text, va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{row.label}, {row.num_tokens} tokens" for row in rows], fontsize=8)
     axes.invert_yaxis()
     for place, row in enumerate(rows):
         chance = results.value(row, of="chance").mean
         axes.vlines(chance, place - 0.5, place + 0.5, color="black", linestyle=":", linewidth=1)
     axes.set_xlim(0, 108)
-    axes.set_xlabel("right answers (%); dots: seeds; dotted line: chance; (visual tokens)", fontsize=8)
+    axes.set_xlabel("right answers (%); dots: seeds; dotted line: chance", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -90,7 +91,7 @@ def _draw_lines(axes, table: Table, results: Results) -> None:
         known = [(x, value) for x, value in known if value is not None]
         if known:
             xs, values = zip(*known, strict=True)
-            spreads = [value.spread or 0.0 for value in values]
+            spreads = [nan if value.spread is None else value.spread for value in values]
             means = [value.mean for value in values]
             axes.errorbar(xs, means, spreads, marker="o", capsize=3, color=COLOURS[family], label=label)
     chances = [chance.mean for row in table.rows if (chance := results.value(row, of="chance")) is not None]

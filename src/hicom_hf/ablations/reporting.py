@@ -65,7 +65,8 @@ def _framing(campaign: Campaign, results: Results) -> str:
         search = (
             f"Rates of {factors} times the recipes' were tried with one arm of each family (pooling, unconditional, "
             f"conditional) on seed {campaign.search_seed}, and scored on validation videos; the best serves all arms of the "
-            "family. Nothing else was tuned; the recipes themselves were found with conditional arms."
+            "family. In the campaign nothing else was tuned. Before it, the recipes and the LLM's pre-training had been found "
+            "with conditional local+global, injected directly and coarsely."
         )
     values = {
         "$STEPS": f"{steps} steps (alignment, conditional pre-training, instruction tuning)",
@@ -73,6 +74,7 @@ def _framing(campaign: Campaign, results: Results) -> str:
         "$SEARCH": search,
         "$QUESTIONS": _counts(counts[False]),
         "$LONG_QUESTIONS": _counts(counts[True]),
+        "$ERROR": f"{standard_error(counts[False])} points" if counts[False] else "a few points",
         "$SEEDS": ", ".join(map(str, campaign.seeds)),
         "$SEED_MEANS": _seed_means(campaign),
     }
@@ -80,6 +82,11 @@ def _framing(campaign: Campaign, results: Results) -> str:
     for name, value in values.items():
         text = text.replace(name, value)
     return "\n\n".join(part for part in (text, _effort(campaign)) if part)
+
+
+def standard_error(counts: list[int]) -> str:
+    """Of a score near 50 % over the fewest of so many questions, in points; of any other score it is less."""
+    return f"{50 / min(counts) ** 0.5:.1f}"
 
 
 def _counts(counts: list[int]) -> str:
@@ -152,7 +159,7 @@ def _search(campaign: Campaign) -> str:
     lines = [
         "## Rates",
         "",
-        f"Right answers to the validation questions in percent, seed {campaign.search_seed}.",
+        f"Right answers to the validation questions in percent, seed {campaign.search_seed}.{_search_error(campaign)}",
         "",
         f"| family | arm | {' | '.join(f'x {factor:g}' for factor in factors)} | chosen |",
         "|---" * (len(factors) + 3) + "|",
@@ -165,6 +172,15 @@ def _search(campaign: Campaign) -> str:
         chosen += ", at the edge of what was tried" if factor in (factors[0], factors[-1]) else ""
         lines.append(f"| {family} | {ARMS[name].title} | {' | '.join(cells)} | {chosen} |")
     return "\n".join(lines)
+
+
+def _search_error(campaign: Campaign) -> str:
+    """How far these scores can be told apart."""
+    found = [campaign.result(run) for family in REPRESENTATIVES for run in campaign.search_runs(family)]
+    counts = [result["scores"]["validation"]["validation"]["all"]["questions"] for result in found if result]
+    if not counts:
+        return ""
+    return f" Their standard error is up to {standard_error(counts)} points; smaller differences decide nothing."
 
 
 def _kinds(results: Results) -> str:
@@ -184,16 +200,20 @@ def _kinds(results: Results) -> str:
 
 def _table(table: Table, results: Results, picture: Path | None) -> str:
     levels = LEVELS if any(row.measure in ("questions", "vague") for row in table.rows) else ()
-    columns = ["", "tokens", "all", *levels, "seeds", f"paper ({table.paper_columns})", "its tokens"]
+    columns = ["", "tokens", "all", *levels, "seeds"]
+    if table.paper_columns:
+        columns += [f"paper ({table.paper_columns})", "its tokens"]
     lines = [f"## {table.title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in table.rows:
         value = results.value(row)
         cells = [_cell(results, row, level=level) for level in (None, *levels)]
         if value is None:
             cells[1:] = [""] * len(levels)
+        else:
+            cells[0] = value.told
         count = str(len(value.scores)) if value else ""
         tokens = "" if row.num_tokens is None else str(row.num_tokens)
-        told = [row.paper, "" if row.paper_tokens is None else f"{row.paper_tokens:,}"]
+        told = [row.paper, "" if row.paper_tokens is None else f"{row.paper_tokens:,}"] if table.paper_columns else []
         lines.append(f"| {' | '.join([row.label, tokens, *cells, count, *told])} |")
     lines += _chances(table, results, levels)
     notes = [table.differs] if table.differs else []
@@ -220,7 +240,7 @@ def _chances(table: Table, results: Results, levels: tuple[str, ...]) -> list[st
         values = [results.value(row, level=level, of="chance") for level in (None, *levels)]
         cells = [NOT_ASKED if value is None else f"{value.mean:.1f}" for value in values]
         count = f"{results.questions(row):,} {'' if kind == 'all' else f'{kind} '}questions"
-        lines.append(f"| chance, {count} | | {' | '.join(cells)} | | | |")
+        lines.append(f"| chance, {count} | | {' | '.join(cells)} | |{' | |' if table.paper_columns else ''}")
     return lines
 
 
@@ -237,8 +257,10 @@ def _curves(results: Results) -> str:
     for name in ARMS:
         for result in results.of(name, plateau=True):
             curve = ", ".join(f"{score:.1f}" for score in result["curve"])
-            stop = "stopped improving" if result["stopped"] else "was still improving when the bound was reached"
-            lines.append(f"* {ARMS[name].title}, seed {result['seed']}: {curve}; it {stop}.")
+            stop = (
+                "the last two gained less than a point" if result["stopped"] else "it was still improving at the bound"
+            )
+            lines.append(f"* {ARMS[name].title}, seed {result['seed']}: {curve}; {stop}.")
     if not lines:
         return ""
     return "\n".join(["Validation scores after instruction tuning and after each repetition of it:", "", *lines])

@@ -9,6 +9,8 @@ from .arms import ARMS
 from .campaign import Campaign
 from .paper_tables import Row
 
+WIDE = 5.0  # points of spread from which on seeds are told one by one
+
 
 @dataclass(frozen=True)
 class Value:
@@ -31,6 +33,13 @@ class Value:
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+    @property
+    def told(self) -> str:
+        """With each seed's score where they lie so far apart that the mean stands for none of them."""
+        if self.spread is None or self.spread < WIDE:
+            return str(self)
+        return f"{self} ({', '.join(f'{score:.1f}' for score in self.scores)})"
 
 
 def mean_right(
