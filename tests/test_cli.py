@@ -582,3 +582,18 @@ def test_a_folder_of_adapters_says_how_it_becomes_a_model(tmp_path, capsys):
     (tmp_path / "adapter_config.json").write_text("{}")
     assert main(["inspect", str(tmp_path)]) == 1
     assert f"this folder holds adapters; `hicom merge {tmp_path} DEST`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [("accelerate", ["ablate", "campaign", "--list"]), ("peft", ["merge", "adapter", "merged"])],
+)
+def test_a_command_without_its_packages_says_what_to_install(package, arguments):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from hicom_hf.cli.main import main; sys.exit(main({arguments}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert (
+        result.stderr == f"hicom: error: this takes {package}, which is not installed: pip install 'hicom_hf[train]'\n"
+    )

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
 
 import argparse
 import os
+import re
 import sys
 from importlib import import_module, metadata
 from typing import NoReturn
@@ -95,7 +96,22 @@ def _is_expected(error: Exception) -> bool:
 
 def _one_message(error: Exception) -> str:
     """An error's message without blank lines and line breaks; its type if it has none."""
+    first = error
+    while isinstance(first.__cause__, ModuleNotFoundError):  # transformers puts its own in front
+        first = first.__cause__
+    package = first.name.partition(".")[0] if isinstance(first, ModuleNotFoundError) and first.name else None
+    if extra := _extra_with(package):
+        return f"this takes {package}, which is not installed: pip install 'hicom_hf[{extra}]'"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+
+
+def _extra_with(package: str | None) -> str | None:
+    """The first of our extras that brings a package, or None."""
+    for requirement in metadata.requires("hicom_hf") or ():
+        found = re.match(r"([\w.-]+).*extra == .(\w+)", requirement)
+        if found and found[1] == package:
+            return found[2]
+    return None
 
 
 def _reader_has_gone() -> int:
