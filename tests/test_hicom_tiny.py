@@ -228,7 +228,7 @@ learning_rates: {{compressor: 1e-4, injection: 1e-4, language_model: 2e-3}}
 batch_size: 32
 batch_size_per_device: 32
 epochs: 100
-max_steps: 160
+max_steps: 240
 precision: fp32
 gradient_checkpointing: false
 cpu: true
@@ -242,7 +242,7 @@ logging: {{every: 60, progress_bar: false}}
 def test_adapters_teach_it_a_new_kind_of_question(tiny, tiny_processor, videos, accuracy, tmp_path):
     from peft import PeftModel
 
-    train = write_moving_questions(tmp_path / "train", 120, 5, "train")
+    train = write_moving_questions(tmp_path / "train", 200, 5, "train")
     test = write_moving_questions(tmp_path / "test", 30, TEST_SEED, "test")
     before = share_right(score(tiny, tiny_processor, test))
     (tmp_path / "lora.yaml").write_text(
@@ -252,5 +252,5 @@ def test_adapters_teach_it_a_new_kind_of_question(tiny, tiny_processor, videos, 
     folder = run_recipe(read_recipe(tmp_path / "lora.yaml"))
     adapted = PeftModel.from_pretrained(load_model(hicom_tiny(), "cpu", "float32"), folder).merge_and_unload()
     after = share_right(score(adapted, tiny_processor, test))
-    assert before < 0.5 and after >= 0.9  # of 82; measured: 0 and 90.2 %
-    assert share_right(score(adapted, tiny_processor, videos / "tuning.json")) >= accuracy - 0.04  # 2 of 154 lost
+    assert before < 0.5 and after >= 0.9  # of 82; measured: 0 and 92.7 %
+    assert share_right(score(adapted, tiny_processor, videos / "tuning.json")) >= accuracy - 0.04  # 3 of 154 lost
