@@ -206,11 +206,10 @@ def _table(table: Table, results: Results, picture: Path | None) -> str:
     lines = [f"## {table.title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in table.rows:
         value = results.value(row)
-        cells = [_cell(results, row, level=level) for level in (None, *levels)]
         if value is None:
-            cells[1:] = [""] * len(levels)
+            cells = [_cell(results, row), *[""] * len(levels)]
         else:
-            cells[0] = value.told
+            cells = [value.told, *(_cell(results, row, level=level) for level in levels)]
         count = str(len(value.scores)) if value else ""
         tokens = "" if row.num_tokens is None else str(row.num_tokens)
         told = [row.paper, "" if row.paper_tokens is None else f"{row.paper_tokens:,}"] if table.paper_columns else []

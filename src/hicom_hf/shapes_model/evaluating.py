@@ -63,6 +63,8 @@ CONDITIONS = (
     Condition("32 sampled frames", LONG_VIDEOS, num_frames=32),
     Condition("64 sampled frames", LONG_VIDEOS, num_frames=64),
 )
+# Order and vague questions are the rarest and the worst answered. Asked only by name; training has no videos of seed 6.
+MORE_UNSEEN = Condition("500 more unseen videos", Dataset("unseen_more", 500, 6, {"stage": "tuning"}))
 
 
 def evaluate(
@@ -109,10 +111,11 @@ def main() -> None:
     parser.add_argument("model", help="folder of the model")
     parser.add_argument("data", help="folder for the videos")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
-    names = [one.name for one in CONDITIONS]
-    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"conditions, of: {'; '.join(names)}")
+    known = {one.name: one for one in (*CONDITIONS, MORE_UNSEEN)}
+    names = f"{'; '.join(known)} (default: all but the last)"
+    parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=f"conditions, of: {names}")
     args = parser.parse_args()
-    chosen = [one for one in CONDITIONS if not args.only or one.name in args.only]
+    chosen = [known[name] for name in args.only] if args.only else CONDITIONS
     results = evaluate(args.model, args.data, chosen)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
