@@ -632,6 +632,7 @@ def test_the_list_tells_arms_tables_and_time(tmp_path, capsys):
     assert main(["ablate", str(tmp_path), "--list", "--seeds", "0"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*ARMS, *TABLES))
+    assert all(re.search(rf"^{name}, to the plateau +\d+  - +plateau$", printed, re.MULTILINE) for name in PLATEAU)
     assert re.search(r"0 of \d+ jobs done; the others take about \d+\.\d hours", printed)
     assert list(tmp_path.iterdir()) == []
 
@@ -642,6 +643,8 @@ def test_wrong_names_and_rates_are_refused(tmp_path, capsys):
     assert main(["ablate", str(tmp_path), "--list", "--rates", "0.5"]) == 1
     assert "must include 1" in capsys.readouterr().err
     assert main(["ablate", str(tmp_path), "--rates", "0"]) == 2
+    assert main(["ablate", str(tmp_path), "--seeds", "-1"]) == 2
+    assert "--seeds: must be 0 or above, got -1" in capsys.readouterr().err
     assert main(["ablate", str(tmp_path), "--report", str(tmp_path / "ablations.md")]) == 1
     assert "there is no campaign in this folder" in capsys.readouterr().err
 

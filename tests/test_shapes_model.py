@@ -17,7 +17,7 @@ from hicom_hf.shapes import VOCABULARY, Name, Question, Scene, patch_cover, ques
 from hicom_hf.shapes.dice import Dice
 from hicom_hf.shapes.objects import SceneObject
 from hicom_hf.shapes.words import COLOURS
-from hicom_hf.shapes_model import evaluating, optimizing, packed_contexts, record, towers
+from hicom_hf.shapes_model import evaluating, looking, optimizing, packed_contexts, record, towers
 from hicom_hf.shapes_model.data_sets import FILES, STAGES, TRAINING, Dataset, write_datasets
 from hicom_hf.shapes_model.evaluating import Condition, as_markdown, evaluate
 from hicom_hf.shapes_model.language_model import (
@@ -389,6 +389,17 @@ def test_a_condition_that_there_is_not_is_named(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         evaluating.main()
     assert "argument --only: invalid choice: 'no such row'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [evaluating, looking])
+def test_a_model_that_there_is_not_is_named(module, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        sys, "argv", ["command", "nowhere/model", str(tmp_path / "data")][: 3 if module is evaluating else 2]
+    )
+    with pytest.raises(SystemExit):
+        module.main()
+    assert "error: nowhere/model" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_git_or_in_another_repository_there_is_no_commit(tmp_path, monkeypatch):

@@ -16,15 +16,21 @@ def listing(campaign: Campaign, workers: int, tables: Iterable[str] = (), arms: 
         workers: processes at a time.
         tables, arms: only these, see `plan`.
     """
-    names = chosen_arms(tables, arms)
-    lines = [f"{'arm':<32}{'tokens':>6}  {'seeds done':<12}tables"]
-    for name in names:
+    names, jobs = chosen_arms(tables, arms), plan(campaign, tables, arms)
+    lines = [f"{'arm':<42}{'tokens':>6}  {'seeds done':<12}tables"]
+    rows = [(name, False) for name in names]
+    rows += dict.fromkeys((job.run.arm, True) for job in jobs if job.kind == "plateau")
+    for name, plateau in rows:
         arm = ARMS[name]
-        done = [str(seed) for seed in campaign.seeds if campaign.result(campaign.final_run(arm, seed)) is not None]
-        within = [table.name for table in TABLES.values() if any(row.arm == name for row in table.rows)]
-        lines.append(f"{name:<32}{arm.num_tokens:>6}  {' '.join(done) or '-':<12}{' '.join(within)}")
+        done = [str(seed) for seed in campaign.seeds if campaign.result(campaign.final_run(arm, seed, plateau))]
+        within = [
+            table.name
+            for table in TABLES.values()
+            if any((row.arm, row.plateau) == (name, plateau) for row in table.rows)
+        ]
+        title = f"{name}, to the plateau" if plateau else name
+        lines.append(f"{title:<42}{arm.num_tokens:>6}  {' '.join(done) or '-':<12}{' '.join(within)}")
     lines += ["", *(f"{table.name:<12} {table.title}" for table in TABLES.values())]
-    jobs = plan(campaign, tables, arms)
     left = [job for job in jobs if not job.is_done]
     hours = expected_hours(campaign, left, workers)
     lines += ["", f"{len(jobs) - len(left)} of {len(jobs)} jobs done; the others take about {hours:.1f} hours"]

@@ -272,8 +272,8 @@ _TABLES = (
         paper_columns="",
         tokens_differ="the average pool has no global tokens, so 32 in place of 40",
         differs="More steps than everywhere else: instruction tuning is repeated, its rates rising and falling anew, until the "
-        "validation score has twice in a row improved by less than a point, or as often as the bound allows; the repetition "
-        "with the best validation score counts.",
+        "validation score has twice in a row been less than a point above the best before, or as often as the bound allows; "
+        "the repetition with the best validation score counts.",
     ),
 )
 TABLES: dict[str, Table] = {table.name: table for table in _TABLES}

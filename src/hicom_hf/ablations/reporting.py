@@ -43,7 +43,7 @@ def write_report(campaign: Campaign, path: str | os.PathLike) -> list[Path]:
             draw_table(table, results, picture)
             written.append(picture)
         parts.append(_table(table, results, picture and picture.relative_to(path.parent)))
-    parts += [_curves(results), _missing(campaign, results)]
+    parts += [_curves(campaign, results), _missing(campaign, results)]
     write_text(path, "\n\n".join(part for part in parts if part))
     return [path, *written]
 
@@ -156,10 +156,11 @@ def _search(campaign: Campaign) -> str:
     if len(campaign.settings.factors) == 1:
         return ""
     factors = sorted(campaign.settings.factors)
+    error = _validation_error(campaign, "smaller differences decide nothing")
     lines = [
         "## Rates",
         "",
-        f"Right answers to the validation questions in percent, seed {campaign.search_seed}.{_search_error(campaign)}",
+        f"Right answers to the validation questions in percent, seed {campaign.search_seed}.{error}",
         "",
         f"| family | arm | {' | '.join(f'x {factor:g}' for factor in factors)} | chosen |",
         "|---" * (len(factors) + 3) + "|",
@@ -174,13 +175,13 @@ def _search(campaign: Campaign) -> str:
     return "\n".join(lines)
 
 
-def _search_error(campaign: Campaign) -> str:
+def _validation_error(campaign: Campaign, consequence: str) -> str:
     """How far these scores can be told apart."""
     found = [campaign.result(run) for family in REPRESENTATIVES for run in campaign.search_runs(family)]
     counts = [result["scores"]["validation"]["validation"]["all"]["questions"] for result in found if result]
     if not counts:
         return ""
-    return f" Their standard error is up to {standard_error(counts)} points; smaller differences decide nothing."
+    return f" Their standard error is up to {standard_error(counts)} points; {consequence}."
 
 
 def _kinds(results: Results) -> str:
@@ -250,19 +251,28 @@ def _cell(results: Results, row: Row, **view) -> str:
     return NOT_ASKED if row.arm is not None and results.of(row.arm, row.plateau) else NOT_RUN
 
 
-def _curves(results: Results) -> str:
+def _curves(campaign: Campaign, results: Results) -> str:
     """How the baselines improved while they were trained on."""
     lines = []
     for name in ARMS:
         for result in results.of(name, plateau=True):
             curve = ", ".join(f"{score:.1f}" for score in result["curve"])
             stop = (
-                "the last two gained less than a point" if result["stopped"] else "it was still improving at the bound"
+                "the last two are less than a point above the best before them"
+                if result["stopped"]
+                else "it was still improving at the bound"
             )
             lines.append(f"* {ARMS[name].title}, seed {result['seed']}: {curve}; {stop}.")
     if not lines:
         return ""
-    return "\n".join(["Validation scores after instruction tuning and after each repetition of it:", "", *lines])
+    return "\n".join(
+        [
+            f"Validation scores after instruction tuning and after each repetition of it."
+            f"{_validation_error(campaign, 'a point is less, so it is partly chance where a run stops')}",
+            "",
+            *lines,
+        ]
+    )
 
 
 def _missing(campaign: Campaign, results: Results) -> str:

@@ -118,20 +118,23 @@ def of_ratio(kind: str, ratio: tuple[int, ...]) -> str:
 
 
 def _growth(results: Results) -> list[Target]:
-    """How much is lost from the smallest ratio to the largest one."""
+    """How much is lost from the smallest ratio to the largest one, and the gap at each."""
     found = []
     for other in ("unconditional-local", "average-pool"):
         span = f"from {_written(RATIOS[0])} to {_written(RATIOS[-1])}"
         text = f"{span}, conditional local loses less than {other.replace('-', ' ')}"
         kinds = ("conditional-local", other)
-        ends = results.shared(_row(of_ratio(kind, ratio)) for kind in kinds for ratio in (RATIOS[0], RATIOS[-1]))
-        if ends is None:
+        values = results.shared(_row(of_ratio(kind, ratio)) for ratio in RATIOS for kind in kinds)
+        if values is None:
             found.append(Target(text, None))
             continue
-        lost, other_lost = ends[0].mean - ends[1].mean, ends[2].mean - ends[3].mean
-        seeds, chance = len(ends[0].scores), results.value(_row(of_ratio(other, RATIOS[0])), of="chance").mean
+        ours, others = [value.mean for value in values[::2]], [value.mean for value in values[1::2]]
+        lost, other_lost = ours[0] - ours[-1], others[0] - others[-1]
+        seeds, chance = len(values[0].scores), results.value(_row(of_ratio(other, RATIOS[0])), of="chance").mean
+        gaps = ", ".join(f"{mean - beside:+.1f}" for mean, beside in zip(ours, others, strict=True))
         numbers = f"{lost:.1f} against {other_lost:.1f} points, {_seeds(seeds)}"
-        numbers += f"; the other begins {ends[2].mean - chance:.1f} points above chance, more it cannot lose"
+        numbers += f"; the other begins {others[0] - chance:.1f} points above chance, more it cannot lose"
+        numbers += f"; from ratio to ratio, conditional is {gaps} points ahead"
         found.append(Target(text, lost < other_lost, numbers, seeds))
     return found
 

@@ -12,7 +12,7 @@ shows each table beside the paper's numbers and names what was not run.
 import argparse
 import sys
 
-from .arguments import above_zero, at_least_one, whole_number
+from .arguments import above_zero, at_least_one, seed_number
 
 HELP = "repeat the paper's ablations in miniature"
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tables", nargs="+", default=[], metavar="NAME", help="only the arms of these tables")
     parser.add_argument("--arms", nargs="+", default=[], metavar="NAME", help="only these arms")
     parser.add_argument(
-        "--seeds", nargs="+", type=whole_number, default=[0, 1, 2], metavar="N", help="seeds (default: 0 1 2)"
+        "--seeds", nargs="+", type=seed_number, default=[0, 1, 2], metavar="N", help="seeds (default: 0 1 2)"
     )
     parser.add_argument(
         "--parts",

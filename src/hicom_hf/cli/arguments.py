@@ -18,6 +18,14 @@ def whole_number(text: str) -> int:
         raise ArgumentTypeError(f"must be a whole number, got {text!r}") from None
 
 
+def seed_number(text: str) -> int:
+    """A whole number from 0 on."""
+    value = whole_number(text)
+    if value < 0:
+        raise ArgumentTypeError(f"must be 0 or above, got {value}")
+    return value
+
+
 def not_negative(text: str) -> float:
     """A finite number from 0 on."""
     value = number(text)

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from .arguments import whole_number
+from .arguments import seed_number
 
 HELP = "answer questions about two videos, and draw where the model looked"
 SEEDS = 1_000_000  # from which a fresh one is drawn
@@ -19,9 +19,7 @@ SEEDS = 1_000_000  # from which a fresh one is drawn
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", metavar="FILE", help="the first video (default: one that comes with the package)")
-    parser.add_argument(
-        "--seed", type=whole_number, help="of the second video (default: drawn at random, and printed)"
-    )
+    parser.add_argument("--seed", type=seed_number, help="of the second video (default: drawn at random, and printed)")
     parser.add_argument(
         "--output",
         default="demo.png",
@@ -33,9 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.seed is not None and args.seed < 0:
-        args.parser.error(f"argument --seed: must be 0 or above, got {args.seed}")
-
     from pathlib import Path
     from random import SystemRandom
     from tempfile import TemporaryDirectory

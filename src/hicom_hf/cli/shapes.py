@@ -8,8 +8,9 @@ The same arguments give the same scenes, frames and texts on every machine.
 
 import argparse
 import sys
+from pathlib import Path
 
-from .arguments import above_zero, at_least_one, whole_number
+from .arguments import above_zero, at_least_one, seed_number
 
 HELP = "make videos of the built-in world, with questions and answers"
 SPLITS = ("train", "validation", "test", "held_out", "held_out_pairs", "text")
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("picture", metavar="FILE", help="PNG to write")
     show.add_argument("--clutter", type=_clutter, metavar="LEVEL", help=_clutter_help("one row for each but mixed"))
     for action, num_frames in ((make, 16), (show, 6)):
-        action.add_argument("--seed", type=whole_number, default=0, help="of the scenes (default: %(default)s)")
+        action.add_argument("--seed", type=seed_number, default=0, help="of the scenes (default: %(default)s)")
         action.add_argument(
             "--split", choices=SPLITS, default="train", help="which scenes (default: %(default)s); see docs/shapes.md"
         )
@@ -65,8 +66,6 @@ def run(args: argparse.Namespace) -> int:
     if len(args.size) > 2:
         args.parser.error(f"argument --size: takes one or two numbers, got {len(args.size)}")
     args.size = (args.size[0], args.size[-1])
-    if args.seed < 0:
-        args.parser.error(f"argument --seed: must be 0 or above, got {args.seed}")
     return args.do(args)
 
 
@@ -93,11 +92,15 @@ def _make(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from ..shapes import Scene, contact_sheet, questions, render
+    from . import CommandError
 
+    picture = Path(args.picture)
+    if picture.is_dir() or not picture.parent.is_dir():
+        raise CommandError(f"{picture}: the picture cannot be written there; FILE is a file in a folder that exists")
     levels = SHOWN_LEVELS if args.clutter is None else (args.clutter,)
     scenes = [Scene.from_seed(args.seed, level, args.split) for level in levels]
     contact_sheet([render(scene, args.frames, args.size, noise=False)[0] for scene in scenes]).save(
-        args.picture, format="PNG", optimize=True
+        picture, format="PNG", optimize=True
     )
     for level, scene in zip(levels, scenes, strict=True):
         for question in questions(scene):

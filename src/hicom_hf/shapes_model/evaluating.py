@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..loading import load_model, load_processor
+from ..loading import load_config, load_model, load_processor
 from .data_sets import TALL, WIDE, Dataset, write_datasets
 from .processes import progress_bar
 from .scoring import score, table
@@ -116,6 +116,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=f"conditions, of: {names}")
     args = parser.parse_args()
     chosen = [known[name] for name in args.only] if args.only else CONDITIONS
+    try:
+        load_config(args.model)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     results = evaluate(args.model, args.data, chosen)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")

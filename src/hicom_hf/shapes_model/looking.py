@@ -1,5 +1,6 @@
 """Whether a model looks at what a question names: `python -m hicom_hf.shapes_model.looking MODEL`."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -56,18 +57,31 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="folder of the model")
-    model_folder = parser.parse_args().model
-    model, processor = load_model(model_folder, "cpu", "float32"), load_processor(model_folder)
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    args = parser.parse_args()
+    try:
+        model, processor = load_model(args.model, "cpu", "float32"), load_processor(args.model)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    results: dict[str, dict[str, dict[str, float]]] = {}
     for name, found in (
         ("unseen videos", times_even(model, processor)),
         ("red circles", times_even(model, processor, RED_CIRCLE_SCENES, "the red circle")),
     ):
+        results[name] = {}
         for branch, values in found.items():
             above = mean(value > 1 for value in values)
+            results[name][branch] = {
+                "times even": round(mean(values), 3),
+                "above 1": round(above, 3),
+                "questions": len(values),
+            }
             print(
                 f"{name}, {branch} attention: {mean(values):.2f} times an even spread on the named object, above 1 for "
                 f"{above:.1%} of {len(values)} questions"
             )
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
