@@ -1,6 +1,7 @@
 """Types of arguments: what argparse calls on the text that was given."""
 
 from argparse import ArgumentTypeError
+from pathlib import Path
 
 
 def at_least_one(text: str) -> int:
@@ -24,6 +25,18 @@ def seed_number(text: str) -> int:
     if value < 0:
         raise ArgumentTypeError(f"must be 0 or above, got {value}")
     return value
+
+
+def check_picture(path: Path, argument: str) -> None:
+    """Refuse a picture that could not be written in the end, before the work.
+
+    Raises:
+        FileNotFoundError: it is a folder, or would lie in none.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path}: the picture cannot be written there; {argument} takes a file in a folder that exists"
+        )
 
 
 def not_negative(text: str) -> float:

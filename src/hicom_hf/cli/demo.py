@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from .arguments import seed_number
+from .arguments import check_picture, seed_number
 
 HELP = "answer questions about two videos, and draw where the model looked"
 SEEDS = 1_000_000  # from which a fresh one is drawn
@@ -43,10 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     # What is cheap and may be wrong comes before the weights.
     output = Path(args.output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise FileNotFoundError(
-            f"{output}: the picture cannot be written there; --output takes a file in a folder that exists"
-        )
+    check_picture(output, "--output")
     source, name = model_source(args.model), args.model or HICOM_TINY
     config, processor = load_config(source), load_processor(source)
     check_fits(config, processor, source)

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .arguments import above_zero, at_least_one, seed_number
+from .arguments import above_zero, at_least_one, check_picture, seed_number
 
 HELP = "make videos of the built-in world, with questions and answers"
 SPLITS = ("train", "validation", "test", "held_out", "held_out_pairs", "text")
@@ -92,11 +92,9 @@ def _make(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from ..shapes import Scene, contact_sheet, questions, render
-    from . import CommandError
 
     picture = Path(args.picture)
-    if picture.is_dir() or not picture.parent.is_dir():
-        raise CommandError(f"{picture}: the picture cannot be written there; FILE is a file in a folder that exists")
+    check_picture(picture, "FILE")
     levels = SHOWN_LEVELS if args.clutter is None else (args.clutter,)
     scenes = [Scene.from_seed(args.seed, level, args.split) for level in levels]
     contact_sheet([render(scene, args.frames, args.size, noise=False)[0] for scene in scenes]).save(
