@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from hicom_hf.ablations import running, working
+from hicom_hf.ablations import claiming, running, working
 from hicom_hf.ablations.arms import ARMS, CONDITIONAL, FIRST, GRID, PLATEAU, POOL, REPRESENTATIVES, UNCONDITIONAL
 from hicom_hf.ablations.campaign import LEVELS, Campaign, Run, Settings
 from hicom_hf.ablations.claiming import check_data, claim
@@ -365,6 +366,26 @@ def test_another_world_or_recipe_is_refused(tmp_path):
     write_text(path, json.dumps(record | {"recipes": record["recipes"] | {"alignment": "another"}}))
     with pytest.raises(ValueError, match=r"\(recipe of alignment\)"):
         claim(campaign)
+
+
+def test_a_recipe_is_what_it_says_not_how_it_is_written(tmp_path, monkeypatch):
+    campaign, stage = Campaign(tmp_path / "out"), "instruction_tuning"
+    claim(campaign)
+    recipes = shutil.copytree(claiming.RECIPES_DIR, tmp_path / "recipes")
+    monkeypatch.setattr(claiming, "RECIPES_DIR", recipes)
+    text = (recipes / f"{stage}.yaml").read_text()
+    write_text(recipes / f"{stage}.yaml", text.replace("compressor: 2e-4", "compressor: 0.0002  # as in the paper"))
+    claim(campaign)
+    write_text(recipes / f"{stage}.yaml", text.replace("compressor: 2e-4", "compressor: 3e-4"))
+    with pytest.raises(ValueError, match=rf"\(recipe of {stage}\)"):
+        claim(campaign)
+
+
+def test_the_campaign_in_the_repository_goes_on(tmp_path):
+    """As its README tells to: whatever is trained from now on has what the runs there had."""
+    stored = Path(__file__).parents[1] / "benchmarks" / "ablations"
+    copied(Campaign(stored), tmp_path)
+    claim(Campaign(tmp_path, Settings.recorded(tmp_path), parts=(stored / "parts",)))
 
 
 def test_data_of_another_world_are_refused(tmp_path):

@@ -1,7 +1,7 @@
 """What a campaign's results are made with: noted in its folder, so that a command that would make others is refused.
 
-`settings.json` holds the settings, the seed on which rates are chosen, the world's version, digests of the stages' recipes
-and of towers and LLM, and whether these were given.
+`settings.json` holds the settings, the seed on which rates are chosen, the world's version, digests of what the stages' recipes
+say and of towers and LLM, and whether these were given.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any
 from ..shapes.writing import WORLD_VERSION, write_text
 from ..shapes_model.data_sets import STAGES, check_datasets
 from ..shapes_model.making import RECIPES_DIR
+from ..training.typed_yaml import load_yaml
 from .campaign import Campaign, Settings
 
 
@@ -50,7 +51,7 @@ def _made_with(campaign: Campaign) -> dict[str, Any]:
         "settings": asdict(campaign.settings),
         "search_seed": campaign.search_seed,
         "world": WORLD_VERSION,
-        "recipes": {stage: _digest([RECIPES_DIR / f"{stage}.yaml"]) for stage in STAGES},
+        "recipes": {stage: _recipe_digest(RECIPES_DIR / f"{stage}.yaml") for stage in STAGES},
         "parts": {"given": bool(campaign.parts), "digests": _part_digests(campaign)},
     }
 
@@ -90,12 +91,19 @@ def _part_digests(campaign: Campaign) -> dict[str, str]:
     for seed in campaign.seeds:
         folders = [campaign.parts_of(seed) / name for name in ("siglip", "llm")]
         if all(folder.exists() for folder in folders):
-            found[str(seed)] = _digest(path for folder in folders for path in sorted(folder.glob("*.safetensors")))
+            files = (path for folder in folders for path in sorted(folder.glob("*.safetensors")))
+            found[str(seed)] = _digest(path.read_bytes() for path in files)
     return found
 
 
-def _digest(paths: Iterable[Path]) -> str:
+def _recipe_digest(path: Path) -> str:
+    """Of a recipe's values: another comment or order in the file trains the same model."""
+    values = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    return _digest([json.dumps(values, sort_keys=True).encode()])
+
+
+def _digest(contents: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
+    for content in contents:
+        digest.update(content)
     return digest.hexdigest()[:16]
