@@ -385,7 +385,9 @@ def test_the_campaign_in_the_repository_goes_on(tmp_path):
     """As its README tells to: whatever is trained from now on has what the runs there had."""
     stored = Path(__file__).parents[1] / "benchmarks" / "ablations"
     copied(Campaign(stored), tmp_path)
-    claim(Campaign(tmp_path, Settings.recorded(tmp_path), parts=(stored / "parts",)))
+    moved = Campaign(tmp_path, Settings.recorded(tmp_path), parts=(stored / "parts",))
+    claim(moved)
+    assert moved.record == Campaign(stored).record
 
 
 def test_data_of_another_world_are_refused(tmp_path):

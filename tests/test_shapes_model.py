@@ -391,11 +391,10 @@ def test_a_condition_that_there_is_not_is_named(capsys, monkeypatch):
     assert "argument --only: invalid choice: 'no such row'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [evaluating, looking])
-def test_a_model_that_there_is_not_is_named(module, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        sys, "argv", ["command", "nowhere/model", str(tmp_path / "data")][: 3 if module is evaluating else 2]
-    )
+@pytest.mark.parametrize(("module", "others"), [(evaluating, ["data"]), (looking, [])])
+def test_a_model_that_there_is_not_is_named(module, others, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command", "nowhere/model", *others])
     with pytest.raises(SystemExit):
         module.main()
     assert "error: nowhere/model" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import load_config, load_model, load_processor
+from ..shapes.writing import write_text
 from .data_sets import TALL, WIDE, Dataset, write_datasets
 from .processes import progress_bar
 from .scoring import score, table
@@ -122,7 +123,7 @@ def main() -> None:
         parser.error(str(error))
     results = evaluate(args.model, args.data, chosen)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(args.json, json.dumps(results, indent=1))
     print(as_markdown(results))
 
 

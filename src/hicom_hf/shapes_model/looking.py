@@ -13,6 +13,7 @@ from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
 from ..shapes import Scene, patch_cover, questions, render, write_video
 from ..shapes.rendering import DEFAULT_NUM_FRAMES
+from ..shapes.writing import write_text
 
 BRANCHES = ("local", "global")
 SCENES = tuple(Scene.from_seed(seed, "normal", "test") for seed in range(24))
@@ -81,7 +82,7 @@ def main() -> None:
                 f"{above:.1%} of {len(values)} questions"
             )
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(args.json, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
