@@ -462,3 +462,33 @@ def test_a_forked_process_reads_videos_after_its_parent_did(tmp_path):
     finally:
         gc.enable()
         process.kill()
+
+
+def test_a_text_file_is_no_video(tmp_path):
+    # FFmpeg's "tty" format draws any text as a film.
+    path = tmp_path / "notes.txt"
+    path.write_text("a line of a private file\n" * 200)
+    with pytest.raises(VideoReadError, match="not a video file"):
+        read_video(path, ALL)
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1,\nvideo.mp4\n", "ffconcat version 1.0\nfile video.mp4\n"])
+def test_a_playlist_is_no_video(tmp_path, text):
+    write_video(tmp_path / "video.mp4", 3)
+    path = tmp_path / "list.mp4"
+    path.write_text(text)
+    with pytest.raises(VideoReadError, match="not a video file"):
+        read_video(path, ALL)
+
+
+def test_every_format_that_may_be_read_is_known_to_ffmpeg():
+    known = {name for long in av.formats_available for name in av.ContainerFormat(long).name.split(",")}
+    listed = video_decoding_hicom.OPEN_OPTIONS["format_whitelist"].split(",")
+    assert set(listed) <= {*known, *av.formats_available}
+
+
+def test_an_image_that_is_postscript_starts_no_ghostscript(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(VideoReadError, match="not an image"):
+        video_sources_hicom.load_image(path)

@@ -25,8 +25,21 @@ FORMATS_WITH_DURATION = ("matroska", "webm", "flv")
 CODECS_WITHOUT_TIMES_IN_AVI = ("h264", "hevc")
 # In these codecs a frame marked as "no reference" is one that no other frame is predicted from.
 CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
+# Containers and raw streams of video, by FFmpeg's names. Its other formats are not video that people bring, and some are unsafe
+# on files of strangers: "tty" draws any text as a film, "concat", "hls" and "dash" are lists of other files.
+VIDEO_FORMATS = (
+    "3g2,3gp,apv,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dnxhd,dv,evc,flv,gxf,h261,h263,h264,hevc,ivf,live_flv,lxf,m4v,matroska,"
+    "mjpeg,mov,mp4,mpeg,mpegts,mpegtsraw,mpegvideo,mpjpeg,mxf,nut,nuv,obu,ogg,pva,rm,swf,vc1,vvc,webm,wtv,yuv4mpegpipe"
+)
+# Read as well, so that the error about a file without a video stream can say so.
+AUDIO_FORMATS = "aac,ac3,aiff,amr,flac,mp3,wav"
+# Pictures that Pillow does not read; one is a video of one frame.
+IMAGE_FORMATS = "apng,exr_pipe,j2k_pipe,jpegls_pipe,jpegxl_anim,jpegxl_pipe,jpeg_pipe,png_pipe,webp_pipe"
 # Data comes through a file object, so FFmpeg itself has nothing to open: a playlist cannot make it read other files.
-OPEN_OPTIONS = {"protocol_whitelist": "none"}
+OPEN_OPTIONS = {
+    "protocol_whitelist": "none",
+    "format_whitelist": f"{VIDEO_FORMATS},{AUDIO_FORMATS},{IMAGE_FORMATS}",
+}
 IO_BUFFER_SIZE = 2**18  # bytes
 FIXED_POINT_ONE = 2**16  # the display matrix holds 16.16 fixed-point numbers
 

@@ -19,6 +19,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# What Pillow may take an image for. Its other formats are not pictures that people bring, and some start other programs:
+# a PostScript file under any name would run Ghostscript.
+STILL_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # what has a meaning in an address and stays as it is (RFC 3986)
 DOWNLOAD_TIMEOUT = 30.0  # seconds without any data
 MAX_DOWNLOAD_SIZE = 8 * 2**30  # bytes; a live stream has no end
@@ -124,7 +127,7 @@ def load_image(image: Any, name: str | None = None) -> np.ndarray:
         return rgb_from_pil(image, name)
     file = open_binary(image)
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=STILL_FORMATS) as opened:
             return rgb_from_pil(opened, name)
     except UnidentifiedImageError as error:
         raise VideoReadError(f"{name}: this is not an image that Pillow can read; pass a PNG or JPEG file") from error

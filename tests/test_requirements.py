@@ -1,0 +1,42 @@
+"""What setup.cfg promises about other packages holds for what is installed, and refuses what is known not to work."""
+
+import configparser
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REFUSED = {
+    "av": ("16.1.0", "17.0.0", "19.0.0"),  # no threads=; hangs in forked workers; no metadata_errors=
+    "transformers": ("5.22.0", "5.24.0"),  # 5.24 renamed past_key_values
+    "peft": ("0.19.0",),  # refused by transformers 5.23
+    "bitsandbytes": ("0.46.0",),  # likewise
+    "accelerate": ("1.10.0",),  # device_map="auto" fails where all lands on disk
+    "datasets": ("4.0.0",),  # other column types of webdataset shards
+}
+
+
+def requirements() -> dict[str, Requirement]:
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    lines = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    found = [Requirement(line) for text in lines for line in text.split("\n") if line and not line.startswith("%(")]
+    return {requirement.name: requirement for requirement in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [(name, version) for name, versions in REFUSED.items() for version in versions]
+)
+def test_versions_that_do_not_work_are_refused(name, version):
+    assert version not in requirements()[name].specifier
+
+
+@pytest.mark.parametrize("name", sorted(requirements().keys() - {"flash-attn"}))
+def test_the_tested_version_is_allowed(name):
+    assert metadata.version(name) in requirements()[name].specifier
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "safetensors", "huggingface_hub", "av", "pillow", "numpy"])
+def test_what_the_core_needs_has_a_lower_bound(name):
+    assert any(part.operator in (">=", "==", "~=") for part in requirements()[name].specifier)
