@@ -27,6 +27,7 @@ from video_files import numbered_frames
 from hicom_hf import HiComForConditionalGeneration
 from hicom_hf.assembly import assemble, load_instruction_tokenizer, save_new_folder
 from hicom_hf.cli.main import main
+from hicom_hf.hub import files
 from hicom_hf.loading import load_model, load_processor
 from hicom_hf.new_folder import new_folder
 from hicom_hf.tiny import TINY_INSTRUCTION, TINY_TEXT, TINY_VISION, tiny_instruction_tokenizer, tiny_tokenizer
@@ -198,7 +199,7 @@ def test_no_path_of_this_machine_is_written_into_the_folder(siglip, qwen, tmp_pa
     for path in (tmp_path / "new").rglob("*"):
         if path.suffix in (".json", ".md", ".jinja"):
             assert str(siglip.parent) not in path.read_text(), path.name
-            assert "incomplete-" not in path.read_text(), path.name
+            assert ".unfinished-" not in path.read_text(), path.name
 
 
 def test_the_normalisation_of_this_siglip_is_taken_over(siglip, qwen):
@@ -417,9 +418,10 @@ def test_init_names_what_is_wrong_and_writes_nothing(arguments, code, message, t
 def test_a_folder_whose_replacement_was_killed_between_two_renames_is_back_in_its_place(tmp_path):
     killed = subprocess.Popen([sys.executable, "-c", ""])  # a process that is gone, for its number
     killed.wait()
-    replaced = tmp_path / f"old.replaced-{killed.pid}"
-    replaced.mkdir()
+    workplace = tmp_path / f"old.unfinished-{files._host()}-{killed.pid}-a"
+    replaced = workplace / "old.replaced"
+    replaced.mkdir(parents=True)
     (replaced / "config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="not empty"), new_folder(tmp_path / "old"):
         pass
-    assert (tmp_path / "old" / "config.json").read_text() == "{}" and not replaced.exists()
+    assert (tmp_path / "old" / "config.json").read_text() == "{}" and not workplace.exists()

@@ -254,7 +254,7 @@ def test_a_killed_conversion_leaves_no_destination_and_the_next_one_cleans_up(tm
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "hicom").exists()
     [left] = tmp_path.iterdir()
-    assert left.name == f"hicom.incomplete-{process.pid}"
+    assert left.name.startswith("hicom.unfinished-") and f"-{process.pid}-" in left.name
     while os.path.exists(f"/proc/{process.pid}"):
         time.sleep(0.01)
     convert(DIRECT / "checkpoint", tmp_path / "hicom")

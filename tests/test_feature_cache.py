@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from video_files import write_truncated_video, write_video
 
+from hicom_hf.hub import files
 from hicom_hf.tiny import tiny_model
 from hicom_hf.training import feature_cache as module
 from hicom_hf.training.collating import HiComDataCollator
@@ -298,11 +299,13 @@ def test_a_file_that_a_killed_process_left_is_never_read_and_goes(frozen, proces
     cache.fill(frozen, media[:1], report=lambda line: None)
     gone = subprocess.Popen(["true"])
     gone.wait()
-    left = cache.folder / f"features-1.safetensors.{module._host()}-{gone.pid}.part"
-    running = cache.folder / f"features-2.safetensors.{module._host()}-{os.getpid()}.part"
-    elsewhere = cache.folder / "features-3.safetensors.elsewhere-1.part"
+    host = files._host()
+    left = cache.folder / f"features-1.safetensors.unfinished-{host}-{gone.pid}-a"
+    running = cache.folder / f"features-2.safetensors.unfinished-{host}-{os.getpid()}-a"
+    elsewhere = cache.folder / "features-3.safetensors.unfinished-elsewhere-1-a"
     for path in (left, running, elsewhere):
-        path.write_bytes(b"half")
+        path.mkdir()
+        (path / path.name.partition(".unfinished")[0]).write_bytes(b"half")
     cache.fill(frozen, media, report=lambda line: None)
     assert [path.exists() for path in (left, running, elsewhere)] == [False, True, True]
     assert len(cache) == 3
@@ -318,6 +321,18 @@ def test_a_disk_that_fills_up_leaves_no_half_shard(frozen, processor, folder, re
     with pytest.raises(OSError, match="No space left"):
         cache.fill(frozen, media_of(records, processor, folder), shard_size=1, report=lambda line: None)
     assert sorted(path.name for path in cache.folder.iterdir()) == ["about.json"]
+
+
+def test_no_medium_is_encoded_by_two_processes(frozen, processor, folder, records, tmp_path, monkeypatch):
+    media, read = media_of(records, processor, folder), {0: [], 1: []}
+    original = module.read_pixels
+    for rank in read:  # each sees the empty folder, as processes do that start together
+        monkeypatch.setattr(
+            module, "read_pixels", lambda *args, rank=rank: (read[rank].append(args[0]), original(*args))[1]
+        )
+        cache = FeatureCache(tmp_path / str(rank), frozen, processor, num_frames=8)
+        cache.fill(frozen, media, rank=rank, world_size=2, report=lambda line: None)
+    assert len(media) == 3 and read == {0: [media[0], media[2]], 1: [media[1]]}
 
 
 def test_processes_encode_their_shares_and_read_each_others(frozen, processor, folder, records, tmp_path):

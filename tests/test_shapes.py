@@ -13,6 +13,7 @@ import pytest
 
 from hicom_hf import shapes
 from hicom_hf.cli import shapes as shapes_command
+from hicom_hf.cli.main import main
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.instruction_hicom import extract_instruction
 from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
@@ -539,6 +540,18 @@ def test_an_interrupted_data_set_is_completed_and_the_rest_is_kept(tmp_path):
     (tmp_path / "world.json").write_text("{")
     with pytest.raises(ValueError, match=r"world\.json: this note of how the folder was made is broken"):
         shapes.write_dataset(tmp_path, 2, **settings)
+
+
+def test_a_folder_with_files_of_the_user_is_refused_and_left_as_it_is(tmp_path, capsys):
+    for name in ("tuning.json", "alignment.json", "notes", "papers"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".hidden").touch()
+    message = r"holds files that this command did not make \(alignment\.json, notes, papers, \.\.\.; there is no world"
+    with pytest.raises(FileExistsError, match=message):
+        shapes.write_dataset(tmp_path, 1)
+    assert main(["shapes", "make", str(tmp_path), "--videos", "1"]) == 1
+    assert "choose a new folder" in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 5 and (tmp_path / "tuning.json").read_text() == "mine"
 
 
 def test_a_video_that_cannot_be_encoded_leaves_nothing_behind(tmp_path):

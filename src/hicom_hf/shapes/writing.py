@@ -1,7 +1,7 @@
 """Videos and pictures on disk, and the JSON in LLaVA's format that the trainer reads.
 
 A folder holds `videos/`, `images/` (pictures for alignment), one JSON file per stage, and `world.json` with the settings that
-all its files were made with. Every file is written beside its place and renamed, so what has its name is complete.
+all its files were made with. What has its name is complete, see `hub.files`.
 """
 
 import json
@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..hub.files import atomic_file, remove_leftovers, write_text
 from ..progress import Progress, no_progress
 from .descriptions import CAPTION_REQUESTS, caption, descriptions
 from .dice import Dice
@@ -74,18 +75,16 @@ def write_video(
             f"{frames.dtype} {frames.shape}"
         )
     rate, path = _frame_rate(fps), Path(path)
-    beside = path.with_name(f"{path.stem}.incomplete-{os.getpid()}{path.suffix}")
-    try:
-        with av.open(str(beside), "w") as container:
-            stream = container.add_stream(codec, rate=rate, options=CODECS[codec])
-            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            stream.codec_context.thread_count = 1  # more do not pay for such small pictures
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-            container.mux(stream.encode(None))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with (
+        atomic_file(path, durable=False) as written,  # it can be made again
+        av.open(str(written), "w") as container,
+    ):
+        stream = container.add_stream(codec, rate=rate, options=CODECS[codec])
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.codec_context.thread_count = 1  # more do not pay for such small pictures
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
     return path
 
 
@@ -124,6 +123,7 @@ def write_dataset(
 
     Raises:
         ValueError: an argument out of range, or a folder that was made with other settings.
+        FileExistsError: the folder holds files that were not made by this function.
 
     Example:
         >>> write_dataset("shapes", num_videos=100, seed=0, stage="tuning")  # doctest: +SKIP
@@ -188,10 +188,18 @@ def _checked_size(stage: str, num_videos: int, size: int | tuple[int, int], code
 
 
 def _claim(folder: Path, world: dict[str, Any]) -> None:
-    """Note in the folder how its files are made; refuse one whose files are made in another way."""
+    """Note in the folder how its files are made; refuse one whose files are made in another way, or by somebody else."""
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     note = folder / WORLD_FILE
     if not note.exists():
+        foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if foreign:
+            names = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+            raise FileExistsError(
+                f"{folder} holds files that this command did not make ({names}; there is no {WORLD_FILE}), which it could "
+                "overwrite; choose a new folder"
+            )
         write_text(note, json.dumps(world, indent=1))
         return
     try:
@@ -211,9 +219,8 @@ def _picture(folder: Path, number: int, scene: Scene, size: tuple[int, int]) -> 
     name = f"images/{number:06d}.jpg"
     path = folder / name
     if not path.exists():
-        beside = path.with_name(f"{path.stem}.incomplete-{os.getpid()}.jpg")
-        Image.fromarray(render_still(scene, size)).save(beside, quality=JPEG_QUALITY)
-        os.replace(beside, path)
+        with atomic_file(path, durable=False) as written:
+            Image.fromarray(render_still(scene, size)).save(written, quality=JPEG_QUALITY)
     request = Dice(scene.seed, CAPTION_STREAM).choose(CAPTION_REQUESTS)
     return {
         "id": f"{scene.split}-{scene.seed}-caption",
@@ -249,11 +256,3 @@ def _record(scene: Scene, video: dict[str, Any], number: int, question: Question
 
 def _turns(medium: str, asked: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": f"<{medium}>\n{asked}"}, {"from": "gpt", "value": answer}]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, with a line break at its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ..hub.files import atomic_file, remove_leftovers, settings_fingerprint, write_text
 from ..progress import Progress, no_progress
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 from .encoding import is_missing, media_name, read_pixels
@@ -101,7 +101,7 @@ class FeatureCache:
             "sampling": self.sampling,
             "video_processor": self.video_processor.to_dict(),
         }
-        self.fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        self.fingerprint = settings_fingerprint(about)
         self.folder = Path(folder) / self.fingerprint
         self._about = about
         self._shards: dict[str, Path] = {}  # key of a medium -> file
@@ -222,8 +222,8 @@ class FeatureCache:
         if not missing:
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
-        _write_whole(self.folder / "about.json", lambda path: path.write_text(json.dumps(self._about, indent=2)))
+        remove_leftovers(self.folder)
+        write_text(self.folder / "about.json", json.dumps(self._about, indent=2))
         share = missing[rank::world_size]
         skipped = []
         progress = progress or no_progress
@@ -292,15 +292,8 @@ class FeatureCache:
                 self._write_shard(tensors)
 
     def _write_shard(self, tensors: dict[str, torch.Tensor]):
-        path = self.folder / f"features-{uuid.uuid4().hex}.safetensors"
-        _write_whole(path, lambda temporary: save_file(tensors, temporary))
-
-    def _remove_leftovers(self):
-        """Delete unfinished files of processes of this machine that are gone."""
-        for path in self.folder.glob("*.part"):
-            host, _, process = path.suffixes[-2][1:].rpartition("-")
-            if host == _host() and process.isdecimal() and not _runs(int(process)):
-                path.unlink(missing_ok=True)
+        with atomic_file(self.folder / f"features-{uuid.uuid4().hex}.safetensors") as path:
+            save_file(tensors, path)
 
 
 def medium_key(medium: Medium) -> str:
@@ -374,32 +367,6 @@ def _frozen_tower(model):
             f"({trainable[0]}, ...); freeze it (model.model.vision_tower.requires_grad_(False)) or train without the cache"
         )
     return tower
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]):
-    """Write a file so that under its name there is nothing or all of it, whatever happens."""
-    temporary = path.with_name(f"{path.name}.{_host()}-{os.getpid()}.part")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _host() -> str:
-    return socket.gethostname().replace(".", "_")
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _to_stderr(line: str):
