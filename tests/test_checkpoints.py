@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import Subset
 from training_runs import losses_of, processes, recipe, recipe_values, run_quietly, weights_of, write_data, write_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
-from hicom_hf.tiny import tiny_model
-from hicom_hf.training import checkpoints as checkpoints_module
+from hicom_hf import HiComForConditionalGeneration
+from hicom_hf.hub import files
+from hicom_hf.tiny import tiny_model, tiny_processor
 from hicom_hf.training.checkpoints import (
     MARKER,
     UNFINISHED,
+    checkpoint_to_resume,
     checkpoints,
     complete_folder,
     frozen_fingerprint,
@@ -27,8 +30,10 @@ from hicom_hf.training.checkpoints import (
     load_weights,
     read_weights,
     remove_old_checkpoints,
-    writing_folder,
 )
+from hicom_hf.training.collating import HiComDataCollator
+from hicom_hf.training.datasets import HiComDataset
+from hicom_hf.training.recipes import LearningRates
 from hicom_hf.training.running import run_recipe
 from hicom_hf.training.trainer import HiComTrainer
 
@@ -46,7 +51,7 @@ VARIANTS = {
 def fast_disk():
     """Forcing files to disk takes most of these tests' time, and matters when the machine dies, not the process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints_module.os, "fsync", lambda descriptor: None)
+        patch.setattr(files.os, "fsync", lambda descriptor: None)
         yield
 
 
@@ -231,6 +236,85 @@ def test_other_runs_killed_at_random_moments_do_so_as_well(variant, start, unint
     assert_same(tmp_path, uninterrupted(variant))
 
 
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
+    start, uninterrupted, interrupt, tmp_path, caplog
+):
+    run = recipe("conditional_pretraining", *start, tmp_path, **CHANGES)
+    interrupt(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    run_recipe(run)
+    flip_a_bit(tmp_path / "checkpoint-4" / "model.safetensors")
+    run_recipe(run)
+    assert "checkpoint-4 is damaged (model.safetensors changed)" in caplog.text
+    assert_same(tmp_path, uninterrupted("compressor"))
+
+
+def test_a_run_killed_after_its_last_checkpoint_trains_no_step_more(start, tmp_path):
+    changes = {**CHANGES, "max_steps": 2, "optimizer": {"schedule": "constant"}}  # cosine ends at a rate of 0
+    run = recipe("conditional_pretraining", *start, tmp_path, **changes)
+    expected = result_of(run_recipe(run)), losses_of(tmp_path)
+    shutil.rmtree(tmp_path / "model")
+    run_recipe(run)
+    assert_same(tmp_path, expected)
+    assert last_checkpoint(tmp_path).name == "checkpoint-2"
+
+
+@pytest.fixture
+def evaluated(start, tmp_path):
+    """evaluated(**arguments): a trainer that evaluates and saves every step."""
+
+    def trainer(trainable_only=False, folder="run", **arguments) -> HiComTrainer:
+        torch.manual_seed(0)
+        model, processor = HiComForConditionalGeneration.from_pretrained(start[0]), tiny_processor()
+        dataset = HiComDataset(start[1], processor, num_frames=2)
+        settings = {"max_steps": 4, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "use_cpu": True}
+        settings |= {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_loss"}
+        settings |= {"load_best_model_at_end": True, "remove_unused_columns": False, "label_names": ["labels"]}
+        return HiComTrainer(
+            model=model,
+            args=TrainingArguments(str(tmp_path / folder), **settings, **arguments),
+            train_dataset=dataset,
+            eval_dataset=Subset(dataset, range(2)),
+            data_collator=HiComDataCollator(processor),
+            processing_class=processor,
+            learning_rates=LearningRates(compressor=1e-2, injection=1e-2),
+            trainable_only=trainable_only,
+            progress_bar=False,
+        )
+
+    return trainer
+
+
+@pytest.mark.parametrize("trainable_only", [False, True])
+def test_the_best_model_is_kept_and_loaded_at_the_end(trainable_only, evaluated, tmp_path):
+    # The highest loss counts as the best, so that it is not the last.
+    trainer = evaluated(trainable_only, greater_is_better=True, save_total_limit=2)
+    trainer.train()
+    losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    best = max(losses, key=losses.get)
+    assert best < 4
+    folder = tmp_path / "run" / f"checkpoint-{best}"
+    assert trainer.state.best_model_checkpoint == str(folder)
+    assert [path.name for path in checkpoints(tmp_path / "run")] == [folder.name, "checkpoint-4"]
+    assert trainer.evaluate()["eval_loss"] == losses[best]
+    weights, state = read_weights(folder), trainer.model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
+    for checkpoint in checkpoints(tmp_path / "run"):
+        noted = json.loads((checkpoint / "trainer_state.json").read_text())["best_model_checkpoint"]
+        assert noted == str(folder)
+
+
+def test_a_resumed_run_that_has_moved_knows_its_best_checkpoint(evaluated, tmp_path):
+    evaluated(greater_is_better=True, save_total_limit=2).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    trainer = evaluated(folder="moved", greater_is_better=True, save_total_limit=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.best_model_checkpoint == str(
+        tmp_path / "moved" / f"checkpoint-{trainer.state.best_global_step}"
+    )
+    assert trainer.state.best_global_step < 4 and is_complete(Path(trainer.state.best_model_checkpoint))
+
+
 def test_a_run_is_not_resumed_with_another_recipe(start, interrupt, tmp_path):
     interrupt(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     run_recipe(recipe("conditional_pretraining", *start, tmp_path, **CHANGES))
@@ -288,7 +372,7 @@ def test_a_kill_at_any_point_of_writing_leaves_the_checkpoint_before_as_the_newe
         return wrapper
 
     for name in ("fsync", "rename"):
-        monkeypatch.setattr(checkpoints_module.os, name, dies(getattr(os, name)))
+        monkeypatch.setattr(files.os, name, dies(getattr(os, name)))
     try:
         write_checkpoint(tmp_path, 2)
         newest = "checkpoint-2"
@@ -327,20 +411,43 @@ def test_checkpoints_are_counted_not_spelled_and_the_oldest_go(tmp_path):
     assert last_checkpoint(tmp_path / "nowhere") is None
 
 
+@pytest.mark.parametrize(
+    ("keep", "best", "kept"), [(2, 1, [1, 4]), (1, 1, [1, 4]), (2, 4, [3, 4]), (3, None, [2, 3, 4])]
+)
+def test_the_best_checkpoint_stays_as_one_of_those_that_are_kept(keep, best, kept, tmp_path):
+    paths = {step: write_checkpoint(tmp_path, step) for step in (1, 2, 3, 4)}
+    remove_old_checkpoints(tmp_path, keep, paths.get(best))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{step}" for step in kept]
+
+
 def test_a_complete_folder_is_never_overwritten(tmp_path):
     write_checkpoint(tmp_path, 1)
     with pytest.raises(FileExistsError, match=r"checkpoint-1 exists already"):
         write_checkpoint(tmp_path, 1)
 
 
-def test_a_folder_whose_writing_fails_does_not_appear(tmp_path):
-    with pytest.raises(RuntimeError, match="broken"), writing_folder(tmp_path / "model") as folder:
-        (folder / "config.json").write_text("{}")
-        raise RuntimeError("broken")
-    assert list(tmp_path.iterdir()) == [tmp_path / UNFINISHED]
-    with writing_folder(tmp_path / "model") as folder:
-        (folder / "config.json").write_text("{}")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"] and not is_complete(tmp_path / "model")
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_noticed_before_a_checkpoint_is_resumed_from(tmp_path, caplog):
+    assert checkpoint_to_resume(tmp_path) is None
+    first, second = (write_checkpoint(tmp_path, step) for step in (1, 2))
+    flip_a_bit(second / "weights")
+    assert is_complete(second)  # as far as sizes tell
+    assert checkpoint_to_resume(tmp_path) == first
+    assert "checkpoint-2 is damaged (weights changed) and is not used" in caplog.text
+    flip_a_bit(first / "sub" / "state")
+    message = (
+        r"none of the checkpoints in .* can be used \(.*checkpoint-\d.*\): .* remove them to start from the beginning"
+    )
+    with pytest.raises(ValueError, match=message):
+        checkpoint_to_resume(tmp_path)
+    trainer = HiComTrainer.__new__(HiComTrainer)
+    with pytest.raises(ValueError, match="checkpoint-1 is damaged: sub/state changed since it was written"):
+        trainer.train(resume_from_checkpoint=str(first))
 
 
 def test_the_trainer_resumes_from_complete_folders_only(tmp_path):

@@ -94,6 +94,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         written.write_text(text.removesuffix("\n") + "\n", encoding="utf-8")
 
 
+def publish_folder(written: Path, destination: Path) -> None:
+    """Force a folder to disk and give it its final name, on the same file system."""
+    force_to_disk(written)
+    os.rename(written, destination)
+    _sync(destination.parent)
+
+
 def force_to_disk(path: Path) -> None:
     """Return once a file, or a folder with all that it holds, would survive a loss of power."""
     if path.is_dir():

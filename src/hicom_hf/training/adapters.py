@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from ..hub.files import atomic_folder
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
-from .checkpoints import writing_folder
 from .recipes import LoraRecipe
 from .stages import mark_trained
 
@@ -105,7 +105,7 @@ def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None
     model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     mark_trained(model.config, ("compressor", "language_model"))
     processor = HiComProcessor.from_pretrained(adapter)
-    with writing_folder(destination) as folder:
+    with atomic_folder(destination) as folder:
         model.to(stored).save_pretrained(folder)
         processor.save_pretrained(folder)
     return destination

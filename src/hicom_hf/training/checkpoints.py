@@ -1,8 +1,8 @@
 """Checkpoints that are either complete or not there, and stopping in order.
 
-A folder is written under `unfinished/`, its files are forced to disk, a list of them with their sizes is added, and only then
-is it renamed to its final name, which is atomic. Whatever happens in between, kill -9 and a full disk included, leaves the
-older checkpoints as they were and nothing that could be taken for a newer one.
+A checkpoint is written under `unfinished/` by all processes of a run, a list of its files with their sizes and digests is added,
+everything is forced to disk, and only then is it renamed to its final name, which is atomic. Whatever happens in between,
+kill -9 and a full disk included, leaves the older checkpoints as they were and nothing that could be taken for a newer one.
 """
 
 import hashlib
@@ -12,8 +12,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,9 +21,11 @@ from safetensors.torch import load_file
 from torch import distributed, nn
 from transformers import TrainerCallback
 
+from ..hub.files import changed_files, folder_fingerprints, publish_folder, remove_folder, remove_leftovers
+
 logger = logging.getLogger(__name__)
 
-MARKER = "complete.json"  # names and sizes of a complete folder's files
+MARKER = "complete.json"  # names, sizes and digests of a complete folder's files
 UNFINISHED = "unfinished"  # where folders are written, beside those that are complete
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch and safetensors have their own words for a full disk
@@ -34,111 +35,68 @@ SAMPLES_PER_WEIGHT = 64  # values of each frozen weight that its fingerprint loo
 # Writing -------------------------------------------------------------------------------------------------------------------
 
 
-def complete_folder(staging: Path, destination: Path, marker: bool = True) -> None:
-    """Turn a written folder into its final self: forced to disk, listed, renamed.
+def complete_folder(staging: Path, destination: Path) -> None:
+    """Turn a written folder into a complete one: listed, forced to disk, renamed.
 
     Args:
         staging: the folder; on the same file system as `destination`.
         destination: its final name. What is there and incomplete is removed.
-        marker: leave the list of files in it.
 
     Raises:
         FileExistsError: `destination` is there and complete.
         OSError: the disk is full, or gone.
     """
-    sizes = {}
-    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-        _force_to_disk(path)
-        sizes[path.relative_to(staging).as_posix()] = path.stat().st_size
-    if marker:
-        (staging / MARKER).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
-        _force_to_disk(staging / MARKER)
-    for path in (*(path for path in staging.rglob("*") if path.is_dir()), staging):
-        _force_to_disk(path)
-    if destination.exists() and (is_complete(destination) or not marker):
+    listed = {"files": folder_fingerprints(staging)}
+    (staging / MARKER).write_text(json.dumps(listed, indent=1), encoding="utf-8")
+    if is_complete(destination):
         raise FileExistsError(f"{destination} exists already")
     remove_folder(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(staging, destination)
-    _force_to_disk(destination.parent)
+    publish_folder(staging, destination)
+    with suppress(OSError):  # another checkpoint is being written there
+        staging.parent.rmdir()
 
 
-def _force_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def writing_folder(destination: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `destination` at the end of the block, or nothing if the block fails.
-
-    Example:
-        >>> with writing_folder(Path("runs/a/model")) as folder:  # doctest: +SKIP
-        ...     model.save_pretrained(folder)
-    """
-    staging = destination.parent / UNFINISHED / destination.name
-    remove_folder(staging)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        complete_folder(staging, destination, marker=False)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    _remove_if_empty(staging.parent)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder so that at no moment a part of it bears its name."""
-    if not folder.exists():
-        return
-    if folder.parent.name != UNFINISHED:
-        doomed = folder.parent / UNFINISHED / f"removed-{folder.name}"
-        shutil.rmtree(doomed, ignore_errors=True)
-        doomed.parent.mkdir(exist_ok=True)
-        os.rename(folder, doomed)
-        folder = doomed
-    shutil.rmtree(folder)
-    _remove_if_empty(folder.parent)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.name == UNFINISHED and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def remove_leftovers(output_dir: Path) -> None:
+def remove_unfinished(output_dir: Path) -> None:
     """Remove what a run that was killed while writing has left."""
     shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
+    remove_leftovers(output_dir)
 
 
 # Finding -------------------------------------------------------------------------------------------------------------------
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder was written to its end, and still is as it was then, as far as sizes tell."""
+    """Whether a folder was written to its end, and its files still have their sizes; see `damaged_files`."""
     try:
-        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+        return not changed_files(folder, _listed(folder), content=False)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of a complete folder whose content is no longer what was written; reads all of them."""
+    return changed_files(folder, _listed(folder))
+
+
+def _listed(folder: Path) -> dict[str, dict]:
+    return json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = []
-    for path in output_dir.iterdir() if output_dir.is_dir() else ():
-        match = CHECKPOINT.fullmatch(path.name)
-        if match is None:
-            continue
+    for _, path in sorted(_numbered(output_dir).items()):
         if is_complete(path):
-            found.append((int(match[1]), path))
+            found.append(path)
         else:
             logger.warning("%s is not complete and is not used.", path)
-    return [path for _, path in sorted(found)]
+    return found
+
+
+def _numbered(output_dir: Path) -> dict[int, Path]:
+    """All folders with a checkpoint's name, by their step."""
+    paths = list(output_dir.iterdir()) if output_dir.is_dir() else []
+    return {int(match[1]): path for path in paths if (match := CHECKPOINT.fullmatch(path.name))}
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
@@ -146,9 +104,36 @@ def last_checkpoint(output_dir: Path) -> Path | None:
     return (checkpoints(output_dir) or [None])[-1]
 
 
-def remove_old_checkpoints(output_dir: Path, keep: int) -> None:
-    """Remove all complete checkpoints but the newest `keep`."""
-    for path in checkpoints(output_dir)[:-keep]:
+def checkpoint_to_resume(output_dir: Path) -> Path | None:
+    """The newest checkpoint that is complete and whose files are as they were written, None if the run has none yet.
+
+    Raises:
+        ValueError: there are checkpoints, but all of them are damaged.
+    """
+    for path in reversed(checkpoints(output_dir)):
+        damaged = damaged_files(path)
+        if not damaged:
+            return path
+        logger.warning("%s is damaged (%s changed) and is not used.", path, ", ".join(damaged))
+    there = [path.name for path in _numbered(output_dir).values()]
+    if there:
+        raise ValueError(
+            f"none of the checkpoints in {output_dir} can be used ({', '.join(there)}): their files are missing or have "
+            "changed since they were written. Restore them, or remove them to start from the beginning"
+        )
+    return None
+
+
+def remove_old_checkpoints(output_dir: Path, keep: int, best: Path | None = None) -> None:
+    """Remove all complete checkpoints but the newest `keep`.
+
+    Args:
+        output_dir: where they lie.
+        keep: how many stay.
+        best: stays in any case, as one of them; beside the newest if `keep` is 1.
+    """
+    others = [path for path in checkpoints(output_dir) if path != best]
+    for path in others[: -max(1, keep - (best is not None))]:
         remove_folder(path)
 
 

@@ -11,9 +11,10 @@ from torch import distributed
 from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, TrainingArguments
 
+from ..hub.files import atomic_folder
 from ..modeling.configuration_hicom import HiComConfig
 from .adapters import add_adapters, quantization_config
-from .checkpoints import checkpoints, last_checkpoint, writing_folder
+from .checkpoints import checkpoints, last_checkpoint
 from .collating import HiComDataCollator
 from .datasets import HiComDataset, load_records
 from .feature_cache import FeatureCache
@@ -296,7 +297,7 @@ def save_finished(trainer: HiComTrainer, recipe: Recipe) -> Path:
     mark_trained(config, [part for part, rate in asdict(recipe.learning_rates).items() if rate is not None])
     trainer.final_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     if trainer.args.process_index == 0:
-        with writing_folder(destination) as folder:
+        with atomic_folder(destination) as folder:
             _save_into(trainer, recipe, folder)
     else:  # sharded weights are gathered by all
         trainer.save_model(str(destination))

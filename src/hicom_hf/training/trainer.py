@@ -9,22 +9,26 @@ from typing import Any, Literal
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..modeling.modeling_hicom import HiComModel
 from .checkpoints import (
     UNFINISHED,
     WRITE_ERRORS,
     StopOnSignal,
+    checkpoint_to_resume,
     complete_folder,
+    damaged_files,
     frozen_fingerprint,
     is_complete,
     last_checkpoint,
     load_weights,
-    remove_leftovers,
     remove_old_checkpoints,
+    remove_unfinished,
 )
 from .loading import FilledCollator, FilledDataset, FilledSampler, sampler_of
 from .recipes import LearningRates
@@ -200,20 +204,34 @@ class HiComTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As in transformers; `True` resumes from the newest complete checkpoint, if there is one."""
-        if resume_from_checkpoint is True:
-            found = last_checkpoint(Path(self.args.output_dir))
-            resume_from_checkpoint = None if found is None else str(found)
-        elif resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
-            raise ValueError(f"{resume_from_checkpoint} is not a complete checkpoint")
-        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if resume_from_checkpoint and resume_from_checkpoint is not True:
+            self._resumed_from = _checked_checkpoint(Path(resume_from_checkpoint))
+        else:
+            self._resumed_from = self._newest_checkpoint() if resume_from_checkpoint else None
+        resume_from_checkpoint = None if self._resumed_from is None else str(self._resumed_from)
         if self.args.should_save:
-            remove_leftovers(Path(self.args.output_dir))
+            remove_unfinished(Path(self.args.output_dir))
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             self._check_finite("loss", output.training_loss)
             return output
         finally:
             self.stop.restore()
+
+    def _newest_checkpoint(self) -> Path | None:
+        """The checkpoint to resume from; one process reads them all, the others take its word."""
+        found = [checkpoint_to_resume(Path(self.args.output_dir)) if self.args.process_index == 0 else None]
+        return broadcast_object_list(found)[0]
+
+    def _run_epoch(self, **kwargs):
+        """As in transformers; nothing if the run was killed after its last step.
+
+        transformers trains one more step when it resumes from a checkpoint at `max_steps`.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
@@ -229,13 +247,15 @@ class HiComTrainer(Trainer):
         try:
             self._staging = staging.parent
             super()._save_checkpoint(model, trial)
-            self._save_progress(staging)
+            self._save_progress(staging, output_dir)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 complete_folder(staging, destination)
-                remove_old_checkpoints(output_dir, self.args.save_total_limit or self.state.max_steps)
+                remove_old_checkpoints(
+                    output_dir, self.args.save_total_limit or self.state.max_steps, self._best_checkpoint(output_dir)
+                )
         except WRITE_ERRORS as error:
-            remove_leftovers(output_dir)
+            remove_unfinished(output_dir)
             last = last_checkpoint(output_dir)
             resume = (
                 "there is none before it" if last is None else f"{last} is complete: the same command resumes there"
@@ -245,8 +265,24 @@ class HiComTrainer(Trainer):
             self._staging = None
         self.accelerator.wait_for_everyone()
 
-    def _save_progress(self, folder: Path):
-        """What transformers forgets: the loss since the last line of the log."""
+    def _best_checkpoint(self, output_dir: Path) -> Path | None:
+        """The complete checkpoint of the best evaluation so far."""
+        best = output_dir / f"checkpoint-{self.state.best_global_step}"
+        return best if self.state.best_global_step and is_complete(best) else None
+
+    def _load_best_model(self) -> None:
+        """Load the weights of the best checkpoint as strictly as those of one to resume from."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _save_progress(self, folder: Path, output_dir: Path):
+        """What transformers forgets: the loss since the last line of the log, and where the best checkpoint will be."""
+        if self.state.best_global_step == self.state.global_step:  # transformers has noted the folder's present name
+            self.state.best_model_checkpoint = str(output_dir / folder.name)
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         progress = {"loss": self._tr_loss.item(), "last_logged": self._globalstep_last_logged}
         path = folder / f"progress_{self.args.process_index}.json"
         path.write_text(json.dumps(progress), encoding="utf-8")
@@ -294,6 +330,8 @@ class _Bookkeeping(TrainerCallback):
         trainer._meter, trainer._steps_metered = Meter(), state.global_step
         if trainer._resumed_from is None:
             return
+        best = trainer._best_checkpoint(Path(args.output_dir))  # also if the folder of the run has moved
+        state.best_model_checkpoint = None if best is None else str(best)
         path = trainer._resumed_from / f"progress_{args.process_index}.json"
         if path.is_file():  # not there for a process more than there were
             progress = json.loads(path.read_text(encoding="utf-8"))
@@ -330,6 +368,21 @@ def add_unseen_image(module: HiComModel, args: tuple, kwargs: dict[str, Any]) ->
     tokens = module.get_image_features(pixels, image_instruction_ids=ids, return_dict=True).pooler_output[0]
     unseen = 0.0 * tokens.float().mean()
     return args, {**kwargs, "input_ids": None, "inputs_embeds": embeds + unseen.to(embeds.dtype)}
+
+
+def _checked_checkpoint(folder: Path) -> Path:
+    """A checkpoint that somebody has named.
+
+    Raises:
+        ValueError: it is not complete, or no longer what was written.
+    """
+    if not is_complete(folder):
+        raise ValueError(f"{folder} is not a complete checkpoint")
+    if damaged := damaged_files(folder):
+        raise ValueError(
+            f"{folder} is damaged: {', '.join(damaged)} changed since it was written; use another checkpoint"
+        )
+    return folder
 
 
 def _cast(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
