@@ -34,7 +34,7 @@ def text(value):
 
 def test_every_answer_of_a_video_gives_an_item_with_its_own_question_as_instruction():
     items = training_items(llava("<video>\nWho runs?", "Ann.", "And who throws?", "Bob.", video="a.mp4"))
-    assert [item.instruction for item in items] == ["Who runs?", "And who throws?"]
+    assert [item.question for item in items] == ["<video>\nWho runs?", "And who throws?"]
     assert [item.supervised for item in items] == [(1,), (3,)]
     assert items[0].messages == [
         {"role": "user", "content": [VIDEO, text("Who runs?")]},
@@ -51,12 +51,12 @@ def test_every_answer_of_a_video_gives_an_item_with_its_own_question_as_instruct
 
 def test_without_instruction_a_dialogue_is_one_item_with_all_its_answers():
     (item,) = training_items(llava("<image>Who?", "Ann.", "Why?", "Why not.", image="a.png"), per_turn=False)
-    assert (item.instruction, item.supervised) == ("", (1, 3))
+    assert (item.question, item.supervised) == ("", (1, 3))
 
 
 def test_a_text_only_dialogue_is_one_item_with_all_its_answers():
     (item,) = training_items(llava("Who?", "Ann.", "Why?", "Why not."))
-    assert (item.instruction, item.supervised, item.media) == ("", (1, 3), ())
+    assert (item.question, item.supervised, item.media) == ("", (1, 3), ())
 
 
 @pytest.mark.parametrize("question", ["<video>\nWho?", "Who? <video>", "<video>Who?", " \n<video>  Who?\n", "Who?"])
@@ -135,7 +135,7 @@ def test_chat_messages_give_the_same_items_as_llava_turns():
         {"role": "user", "content": [VIDEO | {"path": "a.mp4"}, text("Who runs?")]},
         {"role": "assistant", "content": [text("Ann.")]},
     ]
-    expected = training_items(llava("<video>Who runs?", "Ann.", video="a.mp4"))
+    expected = training_items(llava("<video>\nWho runs?", "Ann.", video="a.mp4"))
     source = "train.json: record 3"
     assert training_items(Record({"messages": messages}, source, "/media")) == expected
     messages[0]["content"][0] = VIDEO
@@ -151,7 +151,7 @@ def test_parts_of_a_chat_message_keep_their_order():
     ]
     (item,) = training_items(Record({"messages": messages, "images": ["a.png", "b.png"]}, "r"))
     assert item.messages[0]["content"] == [text("Is "), IMAGE, text("like"), IMAGE, text("?")]
-    assert item.instruction == "Is \nlike\n?"
+    assert item.question == "Is \n<image>\nlike\n<image>\n?"
 
 
 @pytest.mark.parametrize("value", [0, -4, 4.0, 2.5, float("nan"), True, False, "8", [8], "all"])
@@ -238,6 +238,7 @@ def official_processor():
         instruction_tokenizer=fast_instruction_tokenizer(folder / "siglip_tower"),
         video_processor=HiComVideoProcessor(size={"height": 84, "width": 84}),
         chat_template=template,
+        instruction_rules="official",
         grid=(6, 6),
         num_global_tokens=4,
     )
@@ -277,7 +278,7 @@ def test_items_tokens_and_labels_equal_the_official_ones(name, official_processo
         ids, labels = as_official(official_processor, *encoder.tokenize(item, counts))
         assert ids == official["input_ids"]
         assert labels == official["labels"]
-        assert [item.instruction] == (official["guided_prompt"] or [""])
+        assert [official_processor.extract_instruction(item.question)] == (official["guided_prompt"] or [""])
         kind = item.media[0].kind if item.media else "image"  # text-only: the release adds a black image
         assert kind == official["modality"]
 
@@ -306,5 +307,7 @@ def test_the_batch_of_all_items_equals_the_official_one(name, official_processor
 def test_instruction_ids_equal_the_official_ones(name, official_processor):
     expected = official_set(name)
     items = [item for raw in expected["raw"] for item in training_items(Record(raw, name))]
-    ids = official_processor.encode_instructions([item.instruction for item in items])
+    ids = official_processor.encode_instructions(
+        [official_processor.extract_instruction(item.question) for item in items]
+    )
     assert ids.tolist() == expected["collated_all_items"]["guided_input_ids"]

@@ -5,12 +5,8 @@ import json
 import pytest
 from shared_data import GOLDEN_DIR
 
-from hicom_hf.processors.instruction_hicom import (
-    CATEGORY_REQUESTS,
-    extract_instruction,
-    instruction_of_prompt,
-    last_user_text,
-)
+from hicom_hf.processors.instruction_hicom import extract_instruction, last_user_text, user_text_of_prompt
+from hicom_hf.processors.official_instruction_hicom import CATEGORY_REQUESTS
 
 # Rows of the golden table (by id) where the release strips a set of characters instead of the prefix "Question: ",
 # and eats into the question. Ours is the question.
@@ -62,9 +58,13 @@ def text(words):
 VIDEO = {"type": "video", "path": "cat.mp4"}
 
 
+def official(prompt, **arguments):
+    return extract_instruction(prompt, rules="official", **arguments)
+
+
 @pytest.mark.parametrize(("prompt", "instruction"), COPIED_ROWS.items())
 def test_a_copied_row_gives_the_instruction_of_the_release(prompt, instruction):
-    assert extract_instruction(prompt) == instruction
+    assert official(prompt) == instruction
 
 
 def test_every_row_of_the_golden_table_agrees_apart_from_the_listed_defects():
@@ -72,7 +72,7 @@ def test_every_row_of_the_golden_table_agrees_apart_from_the_listed_defects():
     if not path.is_file():
         pytest.skip(f"reference data not there: {path} (set HICOM_GOLDEN_DIR)")
     rows = {row["id"]: row for row in json.loads(path.read_text(encoding="utf-8"))["entries"]}
-    ours = {number: extract_instruction(row["prompt"]) for number, row in rows.items()}
+    ours = {number: official(row["prompt"]) for number, row in rows.items()}
     theirs = {number: row["guided"] for number, row in rows.items()}
     assert {number: ours[number] for number in rows if ours[number] != theirs[number]} == DEFECT_ROWS
 
@@ -87,51 +87,61 @@ def test_every_row_of_the_golden_table_agrees_apart_from_the_listed_defects():
     ],
 )
 def test_the_question_prefix_is_removed_once_and_as_a_whole(prompt, instruction):
-    assert extract_instruction(prompt) == instruction
+    assert official(prompt) == instruction
 
 
 @pytest.mark.parametrize("placeholder", ["<image>", "<video>", "<|image_pad|>", "<|video_pad|>"])
 def test_each_placeholder_is_deleted_and_the_rest_stripped(placeholder):
-    assert extract_instruction(f" {placeholder}\nWho is{placeholder} it? \n") == "Who is it?"
+    assert official(f" {placeholder}\nWho is{placeholder} it? \n") == "Who is it?"
 
 
 def test_placeholders_of_another_model_can_be_given():
-    assert extract_instruction("[VID] Who?", placeholders=["[VID]"]) == "Who?"
+    assert official("[VID] Who?", placeholders=["[VID]"]) == "Who?"
 
 
 def test_the_short_answer_request_is_deleted_without_stripping_afterwards():
-    assert extract_instruction(f"What time is it? {SHORT_ANSWER} {SHORT_ANSWER}") == "What time is it?  "
+    assert official(f"What time is it? {SHORT_ANSWER} {SHORT_ANSWER}") == "What time is it?  "
 
 
 @pytest.mark.parametrize("request_text", [FULL_OPTION, ONLY_LETTER])
 def test_a_letter_request_keeps_what_precedes_the_first_option(request_text):
-    assert extract_instruction(f"Where?\nA. home\nB. park\nA. again\n{request_text}") == "Where?"
-    assert extract_instruction(f"{request_text}\nWhere?\nA. home") == f"{request_text}\nWhere?"
+    assert official(f"Where?\nA. home\nB. park\nA. again\n{request_text}") == "Where?"
+    assert official(f"{request_text}\nWhere?\nA. home") == f"{request_text}\nWhere?"
 
 
 def test_a_letter_request_comes_before_the_question_prefix():
-    assert extract_instruction(f"Question: Which?\nA. x\n{ONLY_LETTER}") == "Question: Which?"
+    assert official(f"Question: Which?\nA. x\n{ONLY_LETTER}") == "Question: Which?"
 
 
 @pytest.mark.parametrize("request_text", CATEGORY_REQUESTS)
 def test_each_category_request_cuts_itself_and_what_follows(request_text):
-    assert extract_instruction(f"Two people. {request_text} Options:\nhug, wave") == "Two people. "
-    assert extract_instruction(f"Two people. {request_text} hug, wave") == f"Two people. {request_text} hug, wave"
+    assert official(f"Two people. {request_text} Options:\nhug, wave") == "Two people. "
+    assert official(f"Two people. {request_text} hug, wave") == f"Two people. {request_text} hug, wave"
 
 
 def test_only_the_first_trigger_in_the_order_of_the_table_cuts():
     listed_first = "Select one or more correct answers from following:\nA. one"
-    assert extract_instruction(f"What?\nOptions:\nA. x\n{listed_first}") == "What?\nOptions:\nA. x\n"
+    assert official(f"What?\nOptions:\nA. x\n{listed_first}") == "What?\nOptions:\nA. x\n"
 
 
 def test_bracket_options_without_a_prefix_keep_what_follows_the_last_question():
-    assert extract_instruction("Hm. Question: a? Question: b?\nOptions:\n(A) x") == "b?\n"
-    assert extract_instruction("Options:\n(A) yes\n(B) no") == ""
+    assert official("Hm. Question: a? Question: b?\nOptions:\n(A) x") == "b?\n"
+    assert official("Options:\n(A) yes\n(B) no") == ""
 
 
 def test_an_instruction_that_is_no_string_is_refused():
     with pytest.raises(TypeError, match=r"`text` must be a string, got NoneType"):
         extract_instruction(None)
+
+
+def test_rules_that_nobody_knows_are_refused_by_name():
+    with pytest.raises(ValueError, match="instruction_rules must be one of general, official, got 'own'"):
+        extract_instruction("Who?", rules="own")
+
+
+def test_an_escaped_tag_is_a_word():
+    for rules in ("general", "official"):
+        assert extract_instruction("<video>\nWhat is \\<video> in HTML?", rules=rules) == "What is <video> in HTML?"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +186,7 @@ def test_a_malformed_chat_is_refused_by_name(conversation, error, message):
 
 
 CHATML_TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
+CHATML_TOKENS_AND_TAG = [*CHATML_TOKENS, "<video>"]
 SYSTEM_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 ANSWER_HEADER = "<|im_start|>assistant\n"
 
@@ -199,19 +210,19 @@ ANSWER_HEADER = "<|im_start|>assistant\n"
     ],
 )
 def test_a_prompt_gives_the_instruction_of_its_last_user_turn(prompt, instruction):
-    assert instruction_of_prompt(prompt, CHATML_TOKENS) == instruction
+    assert extract_instruction(user_text_of_prompt(prompt, CHATML_TOKENS), CHATML_TOKENS_AND_TAG) == instruction
 
 
 def test_a_prompt_of_another_template_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"holds '<\|eot_id\|>'.*Call `apply_chat_template`.*or pass `instruction=`"):
-        instruction_of_prompt("user: <video> Who?<|eot_id|>", ["<|eot_id|>", "<video>"])
+        user_text_of_prompt("user: <video> Who?<|eot_id|>", ["<|eot_id|>", "<video>"])
 
 
 def test_a_chatml_prompt_without_a_user_turn_is_refused():
     with pytest.raises(ValueError, match=r"has no user turn to take the instruction from\. Pass `instruction=`"):
-        instruction_of_prompt(SYSTEM_TURN + ANSWER_HEADER, CHATML_TOKENS)
+        user_text_of_prompt(SYSTEM_TURN + ANSWER_HEADER, CHATML_TOKENS)
 
 
 def test_a_prompt_that_is_no_string_is_refused():
     with pytest.raises(TypeError, match=r"`prompt` must be a string, got list"):
-        instruction_of_prompt(["Who?"], CHATML_TOKENS)
+        user_text_of_prompt(["Who?"], CHATML_TOKENS)

@@ -1,6 +1,7 @@
 """The processor: placeholders, instructions, budgets, and what it refuses."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,14 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from hicom_hf import HiComProcessor
+from hicom_hf.asking import answer_question, encode_video, read_frames
+from hicom_hf.explain.maps import attention_maps
+from hicom_hf.pipelines.video_text_to_text import VideoTextToTextPipeline
 from hicom_hf.processors.chat_template_hicom import multimodal_chat_template
+from hicom_hf.processors.instruction_hicom import InstructionWarning
 from hicom_hf.tiny import IMAGE_TOKEN, VIDEO_TOKEN, tiny_instruction_tokenizer, tiny_processor, tiny_tokenizer
+from hicom_hf.training.conversations import Medium, Record, training_items
+from hicom_hf.training.encoding import ItemEncoder
 
 SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 
@@ -83,6 +90,58 @@ def test_a_rendered_prompt_finds_its_instruction_too(processor):
         assert torch.equal(from_prompt[name], from_chat[name]), name
 
 
+def test_every_door_gives_one_text_the_same_instruction(processor, model, monkeypatch):
+    question = (
+        r"What does <vid> mean beside \<video> here, or <|vision_start|>?"
+        "\n(A) a film\n(B) a tag\nAnswer with the letter."
+    )
+    expected = r"What does <vid> mean beside <video> here, or <|vision_start|>?"
+    assert processor.extract_instruction(question) == expected
+    assert processor.extract_instruction(f"<video>\n<image>{VIDEO_TOKEN} {question} {IMAGE_TOKEN}") == expected
+    seen = []
+    encode = type(processor).encode_instructions
+    monkeypatch.setattr(
+        type(processor), "encode_instructions", lambda self, texts, **k: seen.extend(texts) or encode(self, texts, **k)
+    )
+    chat = user({"type": "video", "video": video(4)}, text(question))
+    processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+    processor(text=processor.apply_chat_template(chat), videos=[video(4)])
+    processor(text=f"{VIDEO_TOKEN}\n{question}", videos=[video(4)])
+    (item,) = training_items(
+        Record(
+            {"video": "a.mp4", "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": "x"}]},
+            "r",
+        )
+    )
+    ItemEncoder(processor)(replace(item, media=(Medium("video", video(4)),)))
+    encoded = encode_video(model, read_frames(processor, video(4)))
+    answer = answer_question(model, processor, encoded, question, max_new_tokens=1)
+    pipeline = VideoTextToTextPipeline(model, processor=processor)
+    pipeline(video(4), text=question, max_new_tokens=1)
+    assert seen == [expected] * 6
+    assert answer.instruction == attention_maps(model, processor, encoded, question).instruction == expected
+
+
+def test_a_prompt_that_leaves_no_question_is_reported(processor):
+    with pytest.warns(InstructionWarning, match="no question was found in 'Answer with the letter.', only options or"):
+        assert processor.extract_instruction("Answer with the letter.") == ""
+    with pytest.warns(InstructionWarning, match="no question was found"):
+        processor(text=f"{VIDEO_TOKEN}\nOptions:\nA. a\nB. b", videos=[video(2)])
+    processor(text=VIDEO_TOKEN, videos=[video(2)])  # no words, no warning
+
+
+def test_the_rules_of_the_release_can_be_chosen_and_are_saved(processor, tmp_path):
+    prompt = "Who is it? Answer briefly."
+    assert processor.extract_instruction(prompt) == "Who is it?"
+    processor.save_pretrained(tmp_path)
+    official = HiComProcessor.from_pretrained(tmp_path, instruction_rules="official")
+    assert official.extract_instruction(prompt) == prompt
+    official.save_pretrained(tmp_path)
+    assert HiComProcessor.from_pretrained(tmp_path).instruction_rules == "official"
+    with pytest.raises(ValueError, match="instruction_rules must be one of general, official, got 'x'"):
+        HiComProcessor.from_pretrained(tmp_path, instruction_rules="x")
+
+
 def test_instructions_may_be_given_for_all_per_row_or_per_video(processor):
     rows = [f"{VIDEO_TOKEN}{IMAGE_TOKEN}one", f"{VIDEO_TOKEN}two"]
     visuals = {"videos": [video(2), video(3)], "images": [image()]}
@@ -102,7 +161,10 @@ def test_instructions_may_be_given_for_all_per_row_or_per_video(processor):
 
 
 def test_an_instruction_fills_64_positions_and_an_empty_one_is_all_padding(processor):
-    ids = processor.encode_instructions(["Is it red?", "", "  ", "x" * 200])
+    with pytest.warns(
+        InstructionWarning, match=r"the instruction 'x{80}'\.\.\. has 201 tokens; the compression sees the first 64"
+    ):
+        ids = processor.encode_instructions(["Is it red?", "", "  ", "x" * 200])
     assert ids.shape == (4, 64)
     pad, eos = processor.instruction_tokenizer.pad_token_id, processor.instruction_tokenizer.eos_token_id
     assert (ids[1] == pad).all() and (ids[2] == pad).all()

@@ -21,7 +21,6 @@ from .assets import model_note
 from .modeling.configuration_hicom import HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .modeling.outputs_hicom import HiComVideoFeatures
-from .processors.instruction_hicom import PLACEHOLDERS, extract_instruction
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_reading_hicom import SamplingRecord
 
@@ -184,7 +183,7 @@ def answer_question(
 
 def instruction_of(processor: HiComProcessor, question: str) -> str:
     """The words of a question that condition the compression: without options, requests for a letter and placeholders."""
-    return extract_instruction(question, (*processor.placeholders, *PLACEHOLDERS))
+    return processor.extract_instruction(question)
 
 
 def model_notes(source: str | Path, config: HiComConfig) -> str | None:

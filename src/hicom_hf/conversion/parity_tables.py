@@ -112,7 +112,7 @@ def _video_indices(table: dict, tensors: dict) -> Found:
 def _instructions(table: dict, tensors: dict) -> Found:
     pairs, stripped = [], 0
     for row in table["entries"]:
-        ours, reference = extract_instruction(row["prompt"]), row["guided"]
+        ours, reference = extract_instruction(row["prompt"], rules="official"), row["guided"]
         if ours != reference and PREFIX in row["prompt"] and ours.lstrip(PREFIX) == reference:
             stripped += 1
         else:

@@ -1,112 +1,97 @@
 """Which words of a prompt or of a chat are the instruction: the text that conditions the compression.
 
-HiCom is conditioned on the question alone. Answer options and formatting requests, which benchmarks and training sets
-glue to the question, are cut off by the fixed phrases below.
-
-Source: official release, the guide extraction of its training set.
+HICom is conditioned on the question alone. Everything else that benchmarks and data sets send along with it is cut off:
+placeholders here, options, answer formats, subtitles and the like by one of two sets of rules.
 """
 
 import re
 from collections.abc import Collection, Sequence
+from typing import Literal
+
+from .instruction_rules_hicom import VISUAL, question_of
+from .official_instruction_hicom import official_instruction
+
+InstructionRules = Literal["general", "official"]
+INSTRUCTION_RULES = ("general", "official")
 
 # What stands for the visual input inside a text: the release's own two tags, and the placeholder tokens of Qwen2.5.
-PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>")
-
-# The phrases of the release, in the order of its rules.
-
-# Rule 2, deleted wherever it stands: the request that goes with short-answer questions.
-SHORT_ANSWER_REQUEST = "Answer the question using a single word or phrase."
-
-# Rule 3: either one, anywhere, means that the options "A. ", "B. ", ... follow the question.
-LETTER_REQUESTS = (
-    "Please provide your answer by stating the letter followed by the full option.",
-    "Please respond with only the letter of the correct answer.",
-)
-LETTER_OPTIONS = "\nA. "
-
-# Rule 4: "Question: ..." and, below it, the options "(A) ...", "(B) ...".
-QUESTION_PREFIX = "Question: "
-BRACKET_OPTIONS = "Options:\n(A)"
-
-# Rule 5: ten wordings of the request to choose an action category, each followed by " Options:" and a newline.
-CATEGORY_REQUESTS = (
-    "Choose the corresponding category that captures this action from the offered options.",
-    "Pick the most suitable category that represents the interaction from the provided options.",
-    "Select the most accurate category from the available choices.",
-    "Identify the most accurate action category from the provided options.",
-    "Choose the appropriate action category from the listed choices.",
-    "Determine the action category that aligns best with these features from the selection provided.",
-    "Select the category that best characterizes this interaction from the given choices.",
-    "Pick the relevant category from the list of options.",
-    "Select the fitting category that describes their interaction from the available options.",
-    "Determine the best-matching action category from the choices given.",
-)
-# Rule 5: everything from a trigger on is cut. Only the first of them that occurs is applied, in this order.
-CUT_TRIGGERS = (
-    "Select one or more correct answers from following:\n",
-    *(f"{request} Options:\n" for request in CATEGORY_REQUESTS),
-    f"\nOptions:{LETTER_OPTIONS}",
-)
+TAGS = ("<image>", "<video>")
+PLACEHOLDERS = (*TAGS, "<|image_pad|>", "<|video_pad|>")
+# A tag with a backslash in front is a word of the text: r"What does \<video> mean in HTML?".
+ESCAPED_TAG = re.compile(r"\\(<(?:image|video)>)")
 
 CHATML_START = "<|im_start|>"
 # A turn without its end is the last one of a prompt that was cut off, or one that the model is to continue.
 CHATML_USER_TURN = re.compile(r"<\|im_start\|>user\n(.*?)(?:<\|im_end\|>|<\|im_start\|>|\Z)", flags=re.DOTALL)
 
 
-def _before(text: str, mark: str) -> str:
-    return text.partition(mark)[0]
+class InstructionWarning(UserWarning):
+    """What conditions the compression is not the whole question: nothing of the prompt was left, or its end was cut off."""
 
 
-def extract_instruction(text: str, placeholders: Sequence[str] = PLACEHOLDERS) -> str:
+def check_instruction_rules(rules: str) -> str:
+    """Return `rules`.
+
+    Raises:
+        ValueError: it is not one of `INSTRUCTION_RULES`.
+    """
+    if rules not in INSTRUCTION_RULES:
+        raise ValueError(f"instruction_rules must be one of {', '.join(INSTRUCTION_RULES)}, got {rules!r}")
+    return rules
+
+
+def extract_instruction(
+    text: str, placeholders: Sequence[str] = PLACEHOLDERS, rules: InstructionRules = "general"
+) -> str:
     """Cut a user's text down to the instruction that conditions the compression.
 
     Args:
-        text: What the user wrote, with or without placeholders.
-        placeholders: Deleted first, one after the other.
+        text: what the user wrote, with or without placeholders.
+        placeholders: what stands for visual input, and special tokens; none of it is a word of the user. A tag `<video>`
+            or `<image>` with a backslash in front stays, as a word.
+        rules: "general" understands the usual forms of prompts, see `question_of`; "official" are the release's phrases.
 
     Returns:
-        The instruction, possibly empty. Inner whitespace is kept, and so is whitespace at a cut: the instruction's
-        tokenizer cleans it up, except for one leading space, which it sees just as in the release.
+        The instruction; empty if the text holds nothing but what is cut off.
 
     Raises:
         TypeError: `text` is not a string.
+        ValueError: there are no such rules.
 
-    Source: official release, section "Guide extraction" of its training set.
-    Differs: the release strips every leading character of the set {Q, u, e, s, t, i, o, n, :, space} where it means
-        the prefix "Question: ", so that "Question: nothing moves" becomes "hing moves"; only the prefix goes here.
-        The release deletes `<image>` and `<video>` alone; the placeholder tokens of the language model go, too.
+    Differs: the release deletes `<image>` and `<video>` alone; the placeholder tokens of the language model go, too.
 
     Example:
-        >>> extract_instruction("<video>\\nWhat is it?\\nOptions:\\nA. cat\\nB. dog")
+        >>> extract_instruction("<video>\\nWhat is it?\\n(A) cat\\n(B) dog\\nAnswer with the option's letter.")
         'What is it?'
     """
     if not isinstance(text, str):
         raise TypeError(f"`text` must be a string, got {type(text).__name__}.")
-    for placeholder in placeholders:
-        text = text.replace(placeholder, "")
-    text = text.strip().replace(SHORT_ANSWER_REQUEST, "")
-
-    if any(request in text for request in LETTER_REQUESTS):
-        return _before(text, LETTER_OPTIONS)
-    if text.startswith(QUESTION_PREFIX):
-        return _before(text.removeprefix(QUESTION_PREFIX), f"\n{BRACKET_OPTIONS}")
-
-    for trigger in CUT_TRIGGERS:
-        if trigger in text:
-            text = _before(text, trigger)
-            break
-    if BRACKET_OPTIONS in text:
-        text = _before(text, BRACKET_OPTIONS).rpartition(QUESTION_PREFIX)[2]
-    return text
+    check_instruction_rules(rules)
+    text = without_placeholders(text, placeholders, VISUAL if rules == "general" else "")
+    instruction = question_of(text) if rules == "general" else official_instruction(text)
+    return unescaped(instruction)
 
 
-def last_user_text(conversation: list[dict]) -> str:
+def without_placeholders(text: str, placeholders: Sequence[str], replacement: str = "") -> str:
+    """Replace each placeholder of a text but for escaped tags; of two that overlap, the longer one counts."""
+    longest_first = sorted(placeholders, key=len, reverse=True)
+    pattern = "|".join(re.escape(placeholder) for placeholder in longest_first) or "(?!)"
+    return re.sub(rf"(?<!\\)(?:{pattern})", replacement, text)
+
+
+def unescaped(text: str) -> str:
+    r"""Turn each escaped tag into the word that it stands for: r"\<video>" into "<video>"."""
+    return ESCAPED_TAG.sub(r"\1", text)
+
+
+def last_user_text(conversation: list[dict], visual: str | None = None) -> str:
     """Return what the user wrote in the last user turn of a chat.
 
     Args:
         conversation: One chat in the format of `apply_chat_template`: turns `{"role": ..., "content": ...}`, where
             content is a string or a list of parts. Parts `{"type": "text", "text": ...}` are joined with newlines,
             other parts (videos, images) hold no text.
+        visual: what stands for each of the other parts; None leaves them out.
 
     Returns:
         The text, empty if the turn holds only videos or images.
@@ -148,6 +133,7 @@ def last_user_text(conversation: list[dict]) -> str:
             f"got {type(content).__name__}."
         )
     texts = (_text_of_part(part, f"Part {number} of turn {index}") for number, part in enumerate(content))
+    texts = [visual if text is None else text for text in texts]
     return "\n".join(text for text in texts if text is not None)
 
 
@@ -168,10 +154,10 @@ def _text_of_part(part: dict, name: str) -> str | None:
     return part["text"]
 
 
-def instruction_of_prompt(
+def user_text_of_prompt(
     prompt: str, special_tokens: Collection[str], placeholders: Sequence[str] = PLACEHOLDERS
 ) -> str:
-    """Find the instruction in the text that a processor was called with.
+    """Find what the user wrote last in the text that a processor was called with.
 
     Args:
         prompt: Plain text, or a prompt rendered by a ChatML template (`<|im_start|>user ... <|im_end|>`).
@@ -179,15 +165,15 @@ def instruction_of_prompt(
         placeholders: What stands for the visual input; see `extract_instruction`.
 
     Returns:
-        The instruction: of the last user turn of a ChatML prompt, or of all of a plain text.
+        The text of the last user turn of a ChatML prompt, or all of a plain text, placeholders included.
 
     Raises:
         TypeError: `prompt` is not a string.
         ValueError: The prompt was rendered by another template, or by ChatML without a user turn.
 
     Example:
-        >>> instruction_of_prompt("<|im_start|>user\\n<video>\\nWho?<|im_end|>\\n", ["<|im_start|>", "<|im_end|>"])
-        'Who?'
+        >>> user_text_of_prompt("<|im_start|>user\\n<video>\\nWho?<|im_end|>\\n", ["<|im_start|>", "<|im_end|>"])
+        '<video>\\nWho?'
     """
     if not isinstance(prompt, str):
         raise TypeError(f"`prompt` must be a string, got {type(prompt).__name__}.")
@@ -199,11 +185,8 @@ def instruction_of_prompt(
                 "The prompt is rendered (it holds '<|im_start|>') but has no user turn to take the instruction from. "
                 "Pass `instruction=`."
             )
-        # Templates may wrap a placeholder in special tokens of their own; these are no words of the user, either.
-        return extract_instruction(turns[-1], placeholders=(*placeholders, *wrappers))
-    text = prompt
-    for placeholder in placeholders:
-        text = text.replace(placeholder, "")
+        return turns[-1]
+    text = without_placeholders(prompt, placeholders)
     found = [token for token in wrappers if token in text]
     if found:
         raise ValueError(
@@ -211,4 +194,4 @@ def instruction_of_prompt(
             "words cannot be told from the rest. Call `apply_chat_template` on the chat itself, "
             "or pass `instruction=`."
         )
-    return extract_instruction(prompt, placeholders=placeholders)
+    return prompt

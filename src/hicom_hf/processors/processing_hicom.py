@@ -15,7 +15,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import _MARKED_RE, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .instruction_hicom import extract_instruction, instruction_of_prompt, last_user_text
+from .instruction_encoding_hicom import InstructionEncoding
+from .instruction_hicom import InstructionRules, check_instruction_rules, last_user_text
 
 # Arguments of a call that say which frames are taken; everything else goes to the tokenizer.
 SAMPLING_KEYS = (
@@ -36,7 +37,7 @@ OWN_KEYS = (*SAMPLING_KEYS, "instruction", "video_num_frames")
 SIGLIP_POSITIONS = 64  # instruction tokens; SigLIP pools the last of exactly these (official release)
 
 
-class HiComProcessor(ProcessorMixin):
+class HiComProcessor(InstructionEncoding, ProcessorMixin):
     """Tokenizer of the LLM, tokenizer of the instruction (SigLIP text) and video processor in one.
 
     Args:
@@ -49,6 +50,7 @@ class HiComProcessor(ProcessorMixin):
         num_global_tokens: tokens of the global branch.
         instruction_length: L, positions that an instruction is padded or cut to.
         instruction_vocab_size: of SigLIP's text tower; a tokenizer that does not fit it is refused.
+        instruction_rules: which words of a text are the instruction; "general", or "official" for the phrases of the release.
         image_token, video_token: the placeholders.
 
     Raises:
@@ -73,6 +75,7 @@ class HiComProcessor(ProcessorMixin):
         num_global_tokens: int = 32,
         instruction_length: int = SIGLIP_POSITIONS,
         instruction_vocab_size: int | None = None,
+        instruction_rules: InstructionRules = "general",
         image_token: str = "<|image_pad|>",
         video_token: str = "<|video_pad|>",
     ):
@@ -82,6 +85,7 @@ class HiComProcessor(ProcessorMixin):
         self.num_global_tokens = num_global_tokens
         self.instruction_length = instruction_length
         self.instruction_vocab_size = instruction_vocab_size
+        self.instruction_rules = check_instruction_rules(instruction_rules)
         self.image_token = image_token
         self.video_token = video_token
         self.image_token_id = self._placeholder_id(image_token)
@@ -249,13 +253,9 @@ class HiComProcessor(ProcessorMixin):
         chats = conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
         if kwargs.get("tokenize") and processor_kwargs.get("instruction") is None:
             processor_kwargs["instruction"] = [
-                extract_instruction(last_user_text(chat), (*self.placeholders, "<image>", "<video>")) for chat in chats
+                self.extract_instruction(last_user_text(chat, visual=self.video_token)) for chat in chats
             ]
         return super().apply_chat_template(conversation, chat_template, processor_kwargs=processor_kwargs, **kwargs)
-
-    @property
-    def placeholders(self) -> tuple[str, str]:
-        return self.image_token, self.video_token
 
     # Parts of a call ---------------------------------------------------------------------------------------------------
 
@@ -312,62 +312,6 @@ class HiComProcessor(ProcessorMixin):
                     f"given; every {kind} needs exactly one"
                 )
         return kinds
-
-    def _instructions(self, rows: list[str], kinds: list[list[str]], instruction) -> dict[str, torch.Tensor]:
-        """Instruction ids for every video and image."""
-        visuals = [(row, kind) for row, row_kinds in enumerate(kinds) for kind in row_kinds]
-        if not visuals:
-            return {}
-        if instruction is None:
-            special_tokens = set(self.tokenizer.all_special_tokens) | set(self.tokenizer.get_added_vocab())
-            texts = [
-                instruction_of_prompt(text, special_tokens, (*self.placeholders, "<image>", "<video>"))
-                if row_kinds
-                else ""
-                for text, row_kinds in zip(rows, kinds, strict=True)
-            ]
-            per_visual = [texts[row] for row, _ in visuals]
-        elif not isinstance(instruction, (str, list, tuple)):
-            raise TypeError(f"instruction must be a string or a list of strings, got {type(instruction).__name__}")
-        elif isinstance(instruction, str):
-            per_visual = [instruction] * len(visuals)
-        elif len(instruction) == len(rows):
-            per_visual = [instruction[row] for row, _ in visuals]
-        elif len(instruction) == len(visuals):
-            per_visual = list(instruction)
-        else:
-            raise ValueError(
-                f"got {len(instruction)} instructions for {len(rows)} rows with {len(visuals)} videos and images; give one "
-                "for all, one per row, or one per video and image"
-            )
-        data = {}
-        for kind in ("image", "video"):
-            texts = [text for text, (_, of_kind) in zip(per_visual, visuals, strict=True) if of_kind == kind]
-            if texts:
-                data[f"{kind}_instruction_ids"] = self.encode_instructions(texts)
-        return data
-
-    def encode_instructions(self, texts: list[str]) -> torch.Tensor:
-        """Instruction ids as SigLIP's text tower was trained on them: padded to all its positions, no mask.
-
-        An empty text becomes padding only.
-
-        Args:
-            texts: V instructions.
-
-        Returns:
-            (V, L) int64.
-
-        Raises:
-            TypeError: if one of them is not a string.
-        """
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"every instruction must be a string, got {[type(text).__name__ for text in texts]}")
-        ids = self.instruction_tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.instruction_length, return_tensors="pt"
-        )["input_ids"]
-        empty = torch.tensor([not text.strip() for text in texts])
-        return ids.masked_fill(empty[:, None], self.instruction_tokenizer.pad_token_id)
 
     def _tokenize(self, rows: list[str], video_num_frames: list[int], num_images: int, text_kwargs: dict) -> dict:
         """Repeat every placeholder once per visual token, and tokenize."""

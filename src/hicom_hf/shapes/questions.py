@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..processors.instruction_hicom import LETTER_REQUESTS
+from ..processors.official_instruction_hicom import LETTER_REQUESTS
 from .dice import Dice
 from .layout import MAX_COUNT
 from .objects import DIRECTIONS, PHASES, SceneObject

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from ..processors.instruction_hicom import extract_instruction
-
 # What can be wrong with a sample. The first four are seen in the record, the others when it is read.
 BAD_RECORD = "bad record"
 ODD_TURNS = "odd turns"
@@ -36,7 +34,7 @@ PROBLEM_KINDS = (
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
 TURN_KEYS = ("conversations", "messages")
-TAGS = re.compile("<(video|image)>")
+TAGS = re.compile(r"(?<!\\)<(video|image)>")  # one with a backslash in front is a word of the text
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", flags=re.IGNORECASE)
 
 
@@ -101,14 +99,15 @@ class TrainingItem:
     Attributes:
         messages: turns for `apply_chat_template`; videos and images stand as `{"type": "video"}`, without their source.
         supervised: indices of the messages whose text is learnt, ascending.
-        instruction: what conditions the compression of all its videos and images; "" for none.
+        question: what the user wrote before the supervised answer, with its placeholders; the processor's
+            `extract_instruction` says which of it conditions the compression of all videos and images. "" for none.
         media: videos and images in the order of their placeholders.
         source: file, record and turn, for messages.
     """
 
     messages: list[dict]
     supervised: tuple[int, ...]
-    instruction: str
+    question: str
     media: tuple[Medium, ...]
     source: str
 
@@ -119,19 +118,20 @@ class _Turn:
 
     role: str
     parts: list  # of str and Medium; a Medium without source is a placeholder that waits for the record's next one
+    written: str = ""  # the text with its tags where they were written
 
 
 def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
     """Turn a record into the samples that it gives.
 
     A dialogue with videos or images gives one item per answer: the dialogue up to it, that answer supervised, the
-    question of the same turn as the instruction. A dialogue without gives one item, all its answers supervised.
+    question of the same turn as what conditions the compression. A dialogue without gives one item, all its answers supervised.
     The placeholders `<video>` and `<image>` may stand anywhere; they are moved to the head of their turn. Without any,
     they are put into the first question. In a record with videos only, `<image>` means `<video>`.
 
     Args:
         record: the entry.
-        per_turn: False gives one item per record, all answers supervised, no instruction (alignment).
+        per_turn: False gives one item per record, all answers supervised, no question that conditions (alignment).
 
     Returns:
         At least one item.
@@ -146,8 +146,8 @@ def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
     Example:
         >>> turns = [{"from": "human", "value": "Who runs? <video>"}, {"from": "gpt", "value": "A dog."}]
         >>> item, = training_items(Record({"video": "dog.mp4", "conversations": turns}, "train.json"))
-        >>> item.instruction, item.messages[0]["content"][0], item.supervised
-        ('Who runs?', {'type': 'video'}, (1,))
+        >>> item.question, item.messages[0]["content"][0], item.supervised
+        ('Who runs? <video>', {'type': 'video'}, (1,))
     """
     turns = _place_media(_turns(record), _record_media(record), record)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
@@ -157,16 +157,15 @@ def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
     items = []
     for number, answer in enumerate(answers, start=1):
         source = record.source if len(answers) == 1 else f"{record.source}, answer {number}"
-        instruction = extract_instruction(_text(turns[answer - 1]))
-        items.append(_item(turns[: answer + 1], [answer], instruction, source))
+        items.append(_item(turns[: answer + 1], [answer], turns[answer - 1].written, source))
     return items
 
 
-def _item(turns: list[_Turn], supervised: list[int], instruction: str, source: str) -> TrainingItem:
+def _item(turns: list[_Turn], supervised: list[int], question: str, source: str) -> TrainingItem:
     return TrainingItem(
         messages=[_message(turn) for turn in turns],
         supervised=tuple(supervised),
-        instruction=instruction,
+        question=question,
         media=tuple(part for turn in turns for part in turn.parts if isinstance(part, Medium)),
         source=source,
     )
@@ -241,17 +240,18 @@ def _turn(turn: Any, number: int, record: Record) -> _Turn:
         )
     if not isinstance(content, str):
         content = _parts(content, number, record)
+        written = "\n".join(part if isinstance(part, str) else f"<{part.kind}>" for part in content)
         if role == "user" and any(isinstance(part, Medium) for part in content):
-            return _Turn(role, content)
+            return _Turn(role, content, written)
         if any(isinstance(part, Medium) for part in content):
             raise SampleError(record.source, PLACEHOLDER_MISMATCH, f"turn {number} ({role}) holds a video or image")
         content = "".join(content)
-    kinds = TAGS.findall(content)
+    written, kinds = content, TAGS.findall(content)
     if kinds and role != "user":
         raise SampleError(record.source, PLACEHOLDER_MISMATCH, f"<{kinds[0]}> stands in turn {number} ({role})")
     if kinds:
         content = TAGS.sub("", content).strip()
-    return _Turn(role, [*(Medium(kind, None) for kind in kinds), content])
+    return _Turn(role, [*(Medium(kind, None) for kind in kinds), content], written)
 
 
 def _parts(content: list, number: int, record: Record) -> list:

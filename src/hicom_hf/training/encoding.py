@@ -101,7 +101,9 @@ class ItemEncoder:
                 sample[pixels_name] = torch.cat([pixels for _, pixels in of_kind])
             else:
                 sample[f"{kind}_features"] = concatenated_features([features for _, features in of_kind])
-            sample[f"{kind}_instruction_ids"] = self.processor.encode_instructions([item.instruction] * len(of_kind))
+            instruction = self.processor.extract_instruction(item.question, report=False)
+            instruction_ids = self.processor.encode_instructions([instruction] * len(of_kind), report=False)
+            sample[f"{kind}_instruction_ids"] = instruction_ids
             if kind == "video" and self.feature_cache is None:
                 sample["video_num_frames"] = torch.tensor([frames for frames, _ in of_kind])
         sample["decode_seconds"] = decode_seconds

@@ -1,0 +1,198 @@
+"""Sentences of a prompt that say how to answer, or what is shown, and ask nothing: "Answer with the option's letter."."""
+
+import re
+from collections.abc import Iterator
+
+ABBREVIATIONS = ("e.g", "i.e", "etc", "vs", "mr", "mrs", "ms", "dr", "st", "prof", "fig", "approx", "sec")
+SENTENCE_END = re.compile(r"[.!?。？！…]+[\"'”’)\]*]*(?=\s|\Z|[A-Z\\][a-z])|[。？！]")
+# Full stops inside of these end no sentence.
+ENCLOSED = re.compile(r"\([^()\n]{0,200}\)|\"[^\"\n]{0,300}\"|“[^”\n]{0,300}”|`[^`\n]{0,200}`|\$[^$\n]{1,40}\$")
+COLON = re.compile(r"[:：]\s*")
+BLANKS = re.compile(r"\s*")
+
+
+def _any(words: str) -> str:
+    """A pattern of any of some words; `_` stands for a blank within one."""
+    return "(?:" + "|".join(word.replace("_", " ") for word in words.split()) + ")"
+
+
+def _patterns(*patterns: str) -> re.Pattern:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), flags=re.IGNORECASE)
+
+
+# What may come before the verb of an order.
+FILLER = _patterns(
+    r"\W+",
+    _any(
+        "please kindly now then finally lastly firstly? next just and so also only directly simply carefully strictly always"
+    )
+    + r"\b\s*",
+    _any("hint note important reminder instructions? remember format output_format task notice") + r"\s*[:,]\s*",
+    _any("note_that remember_to make_sure_to make_sure_that be_sure_to be_sure_that try_to try_your_best_to")
+    + r"\b\s*",
+    _any("you the_assistant the_model")
+    + " "
+    + _any("must should need_to have_to are_to can may will are_asked_to are_required_to")
+    + r"\b\s*",
+    r"your (?:task|job|goal) is to\b\s*",
+    r"(?:based|relying) (?:only |solely )?(?:up)?on [^,:?]{1,120}[,:]\s*",
+    r"(?:given (?:the|this|these)|according to) [^,:?]{1,80},\s*",
+    r"(?:after|by|using|with|from|for|in|at) [^,:?]{1,60},\s*",
+)
+
+# What an answer is called, what is chosen from, how long an answer is, and what is looked at.
+ANSWER = _any(
+    r"answers? response reply letter options? choices? reasoning thinking thoughts? explanations? tags? \\?boxed rationale"
+    " solution index caption_number"
+)
+CHOICE = _any("answers? options? choices? candidates? letter alternatives? response category")
+FORM = (
+    "(?:"
+    + _any("single one short few complete full brief")
+    + r" )*"
+    + _any("words? sentences? phrases? letters? numbers? digits? paragraph")
+)
+MATERIAL = _any(
+    "video clip frames? images? footage film movie visual_data visual_content visual_input input content question subtitles?"
+    " observations?"
+)
+CHOOSE = _any("select choose pick identify determine")
+WRITE = _any(
+    "decide_on mark find indicate give provide output return state write put present print include enclose place show submit use"
+    " produce generate report wrap express explain describe display justify specify say tell_me"
+)
+NOT_DO = _any(
+    r"explain\w* explanations? generat\w+ outputs? includ\w+ provid\w+ giv\w+ add\w* use rely writ\w+ say\w* repeat\w* reason\w*"
+    r" guess\w* answers? mention\w* punctuation anything_else"
+)
+LOOK = _any(
+    "watch view look_at see read examine analy[sz]e study review observe consider refer_to pay_attention_to use"
+)
+THEN = _any("answer pay_attention select choose pick respond provide give reply reason think learn solve determine")
+
+# Orders about the answer, at the start of a sentence behind its fillers.
+ABOUT_THE_ANSWER = _patterns(
+    r"(?:answer|respond|reply)\b(?! (?:machine|key|sheet)\b)",
+    rf"(?:{CHOOSE}|{WRITE})\b[^?]*?\b(?:the |your |an? |only |just |<)*(?:\w+[ -]){{0,4}}?{ANSWER}\b",
+    rf"{CHOOSE}\b.*\b(?:from|among|of|out of)\b[^.?]*\b(?:following|given|provided|offered|available|listed|{CHOICE})\b",
+    rf"{CHOOSE}\b.*\b(?:best|correct|right|most)\b.*\b{CHOICE}\b",
+    rf"(?:give|provide|output|return|write|use|limit|say)\b.*\b(?:yes or no|{FORM})\W*$",
+    r"(?:provide|give|return|output) the (?:numerical value|number|transcri\w+|text)\b",
+    rf"(?:do not|don't|never|avoid|refrain from|without)\b.*\b{NOT_DO}\b",
+    r"(?:let'?s |let us )?think (?:step|about (?:this|the) question|carefully|deeply|before|it through|out loud|first)\b",
+    r"(?:let'?s|let us) (?:think|solve|answer|reason|work)\b",
+    r"(?:explain|show|justify|describe|detail) (?:your|the) (?:reasoning|thinking|thoughts?|answer|work|steps)\b",
+    r"(?:reason|work|solve|proceed) (?:it |this )?(?:out )?step[- ]by[- ]step\b",
+    r"(?:your|the|each|all|final) (?:\w+ )?(?:answers?|responses?|outputs?|reply) "
+    + _any("should must is has have needs? shall can may will")
+    + r"\b",
+    r"(?:keep|make) (?:your|the|it)\b.*\b(?:answer|response|reply|short|brief|concise)\b",
+    r"be (?:brief|concise|short|precise|specific|as \w+ as possible)\b",
+    r"(?:ignore|disregard|engage in|it'?s encouraged|it is encouraged|feel free|apply what you)\b",
+    r"(?:begin|start|end|finish|conclude|finalize) (?:by|with|your)\b.*\b"
+    + _any(r"explain\w* stat\w+ answer reason\w* response words? giv\w+ letter")
+    + r"\b",
+    r"(?:even )?if "
+    + _any("you the there none multiple no it subtitles nothing unsure not")
+    + r"\b.*\b"
+    + _any("answer guess respond reply choose select say output write")
+    + r"\b",
+    r"(?:there is |there's )?(?:only |exactly )?(?:one|a single) (?:correct )?(?:option|answer|choice) "
+    r"(?:is|can be|exists|only)\b",
+    r"(?:in|with|using) (?:at most|no more than|less than|fewer than|a|an|one|few|the)\b.*\b(?:words?|sentences?|phrases?)\W*$",
+    r"yes\s*(?:or|/|,)\s*no\W*$",
+    r"no (?:explanations?|reasoning|other text|additional)\b",
+    r"which (?:of|one of|one among) the (?:following|above|given|options below) (?:\w+ )?(?:is|are) (?:the )?"
+    r"(?:correct|right|best|true)\W*$",
+    r"(?:请|直接).*(?:回答|选项|选择|字母)",
+)
+# Orders to look, and sentences about what is shown or who is spoken to.
+ABOUT_THE_MATERIAL = _patterns(
+    rf"(?:thoroughly |closely )?{LOOK}\b[^?:]*\b{MATERIAL}\b[^?:]*?(?:\band (?:\w+ly )?{THEN}\b.*"
+    r"|(?:to|in order to) (?:answer|respond|select|choose)\b.*"
+    r"|\b(?:carefully|closely|attentively|thoroughly|below|above|provided|first))?\W*$",
+    rf"(?:watch|view|look at|see|read|examine|analy[sz]e|observe)\b[^?:]*\b{MATERIAL}\b[^?:]*\b(?:and|then) tell me\W*$",
+    rf"(?:watch|look|view|observe|learn|read)\b(?: and \w+)? the {MATERIAL}(?: content)?\W*$",
+    _any("you_are you're you_will_be you_have_been you_will i_will i_have i_am we")
+    + r" (?:\w+ )?(?:"
+    + _any(r"given provided shown giving giv\w+ provid\w+ show\w* see watch\w* receiv\w+")
+    + r"|an? (?:[\w-]+ ){0,5}(?:assistant|expert|ai|model|system|question about|question for))\b",
+    r"i have (?:a|some|one) questions?\b",
+    r"(?:here|these|those|this|below|the following|the above|above) (?:is|are) "
+    rf"(?:\w+ ){{0,6}}(?:questions?|{MATERIAL}|a multiple)\b",
+    rf"(?:the|this) {MATERIAL} "
+    + _any(r"lasts? is_sampled are_sampled is_uniformly has_a_duration is_\d was_sampled are_uniformly is_divided")
+    + r"\b",
+    r"(?:these|the|all) (?:sampled |video )?(?:frames|images) (?:are|were)\b.*"
+    r"\b(?:located|sampled|extracted|order|provided|at)\b",
+    r"\d+ frames (?:are|were)\b",
+    r"the (?:image|video|frame|subtitles?|question)s? (?:for|of) (?:this|the) question\b",
+    r"the following (?:\w+[ -]){0,3}question",
+    r"(?:the )?subtitles? indicate\b",
+)
+
+
+def without_orders(text: str) -> str:
+    """Delete the sentences that only say how to answer or what is shown; the line breaks between the others stay.
+
+    Example:
+        >>> without_orders("Answer the question. Who is it? Be brief.")
+        'Who is it? '
+    """
+    return "".join(text[start:end] for start, end in sentences(text) if not is_order(text[start:end]))
+
+
+def is_order(sentence: str) -> bool:
+    """Whether a sentence only says how to answer, or what is shown."""
+    bare = sentence.strip()
+    if not bare:
+        return False
+    while filler := FILLER.match(bare):
+        bare = bare[filler.end() :]
+    if sentence.rstrip().rstrip("\"')*").endswith(("?", "？")) and not bare.lower().startswith("which"):
+        return False
+    return bool(ABOUT_THE_ANSWER.match(bare) or ABOUT_THE_MATERIAL.match(bare))
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Spans of the sentences of a text, each with the blanks behind it; together they are the whole text.
+
+    A line ends a sentence unless the next one goes on in small letters. A colon ends one if what stands before it is an
+    order: "Answer the following question: who is it?".
+    """
+    closed = [found.span() for found in ENCLOSED.finditer(text)]
+    start = 0
+    for end in [*_ends(text, closed), len(text)]:
+        if end <= start:
+            continue
+        colon = COLON.search(text, start, end)
+        while colon and colon.end() < end:
+            if not _inside(colon.start(), closed) and is_order(text[start : colon.end()]):
+                yield start, colon.end()
+                start = colon.end()
+            colon = COLON.search(text, colon.end(), end)
+        yield start, end
+        start = end
+
+
+def _ends(text: str, closed: list[tuple[int, int]]) -> list[int]:
+    ends = set()
+    for found in SENTENCE_END.finditer(text):
+        word = re.search(r"[\w.]*\Z", text[: found.start()])[0].lower().rstrip(".")
+        is_short = found[0] == "." and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
+        if not is_short and not _inside(found.start(), closed):
+            ends.add(BLANKS.match(text, found.end()).end())
+    for found in re.finditer(r"\s*\n\s*", text):
+        following = text[found.end() : found.end() + 1]
+        goes_on = (
+            following.islower()
+            and text[: found.start()][-1:].isalpha()
+            and not is_order(text[found.end() :].split("\n")[0])
+        )
+        if not goes_on:
+            ends.add(found.end())
+    return sorted(ends)
+
+
+def _inside(position: int, spans: list[tuple[int, int]]) -> bool:
+    return any(start < position < end - 1 for start, end in spans)

@@ -1,0 +1,43 @@
+"""The general rules for the instruction, on prompts as benchmarks and data sets send them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hicom_hf.processors.instruction_hicom import extract_instruction
+
+SCORES = {"tuned": (172, 172), "held out": (116, 120)}
+
+ROWS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "instruction_prompts.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+def test_the_table_is_large_and_its_prompts_differ():
+    assert len(ROWS) >= 200
+    assert len({row["prompt"] for row in ROWS}) == len(ROWS)
+
+
+def test_every_prompt_of_the_table_gives_its_question():
+    right, total, wrong = Counter(), Counter(), []
+    for row in ROWS:
+        found = extract_instruction(row["prompt"])
+        total[row["set"]] += 1
+        right[row["set"]] += found == row["instruction"]
+        if found != row["instruction"]:
+            wrong.append((row["set"], row["form"], found))
+    assert {name: (right[name], total[name]) for name in total} == SCORES, wrong
+
+
+@pytest.mark.parametrize("row", ROWS[:19], ids=[row["form"] for row in ROWS[:19]])
+def test_what_lmms_eval_and_the_official_scripts_send_gives_the_question(row):
+    assert extract_instruction(row["prompt"]) == row["instruction"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
+def test_a_question_that_was_found_is_found_again(row):
+    found = extract_instruction(row["prompt"])
+    assert extract_instruction(found) == found
