@@ -32,7 +32,7 @@ def test_versions_that_do_not_work_are_refused(name, version):
     assert version not in requirements()[name].specifier
 
 
-@pytest.mark.parametrize("name", sorted(requirements().keys() - {"flash-attn"}))
+@pytest.mark.parametrize("name", sorted(requirements().keys() - {"flash-attn", "deepspeed"}))
 def test_the_tested_version_is_allowed(name):
     assert metadata.version(name) in requirements()[name].specifier
 

@@ -169,7 +169,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("stage", RATES)
 def test_alignment_bypasses_the_injections_and_the_other_stages_run_them(folder, stage):
-    model, _ = load_stage(recipe(stage, folder, folder, folder))
+    model = load_stage(recipe(stage, folder, folder, folder))
     assert model.config.compressor_config.bypass_injection == (stage == "alignment")
     assert model.model.compressor.config.bypass_injection == (stage == "alignment")
     assert any("injection" in name for name, _ in model.named_parameters())
@@ -193,12 +193,23 @@ def test_a_folder_that_lacks_or_exceeds_or_reshapes_weights_is_refused_with_all_
             load_stage(recipe("conditional_pretraining", folder, folder, folder))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_numbers_are_refused_with_their_names(value, tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[3, 1] = value
+    model.save_pretrained(tmp_path)
+    message = r"holds weights that are NaN or infinite, in 1 tensors: lm_head.weight. Training cannot start"
+    with pytest.raises(ValueError, match=message):
+        load_stage(recipe("alignment", tmp_path, tmp_path, tmp_path))
+
+
 def test_a_projector_without_injections_gets_fresh_ones_named_in_the_log(tmp_path, caplog):
     bare = {"formulation": "release", "local_injection": "none", "global_injection": "none"}
     folder = write_model(tmp_path / "converted", **bare)
     wanted = {"local_injection": "direct", "global_injection": "coarse"}
     with caplog.at_level(logging.WARNING):
-        model, _ = load_stage(recipe("conditional_pretraining", folder, folder, folder, new_injection=wanted))
+        model = load_stage(recipe("conditional_pretraining", folder, folder, folder, new_injection=wanted))
     assert model.config.compressor_config.global_injection == "coarse"
     (line,) = [r.getMessage() for r in caplog.records if "New, untrained injection modules" in r.getMessage()]
     assert "model.compressor.global_branch.injection.mlp.linear_1.weight" in line
@@ -222,7 +233,7 @@ def test_adapters_do_not_start_from_a_folder_whose_injections_are_bypassed(tmp_p
 
 
 def test_frozen_weights_are_kept_in_bfloat16_and_trained_ones_in_float32(folder):
-    model, _ = load_stage(recipe("alignment", folder, folder, folder, precision="bf16"))
+    model = load_stage(recipe("alignment", folder, folder, folder, precision="bf16"))
     set_trainable(model, model.config, RATES["alignment"])
     cast_for_training(model)
     for _, parameter in model.named_parameters():

@@ -15,6 +15,7 @@ from video_files import write_video
 from hicom_hf.training.collating import HiComDataCollator
 from hicom_hf.training.conversations import SampleError
 from hicom_hf.training.datasets import HiComDataset, SkippedSample
+from hicom_hf.training.loading import FILLER, FilledCollator
 from hicom_hf.training.streaming import HiComStreamingDataset, expand_shards, tar_rows
 
 datasets = pytest.importorskip("datasets")
@@ -148,6 +149,40 @@ def test_shuffling_follows_seed_and_epoch_and_loses_nothing(shards, processor):
     assert sorted(first) == list(range(6))
     assert first == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) > 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_stream_goes_on_where_it_was_and_reads_nothing_before(num_workers, shards, processor, monkeypatch):
+    def batches(num_skipped, number=8):
+        dataset = HiComStreamingDataset(
+            str(shards / "train-0[012].tar"), processor, num_frames=2, shuffle_buffer=3, repeat=True
+        )
+        read, original = [], dataset.encoder.read
+        monkeypatch.setattr(dataset.encoder, "read", lambda medium: read.append(medium) or original(medium))
+        dataset.skip_batches(num_skipped, batch_size=3)
+        assert dataset.num_shards == 3
+        collator = FilledCollator(HiComDataCollator(processor))
+        loader = iter(DataLoader(dataset, batch_size=3, num_workers=num_workers, collate_fn=collator))
+        return [next(loader)["labels"] for _ in range(number)], len(read)
+
+    whole, num_read = batches(0)
+    resumed, num_read_then = batches(5)
+    assert [bool((labels >= 0).any()) for labels in resumed] == [False] * 5 + [True] * 3
+    assert all(torch.equal(a, b) for a, b in zip(resumed[5:], whole[5:], strict=True))
+    if num_workers == 0:  # reading is counted in this process only
+        assert (num_read, num_read_then) == (12, 5)  # two answers each; 9 samples touch 5 records
+    with pytest.raises(ValueError, match="only a repeated stream"):
+        HiComStreamingDataset(str(shards / "train-00.tar"), processor).skip_batches(1, 3)
+
+
+def test_records_that_are_skipped_count_when_a_stream_is_resumed(folder, processor, tmp_path):
+    samples = {"a": ({"video": "x.mp4"}, {}), "b": (record(1, "Hi"), {}), "c": (record(2, "Hi"), {})}
+    shard = write_shard(tmp_path / "a.tar", samples)
+    dataset = HiComStreamingDataset(str(shard), processor, on_bad_sample="skip", repeat=True)
+    dataset.skip_batches(1, 2)
+    stream = iter(dataset)
+    assert [next(stream) for _ in range(2)] == [FILLER, FILLER]
+    assert numbers([next(stream)], processor) == [2]
 
 
 def test_a_repeated_stream_goes_on(shards, processor):

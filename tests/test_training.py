@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -13,7 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from training_runs import recipe, recipe_values, weights_of, write_data, write_model
+from training_runs import processes, recipe, recipe_values, run_as_second, weights_of, write_data, write_model
 from transformers import TrainingArguments
 from video_files import write_video
 
@@ -24,10 +26,18 @@ from hicom_hf.tiny import tiny_model, tiny_processor
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.collating import HiComDataCollator
 from hicom_hf.training.datasets import HiComDataset
+from hicom_hf.training.encoding import ItemEncoder
 from hicom_hf.training.loading import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from hicom_hf.training.recipes import LearningRates, recipe_from_dict
 from hicom_hf.training.reporting import report_line, throughput
-from hicom_hf.training.running import build_trainer, run_recipe, sharding_arguments, training_arguments
+from hicom_hf.training.running import (
+    build_trainer,
+    check_packages,
+    check_run,
+    run_recipe,
+    sharding_arguments,
+    training_arguments,
+)
 from hicom_hf.training.stages import part_of, unused_parameters
 from hicom_hf.training.trainer import HiComTrainer, add_unseen_image
 
@@ -133,6 +143,88 @@ def test_a_wrong_recipe_is_refused_before_a_model_is_loaded(start, tmp_path, cap
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main(["train"]) == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("--check",)])
+def test_data_that_cannot_be_read_are_refused_before_a_model_is_loaded(
+    arguments, start, tmp_path, capsys, monkeypatch
+):
+    def load(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(HiComForConditionalGeneration, "from_pretrained", load)
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "x.parquet").write_text("PAR1")
+    (tmp_path / "broken.json").write_text("[{")
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"id": 7, "video": "a.mp4", "QA": []}))
+    for name, message in (
+        ("folder.json", "folder.json is a folder; records are read from JSON and JSONL files"),
+        ("x.parquet", "x.parquet is of another kind; records are read from JSON and JSONL files (.json, .jsonl), mix"),
+        ("broken.json", "broken.json: this is not JSON"),
+        ("empty.json", "no sample is left of 0 records"),
+        ("bad.jsonl", "bad.jsonl: record 0 (id 7)"),
+    ):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe_values("alignment", start[0], tmp_path / name, tmp_path / "out")))
+        assert main(["train", str(path), *arguments]) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "package", "message"),
+    [
+        ({"sharding": "zero2"}, "deepspeed", r"sharding zero2 needs packages .*: pip install 'hicom_hf\[deepspeed\]'"),
+        ({"lora": {"rank": 2}}, "peft", r"lora needs packages .*: pip install 'hicom_hf\[train\]'"),
+        ({"lora": {"quantize": "nf4"}}, "bitsandbytes", r"lora.quantize needs .*: pip install 'hicom_hf\[qlora\]'"),
+    ],
+)
+def test_packages_that_are_not_installed_are_named_before_anything_is_loaded(
+    changes, package, message, start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(f"hicom_hf.training.running.is_{package}_available", lambda: False)
+    monkeypatch.setattr("hicom_hf.training.running.build_dataset", lambda *args: pytest.fail("data were opened"))
+    run = recipe("instruction_tuning", *start, tmp_path / "out", **changes)
+    for function in (run_recipe, check_run):
+        with pytest.raises(ImportError, match=message):
+            function(run)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(f"hicom_hf.training.running.is_{package}_available", lambda: True)
+    check_packages(run)
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_the_first_goes_on(start, tmp_path, monkeypatch):
+    run = recipe("alignment", *start, tmp_path / "out", max_steps=2, checkpoints={"every": 1})
+    train, refused = HiComTrainer.train, []
+
+    def with_a_second_run(self, *args, **kwargs):
+        process = processes().Process(target=run_as_second, args=(run.to_dict(), str(tmp_path / "said")))
+        process.start()
+        process.join()
+        refused.append((tmp_path / "said").read_text())
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(HiComTrainer, "train", with_a_second_run)
+    assert run_recipe(run) == tmp_path / "out" / "model"
+    assert f"out is in use by a training run (process {os.getpid()} on " in refused[0]
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_a_run_is_not_resumed_on_other_data(start, tmp_path):
+    for name in ("train.json", "m.yaml"):
+        (tmp_path / name).write_text(start[1].read_text().replace("A leaf.", "A tree."))
+    (tmp_path / "m.yaml").write_text("datasets:\n  - json_path: train.json")
+    data = {"files": [str(tmp_path / "m.yaml")], "media_root": str(start[1].parent)}
+    run = recipe("alignment", *start, tmp_path / "out", max_steps=2, checkpoints={"every": 1}, data=data)
+    run_recipe(run)
+    for name in ("model", "checkpoint-2"):
+        shutil.rmtree(tmp_path / "out" / name)
+    text = (tmp_path / "train.json").read_text()
+    (tmp_path / "train.json").write_text(text.replace("A tree.", "A bush."))  # of the same size
+    with pytest.raises(ValueError, match=r"on other data: \S*train.json changed since it began; restore the files"):
+        run_recipe(run)
+    (tmp_path / "train.json").write_text(text)
+    run_recipe(run)
 
 
 def test_recipes_are_listed_shown_and_checked(start, tmp_path, capsys):
@@ -371,7 +463,7 @@ def test_a_run_with_cached_features_ends_with_the_same_weights_and_fills_the_cac
         assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
 
 
-def test_tar_shards_are_trained_on_and_resumed(start, tmp_path):
+def test_tar_shards_are_trained_on_and_resumed_without_reading_again(start, tmp_path, monkeypatch):
     import tarfile
 
     folder = start[1].parent
@@ -388,8 +480,24 @@ def test_tar_shards_are_trained_on_and_resumed(start, tmp_path):
     run_recipe(run)
     for name in ("checkpoint-4", "model"):
         (tmp_path / "resumed" / name).rename(tmp_path / f"away-{name}")
+    read, original = [], ItemEncoder.read
+    monkeypatch.setattr(ItemEncoder, "read", lambda self, medium: read.append(medium) or original(self, medium))
     resumed = weights_of(run_recipe(run))
+    assert len(read) == 10  # of the last two steps, four samples each, and of a batch of two that is read ahead
     assert all(torch.equal(resumed[name], tensor) for name, tensor in weights_of(whole).items())
+
+    shutil.rmtree(tmp_path / "resumed" / "model")
+    workers = {"data": {**shards["data"], "num_workers": 2}}
+    with pytest.raises(ValueError, match=r"which differs in data.num_workers \(was 0, is 2\)"):
+        run_recipe(recipe("conditional_pretraining", *start, tmp_path / "resumed", **workers, **steps))
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(ValueError, match=r"on a stream with 1 processes, .* with 2 its order would be another one"):
+        run_recipe(run)
+    monkeypatch.undo()
+    with (tmp_path / "data-000.tar").open("ab") as file:
+        file.write(bytes(512))
+    with pytest.raises(ValueError, match=r"run on other data: .*data-000.tar changed since it began"):
+        run_recipe(run)
 
 
 @pytest.mark.parametrize(

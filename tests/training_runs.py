@@ -112,6 +112,14 @@ def run_quietly(values: dict) -> None:
     run_recipe(recipe_from_dict(values))
 
 
+def run_as_second(values: dict, said: str) -> None:
+    """What a second process does on a recipe that another one is running: it notes what refuses it."""
+    try:
+        run_quietly(values)
+    except BlockingIOError as error:
+        Path(said).write_text(str(error))
+
+
 def run_as(rank: int, world_size: int, port: int, recipes: list[dict]) -> None:
     """What one of several processes does: what torchrun would have it do."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..new_folder import new_folder
+from ..processors.processing_hicom import HiComProcessor
 from ..shapes.writing import write_text
 from ..shapes_model.making import (
     MODEL_FOLDER,
@@ -22,7 +23,7 @@ from ..shapes_model.making import (
 )
 from ..shapes_model.record import commit
 from ..training.recipes import Recipe
-from ..training.running import build_dataset
+from ..training.running import build_dataset, filled_cache
 from ..training.stages import load_stage, set_trainable
 from .arms import ARMS, PLATEAU, Arm
 from .campaign import CPU, Campaign, Run, parts_budget, validation_score
@@ -66,9 +67,9 @@ def _fill_features(job: Job, campaign: Campaign) -> None:
         model_folder = f"model={json.dumps(str(place / 'start'))}"
         overrides = [*_common(campaign), model_folder]
         recipe = stage_recipe(stage, place, campaign.data_folder, campaign.settings.datasets, job.seed, overrides)
-        model, processor = load_stage(recipe)
+        model, processor = load_stage(recipe), HiComProcessor.from_pretrained(recipe.model)
         set_trainable(model, model.config, recipe.learning_rates)
-        build_dataset(recipe, model, processor, torch.device("cpu"))
+        filled_cache(recipe, model, processor, build_dataset(recipe, processor), torch.device("cpu"))
     shutil.rmtree(place)
     write_text(job.result, json.dumps({"seconds": None}))
 

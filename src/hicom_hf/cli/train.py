@@ -46,9 +46,12 @@ def run(args: argparse.Namespace) -> int:
     if args.show:
         print(recipe_text(recipe), end="")
         return 0
-    check_files(recipe, args.recipe)
     if args.check:
+        from ..training.running import check_run
+
+        check_run(recipe, args.recipe)
         return 0
+    check_files(recipe, args.recipe)
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
     logging.basicConfig(stream=sys.stderr, format="%(message)s")

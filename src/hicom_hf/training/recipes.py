@@ -18,6 +18,7 @@ SHIPPED_DIR = Path(__file__).parent / "recipes"
 CONFIGS_DIR = Path(__file__).parent / "configs"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MIXTURE_SUFFIXES = (".yaml", ".yml")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system writes it
 HUB_DATASETS = f"{HUB_PREFIX}datasets/"
 
@@ -412,7 +413,7 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
     Raises:
         FileNotFoundError: `model` or one of `data.files`, a file that a mixture among them names, or `data.media_root` does
             not exist.
-        ValueError: a mixture has a wrong key or strategy.
+        ValueError: one of `data.files` is of a kind that is not read, or a mixture has a wrong key or strategy.
         FileExistsError: `output_dir` holds a finished model.
     """
     if not recipe.model.startswith(HUB_PREFIX):
@@ -423,8 +424,7 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
                 f"init`, finish the stage before, or write {HUB_PREFIX}OWNER/NAME for a model of the Hub"
             )
     for source in recipe.data.files:
-        if "://" not in source and not _exists(source):
-            raise FileNotFoundError(f"{name}: data.files: {source} does not exist")
+        _check_source(source, name)
         if source.lower().endswith(MIXTURE_SUFFIXES):
             from .mixtures import check_mixture
 
@@ -438,6 +438,21 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
     if finished.exists():
         raise FileExistsError(
             f"{name}: output_dir: {finished} exists already, so this run has finished; choose another output_dir or remove it"
+        )
+
+
+def _check_source(source: str, name: str) -> None:
+    """Refuse a file of records that is not there or of a kind that is not read."""
+    if "://" in source:
+        return
+    if not _exists(source):
+        raise FileNotFoundError(f"{name}: data.files: {source} does not exist")
+    known = (*JSON_SUFFIXES, *MIXTURE_SUFFIXES, *TAR_SUFFIXES)
+    if not source.lower().endswith(known) or Path(source).is_dir():
+        kind = "a folder" if Path(source).is_dir() else "of another kind"
+        raise ValueError(
+            f"{name}: data.files: {source} is {kind}; records are read from JSON and JSONL files (.json, .jsonl), mixtures "
+            f"(.yaml), tar shards (.tar) and {HUB_DATASETS}OWNER/NAME"
         )
 
 

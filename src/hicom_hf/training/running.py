@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import torch
 from torch import distributed
 from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, TrainingArguments
+from transformers.integrations import is_deepspeed_available
+from transformers.utils import is_bitsandbytes_available, is_peft_available
 
-from ..hub.files import atomic_folder
+from ..hub.files import FolderLock, atomic_folder
 from ..modeling.configuration_hicom import HiComConfig
+from ..processors.processing_hicom import HiComProcessor
 from .adapters import add_adapters, quantization_config
 from .checkpoints import checkpoints, last_checkpoint
 from .collating import HiComDataCollator
@@ -25,9 +29,9 @@ from .recipes import (
     TAR_SUFFIXES,
     Recipe,
     check_files,
-    recipe_from_dict,
     recipe_text,
 )
+from .same_run import RECIPE_FILE, claim_run
 from .stages import cast_for_training, load_stage, mark_trained, set_trainable
 from .streaming import HiComStreamingDataset
 from .trainer import HiComTrainer
@@ -36,19 +40,6 @@ from .typed_yaml import load_yaml
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"  # under output_dir: the finished model
-RECIPE_FILE = "recipe.yaml"
-# What may change between a run and its resumption without changing its result. `model` and `media_root` may have moved.
-MAY_CHANGE = (
-    "model",
-    "output_dir",
-    "data.media_root",
-    "data.num_workers",
-    "data.feature_cache",
-    "gradient_checkpointing",
-    "checkpoints",
-    "logging",
-    "cpu",
-)
 
 
 def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Path | None:
@@ -63,40 +54,70 @@ def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Pat
         The folder of the finished model, or None if a signal has stopped the run; the same call resumes it.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: before any model is loaded, if the recipe cannot be run.
+        FileNotFoundError, FileExistsError, ValueError, ImportError: before any model is loaded, the recipe cannot be run.
+        BlockingIOError: another run writes to `output_dir`.
     """
     check_files(recipe, name)
+    check_packages(recipe, name)
     output_dir = Path(recipe.output_dir)
     if not resume and checkpoints(output_dir):
         raise FileExistsError(
             f"{name}: output_dir: {output_dir} holds checkpoints; resume, or choose another output_dir"
         )
-    check_same_run(recipe, output_dir)
     arguments = training_arguments(recipe)
-    if arguments.process_index == 0:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")
+    is_first = arguments.process_index == 0
+    with FolderLock(output_dir, "a training run") if is_first else nullcontext():
+        claim_run(recipe, output_dir, arguments.world_size, write=is_first)
+        trainer = build_trainer(recipe, arguments)
+        trainer.train(resume_from_checkpoint=True)
+        if trainer.stop.stopped:
+            logger.warning(
+                "Stopped after step %d; the same command resumes from %s.",
+                trainer.state.global_step,
+                last_checkpoint(output_dir),
+            )
+            return None
+        return save_finished(trainer, recipe)
 
-    trainer = build_trainer(recipe, arguments)
-    trainer.train(resume_from_checkpoint=True)
-    if trainer.stop.stopped:
-        logger.warning(
-            "Stopped after step %d; the same command resumes from %s.",
-            trainer.state.global_step,
-            last_checkpoint(output_dir),
-        )
-        return None
-    return save_finished(trainer, recipe)
+
+def check_run(recipe: Recipe, name: str = "recipe") -> None:
+    """Everything that a run does before it loads the model: files, packages, and all records of the data.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError, ImportError: the recipe cannot be run.
+    """
+    check_files(recipe, name)
+    check_packages(recipe, name)
+    build_dataset(recipe, HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX)))
+
+
+def check_packages(recipe: Recipe, name: str = "recipe") -> None:
+    """Refuse a recipe that needs a package which is not installed.
+
+    Raises:
+        ImportError: with what to install.
+    """
+    lora = recipe.lora
+    needed = (
+        ("sharding zero2", "deepspeed", recipe.sharding == "zero2" and not is_deepspeed_available()),
+        ("lora", "train", lora is not None and not is_peft_available()),
+        ("lora.quantize", "qlora", lora is not None and lora.quantize and not is_bitsandbytes_available()),
+    )
+    for key, extra, is_missing in needed:
+        if is_missing:
+            raise ImportError(f"{name}: {key} needs packages that are not installed: pip install 'hicom_hf[{extra}]'")
 
 
 def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
-    """Model, data and trainer of a recipe."""
+    """Data, model and trainer of a recipe; the data first, because a bad record is found in less time than a model loads."""
+    processor = HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX))
+    dataset = build_dataset(recipe, processor)
     quantization = quantization_config(recipe.lora)
     extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
     if recipe.attn_implementation is not None:
         extra["attn_implementation"] = recipe.attn_implementation
     torch.manual_seed(recipe.seed)  # fresh injections are the same in every process, and in every run
-    model, processor = load_stage(recipe, **extra)
+    model = load_stage(recipe, **extra)
     if recipe.lora is not None:
         torch.manual_seed(recipe.seed)  # likewise the adapters
         model = add_adapters(model, recipe.lora, recipe.learning_rates.compressor is not None)
@@ -104,7 +125,8 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     counts = set_trainable(model, base.config, recipe.learning_rates)
     cast_for_training(model)
     logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
-    dataset = build_dataset(recipe, base, processor, arguments.device)
+    if recipe.data.feature_cache is not None:
+        dataset.encoder.feature_cache = filled_cache(recipe, base, processor, dataset, arguments.device)
     trainer = HiComTrainer(
         model=model,
         args=arguments,
@@ -124,12 +146,11 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     return trainer
 
 
-def build_dataset(recipe: Recipe, model, processor, device: torch.device) -> HiComDataset | HiComStreamingDataset:
+def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | HiComStreamingDataset:
     """The data of a recipe; several files are one data set.
 
-    Args:
-        model: fills the feature cache, if there is to be one.
-        device: where it does so.
+    Raises:
+        SampleError, ValueError, OSError: a record or a file of records cannot be used.
     """
     data = recipe.data
     reading = {
@@ -149,8 +170,6 @@ def build_dataset(recipe: Recipe, model, processor, device: torch.device) -> HiC
     records = [record for file in data.files for record in load_records(file, data.media_root, recipe.seed)]
     dataset = HiComDataset(records, processor, **reading)
     logger.info("Data: %s.", dataset.summary())
-    if data.feature_cache is not None:
-        dataset.encoder.feature_cache = filled_cache(recipe, model, processor, dataset, device)
     return dataset
 
 
@@ -250,41 +269,7 @@ def sharding_arguments(recipe: Recipe) -> dict:
     return {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": sorted(layers)}}
 
 
-# Recipes of a run ----------------------------------------------------------------------------------------------------------
-
-
-def check_same_run(recipe: Recipe, output_dir: Path) -> None:
-    """Refuse to resume a run with a recipe that would have given another result.
-
-    Raises:
-        ValueError: with the keys that differ.
-    """
-    path = output_dir / RECIPE_FILE
-    if not path.is_file() or last_checkpoint(output_dir) is None:
-        return
-    before = recipe_from_dict(load_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
-    old, new = _flat(before.to_dict()), _flat(recipe.to_dict())
-    changed = [
-        f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
-    ]
-    if changed:
-        raise ValueError(
-            f"{output_dir} holds checkpoints of another recipe, which differs in {', '.join(changed)}; choose another "
-            "output_dir, or remove the checkpoints"
-        )
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    """Nested values by their dotted keys."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+# The result --------------------------------------------------------------------------------------------------------------
 
 
 def save_finished(trainer: HiComTrainer, recipe: Recipe) -> Path:

@@ -22,7 +22,6 @@ from torch import nn
 
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
-from ..processors.processing_hicom import HiComProcessor
 from .recipes import HUB_PREFIX, LearningRates, Recipe
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ PEFT_NAMES = re.compile(
 )
 # Names of parts in `untrained_parts` of the config, where they differ.
 LEARNED = {"injection": "compressor"}
+MAX_NAMES = 5  # of broken weights in a message
 
 
 def part_of(name: str) -> str:
@@ -141,7 +141,7 @@ def optimizer_groups(model: nn.Module, rates: LearningRates, weight_decay: float
 # Starting from a folder ----------------------------------------------------------------------------------------------------
 
 
-def load_stage(recipe: Recipe, **kwargs) -> tuple[HiComForConditionalGeneration, HiComProcessor]:
+def load_stage(recipe: Recipe, **kwargs) -> HiComForConditionalGeneration:
     """Load the folder that a stage starts from, strictly, and put its config into the stage's state.
 
     Alignment bypasses the injections, the later stages run them. Frozen weights are kept as `recipe.precision` computes,
@@ -152,7 +152,7 @@ def load_stage(recipe: Recipe, **kwargs) -> tuple[HiComForConditionalGeneration,
         **kwargs: for `from_pretrained`.
 
     Raises:
-        ValueError: if a weight is missing, has another shape, or is not known, with all names.
+        ValueError: if a weight is missing, has another shape, is not known, or is not a number, with all names.
     """
     source = recipe.model.removeprefix(HUB_PREFIX)
     config = HiComConfig.from_pretrained(source)
@@ -165,7 +165,8 @@ def load_stage(recipe: Recipe, **kwargs) -> tuple[HiComForConditionalGeneration,
         source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
     check_loaded(info, source, fresh)
-    return model, HiComProcessor.from_pretrained(source)
+    check_finite(model, source)
+    return model
 
 
 def _build_injections(config: HiComConfig, recipe: Recipe) -> bool:
@@ -211,6 +212,25 @@ def check_loaded(info: dict, source: str, fresh_injections: bool = False) -> Non
         raise ValueError(
             f"{source} does not hold this model's weights, {'; '.join(problems)}. A stage starts from the complete folder of "
             "the stage before; for a converted stage-1 projector without injections set new_injection"
+        )
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """Refuse weights that hold NaN or infinity, from which every result is NaN.
+
+    Raises:
+        ValueError: with their names.
+    """
+    broken = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.numel() and not all(map(torch.isfinite, parameter.aminmax()))
+    ]
+    if broken:
+        names = ", ".join(broken[:MAX_NAMES]) + (", ..." if len(broken) > MAX_NAMES else "")
+        raise ValueError(
+            f"{source} holds weights that are NaN or infinite, in {len(broken)} tensors: {names}. Training cannot start from "
+            "them; the folder is damaged, or the run that wrote it had failed"
         )
 
 

@@ -13,11 +13,12 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
-from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, training_items
+from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, TrainingItem, training_items
 from .datasets import TAR_SUFFIXES, SkippedSample, encoded_or_skipped
 from .encoding import ItemEncoder
+from .loading import FILLER
 
 logger = logging.getLogger(__name__)
 
@@ -106,18 +107,45 @@ class HiComStreamingDataset(IterableDataset):
         self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
         self.shuffle_buffer, self.seed, self.repeat = shuffle_buffer, seed, repeat
         self.epoch = 0
+        self._skipped_batches, self._batch_size = 0, 1
+
+    @property
+    def num_shards(self) -> int:
+        """Parts of this process' stream that loader workers share; more workers than this have nothing to read."""
+        return self._rows(self.epoch).num_shards
+
+    def skip_batches(self, num_batches: int, batch_size: int):
+        """Let the batches that a resumed run passes over hold `FILLER` in place of samples, so that no video is read for them.
+
+        Args:
+            num_batches: of this process, that the run has trained on.
+            batch_size: samples in each; every worker of the loader makes whole batches, in turn.
+
+        Raises:
+            ValueError: the stream is not repeated, so that its batches are not all of one size.
+        """
+        if not self.repeat:
+            raise ValueError("only a repeated stream (repeat=True) has batches of one size to skip")
+        self._skipped_batches, self._batch_size = num_batches, batch_size
 
     def set_epoch(self, epoch: int):
         """Choose the order of an epoch; the trainer calls it."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any] | SkippedSample]:
-        epoch = self.epoch
+        epoch, num_skipped = self.epoch, self._num_skipped_samples()
         while True:
             is_empty = True
             for row in self._rows(epoch):
                 is_empty = False
-                yield from self._samples(row)
+                items = self._items(row)
+                num_fillers = min(num_skipped, len(items))
+                num_skipped -= num_fillers
+                yield from [FILLER] * num_fillers
+                known = {}  # what was read for this record
+                for item in items[num_fillers:]:
+                    skipped = isinstance(item, SkippedSample)
+                    yield item if skipped else encoded_or_skipped(self.encoder, item, self.on_bad_sample, known)
             if not self.repeat or is_empty:  # a worker without a shard has nothing to repeat
                 return
             epoch += 1
@@ -133,19 +161,21 @@ class HiComStreamingDataset(IterableDataset):
             stream = split_dataset_by_node(stream, self.rank, self.world_size)
         return stream
 
-    def _samples(self, row: Mapping[str, Any]) -> Iterator[dict[str, Any] | SkippedSample]:
+    def _num_skipped_samples(self) -> int:
+        """Of this worker of the loader: batch number i is made by worker i modulo the number of workers."""
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return len(range(first, self._skipped_batches, step)) * self._batch_size
+
+    def _items(self, row: Mapping[str, Any]) -> list[TrainingItem | SkippedSample]:
+        """What a row gives before any video is read."""
         try:
-            record = record_of_row(row, self.media_root)
-            items = training_items(record, self.per_turn)
+            return training_items(record_of_row(row, self.media_root), self.per_turn)
         except SampleError as error:
             if self.on_bad_sample == "raise":
                 raise
             logger.warning("skipped: %s", error)
-            yield SkippedSample(error.source, f"{error.kind}: {error.reason}")
-            return
-        known = {}  # what was read for this record
-        for item in items:
-            yield encoded_or_skipped(self.encoder, item, self.on_bad_sample, known)
+            return [SkippedSample(error.source, f"{error.kind}: {error.reason}")]
 
 
 def open_stream(source, split: str = "train"):

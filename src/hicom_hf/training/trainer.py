@@ -12,7 +12,7 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..modeling.modeling_hicom import HiComModel
@@ -122,6 +122,12 @@ class HiComTrainer(Trainer):
             "persistent_workers": self.args.dataloader_persistent_workers,
         }
         if isinstance(dataset, HiComStreamingDataset):  # it is split between processes already
+            # A worker without a shard would make the order of the batches a matter of time.
+            options["num_workers"] = min(options["num_workers"], dataset.num_shards)
+            options["persistent_workers"] &= options["num_workers"] > 0
+            if dataset.repeat and not self.args.ignore_data_skip:
+                dataset.skip_batches(self._num_trained_batches(), self._train_batch_size)
+                options["collate_fn"] = FilledCollator(self.data_collator)
             return prepare_data_loader(
                 DataLoader(dataset, **options),
                 self.accelerator.device,
@@ -138,6 +144,13 @@ class HiComTrainer(Trainer):
             options["collate_fn"] = FilledCollator(self.data_collator)
         loader = DataLoader(dataset, sampler=FilledSampler(self._sampler, len(dataset)), **options)
         return self.accelerator.prepare(loader)
+
+    def _num_trained_batches(self) -> int:
+        """Batches of each process that the checkpoint to resume from was trained on."""
+        if self._resumed_from is None:
+            return 0
+        state = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE_NAME))
+        return state.global_step * self.args.gradient_accumulation_steps
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As in transformers; measures the wait, and takes the statistics out of the batches."""
