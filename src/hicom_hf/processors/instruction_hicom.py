@@ -18,7 +18,8 @@ INSTRUCTION_RULES = ("general", "official")
 TAGS = ("<image>", "<video>")
 PLACEHOLDERS = (*TAGS, "<|image_pad|>", "<|video_pad|>")
 # A tag with a backslash in front is a word of the text: r"What does \<video> mean in HTML?".
-ESCAPED_TAG = re.compile(r"\\(<(?:image|video)>)")
+# Where transformers marked the tag as a token that a user wrote, its mark (U+F0000) stands between.
+ESCAPED_TAG = re.compile("\\\\(\U000f0000?<(?:image|video)>)")
 
 CHATML_START = "<|im_start|>"
 # A turn without its end is the last one of a prompt that was cut off, or one that the model is to continue.

@@ -15,8 +15,9 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import _MARKED_RE, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
 from .instruction_encoding_hicom import InstructionEncoding
-from .instruction_hicom import InstructionRules, check_instruction_rules, last_user_text
+from .instruction_hicom import InstructionRules, check_instruction_rules, last_user_text, unescaped
 
 # Arguments of a call that say which frames are taken; everything else goes to the tokenizer.
 SAMPLING_KEYS = (
@@ -219,9 +220,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         if video_num_frames is not None and any(num_frames < 1 for num_frames in video_num_frames):
             raise ValueError(f"video_num_frames must be at least 1 each, got {list(video_num_frames)}")
         if videos:
-            encoded = self.video_processor(
-                videos, return_metadata=return_metadata, return_tensors="pt", **self._sampling(sampling)
-            )
+            encoded = self._read_videos(videos, sampling, return_metadata)
             video_num_frames = encoded["video_num_frames"].tolist()
             data.update(encoded)
         if images:
@@ -235,27 +234,50 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         tensor_type = text_kwargs.get("return_tensors")
         return BatchFeature(data, tensor_type=tensor_type, skip_tensor_conversion=self.skip_tensor_conversion)
 
-    def apply_chat_template(self, conversation, chat_template: str | None = None, processor_kwargs=None, **kwargs):
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template: str | None = None,
+        processor_kwargs=None,
+        sanitize_control_tokens: bool | None = None,
+        **kwargs,
+    ):
         """Render chats and, with `tokenize=True`, read their videos and images.
 
-        As in transformers, with two additions: the instruction of every video and image is the text of the chat's last user
-        turn unless `instruction` is given, and the arguments of `__call__` may be given directly.
+        As in transformers, with these additions: the instruction of every video and image is the text of the chat's last user
+        turn unless `instruction` is given; the arguments of `__call__` may be given directly; what a text holds of special
+        tokens and placeholders is plain text; and the part of a video may say which of its frames are taken.
 
         Args:
-            conversation: a chat or a list of chats; a video is `{"type": "video", "path" | "url" | "video": ...}`.
+            conversation: a chat or a list of chats; a video is `{"type": "video", "path" | "url" | "video": ...}`, with any of
+                start, end, num_frames, fps, max_frames and frame_rate, which come before the arguments of the call.
             chat_template: in place of the processor's own.
             processor_kwargs: arguments of `__call__`.
+            sanitize_control_tokens: whether special tokens in texts are plain text; False lets them act. Default: yes, with
+                `tokenize=True`.
             **kwargs: arguments of `__call__`, and those of transformers' method (tokenize, return_dict, return_tensors,
                 add_generation_prompt, ...).
+
+        Raises:
+            ValueError: the part of a video or image has an unknown key.
         """
         processor_kwargs = dict(processor_kwargs or {})
         processor_kwargs.update({key: kwargs.pop(key) for key in OWN_KEYS if key in kwargs})
-        chats = conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
+        is_batch = bool(conversation) and not isinstance(conversation[0], dict)
+        chats = [with_chat_videos(chat) for chat in (conversation if is_batch else [conversation])]
         if kwargs.get("tokenize") and processor_kwargs.get("instruction") is None:
             processor_kwargs["instruction"] = [
                 self.extract_instruction(last_user_text(chat, visual=self.video_token)) for chat in chats
             ]
-        return super().apply_chat_template(conversation, chat_template, processor_kwargs=processor_kwargs, **kwargs)
+        if sanitize_control_tokens is None:
+            sanitize_control_tokens = bool(kwargs.get("tokenize")) and not kwargs.get("return_assistant_tokens_mask")
+        return super().apply_chat_template(
+            chats if is_batch else chats[0],
+            chat_template,
+            processor_kwargs=processor_kwargs,
+            sanitize_control_tokens=sanitize_control_tokens,
+            **kwargs,
+        )
 
     # Parts of a call ---------------------------------------------------------------------------------------------------
 
@@ -293,6 +315,21 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             sampling["num_frames"] = fitting
         return sampling
 
+    def _read_videos(self, videos: list, sampling: dict, return_metadata: bool) -> BatchFeature:
+        """Read the videos of a call; one whose part of a chat says something about its frames is read by itself."""
+        options = {"return_metadata": return_metadata, "return_tensors": "pt"}
+        if not any(isinstance(video, ChatVideo) for video in videos):
+            return self.video_processor(videos, **options, **self._sampling(sampling))
+        read = []
+        for video in videos:
+            own = video.frames if isinstance(video, ChatVideo) else {}
+            source = video.source if isinstance(video, ChatVideo) else video
+            read.append(self.video_processor([source], **options, **self._sampling(with_own_frames(sampling, own))))
+        data = {name: torch.cat([one[name] for one in read]) for name in ("pixel_values_videos", "video_num_frames")}
+        if return_metadata:
+            data["video_metadata"] = [record for one in read for record in one["video_metadata"]]
+        return BatchFeature(data)
+
     def _count_placeholders(self, rows: list[str], num_videos: int, num_images: int) -> list[list[str]]:
         """Per row its placeholders in order, as "video" or "image".
 
@@ -300,7 +337,8 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             ValueError: if there are more or fewer of them than videos or images.
         """
         pattern = "|".join(re.escape(token) for token in self.placeholders)
-        rows = [_MARKED_RE.sub("", row) for row in rows]  # what sanitize_control_tokens marked was written by a user
+        # What sanitize_control_tokens marked was written by a user. The line break keeps what stands around it apart.
+        rows = [_MARKED_RE.sub("\n", row) for row in rows]
         kinds = [
             ["video" if found == self.video_token else "image" for found in re.findall(pattern, row)] for row in rows
         ]
@@ -320,10 +358,12 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         return_types = text_kwargs.pop("return_mm_token_type_ids", False)
         return_offsets = text_kwargs.pop("return_text_replacement_offsets", False)
         rows, offsets = self.get_text_with_replacements(
-            list(rows),
+            [self.as_written(row) for row in rows],
             [self.image_token * self.num_visual_tokens(1)] * num_images,
             [self.video_token * self.num_visual_tokens(num_frames) for num_frames in video_num_frames],
         )
+        if not any(self.is_marked(row) for row in rows):
+            text_kwargs.pop("sanitize_control_tokens", None)
         encoded = self.tokenizer(rows, **text_kwargs)
         self._check_special_mm_tokens(rows, encoded, modalities=["image", "video"])
         if return_offsets:
@@ -331,6 +371,32 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         if return_types:
             encoded["mm_token_type_ids"] = self.create_mm_token_type_ids(encoded["input_ids"])
         return dict(encoded)
+
+    def marked(self, chat: list[dict]) -> list[dict]:
+        """A chat whose special tokens in texts are marked as words, so that a tokenizer called with
+        `sanitize_control_tokens=True` reads them as plain text; what a chat template adds stays special.
+        """
+        template = self._resolve_chat_template(None)
+        return self.tokenizer._mark_chat_inputs(template, [chat], None, None, {}, True, False)[0][0]
+
+    @staticmethod
+    def is_marked(text: str) -> bool:
+        """Whether a rendered text holds special tokens that `marked` turned into words."""
+        return _MARKED_RE.search(text) is not None
+
+    def as_written(self, text: str) -> str:
+        """A rendered text with the words that it stands for: escaped tags, and a marked token for unknown words.
+
+        A tokenizer of whole words reads its token for unknown words from plain text as itself, so that transformers cannot
+        sanitise it; it stands for a word and steers nothing.
+        """
+        text, unknown = unescaped(text), self.tokenizer.unk_token
+        if unknown is None or not self.is_marked(text):
+            return text
+        plain = self.tokenizer(unknown, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if self.tokenizer.unk_token_id not in plain:
+            return text
+        return _MARKED_RE.sub(lambda found: unknown if found[0][1:-1] == unknown else found[0], text)
 
 
 def _flatten(sources, frame_lists: bool) -> list:

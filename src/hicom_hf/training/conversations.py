@@ -2,8 +2,8 @@
 
 A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversations": [{"from", "value"}]}`, or in the
 chat format of transformers, `{"messages": [{"role", "content"}]}`. Beside them may stand, for its videos, "start" and
-"end" (seconds), "frame_rate" (of frames without a clock) and "num_frames" (how many are sampled). Nothing here opens a
-video.
+"end" (seconds), "frame_rate" (of frames without a clock), "num_frames" (how many are sampled) or "fps", and "max_frames".
+Nothing here opens a video.
 """
 
 import math
@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+from ..processors.chat_content_hicom import check_part, frame_options
 
 # What can be wrong with a sample. The first four are seen in the record, the others when it is read.
 BAD_RECORD = "bad record"
@@ -81,7 +83,7 @@ class Medium(NamedTuple):
         source: absolute path, URL, bytes or anything else that the video processor reads.
         start, end: seconds of a video that are used, None for its own.
         frame_rate: frames per second of a folder or list of frames, if they have a clock.
-        num_frames: frames that are sampled of a video, whatever the data set says; None for what the data set says.
+        num_frames, fps, max_frames: frames that are sampled of a video, whatever the data set says; None for what it says.
     """
 
     kind: Literal["video", "image"]
@@ -90,6 +92,8 @@ class Medium(NamedTuple):
     end: float | None = None
     frame_rate: float | None = None
     num_frames: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +266,10 @@ def _parts(content: list, number: int, record: Record) -> list:
         if kind == "text" and isinstance(part.get("text"), str):
             parts.append(part["text"])
         elif kind in MEDIA_KEYS:
+            try:
+                check_part(kind, part, f"a part of turn {number}", more_keys=("bytes",))
+            except ValueError as error:
+                raise SampleError(record.source, BAD_RECORD, str(error)) from error
             sources = [part[key] for key in ("path", "url", "bytes", kind) if part.get(key) is not None]
             medium = _medium(kind, sources[0], part, record) if sources else Medium(kind, None)
             parts.append(medium)
@@ -297,7 +305,7 @@ def _record_media(record: Record) -> dict[str, list[Medium]]:
 
 
 def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
-    """A medium with its source resolved; `options` may hold start, end (seconds), frame_rate and num_frames."""
+    """A medium with its source resolved; `options` may say which frames of a video are taken."""
     if isinstance(source, Mapping):  # as `datasets` stores undecoded files
         source = source.get("bytes") or source.get("path")
     if source is None:
@@ -311,33 +319,34 @@ def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
         source = record.open_media(kind, source)
     if kind == "image":
         return Medium(kind, source)
-    values = {}
-    for name in ("start", "end", "frame_rate"):
-        value = options.get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if value is not None and not (is_number and value >= 0):
-            raise SampleError(record.source, BAD_RECORD, f"{name} must be a number of at least 0, got {value!r}")
-        values[name] = value
-    if values["end"] is not None and values["end"] <= (values["start"] or 0):
-        raise SampleError(
-            record.source, BAD_RECORD, f"end={values['end']} s must be after start={values['start'] or 0} s"
-        )
-    if values["frame_rate"] == 0:
-        raise SampleError(record.source, BAD_RECORD, "frame_rate must be above 0")
-    return Medium(kind, source, **values, num_frames=_num_frames(options, record))
+    return Medium(kind, source, **_frames(options, record))
 
 
-def _num_frames(options: Mapping, record: Record) -> int | None:
-    """Frames that are sampled of a video: its own number, or that of all videos of the record."""
-    value = options.get("num_frames")
-    if value is None:
-        value = record.data.get("num_frames")
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if value is not None and not is_count:
-        raise SampleError(
-            record.source, BAD_RECORD, f"num_frames must be a whole number of at least 1, got {_shortened(value)}"
-        )
-    return value
+def _frames(options: Mapping, record: Record) -> dict[str, Any]:
+    """What is said of a video's frames, checked; what its part does not say of their number, the record may."""
+    try:
+        values = frame_options(options, "a video")
+        if not {"num_frames", "fps"} & set(values):
+            of_record = frame_options(record.data, "a record")
+            values |= {name: of_record[name] for name in ("num_frames", "fps", "max_frames") if name in of_record}
+    except ValueError as error:
+        raise SampleError(record.source, BAD_RECORD, str(error)) from error
+    for name, value in values.items():
+        if name in ("num_frames", "max_frames"):
+            is_fine, what = isinstance(value, int) and value >= 1, "a whole number of at least 1"
+        else:
+            is_fine = isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+            what = "a number of at least 0"
+        if isinstance(value, bool) or not is_fine:
+            raise SampleError(record.source, BAD_RECORD, f"{name} must be {what}, got {_shortened(value)}")
+        if value == 0 and name in ("frame_rate", "fps"):
+            raise SampleError(record.source, BAD_RECORD, f"{name} must be above 0")
+    start, end = values.get("start", 0), values.get("end")
+    if end is not None and end <= start:
+        raise SampleError(record.source, BAD_RECORD, f"end={end} s must be after start={start} s")
+    if "num_frames" in values and "fps" in values:
+        raise SampleError(record.source, BAD_RECORD, "a video has either num_frames or fps, not both")
+    return values
 
 
 def _place_media(turns: list[_Turn], media: dict[str, list[Medium]], record: Record) -> list[_Turn]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
 from ..processors.video_sources_hicom import VideoReadError
 from .conversations import (
     BAD_RECORD,
@@ -167,8 +168,7 @@ def read_pixels(medium: Medium, video_processor, sampling: dict) -> torch.Tensor
     Args:
         medium: the video or image.
         video_processor: a `HiComVideoProcessor`.
-        sampling: arguments of its `preprocess` that say which frames; a medium's own `num_frames` comes before its
-            `num_frames`, `fps` and `max_frames`.
+        sampling: arguments of its `preprocess` that say which frames; what a medium says of its own comes before.
 
     Raises:
         SampleError: it is not there or cannot be read; the message names it.
@@ -176,13 +176,9 @@ def read_pixels(medium: Medium, video_processor, sampling: dict) -> torch.Tensor
     try:
         if medium.kind == "image":
             return video_processor.preprocess_images([medium.source])["pixel_values"]
-        if medium.num_frames is not None:
-            # As max_frames it cuts nothing, and keeps the processor's own bound from doing so.
-            own = {"num_frames": medium.num_frames, "fps": None, "max_frames": medium.num_frames}
-            sampling = {**sampling, **own}
-        times = {"start": medium.start, "end": medium.end, "frame_rate": medium.frame_rate}
+        own = {name: value for name in FRAME_KEYS if (value := getattr(medium, name)) is not None}
         # A list of frames is one video.
-        return video_processor.preprocess([medium.source], **sampling, **times)["pixel_values_videos"]
+        return video_processor.preprocess([medium.source], **with_own_frames(sampling, own))["pixel_values_videos"]
     except (VideoReadError, OSError) as error:
         kind = MISSING_MEDIA if is_missing(medium) else UNREADABLE_MEDIA
         raise SampleError(media_name(medium), kind, str(error).removeprefix(f"{media_name(medium)}: ")) from error
@@ -210,19 +206,20 @@ def tokenized_segments(processor, item: TrainingItem) -> Iterator[tuple[list[int
     """Token ids of a chat, cut where supervision begins and ends; each video or image is one placeholder.
 
     A supervised segment is what the chat template adds to the prompt for an answer: its text, and the tokens that end the
-    turn. The ids before it are those of the prompt at inference.
+    turn. The ids before it are those of the prompt at inference: special tokens that a text holds are plain text.
 
     Raises:
         SampleError: the template writes earlier turns differently once later ones follow.
     """
-    texts = _segments(processor, item)
+    texts = [(processor.as_written(text), supervised) for text, supervised in _segments(processor, item)]
     tokenizer = processor.tokenizer
     whole = "".join(text for text, _ in texts)
     begins, position = [], 0
     for text, _ in texts:
         begins.append(position)
         position += len(text)
-    if tokenizer.is_fast:
+    marked = any(processor.is_marked(text) for text, _ in texts)
+    if tokenizer.is_fast and not marked:
         encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         starts = {start: number for number, (start, _) in reversed(list(enumerate(encoded["offset_mapping"])))}
         if all(begin in starts for begin in begins):
@@ -232,15 +229,21 @@ def tokenized_segments(processor, item: TrainingItem) -> Iterator[tuple[list[int
             return
     # A token spans the border (an answer that begins with a line break): the model sees them apart at inference, too.
     for text, supervised in texts:
-        yield tokenizer(text, add_special_tokens=False)["input_ids"], supervised
+        arguments = {"sanitize_control_tokens": True} if processor.is_marked(text) else {}
+        yield tokenizer(text, add_special_tokens=False, **arguments)["input_ids"], supervised
 
 
 def _segments(processor, item: TrainingItem) -> list[tuple[str, bool]]:
     """The rendered chat in pieces, each with whether it is supervised."""
-    segments, done = [], ""
+    for token in processor.placeholders:
+        if any(token in text for message in item.messages for text in _texts(message)):
+            raise SampleError(
+                item.source, PLACEHOLDER_MISMATCH, f"a text holds {token}, a placeholder token of the processor"
+            )
+    segments, done, messages = [], "", processor.marked(item.messages)
     for index in item.supervised:
-        prompt = _render(processor, item.messages[:index], add_generation_prompt=True)
-        answered = _render(processor, item.messages[: index + 1])
+        prompt = _render(processor, messages[:index], add_generation_prompt=True)
+        answered = _render(processor, messages[: index + 1])
         if not (prompt.startswith(done) and answered.startswith(prompt)):
             raise SampleError(
                 item.source,
@@ -251,6 +254,11 @@ def _segments(processor, item: TrainingItem) -> list[tuple[str, bool]]:
         segments += [(prompt[len(done) :], False), (answered[len(prompt) :], True)]
         done = answered
     return segments
+
+
+def _texts(message: dict) -> list[str]:
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
 def _render(processor, messages: list[dict], add_generation_prompt: bool = False) -> str:

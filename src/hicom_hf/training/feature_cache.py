@@ -172,10 +172,10 @@ class FeatureCache:
         """Frames of a medium, at most."""
         if medium.kind == "image":
             return 1
-        frames = medium.num_frames or self.sampling["num_frames"]
+        frames = medium.num_frames or (self.sampling["num_frames"] if medium.fps is None else None)
         if frames is None:
-            uses_fps = self.sampling["fps"] is not None or self.video_processor.fps is not None
-            frames = self.sampling["max_frames"] or self.video_processor.max_frames
+            uses_fps = any(fps is not None for fps in (medium.fps, self.sampling["fps"], self.video_processor.fps))
+            frames = medium.max_frames or self.sampling["max_frames"] or self.video_processor.max_frames
             if frames is None and uses_fps:
                 raise ValueError("the size of a cache is not known with fps and without max_frames; give max_frames")
         return frames or self.video_processor.num_frames
@@ -300,12 +300,13 @@ def medium_key(medium: Medium) -> str:
     """What a video or image is known by in a cache.
 
     A file is known by its path, size and time of change, so that a file that was replaced is encoded again; contents in
-    memory by a digest. A video without its own `num_frames` has the key that it had before there was such a thing, so that
+    memory by a digest. A video that says nothing of its frames has the key that it had before there was such a thing, so that
     older caches are read on.
     """
     identity = [medium.kind, medium.start, medium.end, medium.frame_rate, _identity(medium.source)]
     if medium.num_frames is not None:
         identity.append(medium.num_frames)
+    identity += [[name, value] for name in ("fps", "max_frames") if (value := getattr(medium, name)) is not None]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 

@@ -1,0 +1,124 @@
+"""The videos and images of a chat: where each comes from, and which frames of a video are meant.
+
+A part of a chat may say what is taken of its video: `{"type": "video", "path": "film.mp4", "start": 60, "end": 90}`.
+Training records say it with the same keys.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SOURCE_KEYS = {"video": ("video", "url", "path"), "image": ("image", "url", "path", "base64")}
+# What a video's own part or record may say about its frames; see `HiComVideoProcessor.preprocess`.
+FRAME_KEYS = ("start", "end", "num_frames", "fps", "max_frames", "frame_rate")
+# How the chats of Qwen call the same.
+SPELLINGS = {"video_start": "start", "video_end": "end", "nframes": "num_frames"}
+
+
+@dataclass(frozen=True)
+class ChatVideo:
+    """A video of a chat with what its part says about its frames.
+
+    Attributes:
+        source: what `read_video` takes.
+        frames: of `FRAME_KEYS`, those that the part gives.
+    """
+
+    source: Any
+    frames: dict[str, Any]
+
+
+def frame_options(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a part or record says about the frames of its video, under the names of `FRAME_KEYS`.
+
+    Args:
+        options: may hold other keys; a value of None is none.
+        name: opens the error message.
+
+    Raises:
+        ValueError: one thing is said under two names.
+
+    Example:
+        >>> frame_options({"path": "a.mp4", "video_start": 2.0, "nframes": 8}, "a video")
+        {'start': 2.0, 'num_frames': 8}
+    """
+    found = {}
+    for key, value in options.items():
+        own = SPELLINGS.get(key, key)
+        if own not in FRAME_KEYS or value is None:
+            continue
+        if own in found:
+            raise ValueError(f"{name} gives {own!r} twice, under two names; give it once")
+        found[own] = value
+    return found
+
+
+def with_own_frames(sampling: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a call, overridden by what a video says about its own frames.
+
+    A video's own number of frames sets `fps` aside and the other way round, and no bound of the call cuts that number.
+    """
+    sampling = {**sampling, **own}
+    if own.get("num_frames") is not None and own.get("fps") is None:
+        sampling["fps"] = None
+        sampling["max_frames"] = own.get("max_frames", own["num_frames"])
+    elif own.get("fps") is not None and own.get("num_frames") is None:
+        sampling["num_frames"] = None
+    return sampling
+
+
+def check_part(kind: str, part: Mapping[str, Any], name: str, more_keys: tuple[str, ...] = ()) -> None:
+    """Refuse a video or image part with a key that nothing reads: a wrong spelling would go unnoticed.
+
+    Args:
+        kind: "video" or "image".
+        part: of a message.
+        name: opens the error message.
+        more_keys: further keys that are known.
+
+    Raises:
+        ValueError: names the key and the known ones.
+    """
+    known = ["type", *SOURCE_KEYS[kind], *more_keys, *((*FRAME_KEYS, *SPELLINGS) if kind == "video" else ())]
+    unknown = sorted(str(key) for key, value in part.items() if key not in known and value is not None)
+    if unknown:
+        raise ValueError(
+            f"{name} has the unknown {'keys' if len(unknown) > 1 else 'key'} {', '.join(map(repr, unknown))}; "
+            f"{'an image' if kind == 'image' else 'a video'} has {', '.join(known)}"
+        )
+
+
+def with_chat_videos(chat: list[dict]) -> list[dict]:
+    """The chat with a `ChatVideo` in place of each video whose part says something about its frames.
+
+    Raises:
+        ValueError: a video or image has an unknown key, several sources, or options without a source.
+    """
+    turns = []
+    for number, turn in enumerate(chat):
+        content = turn.get("content") if isinstance(turn, Mapping) else None
+        if isinstance(content, (list, tuple)):
+            parts = [_with_chat_video(part, f"part {at} of turn {number}") for at, part in enumerate(content)]
+            turn = {**turn, "content": parts}
+        turns.append(turn)
+    return turns
+
+
+def _with_chat_video(part: Any, name: str) -> Any:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in SOURCE_KEYS:
+        return part
+    check_part(kind, part, name)
+    sources = [key for key in SOURCE_KEYS[kind] if part.get(key) is not None]
+    if len(sources) > 1:
+        raise ValueError(f"{name} gives its {kind} {len(sources)} times, as {', '.join(sources)}; give it once")
+    frames = frame_options(part, name) if kind == "video" else {}
+    if frames and not sources:
+        raise ValueError(
+            f"{name} says {', '.join(frames)} of a video that it does not name; give the video in the part, or the "
+            "arguments to the call"
+        )
+    if not sources:
+        return {"type": kind}
+    source = part[sources[0]]
+    return {"type": kind, kind: ChatVideo(source, frames)} if frames else {"type": kind, sources[0]: source}
