@@ -9,11 +9,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from training_runs import recipe, write_data, write_model
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Phi3Config, Qwen3MoeConfig
 
 from hicom_hf import HiComForConditionalGeneration, tiny
 from hicom_hf.cli.main import main
-from hicom_hf.tiny import tiny_model
+from hicom_hf.tiny import tiny_config, tiny_model
 from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter, quantization_config
 from hicom_hf.training.recipes import LearningRates, LoraRecipe
 from hicom_hf.training.running import build_trainer, run_recipe, save_finished, training_arguments
@@ -64,6 +64,43 @@ def test_adapters_are_on_the_llm_only_and_the_compressor_is_copied_whole():
     assert all(".language_model.layers." in name for name in adapted)
     copied = {name.split(".modules_to_save.default.")[1] for name in names - adapted}
     assert copied == {name for name, _ in tiny_model().model.compressor.named_parameters()}
+
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT |= {"num_key_value_heads": 2, "vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def model_with(text_config) -> HiComForConditionalGeneration:
+    config = tiny_config()
+    config.text_config = text_config
+    return HiComForConditionalGeneration(config)
+
+
+def adapted_kinds(model) -> set[str]:
+    names = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert all(".language_model.layers." in name for name in names)
+    return {name.partition(".layers.")[2].partition(".")[2] for name in names}
+
+
+def test_an_llm_with_fused_maps_is_adapted_whole(caplog):
+    model = add_adapters(model_with(Phi3Config(**TEXT)), LoraRecipe(rank=4), train_compressor=True)
+    assert adapted_kinds(model) == {"self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"}
+    assert "LoRA adapts" not in caplog.text
+
+
+def test_what_lora_leaves_alone_is_named(caplog):
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    model = add_adapters(model_with(Qwen3MoeConfig(**TEXT, **experts)), LoraRecipe(rank=4), train_compressor=True)
+    assert adapted_kinds(model) == {f"self_attn.{name}_proj" for name in "qkvo"}
+    left = "stay as they are: mlp.experts.down_proj, mlp.experts.gate_up_proj, mlp.gate."
+    assert left in caplog.text
+
+
+def test_an_llm_in_which_lora_finds_nothing_is_refused():
+    model = tiny_model()
+    model.model.language_model.layers = torch.nn.ModuleList()
+    with pytest.raises(ValueError, match=r"lora finds no linear maps in language_model\.layers"):
+        add_adapters(model, LoraRecipe(rank=4), train_compressor=True)
 
 
 def test_only_the_compressor_bears_the_name_that_is_saved_with_the_adapters():

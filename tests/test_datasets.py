@@ -245,6 +245,24 @@ def test_a_sample_whose_answer_would_be_cut_away_is_an_error_or_a_skip(folder, p
     assert isinstance(skipped, SkippedSample)
 
 
+def test_a_dialogue_is_not_cut_through_a_later_video(folder, processor):
+    turns = [("<video>\nWho runs?", "Ann."), ("<video>\nAnd here?", "Ben.")]
+    conversations = [
+        {"from": role, "value": text} for turn in turns for role, text in zip(("human", "gpt"), turn, strict=True)
+    ]
+    records = [{"id": "two", "video": ["twelve.mp4", "three.mp4"], "conversations": conversations}]
+    options = {"num_frames": 3, "per_turn": False}
+    whole = HiComDataset(records, processor, folder, **options)[0]
+    visual = torch.nonzero(whole["input_ids"] == processor.video_token_id).flatten().tolist()
+    answered = torch.nonzero(whole["labels"] != IGNORED).flatten().tolist()
+    middle = visual[-2]  # in the second video, behind the first answer
+    assert answered[0] < middle
+    with pytest.raises(SampleError, match=f"too long: .*max_length={middle}"):
+        HiComDataset(records, processor, folder, max_length=middle, **options)[0]
+    cut = HiComDataset(records, processor, folder, max_length=answered[-1], **options)[0]
+    assert torch.equal(cut["input_ids"], whole["input_ids"][: answered[-1]])
+
+
 # Bad samples -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from training_runs import processes, recipe, recipe_values, run_as_second, weights_of, write_data, write_model
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 from video_files import write_video
 
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
@@ -29,7 +30,7 @@ from hicom_hf.training.datasets import HiComDataset
 from hicom_hf.training.encoding import ItemEncoder
 from hicom_hf.training.loading import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from hicom_hf.training.recipes import LearningRates, recipe_from_dict
-from hicom_hf.training.reporting import report_line, throughput
+from hicom_hf.training.reporting import Meter, report_line, throughput
 from hicom_hf.training.running import (
     build_trainer,
     check_packages,
@@ -427,6 +428,17 @@ def test_the_log_tells_rates_by_part_throughput_and_the_share_of_waiting(start, 
     assert 0 < entry["wait_seconds"] < entry["step_seconds"] and entry["decode_seconds"] > 0
     assert "step 1/2  loss" in capsys.readouterr().err
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_wait_in_the_log_is_that_of_the_slowest_process():
+    trainer = HiComTrainer.__new__(HiComTrainer)
+    trainer._meter, trainer._steps_metered = Meter(text_tokens=10, wait_seconds=1.0), 0
+    trainer.state, trainer.args = TrainerState(global_step=2), SimpleNamespace(device="cpu")
+    other = torch.tensor([[30.0, 0.0, 0.0, 0.0, 0.0, 6.0]])
+    trainer.accelerator = SimpleNamespace(gather=lambda row: torch.cat([row, other]))
+    entries = trainer._throughput()
+    assert entries["wait_seconds"] == 6.0 / 2
+    assert entries["tokens_per_second"] * entries["step_seconds"] == pytest.approx(40 / 2)
 
 
 def test_throughput_is_counted_by_hand():

@@ -1,9 +1,12 @@
 """LoRA and QLoRA with peft: adapters on the LLM, the compressor beside them in the same folder, and back to a plain model."""
 
 import json
+import logging
+import re
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..hub.files import atomic_folder
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
@@ -11,8 +14,11 @@ from ..processors.processing_hicom import HiComProcessor
 from .recipes import LoraRecipe
 from .stages import mark_trained
 
-# Linear layers of the LLM. Plain names such as "q_proj", and "all-linear", would also hit SigLIP and the compressor.
-LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+logger = logging.getLogger(__name__)
+
+# What lies in a layer of the LLM. Plain names such as "q_proj", and "all-linear", would also hit SigLIP and the compressor.
+LLM_LAYER = re.compile(r"(?:.*\.)?language_model\.layers\.\d+\.(.+)")
+ROUTERS = ("gate", "router", "shared_expert_gate")  # of mixtures of experts: they choose, and stay as they are
 COMPRESSOR = "model.compressor"  # its name in the model, which no other module's name ends in
 
 
@@ -54,15 +60,47 @@ def add_adapters(model: HiComForConditionalGeneration, lora: LoraRecipe, train_c
     """
     from peft import LoraConfig, get_peft_model
 
+    targets, others = lora_targets(model)
+    if others:
+        logger.warning(
+            "LoRA adapts %s of the LLM's layers. These weights have no adapters and stay as they are: %s.",
+            ", ".join(targets),
+            ", ".join(others),
+        )
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=LORA_TARGETS,
+        target_modules=rf".*language_model\.layers\.\d+\.({'|'.join(map(re.escape, targets))})",
         modules_to_save=[COMPRESSOR] if train_compressor else None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def lora_targets(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Linear maps in the layers of the LLM, by their name in a layer, and the other matrices there, which LoRA leaves alone.
+
+    Raises:
+        ValueError: there are no linear maps where they are looked for.
+
+    Example:
+        >>> from hicom_hf.tiny import tiny_model
+        >>> lora_targets(tiny_model())[0][:2]
+        ['mlp.down_proj', 'mlp.gate_proj']
+    """
+    linear, others = set(), set()
+    for name, module in model.named_modules():
+        match = LLM_LAYER.fullmatch(name)
+        if match and isinstance(module, nn.Linear) and name.rpartition(".")[2] not in ROUTERS:
+            linear.add(match[1])
+    for name, parameter in model.named_parameters():
+        match = LLM_LAYER.fullmatch(name)
+        if match and parameter.ndim > 1 and match[1].rpartition(".")[0] not in linear:
+            others.add(match[1].removesuffix(".weight"))
+    if not linear:
+        raise ValueError("lora finds no linear maps in language_model.layers; train this LLM without lora")
+    return sorted(linear), sorted(others)
 
 
 def base_of(adapter: str | Path) -> str:
