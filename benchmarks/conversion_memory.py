@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from transformers import SiglipConfig
 
+from hicom_hf.assembly.random_model import tiny_instruction_tokenizer, tiny_tokenizer
 from hicom_hf.conversion.shard_writing import write_shards
 from hicom_hf.modeling.configuration_hicom import QWEN2_5_7B, SIGLIP_SO400M_TEXT, SIGLIP_SO400M_VISION, HiComConfig
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
-from hicom_hf.tiny import tiny_instruction_tokenizer, tiny_tokenizer
 
 BOUND = 1.5
 GIB = 2**30
@@ -38,7 +38,7 @@ CHILD = """
 import sys
 from hicom_hf.conversion.converting import convert_official_checkpoint
 import transformers.models.qwen2.modeling_qwen2, transformers.models.siglip.modeling_siglip
-import hicom_hf.assembly
+import hicom_hf.assembly.from_parts
 
 def memory(key):
     return int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1]) * 1024

@@ -13,7 +13,7 @@ import time
 import torch
 
 from hicom_hf import HiComConfig, HiComForConditionalGeneration
-from hicom_hf.tiny import tiny_config
+from hicom_hf.assembly.random_model import tiny_config
 
 # SigLIP base sizes at 224 pixels, and an LLM of Qwen2.5-0.5B's width with a quarter of its layers.
 VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}

@@ -9,10 +9,12 @@ Exit code 1 if any case misses, or if nothing could be compared.
 
 import argparse
 import sys
+from pathlib import Path
 
 from transformers.utils import logging
 
-from hicom_hf.conversion.parity import ParityRun
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # where the harness lives
+from parity.suite import ParityRun
 
 
 def main(argv: list[str] | None = None) -> int:

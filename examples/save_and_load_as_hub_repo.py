@@ -11,8 +11,8 @@ import argparse
 import subprocess
 import sys
 
-from hicom_hf.hub.folders import push_to_hub, save_hub_folder
-from hicom_hf.loading import load_model, load_processor
+from hicom_hf.hub.loading import load_model, load_processor
+from hicom_hf.hub.saving import push_to_hub, save_hub_folder
 
 WITHOUT_THE_PACKAGE = """
 import sys

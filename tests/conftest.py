@@ -18,13 +18,13 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def model():
     """The tiny model of the paper's formulation (direct local, coarse global), evaluation mode. Do not change it."""
-    from hicom_hf.tiny import tiny_model
+    from hicom_hf.assembly.random_model import tiny_model
 
     return tiny_model()
 
 
 @pytest.fixture(scope="session")
 def processor(model):
-    from hicom_hf.tiny import tiny_processor
+    from hicom_hf.assembly.random_model import tiny_processor
 
     return tiny_processor(model.config)

@@ -12,11 +12,11 @@ from training_runs import recipe, write_data, write_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, Phi3Config, Qwen3MoeConfig
 
 from hicom_hf import HiComForConditionalGeneration, tiny
+from hicom_hf.assembly.random_model import tiny_config, tiny_model
 from hicom_hf.cli.main import main
-from hicom_hf.tiny import tiny_config, tiny_model
 from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter, quantization_config
-from hicom_hf.training.recipes import LearningRates, LoraRecipe
-from hicom_hf.training.running import build_trainer, run_recipe, save_finished, training_arguments
+from hicom_hf.training.recipe import LearningRates, LoraRecipe
+from hicom_hf.training.run import build_trainer, run_recipe, save_finished, training_arguments
 from hicom_hf.training.stages import set_trainable
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}

@@ -25,12 +25,18 @@ from transformers import (
 from video_files import numbered_frames
 
 from hicom_hf import HiComForConditionalGeneration
-from hicom_hf.assembly import assemble, load_instruction_tokenizer, save_new_folder
+from hicom_hf.assembly.from_parts import assemble, load_instruction_tokenizer, save_new_folder
+from hicom_hf.assembly.random_model import (
+    TINY_INSTRUCTION,
+    TINY_TEXT,
+    TINY_VISION,
+    tiny_instruction_tokenizer,
+    tiny_tokenizer,
+)
 from hicom_hf.cli.main import main
 from hicom_hf.hub import files
-from hicom_hf.loading import load_model, load_processor
-from hicom_hf.new_folder import new_folder
-from hicom_hf.tiny import TINY_INSTRUCTION, TINY_TEXT, TINY_VISION, tiny_instruction_tokenizer, tiny_tokenizer
+from hicom_hf.hub.loading import load_model, load_processor
+from hicom_hf.hub.new_folder import new_folder
 
 TINY_DECODER = {name: value for name, value in TINY_TEXT.items() if name != "model_type"}
 SMALL_COMPRESSOR = {"num_global_tokens": 8}
@@ -255,9 +261,11 @@ def test_a_tokenizer_that_cannot_be_made_fast_stays_slow_and_says_so(monkeypatch
         raise ValueError("it treats spaces in another way")
 
     messages = []
-    monkeypatch.setattr("hicom_hf.assembly.fast_instruction_tokenizer", refuse)
-    monkeypatch.setattr("hicom_hf.assembly.slow_instruction_tokenizer", lambda folder: f"slow one of {folder.name}")
-    monkeypatch.setattr("hicom_hf.assembly.logger.warning", messages.append)
+    monkeypatch.setattr("hicom_hf.assembly.from_parts.fast_instruction_tokenizer", refuse)
+    monkeypatch.setattr(
+        "hicom_hf.assembly.from_parts.slow_instruction_tokenizer", lambda folder: f"slow one of {folder.name}"
+    )
+    monkeypatch.setattr("hicom_hf.assembly.from_parts.logger.warning", messages.append)
     (tmp_path / "siglip").mkdir()
     assert load_instruction_tokenizer(tmp_path / "siglip") == "slow one of siglip"
     assert "keeping the slow instruction tokenizer" in messages[0] and "spaces in another way" in messages[0]

@@ -13,11 +13,11 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 import hicom_hf
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor, assets
 from hicom_hf.assets import example_scene, example_videos, hicom_tiny, model_note, model_source
-from hicom_hf.loading import check_fits, load_config, load_model, load_processor
+from hicom_hf.hub.loading import check_fits, load_config, load_model, load_processor
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.video_reading_hicom import read_video
 from hicom_hf.shapes import KINDS, Scene, questions, render
-from hicom_hf.shapes_model.evaluating import CONDITIONS, as_markdown
+from lab.hicom_tiny.evaluating import CONDITIONS, as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(hicom_hf.__file__).parent

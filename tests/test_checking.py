@@ -8,9 +8,9 @@ from PIL import Image
 from video_files import write_truncated_video, write_video
 
 from hicom_hf.cli.main import main
-from hicom_hf.training.checking import check_data
-from hicom_hf.training.conversations import PROBLEM_KINDS
-from hicom_hf.training.datasets import HiComDataset
+from hicom_hf.data.checking import check_data
+from hicom_hf.data.conversations import PROBLEM_KINDS
+from hicom_hf.data.datasets import HiComDataset
 
 
 def record(record_id, *texts, **media):

@@ -16,8 +16,10 @@ from training_runs import losses_of, processes, recipe, recipe_values, run_quiet
 from transformers import TrainerCallback, TrainingArguments
 
 from hicom_hf import HiComForConditionalGeneration
+from hicom_hf.assembly.random_model import tiny_model, tiny_processor
+from hicom_hf.data.collating import HiComDataCollator
+from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.hub import files
-from hicom_hf.tiny import tiny_model, tiny_processor
 from hicom_hf.training.checkpoints import (
     MARKER,
     UNFINISHED,
@@ -31,10 +33,8 @@ from hicom_hf.training.checkpoints import (
     read_weights,
     remove_old_checkpoints,
 )
-from hicom_hf.training.collating import HiComDataCollator
-from hicom_hf.training.datasets import HiComDataset
-from hicom_hf.training.recipes import LearningRates
-from hicom_hf.training.running import run_recipe
+from hicom_hf.training.recipe import LearningRates
+from hicom_hf.training.run import run_recipe
 from hicom_hf.training.trainer import HiComTrainer
 
 NUM_STEPS = 6

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from video_files import write_video
 
-from hicom_hf.training.collating import BatchStatistics, HiComDataCollator
-from hicom_hf.training.datasets import HiComDataset, SkippedSample
-from hicom_hf.training.encoding import IGNORED
+from hicom_hf.data.collating import BatchStatistics, HiComDataCollator
+from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.encoding import IGNORED
 
 
 def record(question, answer, **entries):

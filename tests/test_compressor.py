@@ -333,8 +333,8 @@ def test_a_new_direct_injection_is_the_identity():
 
 @torch.no_grad()
 def test_new_models_start_as_method_md_says():
+    from hicom_hf.assembly.random_model import tiny_config
     from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
-    from hicom_hf.tiny import tiny_config
 
     torch.manual_seed(0)
     compressor = HiComForConditionalGeneration(tiny_config()).model.compressor

@@ -3,7 +3,7 @@
 import pytest
 
 from hicom_hf import HiComCompressorConfig, HiComConfig
-from hicom_hf.tiny import tiny_config, tiny_processor
+from hicom_hf.assembly.random_model import tiny_config, tiny_processor
 
 
 def test_defaults_are_the_paper_s_7b():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from shared_data import GOLDEN_DIR, needs_golden
 
-from hicom_hf.training.collating import HiComDataCollator
-from hicom_hf.training.conversations import (
+from hicom_hf.data.collating import HiComDataCollator
+from hicom_hf.data.conversations import (
     BAD_RECORD,
     EMPTY_ANSWER,
     ODD_TURNS,
@@ -18,7 +18,7 @@ from hicom_hf.training.conversations import (
     SampleError,
     training_items,
 )
-from hicom_hf.training.encoding import IGNORED, ItemEncoder
+from hicom_hf.data.encoding import IGNORED, ItemEncoder
 
 VIDEO, IMAGE = {"type": "video"}, {"type": "image"}
 
@@ -287,7 +287,7 @@ def official_processor():
     import transformers
 
     from hicom_hf import HiComProcessor, HiComVideoProcessor
-    from hicom_hf.conversion.instruction_tokenizer import fast_instruction_tokenizer
+    from hicom_hf.assembly.instruction_tokenizer import fast_instruction_tokenizer
     from hicom_hf.processors.chat_template_hicom import multimodal_chat_template
 
     folder = GOLDEN_DIR / "e2e" / "hicom_release"

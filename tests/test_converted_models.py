@@ -23,7 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from without_package import QUESTION, frames, logits_of, prompt
 
 from hicom_hf.conversion import convert_official_checkpoint
-from hicom_hf.pipelines.video_text_to_text import VideoTextToTextPipeline
+from hicom_hf.processors.video_text_to_text import VideoTextToTextPipeline
 
 
 @pytest.fixture(scope="module")

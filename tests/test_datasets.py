@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from video_files import write_frame_folder, write_truncated_video, write_video
 
-from hicom_hf.training.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
-from hicom_hf.training.datasets import HiComDataset, PackedRecords, SkippedSample, load_records, read_records
-from hicom_hf.training.encoding import IGNORED
+from hicom_hf.data.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
+from hicom_hf.data.datasets import HiComDataset, PackedRecords, SkippedSample, load_records, read_records
+from hicom_hf.data.encoding import IGNORED
 
 
 def record(question="<video>\nWho runs?", answer="Ann.", **entries):
@@ -101,7 +101,7 @@ def test_a_record_has_as_many_frames_as_it_says_whatever_the_data_set_says(folde
 
 
 def test_a_bound_of_the_processor_does_not_apply_to_a_record_with_its_own_number_of_frames(folder):
-    from hicom_hf.tiny import tiny_processor
+    from hicom_hf.assembly.random_model import tiny_processor
 
     bounded = tiny_processor()
     bounded.video_processor.max_frames = 3
@@ -188,7 +188,7 @@ def test_an_answer_that_merges_with_the_prompt_is_cut_where_inference_cuts(proce
 
 
 def test_another_chat_template_than_chatml_is_supervised_by_its_own_ends(processor):
-    from hicom_hf.tiny import tiny_processor
+    from hicom_hf.assembly.random_model import tiny_processor
 
     other = tiny_processor()
     other.chat_template = (
@@ -201,7 +201,7 @@ def test_another_chat_template_than_chatml_is_supervised_by_its_own_ends(process
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_whole_dialogues():
-    from hicom_hf.tiny import tiny_processor
+    from hicom_hf.assembly.random_model import tiny_processor
 
     other = tiny_processor()
     other.chat_template = (

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from video_files import write_video
 
-from hicom_hf.asking import answer_question
 from hicom_hf.assets import example_scene, example_videos
 from hicom_hf.cli.main import main
-from hicom_hf.demo import (
+from hicom_hf.inference.asking import answer_question
+from hicom_hf.inference.demo import (
     GENERAL_QUESTIONS,
     ask_all,
     attention_picture,
@@ -179,7 +179,7 @@ def test_another_model_may_be_shown(model, processor, tmp_path, capsys):
 
 
 def test_bad_arguments_are_named_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hicom_hf.loading.load_model", lambda *args: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("hicom_hf.hub.loading.load_model", lambda *args: pytest.fail("weights were loaded"))
     assert demo(tmp_path, "--seed", -1) == 2
     assert "argument --seed: must be 0 or above, got -1" in capsys.readouterr().err
     for output in (tmp_path, tmp_path / "nowhere" / "demo.png"):

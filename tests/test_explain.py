@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hicom_hf.asking import encode_video, read_frames
-from hicom_hf.explain import (
+from hicom_hf.assembly.random_model import tiny_model
+from hicom_hf.inference import (
     AttentionMaps,
     Explained,
     attention_maps,
@@ -16,10 +16,10 @@ from hicom_hf.explain import (
     picture,
     shown_frames,
 )
-from hicom_hf.explain.picture import CELL, GAP, LABELS, LEAST_WIDTH, LEGEND, MARGIN
+from hicom_hf.inference.asking import encode_video, read_frames
+from hicom_hf.inference.attention_picture import CELL, GAP, LABELS, LEAST_WIDTH, LEGEND, MARGIN
 from hicom_hf.modeling.grouping_hicom import group_positions
 from hicom_hf.shapes import Scene, patch_cover, questions
-from hicom_hf.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")

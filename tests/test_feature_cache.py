@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from video_files import write_truncated_video, write_video
 
+from hicom_hf.assembly.random_model import tiny_model
+from hicom_hf.data import feature_cache as module
+from hicom_hf.data.collating import HiComDataCollator
+from hicom_hf.data.conversations import Medium, SampleError
+from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.feature_cache import FeatureCache, medium_key
 from hicom_hf.hub import files
-from hicom_hf.tiny import tiny_model
-from hicom_hf.training import feature_cache as module
-from hicom_hf.training.collating import HiComDataCollator
-from hicom_hf.training.conversations import Medium, SampleError
-from hicom_hf.training.datasets import HiComDataset, SkippedSample
-from hicom_hf.training.feature_cache import FeatureCache, medium_key
 
 FRAME_BYTES = 7 * 7 * 64 * 2 * 4  # patch rows and columns, width, two kinds of features, float32
 
@@ -154,7 +154,7 @@ def test_a_trainable_tower_is_refused(processor, tmp_path):
 
 
 def test_another_tower_or_preprocessing_is_another_cache(frozen, processor, folder, tmp_path):
-    from hicom_hf.tiny import tiny_processor
+    from hicom_hf.assembly.random_model import tiny_processor
 
     squashing = tiny_processor()
     squashing.video_processor.do_pad = False

@@ -5,11 +5,11 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from hicom_hf import HiComForConditionalGeneration
+from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.assets import hicom_tiny
-from hicom_hf.loading import load_model, load_processor
+from hicom_hf.hub.loading import load_model, load_processor
 from hicom_hf.shapes import write_dataset
-from hicom_hf.shapes_model.scoring import score
-from hicom_hf.tiny import tiny_model
+from lab.hicom_tiny.scoring import score
 
 pytestmark = [
     pytest.mark.gpu,

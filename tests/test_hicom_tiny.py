@@ -11,17 +11,17 @@ import pytest
 import torch
 from transformers import pipeline
 
-from hicom_hf.asking import encode_video, read_frames
 from hicom_hf.assets import hicom_tiny
-from hicom_hf.explain import attention_maps, attention_share
-from hicom_hf.hub.folders import save_hub_folder
-from hicom_hf.loading import load_model, load_processor
+from hicom_hf.hub.loading import load_model, load_processor
+from hicom_hf.hub.saving import save_hub_folder
+from hicom_hf.inference import attention_maps, attention_share
+from hicom_hf.inference.asking import encode_video, read_frames
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_dataset, write_video
-from hicom_hf.shapes_model.looking import RED_CIRCLE_SCENES, SCENES, times_even
-from hicom_hf.shapes_model.scoring import score
-from hicom_hf.training.recipes import read_recipe
-from hicom_hf.training.running import run_recipe
+from hicom_hf.training.recipe import read_recipe
+from hicom_hf.training.run import run_recipe
+from lab.hicom_tiny.looking import RED_CIRCLE_SCENES, SCENES, times_even
+from lab.hicom_tiny.scoring import score
 
 TEST_SEED = 77
 # docs/hicom_tiny.md has the accuracy on many more questions; a hundred scatter by 2 points.

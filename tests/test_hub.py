@@ -21,16 +21,14 @@ from video_files import write_video
 from without_package import MODEL_CLASSES, QUESTION, frames, logits_of, prompt
 
 import hicom_hf
+from hicom_hf.assembly.random_model import tiny_config, tiny_model, tiny_processor
 from hicom_hf.hub import push_to_hub, save_hub_folder
 from hicom_hf.modeling.model_card_hicom import count_parameters, is_replaceable, render_model_card
-from hicom_hf.tiny import tiny_config, tiny_model, tiny_processor
 
 REPOSITORY = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHIPPED = {
-    path.name
-    for part in ("modeling", "processors", "pipelines")
-    for path in (REPOSITORY / "src/hicom_hf" / part).glob("*.py")
+    path.name for part in ("modeling", "processors") for path in (REPOSITORY / "src/hicom_hf" / part).glob("*.py")
 }
 # All but what makes new chat templates: a saved folder has one.
 WRITTEN = (SHIPPED - {"__init__.py", "chat_template_hicom.py"}) | {

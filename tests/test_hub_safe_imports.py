@@ -15,7 +15,7 @@ import hicom_hf
 PACKAGE = Path(hicom_hf.__file__).parent
 FILES = sorted(
     path
-    for folder in ("modeling", "processors", "pipelines")
+    for folder in ("modeling", "processors")
     for path in (PACKAGE / folder).glob("*.py")
     if path.name != "__init__.py"
 )

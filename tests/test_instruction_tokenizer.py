@@ -10,8 +10,8 @@ import unicodedata
 import pytest
 from shared_data import GOLDEN_DIR
 
-from hicom_hf.conversion import instruction_tokenizer
-from hicom_hf.conversion.instruction_tokenizer import (
+from hicom_hf.assembly import instruction_tokenizer
+from hicom_hf.assembly.instruction_tokenizer import (
     SELF_CHECK_TEXTS,
     WHITE_SPACE,
     TokenizerDifference,

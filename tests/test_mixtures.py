@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hicom_hf.training.datasets import HiComDataset, load_records
-from hicom_hf.training.mixtures import SamplingStrategy, load_mixture
+from hicom_hf.data.datasets import HiComDataset, load_records
+from hicom_hf.data.mixtures import SamplingStrategy, load_mixture
 
 
 def numbered(count, prefix):

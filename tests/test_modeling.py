@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TextIteratorStreamer, TextStreamer
 
 from hicom_hf import HiComForConditionalGeneration
-from hicom_hf.tiny import tiny_config, tiny_model, tiny_processor
+from hicom_hf.assembly.random_model import tiny_config, tiny_model, tiny_processor
 
 # float32; sums in another order when rows are computed together. Logits of the tiny model are about 1.
 TOLERANCE = {"atol": 2e-5, "rtol": 0}

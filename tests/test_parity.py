@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from official_checkpoints import GOLDEN, checkpoint
+from parity.checks import CaseResult, Comparison, LeftOut, largest
+from parity.compressor_cases import compress, hashed
+from parity.suite import ParityRun, find_cases
 from safetensors.torch import load_file, save_file
 from shared_data import GOLDEN_DIR, needs_golden
 
 from hicom_hf.conversion.official_config import build_official_compressor
-from hicom_hf.conversion.parity import ParityRun, find_cases
-from hicom_hf.conversion.parity_checks import CaseResult, Comparison, LeftOut, largest
-from hicom_hf.conversion.parity_compressor import compress, hashed
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "parity.py"
 SMALL = find_cases(GOLDEN)

@@ -14,7 +14,7 @@ from video_files import write_corrupted_video, write_video
 
 import hicom_hf
 from hicom_hf.hub import save_hub_folder
-from hicom_hf.pipelines.video_text_to_text import collate_requests
+from hicom_hf.processors.video_text_to_text import collate_requests
 
 TASK = "video-text-to-text"
 QUESTIONS = ["What is it?", "Where is the long dark thing now?", "Who?", "Is it red?"]
@@ -413,7 +413,6 @@ def test_a_wrong_instruction_tokenizer_is_named(folder, tmp_path):
 
 
 def test_pipeline_and_processor_know_the_same_arguments_for_frames():
-    from hicom_hf.pipelines import video_text_to_text
-    from hicom_hf.processors import processing_hicom
+    from hicom_hf.processors import processing_hicom, video_text_to_text
 
     assert {*video_text_to_text.SAMPLING_KEYS, "return_metadata"} == set(processing_hicom.SAMPLING_KEYS)

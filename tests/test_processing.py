@@ -10,15 +10,21 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from hicom_hf import HiComProcessor
-from hicom_hf.asking import answer_question, encode_video, read_frames
+from hicom_hf.assembly.random_model import (
+    IMAGE_TOKEN,
+    VIDEO_TOKEN,
+    tiny_instruction_tokenizer,
+    tiny_processor,
+    tiny_tokenizer,
+)
 from hicom_hf.assets import hicom_tiny
-from hicom_hf.explain.maps import attention_maps
-from hicom_hf.pipelines.video_text_to_text import VideoTextToTextPipeline
+from hicom_hf.data.conversations import Medium, Record, training_items
+from hicom_hf.data.encoding import ItemEncoder
+from hicom_hf.inference.asking import answer_question, encode_video, read_frames
+from hicom_hf.inference.attention_maps import attention_maps
 from hicom_hf.processors.chat_template_hicom import multimodal_chat_template
 from hicom_hf.processors.instruction_hicom import InstructionWarning
-from hicom_hf.tiny import IMAGE_TOKEN, VIDEO_TOKEN, tiny_instruction_tokenizer, tiny_processor, tiny_tokenizer
-from hicom_hf.training.conversations import Medium, Record, training_items
-from hicom_hf.training.encoding import ItemEncoder
+from hicom_hf.processors.video_text_to_text import VideoTextToTextPipeline
 
 SYSTEM = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 

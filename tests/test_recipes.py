@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hicom_hf.training.recipes import (
+from hicom_hf.training.recipe import (
     CONFIGS_DIR,
     SHIPPED_DIR,
     LearningRates,

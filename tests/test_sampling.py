@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hicom_hf.training.loading import sampler_of
-from hicom_hf.training.sampling import HiComGroupedSampler
+from hicom_hf.data.batch_sampling import HiComGroupedSampler
+from hicom_hf.data.epoch_padding import sampler_of
 
 LENGTHS = np.random.default_rng(0).integers(10, 1000, 997)
 MODALITIES = np.random.default_rng(1).integers(0, 3, 997)

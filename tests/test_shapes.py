@@ -489,8 +489,8 @@ def test_objects_can_be_told_apart_after_encoding_padding_and_resizing(tmp_path,
 
 
 def test_a_data_set_passes_the_check_and_trains(tmp_path, processor):
-    from hicom_hf.training.checking import check_data
-    from hicom_hf.training.datasets import HiComDataset
+    from hicom_hf.data.checking import check_data
+    from hicom_hf.data.datasets import HiComDataset
 
     counts = shapes.write_dataset(tmp_path, 2, seed=3, clutter="sparse", num_frames=4, size=96)
 
@@ -509,7 +509,7 @@ def test_a_data_set_passes_the_check_and_trains(tmp_path, processor):
 
 
 def test_a_data_set_may_say_how_many_frames_are_sampled_video_by_video(tmp_path, processor):
-    from hicom_hf.training.datasets import HiComDataset
+    from hicom_hf.data.datasets import HiComDataset
 
     settings = {"stage": "tuning", "clutter": "sparse", "num_frames": 8, "size": 64}
     shapes.write_dataset(tmp_path, 3, **settings, sampled_frames=(2, 4))

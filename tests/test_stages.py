@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from shared_data import GOLDEN_DIR, needs_golden
 from training_runs import recipe, write_model
 
-from hicom_hf.tiny import tiny_config, tiny_model
-from hicom_hf.training.recipes import LearningRates
+from hicom_hf.assembly.random_model import tiny_config, tiny_model
+from hicom_hf.training.recipe import LearningRates
 from hicom_hf.training.stages import (
     cast_for_training,
     load_stage,

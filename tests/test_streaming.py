@@ -12,11 +12,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from video_files import write_video
 
-from hicom_hf.training.collating import HiComDataCollator
-from hicom_hf.training.conversations import SampleError
-from hicom_hf.training.datasets import HiComDataset, SkippedSample
-from hicom_hf.training.loading import FILLER, FilledCollator
-from hicom_hf.training.streaming import HiComStreamingDataset, expand_shards, tar_rows
+from hicom_hf.data.collating import HiComDataCollator
+from hicom_hf.data.conversations import SampleError
+from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.epoch_padding import FILLER, FilledCollator
+from hicom_hf.data.streaming import HiComStreamingDataset, expand_shards, tar_rows
 
 datasets = pytest.importorskip("datasets")
 

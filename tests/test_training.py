@@ -21,17 +21,17 @@ from transformers import TrainerState, TrainingArguments
 from video_files import write_video
 
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
+from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.cli.main import main
+from hicom_hf.data.collating import HiComDataCollator
+from hicom_hf.data.datasets import HiComDataset
+from hicom_hf.data.encoding import ItemEncoder
+from hicom_hf.data.epoch_padding import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from hicom_hf.modeling.modeling_hicom import HiComModel
-from hicom_hf.tiny import tiny_model, tiny_processor
 from hicom_hf.training.checkpoints import last_checkpoint
-from hicom_hf.training.collating import HiComDataCollator
-from hicom_hf.training.datasets import HiComDataset
-from hicom_hf.training.encoding import ItemEncoder
-from hicom_hf.training.loading import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
-from hicom_hf.training.recipes import LearningRates, recipe_from_dict
-from hicom_hf.training.reporting import Meter, report_line, throughput
-from hicom_hf.training.running import (
+from hicom_hf.training.console import Meter, report_line, throughput
+from hicom_hf.training.recipe import LearningRates, recipe_from_dict
+from hicom_hf.training.run import (
     build_trainer,
     check_packages,
     check_run,
@@ -112,7 +112,7 @@ def test_the_same_from_python_in_a_dozen_lines(start, tmp_path):
 @pytest.mark.slow
 def test_torchrun_style_and_hicom_style_commands_give_the_same_folder(start, tmp_path):
     results = []
-    for number, command in enumerate((["hicom_hf.training"], ["hicom_hf.cli.main", "train"])):
+    for number, command in enumerate((["hicom_hf", "train"], ["hicom_hf.cli.main", "train"])):
         values = recipe_values("alignment", *start, tmp_path / f"run{number}", max_steps=2)
         path = tmp_path / f"{number}.yaml"
         path.write_text(yaml.safe_dump(values))
@@ -183,14 +183,14 @@ def test_data_that_cannot_be_read_are_refused_before_a_model_is_loaded(
 def test_packages_that_are_not_installed_are_named_before_anything_is_loaded(
     changes, package, message, start, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(f"hicom_hf.training.running.is_{package}_available", lambda: False)
-    monkeypatch.setattr("hicom_hf.training.running.build_dataset", lambda *args: pytest.fail("data were opened"))
+    monkeypatch.setattr(f"hicom_hf.training.run.is_{package}_available", lambda: False)
+    monkeypatch.setattr("hicom_hf.training.run.build_dataset", lambda *args: pytest.fail("data were opened"))
     run = recipe("instruction_tuning", *start, tmp_path / "out", **changes)
     for function in (run_recipe, check_run):
         with pytest.raises(ImportError, match=message):
             function(run)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(f"hicom_hf.training.running.is_{package}_available", lambda: True)
+    monkeypatch.setattr(f"hicom_hf.training.run.is_{package}_available", lambda: True)
     check_packages(run)
 
 
@@ -241,7 +241,7 @@ def test_recipes_are_listed_shown_and_checked(start, tmp_path, capsys):
 def test_a_run_that_was_told_to_stop_has_exit_code_1_and_no_result(start, tmp_path, capsys, monkeypatch):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_values("alignment", *start, tmp_path / "out")))
-    monkeypatch.setattr("hicom_hf.training.running.run_recipe", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hicom_hf.training.run.run_recipe", lambda *args, **kwargs: None)
     assert main(["train", str(path)]) == 1
     assert capsys.readouterr().out == ""
 
@@ -577,7 +577,7 @@ def test_bfloat16_runs_train_in_float32_and_end_in_bfloat16(start, tmp_path):
 
 
 def test_tied_embeddings_stay_one_tensor(tmp_path, start):
-    from hicom_hf.tiny import tiny_config
+    from hicom_hf.assembly.random_model import tiny_config
 
     values = tiny_config().to_dict()
     values["text_config"]["tie_word_embeddings"] = True

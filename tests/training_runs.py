@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from video_files import write_video
 
-from hicom_hf.tiny import tiny_model, tiny_processor
-from hicom_hf.training.recipes import Recipe, recipe_from_dict
+from hicom_hf.assembly.random_model import tiny_model, tiny_processor
+from hicom_hf.training.recipe import Recipe, recipe_from_dict
 
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
 
@@ -98,13 +98,13 @@ def losses_of(output_dir: Path) -> list[tuple[int, float]]:
 def processes():
     """Starts processes that have everything imported already; one server for all tests."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["hicom_hf.training.running"])
+    context.set_forkserver_preload(["hicom_hf.training.run"])
     return context
 
 
 def run_quietly(values: dict) -> None:
     """What a started process does: run a recipe."""
-    from hicom_hf.training.running import run_recipe
+    from hicom_hf.training.run import run_recipe
 
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)

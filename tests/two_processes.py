@@ -20,8 +20,8 @@ def main(task: str, *arguments: str) -> None:
 
 def run_recipes(*paths: str) -> None:
     """One recipe after another."""
-    from hicom_hf.training.recipes import read_recipe
-    from hicom_hf.training.running import run_recipe
+    from hicom_hf.training.recipe import read_recipe
+    from hicom_hf.training.run import run_recipe
 
     for path in paths:
         run_recipe(read_recipe(path))
@@ -34,7 +34,7 @@ def run_sharded(model_folder: str, result: str) -> None:
     from torch.distributed.tensor import DTensor
 
     from hicom_hf import HiComForConditionalGeneration, HiComProcessor
-    from hicom_hf.training.recipes import LearningRates
+    from hicom_hf.training.recipe import LearningRates
     from hicom_hf.training.stages import set_trainable
     from hicom_hf.training.trainer import add_unseen_image
 
@@ -80,8 +80,8 @@ def run_stop(recipe: str, report: str) -> None:
 
     from transformers import TrainerCallback
 
-    from hicom_hf.training.recipes import read_recipe
-    from hicom_hf.training.running import build_trainer, training_arguments
+    from hicom_hf.training.recipe import read_recipe
+    from hicom_hf.training.run import build_trainer, training_arguments
 
     class Tell(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):

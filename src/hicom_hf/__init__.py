@@ -18,9 +18,9 @@ from .assets import FOLDER, HICOM_TINY, HICOM_TINY_NOTE
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel
 from .modeling.outputs_hicom import HiComVideoFeatures
-from .pipelines.video_text_to_text import NOTES, VideoTextToTextPipeline
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_processing_hicom import HiComVideoProcessor
+from .processors.video_text_to_text import NOTES, VideoTextToTextPipeline
 
 __version__ = "0.1.0"
 __all__ = [

@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
     if args.end is not None and args.end <= (args.start or 0):
         args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
 
-    from ..asking import answer_question, encode_video, model_notes, read_frames
     from ..assets import HICOM_TINY, model_source
-    from ..loading import check_fits, choose_device, load_config, load_model, load_processor
+    from ..hub.loading import check_fits, choose_device, load_config, load_model, load_processor
+    from ..inference.asking import answer_question, encode_video, model_notes, read_frames
 
     # What is cheap and may be wrong comes before the weights.
     choose_device(args.device)

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.max_length is not None and (args.processor is None or args.no_decode):
         args.parser.error("--max-length counts tokens: it needs --processor, and not --no-decode")
-    from hicom_hf.processors.processing_hicom import HiComProcessor
-    from hicom_hf.training.checking import check_data
+    from ..data.checking import check_data
+    from ..processors.processing_hicom import HiComProcessor
 
     processor = None if args.processor is None else HiComProcessor.from_pretrained(args.processor)
     report = check_data(

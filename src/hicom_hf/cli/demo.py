@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
     from random import SystemRandom
     from tempfile import TemporaryDirectory
 
-    from ..asking import model_notes
     from ..assets import HICOM_TINY, example_scene, example_videos, model_source
-    from ..demo import ask_all, attention_picture, make_video
-    from ..loading import check_fits, load_config, load_model, load_processor
+    from ..hub.loading import check_fits, load_config, load_model, load_processor
+    from ..inference.asking import model_notes
+    from ..inference.demo import ask_all, attention_picture, make_video
     from ..shapes import Scene
 
     # What is cheap and may be wrong comes before the weights.

@@ -79,13 +79,13 @@ def run(args: argparse.Namespace) -> int:
             f"{missing} is missing: which SigLIP and which LLM to start from (or --tiny for a random one)"
         )
 
-    from ..new_folder import check_destination
+    from ..hub.new_folder import check_destination
 
     check_destination(args.destination, args.overwrite)
     model, processor = _tiny(args) if args.tiny else _assembled(args)
 
-    from ..asking import untrained_note
-    from ..assembly import save_new_folder
+    from ..assembly.from_parts import save_new_folder
+    from ..inference.asking import untrained_note
 
     save_new_folder(model, processor, args.destination, overwrite=args.overwrite, max_shard_size=args.max_shard_size)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _assembled(args: argparse.Namespace):
-    from ..assembly import assemble
+    from ..assembly.from_parts import assemble
 
     _say(f"reading {args.siglip} and {args.llm}")
     return assemble(args.siglip, args.llm, compressor_fields(args), dtype=args.dtype, seed=args.seed)
@@ -107,7 +107,7 @@ def _assembled(args: argparse.Namespace):
 def _tiny(args: argparse.Namespace):
     import torch
 
-    from ..tiny import TINY_COMPRESSOR, tiny_model, tiny_processor
+    from ..assembly.random_model import TINY_COMPRESSOR, tiny_model, tiny_processor
 
     fields = compressor_fields(args)
     if fields.get("global_injection", "coarse") != "none":

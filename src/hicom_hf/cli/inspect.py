@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..assets import model_source
-    from ..inspection import inspect_model
+    from ..hub.inspection import inspect_model
 
     report = {**inspect_model(model_source(args.model)), "model": args.model}
     if args.json:

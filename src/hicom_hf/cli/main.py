@@ -13,23 +13,26 @@ from typing import NoReturn
 from . import CommandError
 
 # In the order of `hicom --help`; each is the module of the same name in this folder.
-COMMANDS = ("ablate", "ask", "convert", "data", "demo", "init", "inspect", "merge", "shapes", "train")
+COMMANDS = ("ask", "convert", "data", "demo", "init", "inspect", "merge", "shapes", "train")
 
 FAILED, BAD_ARGUMENTS, INTERRUPTED = 1, 2, 130  # exit codes; 130 is what a shell gives for Ctrl-C
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, CommandError)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `hicom`.
+    """Run `hicom` with the arguments behind its name (default: those of the process); returns the exit code."""
+    return run_command(build_parser(), argv)
+
+
+def run_command(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
+    """Parse the arguments and run the command that they name; an expected error is one line and an exit code.
 
     Args:
-        argv: the arguments behind the command's name; default: those of the process.
-
-    Returns:
-        The exit code.
+        parser: sets `run`, a function of the parsed arguments, `parser` and `traceback`.
+        argv: as for `main`.
     """
     try:
-        args = build_parser().parse_args(argv)
+        args = parser.parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help or what is wrong with the arguments
         return stop.code or 0
     try:

@@ -5,7 +5,7 @@ folder `model` in the recipe's output_dir; its path is what goes to stdout. SIGT
 checkpoint and stops with exit code 1; the same command then goes on where it stopped.
 
     hicom train alignment_7b --set model=runs/init --set batch_size_per_device=16
-    torchrun --nproc_per_node 8 -m hicom_hf.training alignment_7b --set model=runs/init
+    torchrun --nproc_per_node 8 -m hicom_hf train alignment_7b --set model=runs/init
 """
 
 import argparse
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..training.recipes import check_files, read_recipe, recipe_text, shipped_recipes
+    from ..training.recipe import check_files, read_recipe, recipe_text, shipped_recipes
 
     if args.list:
         print("\n".join(shipped_recipes()))
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         print(recipe_text(recipe), end="")
         return 0
     if args.check:
-        from ..training.running import check_run
+        from ..training.run import check_run
 
         check_run(recipe, args.recipe)
         return 0
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("hicom_hf").setLevel(logging.INFO if is_first else logging.WARNING)
     from transformers.utils.logging import disable_progress_bar
 
-    from ..training.running import run_recipe
+    from ..training.run import run_recipe
 
     disable_progress_bar()  # of loading and saving; training has its own
     folder = run_recipe(recipe, resume=not args.no_resume, name=args.recipe)

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-from ..loading import check_exists
+from ..hub.loading import check_exists
 
 # What a checkpoint consists of; nothing else is downloaded, above all no code.
 FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, Qwen2Config
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from ..assembly import IMAGE_TOKEN, VIDEO_TOKEN, build_processor, load_instruction_tokenizer
+from ..assembly.from_parts import IMAGE_TOKEN, VIDEO_TOKEN, build_processor, load_instruction_tokenizer
 from ..modeling.configuration_hicom import HiComConfig
 from ..processors.chat_template_hicom import multimodal_chat_template
 from ..processors.processing_hicom import HiComProcessor

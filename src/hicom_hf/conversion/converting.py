@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from ..loading import quiet_transformers
+from ..hub.loading import quiet_transformers
+from ..hub.new_folder import check_destination, new_folder
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
-from ..new_folder import check_destination, new_folder
 from .converted_parts import (
     build_config,
     build_generation_config,

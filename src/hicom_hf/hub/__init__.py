@@ -1,5 +1,5 @@
 """Model and processor together: one folder, one commit on the Hub."""
 
-from .folders import push_to_hub, save_hub_folder
+from .saving import push_to_hub, save_hub_folder
 
 __all__ = ["push_to_hub", "save_hub_folder"]

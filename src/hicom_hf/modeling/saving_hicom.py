@@ -141,7 +141,7 @@ def _saves_adapters_only(model) -> bool:
 def _pipeline_file(model, folder: Path) -> Path | None:
     """The pipeline's source: in the package, beside this file (remote code), where the weights came from, or in place."""
     here = Path(__file__).parent
-    for candidate in (here.parent / "pipelines" / PIPELINE_FILE, here / PIPELINE_FILE):
+    for candidate in (here.parent / "processors" / PIPELINE_FILE, here / PIPELINE_FILE):
         if candidate.is_file():
             return candidate
     source = model.config.name_or_path

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..hub.files import atomic_file, remove_leftovers, write_text
-from ..progress import Progress, no_progress
+from ..hub.progress import Progress, no_progress
 from .descriptions import CAPTION_REQUESTS, caption, descriptions
 from .dice import Dice
 from .questions import Question, multiple_choice, questions, rare_questions

@@ -11,7 +11,7 @@ from torch import nn
 from ..hub.files import atomic_folder
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
-from .recipes import LoraRecipe
+from .recipe import LoraRecipe
 from .stages import mark_trained
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def lora_targets(model: nn.Module) -> tuple[list[str], list[str]]:
         ValueError: there are no linear maps where they are looked for.
 
     Example:
-        >>> from hicom_hf.tiny import tiny_model
+        >>> from hicom_hf.assembly.random_model import tiny_model
         >>> lora_targets(tiny_model())[0][:2]
         ['mlp.down_proj', 'mlp.gate_proj']
     """

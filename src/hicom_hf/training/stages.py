@@ -22,7 +22,7 @@ from torch import nn
 
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
-from .recipes import HUB_PREFIX, LearningRates, Recipe
+from .recipe import HUB_PREFIX, LearningRates, Recipe
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..data.batch_sampling import HiComGroupedSampler
+from ..data.epoch_padding import FilledCollator, FilledDataset, FilledSampler, sampler_of
+from ..data.streaming import HiComStreamingDataset
 from ..modeling.modeling_hicom import HiComModel
 from .checkpoints import (
     UNFINISHED,
@@ -30,12 +33,9 @@ from .checkpoints import (
     remove_old_checkpoints,
     remove_unfinished,
 )
-from .loading import FilledCollator, FilledDataset, FilledSampler, sampler_of
-from .recipes import LearningRates
-from .reporting import ConsoleReport, Meter, throughput
-from .sampling import HiComGroupedSampler
+from .console import ConsoleReport, Meter, throughput
+from .recipe import LearningRates
 from .stages import optimizer_groups, part_of, set_trainable
-from .streaming import HiComStreamingDataset
 
 logger = logging.getLogger(__name__)
 

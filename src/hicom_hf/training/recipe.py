@@ -1,0 +1,465 @@
+"""Recipes: everything that decides a training run, in one typed YAML file, checked before any model is loaded.
+
+A recipe is read with YAML 1.2's numbers (`1e-3` is a number), `--set key=value` replaces single values by their dotted key,
+and a wrong key, a wrong type or a missing file is an error that names the key.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .typed_yaml import build, load_yaml, set_value
+
+SHIPPED_DIR = Path(__file__).parent / "recipes"
+CONFIGS_DIR = Path(__file__).parent / "configs"
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+MIXTURE_SUFFIXES = (".yaml", ".yml")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system writes it
+HUB_DATASETS = f"{HUB_PREFIX}datasets/"
+
+Stage = Literal["alignment", "conditional_pretraining", "instruction_tuning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRates:
+    """Peak learning rate of each part of the model; null is frozen. Which parts a stage may train: see `stages`.
+
+    Args:
+        compressor: everything in the compressor but the injections.
+        injection: the modules through which the instruction enters the compressor.
+        language_model: the LLM with its embeddings and `lm_head`; with `lora`, its adapters.
+        vision_head: layer norm and MLP of SigLIP's pooling head (the release trains them in instruction tuning).
+        instruction_encoder: SigLIP's text tower (likewise).
+    """
+
+    compressor: float | None = None
+    injection: float | None = None
+    language_model: float | None = None
+    vision_head: float | None = None
+    instruction_encoder: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """What is trained on.
+
+    Args:
+        files: JSON, JSONL or mixture YAML; or streams: webdataset tar shards (with `*` or `{000..127}`), or one
+            `hf://datasets/OWNER/NAME` of the Hub. Streams need `max_steps`.
+        media_root: the folder that paths of videos and images in the files are relative to; null: that of each file.
+        num_frames: frames of a video, sampled uniformly, unless its record has a `num_frames`. 32: paper, section 4.1.
+        max_length: tokens of a sample, visual ones included. 4096: release script.
+        per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
+        on_bad_sample: "raise" stops with the sample's path, "skip" counts and lists it. Never replaced by another.
+        group_by: what the samples of a batch have in common, to waste less on padding: null, "length" (and modality, as in
+            the release), "modality", or "visual_tokens" (as many of them). Streams come as they come.
+        shuffle_buffer: records of a stream among which the next one is drawn.
+        feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is told first.
+        num_workers: processes that read videos, per GPU.
+    """
+
+    files: list[str]
+    media_root: str | None = None
+    num_frames: int = 32
+    max_length: int = 4096
+    per_turn: bool = True
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    group_by: Literal["length", "modality", "visual_tokens"] | None = "length"
+    shuffle_buffer: int = 1000
+    feature_cache: str | None = None
+    num_workers: int = 4
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the data are read as they come, without a length."""
+        return any(source.startswith(HUB_PREFIX) or source.lower().endswith(TAR_SUFFIXES) for source in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraRecipe:
+    """Low-rank adapters on the LLM in place of its weights; the compressor is trained whole and saved with them.
+
+    Args:
+        rank, alpha, dropout: of the adapters.
+        quantize: "nf4" keeps the frozen LLM in 4 bits (QLoRA; needs bitsandbytes). SigLIP, compressor and `lm_head` stay.
+    """
+
+    rank: int = 64
+    alpha: int = 128
+    dropout: float = 0.05
+    quantize: Literal["nf4"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerRecipe:
+    """AdamW and its schedule.
+
+    Args:
+        beta1, beta2, epsilon: 0.9, 0.999, 1e-8 in the release.
+        weight_decay: 0 in the release; biases and norms never decay.
+        schedule: of all learning rates.
+        warmup: share of the steps in which rates rise from 0. 0.03: release script.
+        max_grad_norm: gradients are scaled down to this norm, 0 leaves them. `Differs:` 1.0 is the default of the
+            transformers trainer; the release's DeepSpeed files drop it, so its runs were, as far as can be read, unclipped.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup: float = 0.03
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRecipe:
+    """When training can be resumed from.
+
+    Args:
+        every: steps from one checkpoint to the next.
+        keep: how many of the newest stay; the older ones go once a newer one is complete.
+        trainable_only: leave out frozen weights; resuming takes them from `model` again.
+    """
+
+    every: int = 500
+    keep: int = 2
+    trainable_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingRecipe:
+    """What is told while it runs.
+
+    Args:
+        every: steps from one line to the next.
+        tensorboard: also write event files, to `OUTPUT_DIR/tensorboard`.
+        progress_bar: on the terminal.
+    """
+
+    every: int = 10
+    tensorboard: bool = False
+    progress_bar: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewInjection:
+    """Injections to build into a model that has none: an official stage-1 projector after conversion.
+
+    Args:
+        local_injection, global_injection: as in `HiComCompressorConfig`.
+    """
+
+    local_injection: Literal["none", "direct", "coarse", "fine"] = "none"
+    global_injection: Literal["none", "direct", "coarse", "fine"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run.
+
+    Args:
+        stage: "alignment", "conditional_pretraining" or "instruction_tuning" (paper, figure 3).
+        model: the folder that it starts from, with model and processor: `hicom init` for the first stage, `OUTPUT_DIR/model`
+            of the stage before for the others; or `hf://OWNER/NAME`.
+        output_dir: checkpoints, logs and, at the end, the folder `model`.
+        data, learning_rates: see there.
+        batch_size: samples per optimiser step, over all GPUs.
+        batch_size_per_device: of them at a time on one GPU; the rest is accumulated.
+        epochs: passes over the data. 1: paper, table A1.
+        max_steps: stop after this many optimiser steps; needed for data without a length (streams).
+        precision: "bf16" computes in bfloat16 and keeps trained weights in float32; "fp32" does all in float32.
+        gradient_checkpointing: compute activations twice rather than keep them.
+        seed: of the order of the data, of dropout and of new weights.
+        deterministic: let PyTorch use deterministic GPU kernels only, so that a resumed run is bit-identical there as well
+            (on the CPU it always is); slower.
+        sharding: null (DDP when there are several GPUs), "fsdp2" (the LLM's layers one by one, the rest as a whole) or
+            "zero2". No ZeRO-3: it gathers weights at each call of a module, and processes whose videos differ in length
+            call SigLIP and the compressor a different number of times.
+        cpu: train on the CPU even if there is a GPU.
+        attn_implementation: "sdpa", "eager", "flash_attention_2", ...; null lets transformers choose. For small models on CPUs
+            "eager" is about twice as fast.
+        new_injection, lora, optimizer, checkpoints, logging: see there.
+    """
+
+    stage: Stage
+    model: str
+    output_dir: str
+    data: DataRecipe
+    learning_rates: LearningRates
+    batch_size: int
+    batch_size_per_device: int = 1
+    epochs: float = 1.0
+    max_steps: int | None = None
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = True
+    seed: int = 42
+    deterministic: bool = False
+    sharding: Literal["fsdp2", "zero2"] | None = None
+    cpu: bool = False
+    attn_implementation: str | None = None
+    new_injection: NewInjection | None = None
+    lora: LoraRecipe | None = None
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
+    logging: LoggingRecipe = field(default_factory=LoggingRecipe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values; `recipe_from_dict` takes it back."""
+        return asdict(self)
+
+
+# What each stage trains. Source: paper, figure 3 and table A1; the last two of instruction tuning: release script.
+MUST_TRAIN: dict[str, tuple[str, ...]] = {
+    "alignment": ("compressor",),
+    "conditional_pretraining": ("compressor", "injection"),
+    "instruction_tuning": ("language_model",),
+}
+MAY_TRAIN: dict[str, tuple[str, ...]] = {
+    "alignment": ("compressor",),
+    "conditional_pretraining": ("compressor", "injection"),
+    "instruction_tuning": ("compressor", "injection", "language_model", "vision_head", "instruction_encoder"),
+}
+
+# Reading -------------------------------------------------------------------------------------------------------------------
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package, which `read_recipe` takes as well as paths."""
+    return sorted(path.stem for path in SHIPPED_DIR.glob("*.yaml"))
+
+
+def recipe_path(name: str | Path) -> Path:
+    """The file of a recipe, given as a path or by the name of a shipped one.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if str(name) in shipped_recipes():
+        return SHIPPED_DIR / f"{name}.yaml"
+    raise FileNotFoundError(
+        f"no recipe {str(name)!r}: neither a file nor one of the package's recipes, which are {', '.join(shipped_recipes())}"
+    )
+
+
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; its files are checked by `check_files`.
+
+    Args:
+        name: path of a YAML file, or name of a shipped recipe.
+        overrides: "key=value" each, the key dotted ("data.num_frames=16"), the value as in YAML.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: a wrong key, a missing one, a value of the wrong type, or values that do not fit together.
+
+    Example:
+        >>> read_recipe("alignment_7b", ["batch_size_per_device=8"]).batch_size
+        512
+    """
+    path = recipe_path(name)
+    values = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of keys to values, got {type(values).__name__}")
+    for override in overrides:
+        set_value(values, override)
+    return recipe_from_dict(values, str(path))
+
+
+def recipe_from_dict(values: dict[str, Any], name: str = "recipe") -> Recipe:
+    """Build a recipe from plain values; errors as of `read_recipe`."""
+    recipe = build(Recipe, values, name)
+    _check(recipe, name)
+    return recipe
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe with all its values as YAML."""
+    return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
+
+
+# Values --------------------------------------------------------------------------------------------------------------------
+
+
+def _check(recipe: Recipe, name: str) -> None:
+    """Refuse values out of range and keys that contradict each other, naming them."""
+    at_least_one = {
+        "batch_size": recipe.batch_size,
+        "batch_size_per_device": recipe.batch_size_per_device,
+        "data.num_frames": recipe.data.num_frames,
+        "data.max_length": recipe.data.max_length,
+        "checkpoints.every": recipe.checkpoints.every,
+        "checkpoints.keep": recipe.checkpoints.keep,
+        "logging.every": recipe.logging.every,
+    }
+    if recipe.max_steps is not None:
+        at_least_one["max_steps"] = recipe.max_steps
+    if recipe.lora is not None:
+        at_least_one |= {"lora.rank": recipe.lora.rank, "lora.alpha": recipe.lora.alpha}
+    for key, value in at_least_one.items():
+        if value < 1:
+            raise ValueError(f"{name}: {key} must be at least 1, got {value}")
+    for key in ("num_workers", "shuffle_buffer"):
+        if getattr(recipe.data, key) < 0:
+            raise ValueError(f"{name}: data.{key} must be at least 0, got {getattr(recipe.data, key)}")
+    if not recipe.epochs > 0:
+        raise ValueError(f"{name}: epochs must be above 0, got {recipe.epochs}")
+    for key in ("beta1", "beta2", "warmup"):
+        if not 0 <= getattr(recipe.optimizer, key) < 1:
+            raise ValueError(f"{name}: optimizer.{key} must be in [0, 1), got {getattr(recipe.optimizer, key)}")
+    for key in ("epsilon", "weight_decay", "max_grad_norm"):
+        if getattr(recipe.optimizer, key) < 0:
+            raise ValueError(f"{name}: optimizer.{key} must not be negative, got {getattr(recipe.optimizer, key)}")
+    if recipe.batch_size % recipe.batch_size_per_device:
+        raise ValueError(
+            f"{name}: batch_size {recipe.batch_size} is not a multiple of batch_size_per_device "
+            f"{recipe.batch_size_per_device}"
+        )
+    _check_rates(recipe, name)
+    _check_combinations(recipe, name)
+
+
+def _check_rates(recipe: Recipe, name: str) -> None:
+    """Refuse to train what the stage does not, or not what it does."""
+    rates = {part: rate for part, rate in asdict(recipe.learning_rates).items() if rate is not None}
+    for part, rate in rates.items():
+        if not rate > 0:
+            raise ValueError(f"{name}: learning_rates.{part} must be above 0, or null to freeze the part; got {rate}")
+        if part not in MAY_TRAIN[recipe.stage]:
+            raise ValueError(
+                f"{name}: learning_rates.{part} must be null: the stage {recipe.stage} trains "
+                f"{', '.join(MAY_TRAIN[recipe.stage])} only"
+            )
+    for part in MUST_TRAIN[recipe.stage]:
+        if part not in rates:
+            raise ValueError(f"{name}: learning_rates.{part} is missing: the stage {recipe.stage} trains the {part}")
+
+
+def _check_combinations(recipe: Recipe, name: str) -> None:
+    """Refuse keys that exclude each other."""
+    if recipe.lora is not None:
+        if recipe.stage != "instruction_tuning":
+            raise ValueError(f"{name}: lora needs the stage instruction_tuning; {recipe.stage} does not train the LLM")
+        for part in ("vision_head", "instruction_encoder"):
+            if getattr(recipe.learning_rates, part) is not None:
+                raise ValueError(
+                    f"{name}: learning_rates.{part} must be null with lora, whose folder holds the LLM's adapters and the "
+                    "compressor only"
+                )
+        if (recipe.learning_rates.compressor is None) != (recipe.learning_rates.injection is None):
+            raise ValueError(
+                f"{name}: with lora the compressor is trained and saved whole: give learning_rates.compressor and "
+                "learning_rates.injection both, or neither"
+            )
+        if not 0 <= recipe.lora.dropout < 1:
+            raise ValueError(f"{name}: lora.dropout must be in [0, 1), got {recipe.lora.dropout}")
+        if recipe.sharding is not None and recipe.lora.quantize is not None:
+            raise ValueError(f"{name}: sharding must be null with lora.quantize; quantized weights are not sharded")
+    if recipe.stage == "alignment" and recipe.data.per_turn:
+        raise ValueError(
+            f"{name}: data.per_turn must be false in the stage alignment, which injects no instruction (release: whole "
+            "dialogues, all answers supervised)"
+        )
+    if recipe.stage == "alignment" and recipe.new_injection is not None:
+        raise ValueError(
+            f"{name}: new_injection must be null in the stage alignment: `hicom init` builds the injections"
+        )
+    if recipe.stage != "alignment" and not recipe.data.per_turn:
+        raise ValueError(
+            f"{name}: data.per_turn must be true in {recipe.stage}: every answer is conditioned on its question"
+        )
+    _check_data(recipe, name)
+
+
+def _check_data(recipe: Recipe, name: str) -> None:
+    """Refuse ways of reading the data that do not go with them, or with what is trained."""
+    if recipe.data.is_stream:
+        kinds = {source.startswith(HUB_PREFIX) for source in recipe.data.files}
+        tars = all(source.lower().endswith(TAR_SUFFIXES) for source in recipe.data.files)
+        if not tars and (len(recipe.data.files) > 1 or kinds == {False}):
+            raise ValueError(
+                f"{name}: data.files must be tar shards only, or one dataset of the Hub, or no streams at all"
+            )
+        for source in recipe.data.files:
+            if source.startswith(HUB_PREFIX) and not source.startswith(HUB_DATASETS):
+                raise ValueError(
+                    f"{name}: data.files: a dataset of the Hub is {HUB_DATASETS}OWNER/NAME, got {source!r}"
+                )
+        if recipe.max_steps is None:
+            raise ValueError(f"{name}: max_steps is missing: data.files are streams, whose length is not known")
+        if recipe.data.feature_cache is not None:
+            raise ValueError(f"{name}: data.feature_cache must be null with streams")
+    if recipe.data.feature_cache is not None:
+        if recipe.learning_rates.vision_head is not None:
+            raise ValueError(
+                f"{name}: data.feature_cache must be null while learning_rates.vision_head is set: features of a tower that "
+                "is trained change with every step"
+            )
+        if recipe.sharding is not None:
+            raise ValueError(f"{name}: data.feature_cache must be null with sharding; it is for small data and models")
+
+
+def check_files(recipe: Recipe, name: str = "recipe") -> None:
+    """Refuse a recipe whose files are not there, or whose result is.
+
+    Raises:
+        FileNotFoundError: `model` or one of `data.files`, a file that a mixture among them names, or `data.media_root` does
+            not exist.
+        ValueError: one of `data.files` is of a kind that is not read, or a mixture has a wrong key or strategy.
+        FileExistsError: `output_dir` holds a finished model.
+    """
+    if not recipe.model.startswith(HUB_PREFIX):
+        folder = Path(recipe.model)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{name}: model: {recipe.model} is not the folder of a model (no config.json there). Make one with `hicom "
+                f"init`, finish the stage before, or write {HUB_PREFIX}OWNER/NAME for a model of the Hub"
+            )
+    for source in recipe.data.files:
+        _check_source(source, name)
+        if source.lower().endswith(MIXTURE_SUFFIXES):
+            from ..data.mixtures import check_mixture
+
+            try:
+                check_mixture(source)
+            except (ValueError, FileNotFoundError) as error:
+                raise type(error)(f"{name}: data.files: {error}") from error
+    if recipe.data.media_root is not None and not Path(recipe.data.media_root).is_dir():
+        raise FileNotFoundError(f"{name}: data.media_root: {recipe.data.media_root} is not a folder")
+    finished = Path(recipe.output_dir) / "model"
+    if finished.exists():
+        raise FileExistsError(
+            f"{name}: output_dir: {finished} exists already, so this run has finished; choose another output_dir or remove it"
+        )
+
+
+def _check_source(source: str, name: str) -> None:
+    """Refuse a file of records that is not there or of a kind that is not read."""
+    if "://" in source:
+        return
+    if not _exists(source):
+        raise FileNotFoundError(f"{name}: data.files: {source} does not exist")
+    known = (*JSON_SUFFIXES, *MIXTURE_SUFFIXES, *TAR_SUFFIXES)
+    if not source.lower().endswith(known) or Path(source).is_dir():
+        kind = "a folder" if Path(source).is_dir() else "of another kind"
+        raise ValueError(
+            f"{name}: data.files: {source} is {kind}; records are read from JSON and JSONL files (.json, .jsonl), mixtures "
+            f"(.yaml), tar shards (.tar) and {HUB_DATASETS}OWNER/NAME"
+        )
+
+
+def _exists(source: str) -> bool:
+    """Whether a data file is there; tar shards may be written as a pattern."""
+    source = re.sub(r"\{\d+\.\.\d+\}", "*", source)
+    if any(sign in source for sign in "*?["):
+        anchor = Path(source)
+        return any(anchor.parent.glob(anchor.name))
+    return Path(source).exists()

@@ -1,0 +1,298 @@
+"""Run a recipe: load, set the stage, train with checkpoints, write the folder that the next stage starts from."""
+
+import logging
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import distributed
+from tqdm.auto import tqdm
+from transformers import MODEL_MAPPING, TrainingArguments
+from transformers.integrations import is_deepspeed_available
+from transformers.utils import is_bitsandbytes_available, is_peft_available
+
+from ..data.collating import HiComDataCollator
+from ..data.datasets import HiComDataset, load_records
+from ..data.feature_cache import FeatureCache
+from ..data.streaming import HiComStreamingDataset
+from ..hub.files import FolderLock, atomic_folder
+from ..modeling.configuration_hicom import HiComConfig
+from ..processors.processing_hicom import HiComProcessor
+from .adapters import add_adapters, quantization_config
+from .checkpoints import checkpoints, last_checkpoint
+from .recipe import (
+    CONFIGS_DIR,
+    HUB_DATASETS,
+    HUB_PREFIX,
+    TAR_SUFFIXES,
+    Recipe,
+    check_files,
+    recipe_text,
+)
+from .same_run import RECIPE_FILE, claim_run
+from .stages import cast_for_training, load_stage, mark_trained, set_trainable
+from .trainer import HiComTrainer
+from .typed_yaml import load_yaml
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"  # under output_dir: the finished model
+
+
+def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Path | None:
+    """Train as a recipe says.
+
+    Args:
+        recipe: see `read_recipe`.
+        resume: go on from the newest complete checkpoint in `output_dir`, if there is one.
+        name: of the recipe, for messages.
+
+    Returns:
+        The folder of the finished model, or None if a signal has stopped the run; the same call resumes it.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError, ImportError: before any model is loaded, the recipe cannot be run.
+        BlockingIOError: another run writes to `output_dir`.
+    """
+    check_files(recipe, name)
+    check_packages(recipe, name)
+    output_dir = Path(recipe.output_dir)
+    if not resume and checkpoints(output_dir):
+        raise FileExistsError(
+            f"{name}: output_dir: {output_dir} holds checkpoints; resume, or choose another output_dir"
+        )
+    arguments = training_arguments(recipe)
+    is_first = arguments.process_index == 0
+    with FolderLock(output_dir, "a training run") if is_first else nullcontext():
+        claim_run(recipe, output_dir, arguments.world_size, write=is_first)
+        trainer = build_trainer(recipe, arguments)
+        trainer.train(resume_from_checkpoint=True)
+        if trainer.stop.stopped:
+            logger.warning(
+                "Stopped after step %d; the same command resumes from %s.",
+                trainer.state.global_step,
+                last_checkpoint(output_dir),
+            )
+            return None
+        return save_finished(trainer, recipe)
+
+
+def check_run(recipe: Recipe, name: str = "recipe") -> None:
+    """Everything that a run does before it loads the model: files, packages, and all records of the data.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError, ImportError: the recipe cannot be run.
+    """
+    check_files(recipe, name)
+    check_packages(recipe, name)
+    build_dataset(recipe, HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX)))
+
+
+def check_packages(recipe: Recipe, name: str = "recipe") -> None:
+    """Refuse a recipe that needs a package which is not installed.
+
+    Raises:
+        ImportError: with what to install.
+    """
+    lora = recipe.lora
+    needed = (
+        ("sharding zero2", "deepspeed", recipe.sharding == "zero2" and not is_deepspeed_available()),
+        ("lora", "train", lora is not None and not is_peft_available()),
+        ("lora.quantize", "qlora", lora is not None and lora.quantize and not is_bitsandbytes_available()),
+    )
+    for key, extra, is_missing in needed:
+        if is_missing:
+            raise ImportError(f"{name}: {key} needs packages that are not installed: pip install 'hicom_hf[{extra}]'")
+
+
+def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
+    """Data, model and trainer of a recipe; the data first, because a bad record is found in less time than a model loads."""
+    processor = HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX))
+    dataset = build_dataset(recipe, processor)
+    quantization = quantization_config(recipe.lora)
+    extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
+    if recipe.attn_implementation is not None:
+        extra["attn_implementation"] = recipe.attn_implementation
+    torch.manual_seed(recipe.seed)  # fresh injections are the same in every process, and in every run
+    model = load_stage(recipe, **extra)
+    if recipe.lora is not None:
+        torch.manual_seed(recipe.seed)  # likewise the adapters
+        model = add_adapters(model, recipe.lora, recipe.learning_rates.compressor is not None)
+    base = model.get_base_model() if recipe.lora is not None else model
+    counts = set_trainable(model, base.config, recipe.learning_rates)
+    cast_for_training(model)
+    logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
+    if recipe.data.feature_cache is not None:
+        dataset.encoder.feature_cache = filled_cache(recipe, base, processor, dataset, arguments.device)
+    trainer = HiComTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=HiComDataCollator(processor, with_statistics=True),
+        processing_class=processor,
+        learning_rates=recipe.learning_rates,
+        trainable_only=recipe.checkpoints.trainable_only,
+        group_by=recipe.data.group_by,
+        progress_bar=recipe.logging.progress_bar,
+    )
+    if recipe.logging.tensorboard and arguments.process_index == 0:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(Path(recipe.output_dir) / "tensorboard")))
+    return trainer
+
+
+def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | HiComStreamingDataset:
+    """The data of a recipe; several files are one data set.
+
+    Raises:
+        SampleError, ValueError, OSError: a record or a file of records cannot be used.
+    """
+    data = recipe.data
+    reading = {
+        "num_frames": data.num_frames,
+        "per_turn": data.per_turn,
+        "max_length": data.max_length,
+        "on_bad_sample": data.on_bad_sample,
+        "seed": recipe.seed,
+    }
+    if data.is_stream:
+        # load_dataset takes OWNER/NAME; tar shards, on the Hub as well, are opened by their address.
+        files = [f if f.lower().endswith(TAR_SUFFIXES) else f.removeprefix(HUB_DATASETS) for f in data.files]
+        source = files if len(files) > 1 else files[0]
+        return HiComStreamingDataset(
+            source, processor, data.media_root, shuffle_buffer=data.shuffle_buffer, repeat=True, **reading
+        )
+    records = [record for file in data.files for record in load_records(file, data.media_root, recipe.seed)]
+    dataset = HiComDataset(records, processor, **reading)
+    logger.info("Data: %s.", dataset.summary())
+    return dataset
+
+
+def filled_cache(recipe: Recipe, model, processor, dataset: HiComDataset, device: torch.device) -> FeatureCache:
+    """SigLIP's features of all of a data set's videos and images; each process encodes its share of what is not there."""
+    autocast = torch.bfloat16 if recipe.precision == "bf16" else None
+    cache = FeatureCache(
+        recipe.data.feature_cache, model, processor, num_frames=recipe.data.num_frames, autocast_dtype=autocast
+    )
+    several = distributed.is_available() and distributed.is_initialized()
+    cache.fill(
+        model.to(device),
+        dataset.media(),
+        on_bad_sample=recipe.data.on_bad_sample,
+        rank=distributed.get_rank() if several else 0,
+        world_size=distributed.get_world_size() if several else 1,
+        progress=lambda media, total, name: tqdm(media, total=total, desc=name, disable=None, file=sys.stderr),
+    )
+    if several:
+        distributed.barrier()
+    return cache
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """A recipe in the words of transformers.
+
+    Raises:
+        ValueError: if the batch does not divide over the processes.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    at_a_time = recipe.batch_size_per_device * processes
+    if recipe.batch_size % at_a_time:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} is not a multiple of batch_size_per_device {recipe.batch_size_per_device} times "
+            f"{processes} processes"
+        )
+    workers = recipe.data.num_workers
+    on_cpu = recipe.cpu or not torch.accelerator.is_available()
+    if on_cpu and not recipe.cpu:
+        logger.warning("There is no GPU: training on the CPU.")
+    return TrainingArguments(
+        output_dir=recipe.output_dir,
+        per_device_train_batch_size=recipe.batch_size_per_device,
+        gradient_accumulation_steps=recipe.batch_size // at_a_time,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        bf16=recipe.precision == "bf16",
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        full_determinism=recipe.deterministic,
+        use_cpu=on_cpu,
+        logging_steps=recipe.logging.every,
+        save_steps=recipe.checkpoints.every,
+        save_total_limit=recipe.checkpoints.keep,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,  # the columns of raw samples are the collator's business
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,  # every trained parameter is used in every step, see HiComTrainer
+        ddp_backend="gloo" if processes > 1 and on_cpu else None,
+        **optimizer_arguments(recipe),
+        **sharding_arguments(recipe),
+    )
+
+
+def optimizer_arguments(recipe: Recipe) -> dict:
+    """AdamW, its schedule and clipping; the rates themselves are those of the parts."""
+    optimizer = recipe.optimizer
+    return {
+        "learning_rate": max(rate for rate in asdict(recipe.learning_rates).values() if rate is not None),
+        "lr_scheduler_type": optimizer.schedule,
+        "warmup_steps": optimizer.warmup,
+        "weight_decay": optimizer.weight_decay,
+        "adam_beta1": optimizer.beta1,
+        "adam_beta2": optimizer.beta2,
+        "adam_epsilon": optimizer.epsilon,
+        "max_grad_norm": optimizer.max_grad_norm,
+    }
+
+
+def sharding_arguments(recipe: Recipe) -> dict:
+    """FSDP2 or DeepSpeed, from the configs in the package.
+
+    FSDP2 shards the LLM's layers one by one and everything else together: SigLIP and the compressor are called as often as
+    a process' videos need, so gathering them per call would not be in step with the other processes.
+    """
+    if recipe.sharding is None:
+        return {}
+    if recipe.sharding == "zero2":
+        return {"deepspeed": str(CONFIGS_DIR / "zero2.json")}
+    config = load_yaml((CONFIGS_DIR / "fsdp2.json").read_text(encoding="utf-8"), "fsdp2.json")
+    text_config = HiComConfig.from_pretrained(recipe.model.removeprefix(HUB_PREFIX)).text_config
+    layers = MODEL_MAPPING[type(text_config)]._no_split_modules
+    return {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": sorted(layers)}}
+
+
+# The result --------------------------------------------------------------------------------------------------------------
+
+
+def save_finished(trainer: HiComTrainer, recipe: Recipe) -> Path:
+    """Write model, processor and recipe as one folder, complete or not at all.
+
+    A model is stored in the type of `recipe.precision`; an adapter in float32.
+    """
+    destination = Path(recipe.output_dir) / MODEL_FOLDER
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    mark_trained(config, [part for part, rate in asdict(recipe.learning_rates).items() if rate is not None])
+    trainer.final_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    if trainer.args.process_index == 0:
+        with atomic_folder(destination) as folder:
+            _save_into(trainer, recipe, folder)
+    else:  # sharded weights are gathered by all
+        trainer.save_model(str(destination))
+    trainer.accelerator.wait_for_everyone()
+    return destination
+
+
+def _save_into(trainer: HiComTrainer, recipe: Recipe, folder: Path) -> None:
+    trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink(
+        missing_ok=True
+    )  # a pickle with paths of this machine; the recipe says it all
+    (folder / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")

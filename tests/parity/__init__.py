@@ -1,0 +1,1 @@
+"""Parity with the official program: its reference numbers against ours."""
