@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from training_runs import recipe, write_data, write_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, Phi3Config, Qwen3MoeConfig
 
-from hicom_hf import HiComForConditionalGeneration, tiny
+from hicom_hf import HiComForConditionalGeneration
+from hicom_hf.assembly import random_model as tiny
 from hicom_hf.assembly.random_model import tiny_config, tiny_model
 from hicom_hf.cli.main import main
 from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter, quantization_config
