@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .cache_hicom import CACHE, one_cache, starts_a_prompt
 from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
 from .configuration_hicom import HiComConfig
 from .outputs_hicom import (
@@ -31,7 +32,8 @@ class HiComPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _can_compile_fullgraph = True  # of a step of decoding, which is all that `generate` compiles
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _no_split_modules = ["HiComVisionTower", "HiComInstructionEncoder", "HiComCompressor"]
 
     @torch.no_grad()
@@ -240,6 +242,7 @@ class HiComModel(HiComPreTrainedModel):
         token_id: int,
         modality: str,
         is_prefill: bool,
+        prompt_length: int | None = None,
     ) -> torch.Tensor:
         """Put visual tokens in the place of their placeholders.
 
@@ -250,6 +253,7 @@ class HiComModel(HiComPreTrainedModel):
             token_id: the placeholder.
             modality: "image" or "video", for the error.
             is_prefill: placeholders without visual tokens are an error then.
+            prompt_length: placeholders behind it were written by the model itself and are tokens as others are.
 
         Raises:
             ValueError: if there are more or fewer placeholders than visual tokens.
@@ -261,6 +265,8 @@ class HiComModel(HiComPreTrainedModel):
         else:
             placeholder = torch.tensor(token_id, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+        if prompt_length is not None:
+            mask = mask & (torch.arange(mask.shape[1], device=mask.device) < prompt_length)
         lengths = [] if visual_tokens is None else [len(tokens) for tokens in visual_tokens]
         if int(mask.sum()) != sum(lengths):
             raise ValueError(
@@ -287,9 +293,11 @@ class HiComModel(HiComPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values=None,
+        cache=None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict | None = None,
+        prompt_length: int | None = None,
         output_compressor_attentions: bool = False,
         **kwargs,
     ) -> HiComModelOutputWithPast:
@@ -312,22 +320,23 @@ class HiComModel(HiComPreTrainedModel):
                 output_compressor_attentions,
                 return_dict=True,
             )
-        is_prefill = past_key_values is None or past_key_values.get_seq_length() == 0
+        cache = one_cache(cache, past_key_values)
+        is_prefill = starts_a_prompt(cache, inputs_embeds.shape[1])
         attentions = {}
         for modality, token_id in (("image", self.config.image_token_id), ("video", self.config.video_token_id)):
             output = visual.get(modality)
             visual_tokens = None if output is None else output.pooler_output
             attentions[modality] = getattr(output, "compressor_attentions", None)
             inputs_embeds = self.merge_visual_tokens(
-                input_ids, inputs_embeds, visual_tokens, token_id, modality, is_prefill
+                input_ids, inputs_embeds, visual_tokens, token_id, modality, is_prefill, prompt_length
             )
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            **{CACHE: cache},
             **kwargs,
         )
         return HiComModelOutputWithPast(
@@ -343,6 +352,7 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: HiComConfig):
         super().__init__(config)
@@ -374,11 +384,13 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values=None,
+        cache=None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict | None = None,
+        prompt_length: int | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
         output_compressor_attentions: bool = False,
         **kwargs,
@@ -394,9 +406,11 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
             video_num_frames: (V,), frames of each video.
             image_instruction_ids, video_instruction_ids: (images, L) and (V, L), one instruction each.
             image_features, video_features: what `encode_videos` returned, in place of pixels.
-            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, logits_to_keep: as in any decoder.
+            attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: as in any decoder.
+            past_key_values, cache: the cache of the tokens before, under its name of before or since transformers 5.24.
             labels: (B, length), -100 where not to learn, placeholders among them.
             mm_encoder_outputs: visual tokens computed before, by modality; `generate` uses it.
+            prompt_length: where the answer begins, if it is read again without a cache; `generate` uses it.
             mm_token_type_ids: taken because the processor can return it (`return_mm_token_type_ids`); not used.
             output_compressor_attentions: also return where the compressor looked.
 
@@ -417,10 +431,11 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
             video_features=video_features,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
+            prompt_length=prompt_length,
             output_compressor_attentions=output_compressor_attentions,
             return_dict=True,
             **kwargs,
@@ -435,7 +450,7 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         return HiComCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_compressor_attentions=outputs.image_compressor_attentions,
@@ -473,6 +488,15 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
             return super().generate(inputs, *args, **kwargs)
         # transformers takes the number of rows from the first tensor among the arguments: it must not be packed frames.
         return super().generate(None, *args, **{"inputs_embeds": kwargs.pop("inputs_embeds", None), **kwargs})
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor, model_kwargs, model_input_name, generation_config
+    ) -> dict:
+        if not generation_config.use_cache:  # every step reads prompt and answer: which placeholders are the prompt's?
+            model_kwargs["prompt_length"] = inputs_tensor.shape[1]
+        return super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, generation_config
+        )
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict) -> dict:
         """Let `generate` start from encoded features as well as from pixels: transformers looks for pixels only."""
