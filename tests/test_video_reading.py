@@ -29,7 +29,7 @@ from video_files import (
     write_video,
 )
 
-from hicom_hf.processors import video_decoding_hicom, video_sources_hicom
+from hicom_hf.processors import pyav_hicom, video_decoding_hicom, video_sources_hicom
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.video_reading_hicom import VideoReadError, read_video
 
@@ -483,7 +483,7 @@ def test_a_playlist_is_no_video(tmp_path, text):
 
 def test_every_format_that_may_be_read_is_known_to_ffmpeg():
     known = {name for long in av.formats_available for name in av.ContainerFormat(long).name.split(",")}
-    listed = video_decoding_hicom.OPEN_OPTIONS["format_whitelist"].split(",")
+    listed = pyav_hicom.OPEN_OPTIONS["format_whitelist"].split(",")
     assert set(listed) <= {*known, *av.formats_available}
 
 

@@ -6,64 +6,35 @@
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import BinaryIO
 
 import av
 import numpy as np
 
+from .pyav_hicom import (
+    FIXED_POINT_ONE,
+    READ_ERRORS,
+    decode,
+    demux,
+    display_matrix,
+    open_container,
+    orientation,
+    reason,
+)
+from .video_index_hicom import StreamIndex, index_packets
 from .video_sources_hicom import VideoReadError
 
 # Frames. Decoding up to this many unneeded frames is cheaper than a seek, which empties the decoder's pipeline.
 MIN_SEEK_DISTANCE = 16
-# Seconds by which the header of a Matroska or FLV file may promise more than its packets give before it counts as cut.
-DURATION_TOLERANCE = 1.0
-FORMATS_WITH_FRAME_COUNT = ("mov", "mp4")
-FORMATS_WITH_DURATION = ("matroska", "webm", "flv")
-# AVI stores no presentation times. FFmpeg guesses them, and for these codecs, whose frames are reordered, wrongly.
-CODECS_WITHOUT_TIMES_IN_AVI = ("h264", "hevc")
+# Photos (HEIC, AVIF), whose picture may be cut into tiles that are a stream each.
+TILED_BRANDS = ("avif", "avis", "heic", "heis", "heix", "mif1", "msf1")
 # In these codecs a frame marked as "no reference" is one that no other frame is predicted from.
 CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
-# Containers and raw streams of video, by FFmpeg's names. Its other formats are not video that people bring, and some are unsafe
-# on files of strangers: "tty" draws any text as a film, "concat", "hls" and "dash" are lists of other files.
-VIDEO_FORMATS = (
-    "3g2,3gp,apv,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dnxhd,dv,evc,flv,gxf,h261,h263,h264,hevc,ivf,live_flv,lxf,m4v,matroska,"
-    "mjpeg,mov,mp4,mpeg,mpegts,mpegtsraw,mpegvideo,mpjpeg,mxf,nut,nuv,obu,ogg,pva,rm,swf,vc1,vvc,webm,wtv,yuv4mpegpipe"
-)
-# Read as well, so that the error about a file without a video stream can say so.
-AUDIO_FORMATS = "aac,ac3,aiff,amr,flac,mp3,wav"
-# Pictures that Pillow does not read; one is a video of one frame.
-IMAGE_FORMATS = "apng,exr_pipe,j2k_pipe,jpegls_pipe,jpegxl_anim,jpegxl_pipe,jpeg_pipe,png_pipe,webp_pipe"
-# Data comes through a file object, so FFmpeg itself has nothing to open: a playlist cannot make it read other files.
-OPEN_OPTIONS = {
-    "protocol_whitelist": "none",
-    "format_whitelist": f"{VIDEO_FORMATS},{AUDIO_FORMATS},{IMAGE_FORMATS}",
-}
-IO_BUFFER_SIZE = 2**18  # bytes
-FIXED_POINT_ONE = 2**16  # the display matrix holds 16.16 fixed-point numbers
 
 
 class TimesChangedError(Exception):
     """The decoder does not give the frames that the packets promise; the reader has new times, so choose again."""
-
-
-@dataclass
-class StreamIndex:
-    """What the packets of a stream say, without decoding.
-
-    Attributes:
-        pts: of each frame that is shown, ascending.
-        keyframes: pts of the packets where decoding can begin, ascending.
-        order: place of each packet in the file, by pts.
-        break_reason: why the packets end early, None if they do not.
-    """
-
-    pts: list[int] = field(default_factory=list)
-    keyframes: list[int] = field(default_factory=list)
-    order: dict[int, int] = field(default_factory=dict)
-    last_duration: int = 0
-    break_reason: str | None = None
 
 
 class StreamReader:
@@ -103,7 +74,7 @@ class StreamReader:
             stream = container.streams[self.stream_index]
             self._time_base = stream.time_base
             self._guessed_rate = stream.guessed_rate
-            self._index = _index_packets(container, stream)
+            self._index: StreamIndex = index_packets(container, stream)
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
                 self.num_promised = max(self.num_promised, stream.frames)
@@ -134,7 +105,9 @@ class StreamReader:
             while targets:
                 try:
                     yield from self._read_run(targets)
-                except (av.FFmpegError, UnicodeError) as error:
+                except VideoReadError:
+                    raise
+                except READ_ERRORS as error:
                     if self._can_skip:  # once more with every frame, to know exactly how far the file can be read
                         self._can_skip = False
                         continue
@@ -179,10 +152,10 @@ class StreamReader:
         self._at_start = False
         stream = self._container.streams[self.stream_index]
         if self._linear:
-            yield from _decode(self._container, stream)
+            yield from decode(self._container, stream)
             return
         wanted = {self._index.pts[target] for target in targets}
-        for packet in chain([] if first is None else [first], _demux(self._container, stream)):
+        for packet in chain([] if first is None else [first], demux(self._container, stream)):
             if packet.pts is not None and packet.pts not in self._index.order:
                 continue  # the incomplete last packet of a truncated file
             if self._can_skip:  # what nobody wants and no frame is predicted from need not be decoded
@@ -197,7 +170,7 @@ class StreamReader:
             keyframe = self._index.keyframes[place]
             self._container.seek(keyframe, stream=stream)
             self._at_start = False
-            first = next(_demux(self._container, stream), None)
+            first = next(demux(self._container, stream), None)
             order = self._index.order
             if first is not None and first.pts in order and order[first.pts] <= order[keyframe]:
                 return first
@@ -226,12 +199,12 @@ class StreamReader:
         if self.failure is None or self._position + 1 < self.num_readable:
             self.num_readable = self._position + 1
         if self.failure is None:
-            self.failure = f"decoding fails: {_reason(error)}"
+            self.failure = f"decoding fails: {reason(error)}"
 
     def _upright_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         if self._size is None:
             self._size = (frame.width, frame.height)
-            self._orientation = _orientation(frame)
+            self._orientation = orientation(frame)
             self.rotation = -self._orientation[0] * 90 % 360
             self._note_first_frame(frame)
         elif self._size != (frame.width, frame.height):
@@ -247,7 +220,7 @@ class StreamReader:
         return np.ascontiguousarray(np.rot90(image, num_turns))
 
     def _note_first_frame(self, frame: av.VideoFrame) -> None:
-        matrix = _display_matrix(frame)
+        matrix = display_matrix(frame)
         if matrix is not None and not all(abs(x) in (0, FIXED_POINT_ONE) for x in (matrix[:2, :2]).flat):
             self.warnings.append(f"the display matrix is not a right angle; it was turned by {self.rotation} degrees")
 
@@ -258,13 +231,13 @@ class StreamReader:
             stream = container.streams[self.stream_index]
             stream.thread_type = "AUTO"
             try:
-                for frame in _decode(container, stream):
+                for frame in decode(container, stream):
                     pts.append(frame.pts)
-            except (av.FFmpegError, UnicodeError) as error:
-                self._index.break_reason = self.failure = f"decoding fails: {_reason(error)}"
+            except READ_ERRORS as error:
+                self._index.break_reason = self.failure = f"decoding fails: {reason(error)}"
         if not pts:
-            reason = f" ({self.failure})" if self.failure else ""
-            raise VideoReadError(f"{self.name}: no frame of the video stream can be decoded{reason}")
+            why = f" ({self.failure})" if self.failure else ""
+            raise VideoReadError(f"{self.name}: no frame of the video stream can be decoded{why}")
         if None in pts or any(late <= early for early, late in pairwise(pts)):
             rate = self._guessed_rate or 25
             self.warnings.append(f"the file states no frame times; {float(rate):g} frames per second are assumed")
@@ -284,12 +257,11 @@ class StreamReader:
         self.frame_rate = 1 / mean_interval if mean_interval else None
 
     def _open(self) -> av.container.InputContainer:
-        self.file.seek(0)
         try:
-            return av.open(self.file, "r", options=OPEN_OPTIONS, metadata_errors="replace", buffer_size=IO_BUFFER_SIZE)
-        except av.FFmpegError as error:
+            return open_container(self.file, {})
+        except READ_ERRORS as error:
             raise VideoReadError(
-                f"{self.name}: this is not a video file that FFmpeg can read ({_reason(error)}); "
+                f"{self.name}: this is not a video file that FFmpeg can read ({reason(error)}); "
                 "it may be incomplete or of another type than its name says"
             ) from error
 
@@ -303,86 +275,13 @@ class StreamReader:
         if not streams:
             raise VideoReadError(f"{self.name}: FFmpeg has no decoder for the video stream; convert it to H.264")
         best = container.streams.best("video")
-        if best in streams:
-            return best.index
-        return max(streams, key=lambda stream: stream.width * stream.height).index
-
-
-def _demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
-    try:
-        yield from container.demux(*streams)
-    except IndexError:  # PyAV's, behind the last packet, if a damaged file seemed to open a new stream on the way
-        return
-
-
-def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    for packet in _demux(container, stream):
-        yield from packet.decode()
-
-
-def _index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> StreamIndex:
-    """Walks through all packets without decoding; stops where the file breaks."""
-    index, formats = StreamIndex(), container.format.name.split(",")
-    if "avi" in formats and stream.codec_context.name in CODECS_WITHOUT_TIMES_IN_AVI:
-        return index
-    has_duration = any(name in formats for name in FORMATS_WITH_DURATION)
-    shown: dict[int, int] = {}  # pts -> duration
-    end, last_is_corrupt, num_packets = 0.0, False, 0
-    try:
-        for packet in _demux(container, *(container.streams if has_duration else [stream])):
-            if packet.dts is None and packet.pts is None and packet.size == 0:
-                continue  # the request to flush at the end
-            if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index:
-                continue
-            num_packets += 1
-            last_is_corrupt = packet.is_corrupt
-            if packet.pts is None:
-                return StreamIndex()  # raw streams: no times here
-            index.order[packet.pts] = num_packets
-            last_pts = packet.pts
-            if packet.is_keyframe:
-                index.keyframes.append(packet.pts)
-            if not packet.is_discard:
-                shown[packet.pts] = packet.duration or 0
-    except av.FFmpegError as error:
-        index.break_reason = f"the data ends: {_reason(error)}"
-    if last_is_corrupt:
-        shown.pop(last_pts, None)
-        index.order.pop(last_pts)
-        index.keyframes = [pts for pts in index.keyframes if pts != last_pts]
-        index.break_reason = "the last packet is incomplete"
-    promised = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
-    if has_duration and promised - end > DURATION_TOLERANCE:
-        index.break_reason = f"the header promises {promised:.1f} s, the data end at {end:.1f} s"
-    if any(name in formats for name in FORMATS_WITH_FRAME_COUNT) and stream.frames > num_packets:
-        index.break_reason = f"the header promises {stream.frames} frames, {num_packets} are in the file"
-    index.pts = sorted(shown)
-    index.keyframes.sort()
-    index.last_duration = shown[index.pts[-1]] if index.pts else 0
-    return index
-
-
-def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
-    for side_data in frame.side_data:
-        if side_data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
-            return np.frombuffer(bytes(side_data), dtype=np.int32).reshape(3, 3)
-    return None
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """(quarter turns counter-clockwise, mirror left-right before) that make the stored picture upright."""
-    matrix = _display_matrix(frame)
-    if matrix is None:
-        return 0, False
-    (a, b), (c, d) = matrix[:2, :2].tolist()
-    mirrored = a * d - b * c < 0
-    if mirrored:  # x' = a x + c y, y' = b x + d y: mirroring first changes the sign of what x is multiplied with
-        a, b = -a, -b
-    # The picture's x axis goes to (a, b), with y downwards.
-    return round(np.degrees(np.arctan2(-b, a)) / 90) % 4, mirrored
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+        if best not in streams:
+            best = max(streams, key=lambda stream: stream.width * stream.height)
+        if (
+            best.disposition & av.stream.Disposition.dependent
+            and container.metadata.get("major_brand") in TILED_BRANDS
+        ):
+            raise VideoReadError(
+                f"{self.name}: the photo is made of tiles, which cannot be joined here; save it as JPEG or PNG"
+            )
+        return best.index

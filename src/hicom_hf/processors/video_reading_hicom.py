@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
+from .animation_reading_hicom import AnimationReader, open_pictures
 from .frame_sampling_hicom import FrameSampling, num_requested, select_frames
 from .video_decoding_hicom import StreamReader, TimesChangedError
 from .video_sources_hicom import (
@@ -21,15 +21,9 @@ from .video_sources_hicom import (
     list_frame_files,
     load_image,
     open_binary,
-    rgb_from_pil,
     source_name,
 )
 
-# Still and animated images go through Pillow, which knows how long each picture of an animation is shown.
-PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-# A JPEG photo with a preview or a second view behind it, as cameras and phones write them: only the first one is the picture.
-PHOTO_FORMAT = "MPO"
-DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
 KEEP_HINT = 'on_decode_error="keep" goes on with the frames that can be read'
 
 
@@ -167,56 +161,6 @@ class FramesReader:
             yield index, frame
 
 
-class AnimationReader:
-    """A GIF, an animated WebP or PNG, or a still image, with Pillow; the attributes are those of `StreamReader`."""
-
-    stream_index = None
-    rotation = 0
-
-    def __init__(self, image: Image.Image, name: str):
-        self.image = image
-        self.name = name
-        self.failure: str | None = None
-        self.warnings: list[str] = []
-        self.times: list[float] = []
-        now = 0.0
-        self.num_promised = self._count()
-        for index in range(self.num_promised):
-            if not self._go_to(index):
-                break
-            self.times.append(now)
-            # Animations write 0 for "unknown".
-            now += (self.image.info.get("duration") or 0) / 1000 or DEFAULT_PICTURE_DURATION
-        self.num_readable = len(self.times)
-        if not self.times:
-            raise VideoReadError(f"{name}: no picture of the {image.format} file can be decoded ({self.failure})")
-        self.duration = now if self.num_promised > 1 else None
-        self.frame_rate = len(self.times) / now if self.num_promised > 1 else None
-
-    def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
-        """Yields (index, frame) for each index, which must ascend; None for a frame that cannot be decoded."""
-        for index in indices:
-            yield index, rgb_from_pil(self.image, self.name) if self._go_to(index) else None
-
-    def _count(self) -> int:
-        if self.image.format == PHOTO_FORMAT:
-            return 1
-        try:
-            return getattr(self.image, "n_frames", 1)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            self.failure = f"the frames cannot be counted: {error}"
-            return 1
-
-    def _go_to(self, index: int) -> bool:
-        try:
-            self.image.seek(index)
-            self.image.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            self.failure = self.failure or f"decoding fails: {error}"
-            return False
-        return True
-
-
 def _is_frames(source: Any) -> bool:
     if isinstance(source, (np.ndarray, torch.Tensor, list, tuple)):
         return True
@@ -224,11 +168,8 @@ def _is_frames(source: Any) -> bool:
 
 
 def _open_reader(file: BinaryIO, name: str) -> AnimationReader | StreamReader:
-    try:
-        image = Image.open(file, formats=PILLOW_FORMATS)
-    except (OSError, SyntaxError, Image.DecompressionBombError):  # no image, or one that FFmpeg shall judge
-        return StreamReader(file, name)
-    return AnimationReader(image, name)
+    image = open_pictures(file, name)
+    return StreamReader(file, name) if image is None else AnimationReader(image, name)
 
 
 def _read(

@@ -1,0 +1,106 @@
+"""Reads still and animated images with Pillow, which knows how long each picture of an animation is shown."""
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from .video_sources_hicom import VideoReadError, rgb_from_pil
+
+PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF")
+# A JPEG photo with a preview or a second view behind it, as cameras and phones write them: only the first one is the picture.
+PHOTO_FORMAT = "MPO"
+DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
+# What Pillow's readers raise on damaged data.
+PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def open_pictures(file: BinaryIO, name: str) -> Image.Image | None:
+    """Opens a still or animated image, None if the file is none that Pillow reads.
+
+    Raises:
+        VideoReadError: it is one, and damaged, or larger than Pillow opens.
+    """
+    try:
+        return Image.open(file, formats=PILLOW_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise VideoReadError(f"{name}: the picture is too large ({error})") from error
+    except (OSError, SyntaxError):  # no image, or one that FFmpeg shall judge
+        return None
+    except PILLOW_ERRORS as error:
+        raise VideoReadError(f"{name}: the image cannot be opened ({error}); it may be incomplete") from error
+
+
+class AnimationReader:
+    """A GIF, an animated WebP or PNG, or a still image, with Pillow; the attributes are those of `StreamReader`."""
+
+    stream_index = None
+    rotation = 0
+
+    def __init__(self, image: Image.Image, name: str):
+        self.image = image
+        self.name = name
+        self.failure: str | None = None
+        self.warnings: list[str] = []
+        self.times: list[float] = []
+        now = 0.0
+        self.num_promised = self._count()
+        for index in range(self.num_promised):
+            if not self._go_to(index):
+                break
+            self.times.append(now)
+            # Animations write 0 for "unknown".
+            now += (self.image.info.get("duration") or 0) / 1000 or DEFAULT_PICTURE_DURATION
+        self.num_readable = len(self.times)
+        if not self.times:
+            raise VideoReadError(f"{name}: no picture of the {image.format} file can be decoded ({self.failure})")
+        self.duration = now if self.num_promised > 1 else None
+        self.frame_rate = len(self.times) / now if self.num_promised > 1 else None
+
+    def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
+        """Yields (index, frame) for each index, which must ascend; None for a frame that cannot be decoded."""
+        first_shape = None
+        for index in indices:
+            if not self._go_to(index):
+                yield index, None
+                continue
+            frame = rgb_from_pil(self.image, self.name)
+            first_shape = first_shape or frame.shape
+            if frame.shape != first_shape:
+                raise VideoReadError(
+                    f"{self.name}: picture {index} is {frame.shape[1]}x{frame.shape[0]} (width x height), the first one is "
+                    f"{first_shape[1]}x{first_shape[0]}; pass the pictures one by one as images"
+                )
+            yield index, frame
+
+    def _count(self) -> int:
+        if self.image.format == PHOTO_FORMAT:
+            return 1
+        try:
+            return getattr(self.image, "n_frames", 1)
+        except PILLOW_ERRORS as error:
+            self.failure = f"the frames cannot be counted: {error}"
+            return 1
+
+    def _go_to(self, index: int) -> bool:
+        try:
+            self.image.seek(index)
+            self.image.load()
+        except PILLOW_ERRORS as error:
+            self.failure = self.failure or f"decoding fails: {error}"
+            return False
+        return True

@@ -1,0 +1,100 @@
+"""What the package needs of PyAV, the same for its versions 17.0.1 to 19: opening, packets, the display matrix, reasons."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+# Containers and raw streams of video, by FFmpeg's names. Its other formats are not video that people bring, and some are unsafe
+# on files of strangers: "tty" draws any text as a film, "concat", "hls" and "dash" are lists of other files.
+VIDEO_FORMATS = (
+    "3g2,3gp,apv,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dnxhd,dv,evc,flv,gxf,h261,h263,h264,hevc,ivf,live_flv,lxf,m4v,matroska,"
+    "mjpeg,mov,mp4,mpeg,mpegts,mpegtsraw,mpegvideo,mpjpeg,mxf,nut,nuv,obu,ogg,pva,rm,swf,vc1,vvc,webm,wtv,yuv4mpegpipe"
+)
+# Read as well, so that the error about a file without a video stream can say so.
+AUDIO_FORMATS = "aac,ac3,aiff,amr,flac,mp3,wav"
+# Pictures that Pillow does not read; one is a video of one frame.
+IMAGE_FORMATS = "apng,exr_pipe,j2k_pipe,jpegls_pipe,jpegxl_anim,jpegxl_pipe,jpeg_pipe,png_pipe,webp_pipe"
+# Data comes through a file object, so FFmpeg itself has nothing to open: a playlist cannot make it read other files.
+OPEN_OPTIONS = {
+    "protocol_whitelist": "none",
+    "format_whitelist": f"{VIDEO_FORMATS},{AUDIO_FORMATS},{IMAGE_FORMATS}",
+}
+IO_BUFFER_SIZE = 2**18  # bytes
+FIXED_POINT_ONE = 2**16  # the display matrix holds 16.16 fixed-point numbers
+# What opening, reading and decoding raise on damaged data. All but the first come from the file object, which FFmpeg asks to
+# seek to where a damaged header points.
+READ_ERRORS = (av.FFmpegError, OSError, ValueError, OverflowError)
+# Of frame side data: the first kind that PyAV 18 cannot name, and how many follow in FFmpeg 8 or may in the next.
+FIRST_UNNAMED_SIDE_DATA, NUM_UNNAMED_SIDE_DATA = 28, 12
+
+
+def open_container(file: BinaryIO, options: dict[str, str]) -> av.container.InputContainer:
+    """Opens a binary file for reading, with `OPEN_OPTIONS` and further options of FFmpeg.
+
+    Raises:
+        av.FFmpegError: FFmpeg cannot read it.
+    """
+    arguments = {"options": OPEN_OPTIONS | options, "buffer_size": IO_BUFFER_SIZE}
+    file.seek(0)
+    try:  # damaged text in the metadata is replaced
+        return av.open(file, "r", metadata_errors="replace", **arguments)
+    except TypeError:  # PyAV 19 always does so and has no such argument
+        file.seek(0)
+        return av.open(file, "r", **arguments)
+
+
+def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+    """Packets of the streams, all of them if none is named, in the order of the file."""
+    try:
+        yield from container.demux(*streams)
+    except IndexError:  # PyAV's, behind the last packet, if a damaged file seemed to open a new stream on the way
+        return
+
+
+def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames of a stream in order of presentation."""
+    for packet in demux(container, stream):
+        yield from packet.decode()
+
+
+def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """The 3 x 3 matrix that says how the stored picture is turned, int32 fixed-point, None if the frame has none."""
+    for side_data in _side_data(frame):
+        if side_data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
+            return np.frombuffer(bytes(side_data), dtype=np.int32).reshape(3, 3)
+    return None
+
+
+def _side_data(frame: av.VideoFrame) -> list[av.sidedata.sidedata.SideData]:
+    """What comes beside the pixels. PyAV 18 fails on a frame if it cannot name one of the kinds; those are taken off first."""
+    try:
+        return list(frame.side_data)
+    except ValueError:
+        graph = av.filter.Graph()
+        size = {"width": frame.width, "height": frame.height}
+        nodes = [graph.add_buffer(format=frame.format, time_base=frame.time_base, **size)]
+        kinds = range(FIRST_UNNAMED_SIDE_DATA, FIRST_UNNAMED_SIDE_DATA + NUM_UNNAMED_SIDE_DATA)
+        nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in kinds]
+        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        graph.push(frame)
+        return list(graph.pull().side_data)
+
+
+def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """(quarter turns counter-clockwise, mirror left-right before) that make the stored picture upright."""
+    matrix = display_matrix(frame)
+    if matrix is None:
+        return 0, False
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    mirrored = a * d - b * c < 0
+    if mirrored:  # x' = a x + c y, y' = b x + d y: mirroring first changes the sign of what x is multiplied with
+        a, b = -a, -b
+    # The picture's x axis goes to (a, b), with y downwards.
+    return round(np.degrees(np.arctan2(-b, a)) / 90) % 4, mirrored
+
+
+def reason(error: Exception) -> str:
+    """What FFmpeg says is wrong, without the number and the name of the error."""
+    return getattr(error, "strerror", None) or str(error)
