@@ -10,13 +10,13 @@ from hicom_hf.training.recipe import (
     CONFIGS_DIR,
     SHIPPED_DIR,
     LearningRates,
-    check_files,
     read_recipe,
     recipe_from_dict,
     recipe_path,
     recipe_text,
     shipped_recipes,
 )
+from hicom_hf.training.recipe_files import check_files
 from hicom_hf.training.typed_yaml import load_yaml, set_value
 
 # Paper, table A1; the 1.5B takes the 7B's batches, which is our choice. stage: (batch sizes by model, rates)
@@ -137,6 +137,15 @@ def test_a_wrong_value_is_refused_by_its_key(override, message):
             "feature_cache must be null while learning_rates.vision",
         ),
         (["data.feature_cache=c"], "data.feature_cache must be null with sharding"),
+        (["eval.files=a.tar"], "eval.files must be JSON, JSONL or mixture files; streams have no end"),
+        (["eval.files=a.json", "eval.every=0"], "eval.every must be at least 1"),
+        (["eval.files=a.json", "eval.patience=0"], "eval.patience must be at least 1"),
+        (["eval.files=a.json", "eval.every=300"], "must be a multiple of eval.every with .*; got 500 and 300"),
+        (["eval.files=a.json"], "eval.keep_best must be false with sharding"),
+        (
+            ["eval.files=a.json", "eval.keep_best=false", "eval.patience=2"],
+            "eval.patience needs eval.keep_best",
+        ),
     ],
 )
 def test_keys_that_exclude_each_other_are_refused(overrides, message):
@@ -252,6 +261,8 @@ def test_missing_files_and_a_finished_run_are_refused_by_their_key(tmp_path):
     check(**{"data.files": mixture})
     with pytest.raises(FileNotFoundError, match=r"r: data.media_root: .* is not a folder"):
         check(**{"data.media_root": tmp_path / "videos"})
+    with pytest.raises(FileNotFoundError, match=r"r: eval.files: .*lost.json does not exist"):
+        check(**{"eval.files": tmp_path / "lost.json"})
     check()
     check(model="hf://someone/hicom")
     (tmp_path / "o" / "model").mkdir(parents=True)

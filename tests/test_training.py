@@ -530,6 +530,60 @@ def test_streams_are_refused_where_they_cannot_be_used(changes, message, start, 
         recipe("conditional_pretraining", *start, tmp_path, **changes)
 
 
+# Evaluation ----------------------------------------------------------------------------------------------------------------
+
+
+def held_out(start, tmp_path, **changes) -> dict:
+    """A recipe that evaluates every step on two answers of letters that no training answer has, so that the loss rises."""
+    records = json.loads(start[1].read_text())[:2]
+    for record in records:
+        record["conversations"][1]["value"] = "ZQXJ " * 5
+    (tmp_path / "held_out.json").write_text(json.dumps(records))
+    data = {"media_root": str(start[1].parent)}
+    section = {"files": [str(tmp_path / "held_out.json")], "every": 1, **changes.pop("eval", {})}
+    rates = {"compressor": 3e-2, "injection": 3e-2}
+    settings = {"learning_rates": rates, "optimizer": {"schedule": "constant"}, "checkpoints": {"every": 1, "keep": 2}}
+    return recipe_values(
+        "conditional_pretraining", *start, tmp_path / "out", data=data, eval=section, **settings, **changes
+    )
+
+
+def held_out_losses(output_dir: Path) -> list[float]:
+    state = json.loads((last_checkpoint(output_dir) / "trainer_state.json").read_text())
+    return [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+
+
+def test_the_finished_model_is_the_one_with_the_lowest_loss_on_held_out_data(start, tmp_path, capsys):
+    model = run_recipe(recipe_from_dict(held_out(start, tmp_path, max_steps=4)))
+    losses = held_out_losses(tmp_path / "out")
+    best = losses.index(min(losses)) + 1
+    assert len(losses) == 4 and best < 4
+    assert f"step {best}/4  held-out loss {min(losses):.4f}  (" in capsys.readouterr().err
+    kept = weights_of(tmp_path / "out" / f"checkpoint-{best}")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in weights_of(model).items())
+
+
+def test_a_run_without_progress_stops_and_a_resumed_one_stops_there_as_well(start, tmp_path):
+    values = held_out(start, tmp_path, max_steps=12, eval={"patience": 2})
+    expected = weights_of(run_recipe(recipe_from_dict(values)))
+    losses = held_out_losses(tmp_path / "out")
+    assert len(losses) == losses.index(min(losses)) + 3 < 12
+    shutil.rmtree(tmp_path / "out" / "model")  # killed when it had stopped
+    resumed = weights_of(run_recipe(recipe_from_dict(values)))
+    assert held_out_losses(tmp_path / "out") == losses
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
+
+
+def test_evaluation_alone_does_not_change_what_is_trained(start, tmp_path):
+    values = held_out(start, tmp_path, max_steps=2, eval={"keep_best": False})
+    evaluated = weights_of(run_recipe(recipe_from_dict(values)))
+    plain = {**values, "eval": None, "output_dir": str(tmp_path / "plain")}
+    assert all(
+        torch.equal(evaluated[name], tensor)
+        for name, tensor in weights_of(run_recipe(recipe_from_dict(plain))).items()
+    )
+
+
 # The page in docs ----------------------------------------------------------------------------------------------------------
 
 

@@ -196,6 +196,26 @@ def frozen_fingerprint(model: nn.Module) -> str:
 # Stopping ------------------------------------------------------------------------------------------------------------------
 
 
+class StopWithoutProgress(TrainerCallback):
+    """Stops when the loss on held-out data has not become lower for some evaluations.
+
+    It decides from the log alone, so that a run that is resumed stops where an uninterrupted one does.
+
+    Args:
+        patience: evaluations.
+    """
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        if losses and len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+            control.should_training_stop = True
+
+    on_train_begin = on_evaluate  # of a run that was killed when it had stopped
+
+
 class StopOnSignal(TrainerCallback):
     """SIGTERM or Ctrl-C: the step is finished, a checkpoint written, and training stops; a second one stops at once.
 

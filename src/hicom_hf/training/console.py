@@ -115,8 +115,13 @@ class ConsoleReport(TrainerCallback):
             self.bar.update(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and logs and "loss" in logs:
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
             tqdm.write(report_line(logs, state.global_step, state.max_steps), file=sys.stderr)
+        elif "eval_loss" in logs:
+            held_out = f"held-out loss {logs['eval_loss']:.4f}  ({logs['eval_runtime']:.0f} s)"
+            tqdm.write(f"step {state.global_step}/{state.max_steps}  {held_out}", file=sys.stderr)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None:

@@ -4,7 +4,6 @@ A recipe is read with YAML 1.2's numbers (`1e-3` is a number), `--set key=value`
 and a wrong key, a wrong type or a missing file is an error that names the key.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,11 @@ HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system
 HUB_DATASETS = f"{HUB_PREFIX}datasets/"
 
 Stage = Literal["alignment", "conditional_pretraining", "instruction_tuning"]
+
+
+def is_stream(source: str) -> bool:
+    """Whether a file of records is read as it comes."""
+    return source.startswith(HUB_PREFIX) or source.lower().endswith(TAR_SUFFIXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ class DataRecipe:
     @property
     def is_stream(self) -> bool:
         """Whether the data are read as they come, without a length."""
-        return any(source.startswith(HUB_PREFIX) or source.lower().endswith(TAR_SUFFIXES) for source in self.files)
+        return any(is_stream(source) for source in self.files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,23 @@ class LoggingRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalRecipe:
+    """The loss on held-out data, measured while training.
+
+    Args:
+        files: JSON, JSONL or mixture YAML; read as the training data are. No video of theirs should be among those of `data`.
+        every: steps from one evaluation to the next.
+        keep_best: keep the checkpoint with the lowest loss, and make the finished model of it.
+        patience: stop after as many evaluations without a lower loss; null trains to the end.
+    """
+
+    files: list[str]
+    every: int = 500
+    keep_best: bool = True
+    patience: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewInjection:
     """Injections to build into a model that has none: an official stage-1 projector after conversion.
 
@@ -184,7 +205,7 @@ class Recipe:
         cpu: train on the CPU even if there is a GPU.
         attn_implementation: "sdpa", "eager", "flash_attention_2", ...; null lets transformers choose. For small models on CPUs
             "eager" is about twice as fast.
-        new_injection, lora, optimizer, checkpoints, logging: see there.
+        new_injection, lora, optimizer, checkpoints, logging, eval: see there.
     """
 
     stage: Stage
@@ -208,6 +229,7 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
+    eval: EvalRecipe | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values; `recipe_from_dict` takes it back."""
@@ -251,7 +273,7 @@ def recipe_path(name: str | Path) -> Path:
 
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe; its files are checked by `check_files`.
+    """Read and check a recipe; its files are checked by `recipe_files.check_files`.
 
     Args:
         name: path of a YAML file, or name of a shipped recipe.
@@ -302,6 +324,10 @@ def _check(recipe: Recipe, name: str) -> None:
     }
     if recipe.max_steps is not None:
         at_least_one["max_steps"] = recipe.max_steps
+    if recipe.eval is not None:
+        at_least_one["eval.every"] = recipe.eval.every
+        if recipe.eval.patience is not None:
+            at_least_one["eval.patience"] = recipe.eval.patience
     if recipe.lora is not None:
         at_least_one |= {"lora.rank": recipe.lora.rank, "lora.alpha": recipe.lora.alpha}
     for key, value in at_least_one.items():
@@ -377,6 +403,24 @@ def _check_combinations(recipe: Recipe, name: str) -> None:
             f"{name}: data.per_turn must be true in {recipe.stage}: every answer is conditioned on its question"
         )
     _check_data(recipe, name)
+    if recipe.eval is not None:
+        _check_evaluation(recipe, name)
+
+
+def _check_evaluation(recipe: Recipe, name: str) -> None:
+    """Refuse evaluations whose best checkpoint would not be there."""
+    section = recipe.eval
+    if any(is_stream(source) for source in section.files):
+        raise ValueError(f"{name}: eval.files must be JSON, JSONL or mixture files; streams have no end")
+    if section.patience is not None and not section.keep_best:
+        raise ValueError(f"{name}: eval.patience needs eval.keep_best, to end with the best checkpoint")
+    if section.keep_best and recipe.checkpoints.every % section.every:
+        raise ValueError(
+            f"{name}: checkpoints.every must be a multiple of eval.every with eval.keep_best, so that the best "
+            f"weights are in a checkpoint; got {recipe.checkpoints.every} and {section.every}"
+        )
+    if section.keep_best and recipe.sharding is not None:
+        raise ValueError(f"{name}: eval.keep_best must be false with sharding")
 
 
 def _check_data(recipe: Recipe, name: str) -> None:
@@ -405,61 +449,3 @@ def _check_data(recipe: Recipe, name: str) -> None:
             )
         if recipe.sharding is not None:
             raise ValueError(f"{name}: data.feature_cache must be null with sharding; it is for small data and models")
-
-
-def check_files(recipe: Recipe, name: str = "recipe") -> None:
-    """Refuse a recipe whose files are not there, or whose result is.
-
-    Raises:
-        FileNotFoundError: `model` or one of `data.files`, a file that a mixture among them names, or `data.media_root` does
-            not exist.
-        ValueError: one of `data.files` is of a kind that is not read, or a mixture has a wrong key or strategy.
-        FileExistsError: `output_dir` holds a finished model.
-    """
-    if not recipe.model.startswith(HUB_PREFIX):
-        folder = Path(recipe.model)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{name}: model: {recipe.model} is not the folder of a model (no config.json there). Make one with `hicom "
-                f"init`, finish the stage before, or write {HUB_PREFIX}OWNER/NAME for a model of the Hub"
-            )
-    for source in recipe.data.files:
-        _check_source(source, name)
-        if source.lower().endswith(MIXTURE_SUFFIXES):
-            from ..data.mixtures import check_mixture
-
-            try:
-                check_mixture(source)
-            except (ValueError, FileNotFoundError) as error:
-                raise type(error)(f"{name}: data.files: {error}") from error
-    if recipe.data.media_root is not None and not Path(recipe.data.media_root).is_dir():
-        raise FileNotFoundError(f"{name}: data.media_root: {recipe.data.media_root} is not a folder")
-    finished = Path(recipe.output_dir) / "model"
-    if finished.exists():
-        raise FileExistsError(
-            f"{name}: output_dir: {finished} exists already, so this run has finished; choose another output_dir or remove it"
-        )
-
-
-def _check_source(source: str, name: str) -> None:
-    """Refuse a file of records that is not there or of a kind that is not read."""
-    if "://" in source:
-        return
-    if not _exists(source):
-        raise FileNotFoundError(f"{name}: data.files: {source} does not exist")
-    known = (*JSON_SUFFIXES, *MIXTURE_SUFFIXES, *TAR_SUFFIXES)
-    if not source.lower().endswith(known) or Path(source).is_dir():
-        kind = "a folder" if Path(source).is_dir() else "of another kind"
-        raise ValueError(
-            f"{name}: data.files: {source} is {kind}; records are read from JSON and JSONL files (.json, .jsonl), mixtures "
-            f"(.yaml), tar shards (.tar) and {HUB_DATASETS}OWNER/NAME"
-        )
-
-
-def _exists(source: str) -> bool:
-    """Whether a data file is there; tar shards may be written as a pattern."""
-    source = re.sub(r"\{\d+\.\.\d+\}", "*", source)
-    if any(sign in source for sign in "*?["):
-        anchor = Path(source)
-        return any(anchor.parent.glob(anchor.name))
-    return Path(source).exists()

@@ -15,6 +15,7 @@ from transformers.integrations import is_deepspeed_available
 from transformers.utils import is_bitsandbytes_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
+from ..data.conversations import Record
 from ..data.datasets import HiComDataset, load_records
 from ..data.feature_cache import FeatureCache
 from ..data.streaming import HiComStreamingDataset
@@ -22,16 +23,16 @@ from ..hub.files import FolderLock, atomic_folder
 from ..modeling.configuration_hicom import HiComConfig
 from ..processors.processing_hicom import HiComProcessor
 from .adapters import add_adapters, quantization_config
-from .checkpoints import checkpoints, last_checkpoint
+from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
 from .recipe import (
     CONFIGS_DIR,
     HUB_DATASETS,
     HUB_PREFIX,
     TAR_SUFFIXES,
     Recipe,
-    check_files,
     recipe_text,
 )
+from .recipe_files import check_files
 from .same_run import RECIPE_FILE, claim_run
 from .stages import cast_for_training, load_stage, mark_trained, set_trainable
 from .trainer import HiComTrainer
@@ -88,7 +89,9 @@ def check_run(recipe: Recipe, name: str = "recipe") -> None:
     """
     check_files(recipe, name)
     check_packages(recipe, name)
-    build_dataset(recipe, HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX)))
+    processor = HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX))
+    build_dataset(recipe, processor)
+    build_held_out(recipe, processor)
 
 
 def check_packages(recipe: Recipe, name: str = "recipe") -> None:
@@ -111,7 +114,7 @@ def check_packages(recipe: Recipe, name: str = "recipe") -> None:
 def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     """Data, model and trainer of a recipe; the data first, because a bad record is found in less time than a model loads."""
     processor = HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX))
-    dataset = build_dataset(recipe, processor)
+    dataset, held_out = build_dataset(recipe, processor), build_held_out(recipe, processor)
     quantization = quantization_config(recipe.lora)
     extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
     if recipe.attn_implementation is not None:
@@ -127,10 +130,13 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
     if recipe.data.feature_cache is not None:
         dataset.encoder.feature_cache = filled_cache(recipe, base, processor, dataset, arguments.device)
+        if held_out is not None:
+            held_out.encoder.feature_cache = filled_cache(recipe, base, processor, held_out, arguments.device)
     trainer = HiComTrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
+        eval_dataset=held_out,
         data_collator=HiComDataCollator(processor, with_statistics=True),
         processing_class=processor,
         learning_rates=recipe.learning_rates,
@@ -138,6 +144,8 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         group_by=recipe.data.group_by,
         progress_bar=recipe.logging.progress_bar,
     )
+    if recipe.eval is not None and recipe.eval.patience is not None:
+        trainer.add_callback(StopWithoutProgress(recipe.eval.patience))
     if recipe.logging.tensorboard and arguments.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
@@ -152,14 +160,7 @@ def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | H
     Raises:
         SampleError, ValueError, OSError: a record or a file of records cannot be used.
     """
-    data = recipe.data
-    reading = {
-        "num_frames": data.num_frames,
-        "per_turn": data.per_turn,
-        "max_length": data.max_length,
-        "on_bad_sample": data.on_bad_sample,
-        "seed": recipe.seed,
-    }
+    data, reading = recipe.data, _reading(recipe)
     if data.is_stream:
         # load_dataset takes OWNER/NAME; tar shards, on the Hub as well, are opened by their address.
         files = [f if f.lower().endswith(TAR_SUFFIXES) else f.removeprefix(HUB_DATASETS) for f in data.files]
@@ -167,10 +168,34 @@ def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | H
         return HiComStreamingDataset(
             source, processor, data.media_root, shuffle_buffer=data.shuffle_buffer, repeat=True, **reading
         )
-    records = [record for file in data.files for record in load_records(file, data.media_root, recipe.seed)]
-    dataset = HiComDataset(records, processor, **reading)
+    dataset = HiComDataset(_records(recipe, data.files), processor, **reading)
     logger.info("Data: %s.", dataset.summary())
     return dataset
+
+
+def build_held_out(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | None:
+    """The data that a recipe evaluates on, if it does; errors as of `build_dataset`."""
+    if recipe.eval is None:
+        return None
+    dataset = HiComDataset(_records(recipe, recipe.eval.files), processor, **_reading(recipe))
+    logger.info("Held-out data: %s.", dataset.summary())
+    return dataset
+
+
+def _reading(recipe: Recipe) -> dict:
+    """How samples are read, for training and evaluation alike."""
+    data = recipe.data
+    return {
+        "num_frames": data.num_frames,
+        "per_turn": data.per_turn,
+        "max_length": data.max_length,
+        "on_bad_sample": data.on_bad_sample,
+        "seed": recipe.seed,
+    }
+
+
+def _records(recipe: Recipe, files: list[str]) -> list[Record]:
+    return [record for file in files for record in load_records(file, recipe.data.media_root, recipe.seed)]
 
 
 def filled_cache(recipe: Recipe, model, processor, dataset: HiComDataset, device: torch.device) -> FeatureCache:
@@ -234,6 +259,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         ddp_find_unused_parameters=False,  # every trained parameter is used in every step, see HiComTrainer
         ddp_backend="gloo" if processes > 1 and on_cpu else None,
         **optimizer_arguments(recipe),
+        **evaluation_arguments(recipe),
         **sharding_arguments(recipe),
     )
 
@@ -250,6 +276,21 @@ def optimizer_arguments(recipe: Recipe) -> dict:
         "adam_beta2": optimizer.beta2,
         "adam_epsilon": optimizer.epsilon,
         "max_grad_norm": optimizer.max_grad_norm,
+    }
+
+
+def evaluation_arguments(recipe: Recipe) -> dict:
+    """When to evaluate, and that the lowest loss is the best."""
+    section = recipe.eval
+    if section is None:
+        return {}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": section.every,
+        "per_device_eval_batch_size": recipe.batch_size_per_device,
+        "prediction_loss_only": True,
+        **(best if section.keep_best else {}),
     }
 
 

@@ -10,7 +10,7 @@ from ..data.mixtures import mixture_sources
 from ..data.streaming import expand_shards
 from ..hub.files import file_fingerprint, write_text
 from .checkpoints import last_checkpoint
-from .recipe import MIXTURE_SUFFIXES, TAR_SUFFIXES, DataRecipe, Recipe, recipe_from_dict, recipe_text
+from .recipe import MIXTURE_SUFFIXES, TAR_SUFFIXES, Recipe, recipe_from_dict, recipe_text
 from .typed_yaml import load_yaml
 
 RECIPE_FILE = "recipe.yaml"
@@ -42,7 +42,8 @@ def claim_run(recipe: Recipe, output_dir: Path, processes: int, write: bool = Tr
     Raises:
         ValueError: with the keys or files that differ.
     """
-    data = {"files": data_fingerprints(recipe.data), "processes": processes}
+    held_out = recipe.eval.files if recipe.eval is not None else []
+    data = {"files": data_fingerprints([*recipe.data.files, *held_out]), "processes": processes}
     if last_checkpoint(output_dir) is not None:
         _check_recipe(recipe, output_dir)
         _check_data(data, recipe.data.is_stream, output_dir)
@@ -51,13 +52,13 @@ def claim_run(recipe: Recipe, output_dir: Path, processes: int, write: bool = Tr
         write_text(output_dir / DATA_FILE, json.dumps(data, indent=1))
 
 
-def data_fingerprints(data: DataRecipe) -> dict[str, dict]:
+def data_fingerprints(sources: list[str]) -> dict[str, dict]:
     """Size and digest of every file of records, by its path; of tar shards, which are large, the size.
 
     Videos and images are not read, and data sets of the Hub are not looked at.
     """
     found = {}
-    for source in data.files:
+    for source in sources:
         if "://" in source:
             continue
         if source.lower().endswith(TAR_SUFFIXES):

@@ -237,11 +237,11 @@ class HiComTrainer(Trainer):
         return broadcast_object_list(found)[0]
 
     def _run_epoch(self, **kwargs):
-        """As in transformers; nothing if the run was killed after its last step.
+        """As in transformers; nothing if the run was killed after its last step, or a callback stops it at its beginning.
 
         transformers trains one more step when it resumes from a checkpoint at `max_steps`.
         """
-        if self.state.global_step >= self.state.max_steps:
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)
