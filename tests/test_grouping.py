@@ -83,3 +83,11 @@ def test_group_positions_name_the_member_they_stand_for():
 
 def test_number_of_groups_of_the_paper():
     assert num_groups((32, 27, 27), (4, 3, 3)) == (8, 9, 9)
+
+
+@pytest.mark.parametrize("ratio", range(1, 9))
+def test_members_of_groups_are_those_of_their_spans(ratio):
+    for size in range(1, 40):
+        spans = group_spans(size, ratio)
+        wanted = [member for start, stop in spans for member in range(start, stop)]
+        assert group(torch.arange(size).reshape(1, size, 1, 1, 1), (ratio, 1, 1)).flatten().tolist() == wanted

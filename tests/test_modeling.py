@@ -406,14 +406,14 @@ def test_every_kind_of_compressor_generates(fields):
     assert torch.equal(greedy(model, inputs)[1], greedy(model, single)[0])
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "mistral"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "gpt2", "mistral"])
 def test_any_decoder_serves_as_the_llm(model_type):
     fields = tiny_config().to_dict()
     text = {
         key: fields["text_config"][key]
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
     }
-    heads = {} if model_type == "gpt_neox" else {"num_key_value_heads": 2}
+    heads = {} if model_type.startswith("gpt") else {"num_key_value_heads": 2}
     fields["text_config"] = {**text, **heads, "num_attention_heads": 4, "model_type": model_type, "bos_token_id": None}
     keys = (
         "vision_config",

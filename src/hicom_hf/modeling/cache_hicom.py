@@ -3,6 +3,7 @@
 transformers 5.24 renamed `past_key_values` to `cache`, as an argument of `forward` and as a field of outputs.
 """
 
+import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -28,3 +29,10 @@ def starts_a_prompt(cache, num_new_tokens: int) -> bool:
         return True
     length = cache.get_seq_length()
     return length == 0 if isinstance(length, int) else num_new_tokens > 1
+
+
+def is_packed(position_ids: torch.Tensor | None) -> bool:
+    """Whether rows hold several samples one after another, whose positions (B, length) restart. Not asked in a graph."""
+    if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] < 2 or torch.compiler.is_compiling():
+        return False
+    return bool((position_ids[:, 1:] <= position_ids[:, :-1]).any())

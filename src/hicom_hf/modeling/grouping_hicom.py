@@ -72,13 +72,27 @@ def group(hidden: torch.Tensor, ratio: tuple[int, int, int]) -> torch.Tensor:
     for axis, step in enumerate(ratio, start=1):
         # The axis of size S becomes two, (groups, members): axis 1 + 2 * (axis - 1) once the earlier ones were split.
         dim = 2 * axis - 1
-        spans = group_spans(hidden.shape[dim], step)
-        if spans[-1][1] != sum(stop - start for start, stop in spans):  # neighbours overlap: repeat what they share
-            index = torch.tensor([i for start, stop in spans for i in range(start, stop)], device=hidden.device)
-            hidden = hidden.index_select(dim, index)
-        hidden = hidden.unflatten(dim, (len(spans), -1))
+        size = hidden.shape[dim]
+        groups, length = -(-size // step), step if size >= step else size
+        if isinstance(size, torch.SymInt) or groups * length != size:  # neighbours overlap: repeat what they share
+            hidden = hidden.index_select(dim, _members(size, groups, length, hidden.device))
+        hidden = hidden.unflatten(dim, (groups, length))
     # (B, nT, aT, nH, aH, nW, aW, D) -> (B, nT, nH, nW, aT, aH, aW, D) -> (B, G, K, D)
     return hidden.movedim((1, 3, 5), (1, 2, 3)).flatten(4, 6).flatten(1, 3)
+
+
+def _members(size: int, groups: int, length: int, device: torch.device) -> torch.Tensor:
+    """Members of all groups of `group_spans`, in order, (groups * length).
+
+    Computed where they are needed, from numbers only: nothing is copied to the device, and the number of frames may be a
+    symbol of `torch.export`.
+    """
+    boundaries = max(groups - 1, 1)
+    surplus = groups * length - size
+    overlap, extra = surplus // boundaries, surplus % boundaries
+    number = torch.arange(groups, device=device)  # of the group; the last `extra` boundaries overlap by one more
+    starts = number * (length - overlap) - (number - (boundaries - extra)).clamp(min=0)
+    return (starts[:, None] + torch.arange(length, device=device)).flatten()
 
 
 def group_positions(grid: tuple[int, int, int], ratio: tuple[int, int, int]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .cache_hicom import CACHE, one_cache, starts_a_prompt
+from .cache_hicom import CACHE, is_packed, one_cache, starts_a_prompt
 from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
 from .configuration_hicom import HiComConfig
 from .outputs_hicom import (
@@ -21,6 +21,8 @@ from .outputs_hicom import (
 from .quantization_hicom import spare_from_quantization
 from .saving_hicom import HubFolderMixin
 from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks
+
+IGNORED_LABEL = -100  # transformers' and PyTorch's
 
 
 class HiComPreTrainedModel(PreTrainedModel):
@@ -63,6 +65,12 @@ class HiComModel(HiComPreTrainedModel):
         self.compressor = HiComCompressor(config.compressor_config, width, output_size)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
 
     # Once per video ----------------------------------------------------------------------------------------------------
 
@@ -322,6 +330,13 @@ class HiComModel(HiComPreTrainedModel):
             )
         cache = one_cache(cache, past_key_values)
         is_prefill = starts_a_prompt(cache, inputs_embeds.shape[1])
+        if is_prefill and attention_mask is None and is_packed(position_ids):
+            if use_cache or cache is not None:
+                raise ValueError(
+                    "position_ids restart within a row, so the row holds several packed samples, which a cache cannot keep "
+                    "apart; pass use_cache=False and no cache"
+                )
+            use_cache = False
         attentions = {}
         for modality, token_id in (("image", self.config.image_token_id), ("video", self.config.video_token_id)):
             output = visual.get(modality)
@@ -351,13 +366,15 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         >>> model = HiComForConditionalGeneration.from_pretrained("hicom-7b")  # doctest: +SKIP
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: HiComConfig):
         super().__init__(config)
         self.model = HiComModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings = self.get_input_embeddings()  # decoders name them differently
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
     def encode_videos(self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor) -> HiComVideoFeatures:
@@ -392,6 +409,7 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         mm_encoder_outputs: dict | None = None,
         prompt_length: int | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
+        skip_logits: bool = False,
         output_compressor_attentions: bool = False,
         **kwargs,
     ) -> HiComCausalLMOutputWithPast:
@@ -408,14 +426,17 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
             image_features, video_features: what `encode_videos` returned, in place of pixels.
             attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: as in any decoder.
             past_key_values, cache: the cache of the tokens before, under its name of before or since transformers 5.24.
-            labels: (B, length), -100 where not to learn, placeholders among them.
+            labels: (B, length), -100 where not to learn; those of placeholders are not learnt either.
+            skip_logits: with labels, compute logits for labelled tokens only and return none: the same loss and gradients
+                for a fraction of the memory. Trainer passes it under this name where liger-kernel is used.
             mm_encoder_outputs: visual tokens computed before, by modality; `generate` uses it.
             prompt_length: where the answer begins, if it is read again without a cache; `generate` uses it.
             mm_token_type_ids: taken because the processor can return it (`return_mm_token_type_ids`); not used.
             output_compressor_attentions: also return where the compressor looked.
 
         Returns:
-            `logits` (B, length, vocabulary), `loss` with labels, and the compressor's attention if asked for.
+            `logits` (B, length, vocabulary) or None with `skip_logits`, `loss` with labels, and the compressor's attention
+            if asked for.
 
         Raises:
             ValueError: if placeholders and visual tokens do not match, or instructions are missing.
@@ -440,10 +461,16 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
             return_dict=True,
             **kwargs,
         )
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, keep])
-        loss = None
-        if labels is not None:
+        logits, loss = None, None
+        if labels is not None and input_ids is not None:  # what stands there is never a token of the answer
+            placeholders = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+            labels = labels.masked_fill(placeholders.to(labels.device), IGNORED_LABEL)
+        if skip_logits and labels is not None:
+            loss = self._loss_of_labelled_tokens(outputs.last_hidden_state, labels, **kwargs)
+        else:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        if labels is not None and loss is None:
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
             )
@@ -455,6 +482,25 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
             attentions=outputs.attentions,
             image_compressor_attentions=outputs.image_compressor_attentions,
             video_compressor_attentions=outputs.video_compressor_attentions,
+        )
+
+    def _loss_of_labelled_tokens(self, hidden_states: torch.Tensor, labels: torch.Tensor, **kwargs) -> torch.Tensor:
+        """The loss, with logits for the tokens that have a label only: the others have no part in it.
+
+        Args:
+            hidden_states: (B, length, C).
+            labels: (B, length).
+        """
+        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL).to(
+            hidden_states.device
+        )  # the next token
+        labelled = targets != IGNORED_LABEL
+        return self.loss_function(
+            logits=self.lm_head(hidden_states[labelled]),  # (labelled tokens, vocabulary)
+            labels=labels,
+            shift_labels=targets[labelled],
+            vocab_size=self.config.text_config.vocab_size,
+            **kwargs,
         )
 
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
