@@ -88,6 +88,12 @@ def test_the_same_rate_as_the_video_gives_every_frame_also_with_times_rounded_to
     assert select_frames(thirds, FrameSampling(fps=15)) == list(range(1, 90, 2))
 
 
+def test_a_clock_that_rounds_to_milliseconds_does_not_add_an_interval():
+    times = [index / 10 for index in range(25)]
+    times[-1] = 2.4004  # the video then ends at 2.5004 s
+    assert len(select_frames(times, FrameSampling(fps=1))) == 2
+
+
 def test_a_higher_rate_than_the_video_repeats_frames_only_on_request():
     times = [0.0, 1.0]
     assert select_frames(times, FrameSampling(fps=2)) == [0, 1]

@@ -5,9 +5,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from video_files import write_video
 
-from hicom_hf.processors import pyav_hicom
+from hicom_hf.processors import pyav_hicom, video_decoding_hicom
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
+from hicom_hf.processors.video_index_hicom import continuous_times
 from hicom_hf.processors.video_reading_hicom import VideoReadError, read_video
 
 MEDIA = Path(__file__).parent / "media"
@@ -51,3 +53,81 @@ def test_tiles_are_joined_or_refused():
 def test_what_cannot_be_read_is_an_error_that_names_the_file(name):
     with pytest.raises(VideoReadError, match=name):
         read_video(MEDIA / name, EIGHT)
+
+
+@pytest.mark.parametrize("name", ["joined.ts", "joined.mpg", "clock_jump.ts"])
+def test_joined_parts_are_shown_one_behind_the_other(name):
+    frames, record = read_video(MEDIA / name, ALL)
+    assert record.times == pytest.approx([index / 25 for index in range(100)], abs=1e-3)
+    red, blue = frames[:50].mean(axis=(0, 1, 2)), frames[50:].mean(axis=(0, 1, 2))
+    assert red[0] > 200 > 50 > red[2]
+    assert blue[2] > 200 > 50 > blue[0]
+    assert record.duration == pytest.approx(4)
+    assert record.warnings == ["the file's clock restarts or jumps; its parts are put one behind the other"]
+
+
+def test_frames_that_all_share_one_time_are_all_there():
+    _, record = read_video(MEDIA / "one_time.mov", ALL)
+    assert record.num_source_frames == len(record.indices) == 100
+    assert "the file states no frame times" in record.warnings[0]
+
+
+def test_times_are_kept_where_most_of_them_are_regular():
+    assert continuous_times([0, 1, 2, 4], 10) == [0, 1, 2, 4]
+    assert continuous_times([*range(12), 3, 4], 10) == list(range(14))
+    assert continuous_times([*range(12), 500, 502], 10) == [*range(13), 14]
+    assert continuous_times([0, 2, 1, 3], 10) is None
+
+
+def write_false_keyframes(path, every):
+    """A moving MPEG-4 video whose container marks every n-th packet as a keyframe; only the first is one."""
+    rows, columns = np.mgrid[:48, :64]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"g": "600", "sc_threshold": "1000000000"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        number = 0
+        for index in range(121):
+            pixels = ((rows * 3 + columns * 2 + 5 * index) % 256).astype(np.uint8)
+            frame = None if index == 120 else av.VideoFrame.from_ndarray(pixels, format="gray")
+            for packet in stream.encode(frame):
+                packet.is_keyframe = number % every == 0
+                number += 1
+                container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("every", [1, 20])
+def test_false_keyframe_marks_are_noticed(tmp_path, every):
+    path = write_false_keyframes(tmp_path / "false.mp4", every)
+    expected, _ = read_video(path, ALL)
+    frames, record = read_video(path, FrameSampling(num_frames=4))
+    assert np.array_equal(frames, expected[record.indices])
+    assert record.warnings == ["the file marks frames as keyframes that are none; it was decoded from its beginning"]
+
+
+def test_a_seek_that_lands_behind_its_keyframe_is_repeated_for_an_earlier_one(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 120, keyframe_interval=20)
+    expected, _ = read_video(path, ALL)
+    original, calls = video_decoding_hicom.demux, []
+
+    def late(container, *streams):
+        calls.append(len(calls))
+        packets = original(container, *streams)
+        if len(calls) == 1:
+            next(packets)
+            return (packet for packet in packets if packet.is_keyframe)
+        return packets
+
+    monkeypatch.setattr(video_decoding_hicom, "demux", late)
+    frames, record = read_video(path, FrameSampling(num_frames=1, start=5.0, end=5.1))
+    assert np.array_equal(frames, expected[record.indices])
+    assert len(calls) > 2
+    assert record.warnings == []
+
+
+def test_damage_that_the_decoder_conceals_is_reported():
+    frames, record = read_video(MEDIA / "flipped_bit.mp4", EIGHT)
+    assert len(frames) == 8
+    assert record.warnings == [
+        "the data are damaged (Invalid data found when processing input); some frames may look wrong"
+    ]

@@ -6,7 +6,7 @@
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain, pairwise
+from itertools import chain
 from typing import BinaryIO
 
 import av
@@ -22,15 +22,21 @@ from .pyav_hicom import (
     orientation,
     reason,
 )
-from .video_index_hicom import StreamIndex, index_packets
+from .video_index_hicom import FORMATS_THAT_CHANGE_CLOCKS, MAX_CLOCK_STEP, StreamIndex, continuous_times, index_packets
 from .video_sources_hicom import VideoReadError
 
 # Frames. Decoding up to this many unneeded frames is cheaper than a seek, which empties the decoder's pipeline.
 MIN_SEEK_DISTANCE = 16
 # Photos (HEIC, AVIF), whose picture may be cut into tiles that are a stream each.
 TILED_BRANDS = ("avif", "avis", "heic", "heis", "heix", "mif1", "msf1")
+# Decoders that give no frame before one from which decoding can begin; that one need not be a keyframe (intra refresh).
+CODECS_THAT_CHECK_KEYFRAMES = ("h264",)
 # In these codecs a frame marked as "no reference" is one that no other frame is predicted from.
 CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
+
+# Decoders mend what they can and say so in a log that all threads share. With these flags they return the same errors to the one
+# who decodes; the reader notes the first one and goes on without them.
+STRICT_OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
 
 class TimesChangedError(Exception):
@@ -67,17 +73,20 @@ class StreamReader:
         self.rotation = 0
         self._size: tuple[int, int] | None = None  # (width, height) as stored
         self._linear = False
+        self._strict = True
         self._num_damaged = 0
         self._container: av.container.InputContainer | None = None
         with self._open() as container:
             self.stream_index = self._choose_stream(container)
             stream = container.streams[self.stream_index]
             self._time_base = stream.time_base
+            self._changes_clocks = any(name in FORMATS_THAT_CHANGE_CLOCKS for name in container.format.name.split(","))
             self._guessed_rate = stream.guessed_rate
             self._index: StreamIndex = index_packets(container, stream)
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
                 self.num_promised = max(self.num_promised, stream.frames)
+            self._checks_keyframes = stream.codec_context.name in CODECS_THAT_CHECK_KEYFRAMES
             self._can_skip = stream.codec_context.name in CODECS_WITH_SKIPPABLE_FRAMES
         if not self._index.pts:
             self._index_by_decoding()
@@ -108,6 +117,11 @@ class StreamReader:
                 except VideoReadError:
                     raise
                 except READ_ERRORS as error:
+                    if self._strict:  # from here on as FFmpeg decodes by default: it conceals what is damaged
+                        self._strict = False
+                        self.warnings.append(f"the data are damaged ({reason(error)}); some frames may look wrong")
+                        self._restart()
+                        continue
                     if self._can_skip:  # once more with every frame, to know exactly how far the file can be read
                         self._can_skip = False
                         continue
@@ -123,6 +137,8 @@ class StreamReader:
         """Decodes from the keyframe before the first target up to where a seek is better; takes targets off."""
         self._position = -1  # index of the last frame that came out
         for frame in self._frames_from(targets):
+            if self._falsely_marked(frame):
+                return
             position = self._position + 1 if self._linear else bisect_left(self._index.pts, frame.pts)
             if position > targets[0]:
                 break
@@ -137,12 +153,27 @@ class StreamReader:
         self._index_by_decoding()
         raise TimesChangedError
 
+    def _falsely_marked(self, frame: av.VideoFrame) -> bool:
+        """Whether a seek led to a packet that is marked as a keyframe and is none; then the marks are given up for good."""
+        if not self._after_seek:
+            return False
+        self._after_seek = False
+        if frame.key_frame or self._checks_keyframes:
+            return False
+        self._index.keyframes = []
+        self.warnings.append("the file marks frames as keyframes that are none; it was decoded from its beginning")
+        return True
+
     def _restart(self) -> None:
         if self._container is not None:
             self._container.close()
         self._container = self._open()
-        self._container.streams[self.stream_index].thread_type = "AUTO"
+        stream = self._container.streams[self.stream_index]
+        stream.thread_type = "AUTO"
+        if self._strict:
+            stream.codec_context.options = STRICT_OPTIONS
         self._at_start = True
+        self._after_seek = False
 
     def _frames_from(self, targets: deque[int]) -> Iterator[av.VideoFrame]:
         """Frames in order of presentation, from the last keyframe at or before the first target."""
@@ -173,6 +204,7 @@ class StreamReader:
             first = next(demux(self._container, stream), None)
             order = self._index.order
             if first is not None and first.pts in order and order[first.pts] <= order[keyframe]:
+                self._after_seek = True
                 return first
             place -= 1  # landed behind the keyframe: aim for an earlier one
         return None
@@ -238,11 +270,19 @@ class StreamReader:
         if not pts:
             why = f" ({self.failure})" if self.failure else ""
             raise VideoReadError(f"{self.name}: no frame of the video stream can be decoded{why}")
-        if None in pts or any(late <= early for early, late in pairwise(pts)):
+        one_clock = None if None in pts else pts
+        if one_clock is not None:
+            one_clock = continuous_times(
+                pts, MAX_CLOCK_STEP / self._time_base if self._changes_clocks else float("inf")
+            )
+        if one_clock is None:
             rate = self._guessed_rate or 25
             self.warnings.append(f"the file states no frame times; {float(rate):g} frames per second are assumed")
             self._time_base = 1 / rate
             pts = list(range(len(pts)))
+        elif one_clock is not pts:
+            self.warnings.append("the file's clock restarts or jumps; its parts are put one behind the other")
+            pts = one_clock
         else:
             self.warnings.append("the packets do not tell the frame times; the whole stream was decoded to find them")
         self._set_times(pts)

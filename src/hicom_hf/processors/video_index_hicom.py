@@ -1,6 +1,9 @@
 """What the packets of a video stream say about its frames, found without decoding."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import accumulate, pairwise
+from statistics import median_low
 
 import av
 
@@ -12,6 +15,12 @@ FORMATS_WITH_FRAME_COUNT = ("mov", "mp4")
 FORMATS_WITH_DURATION = ("matroska", "webm", "flv")
 # AVI stores no presentation times. FFmpeg guesses them, and for these codecs, whose frames are reordered, wrongly.
 CODECS_WITHOUT_TIMES_IN_AVI = ("h264", "hevc")
+
+# Streams for broadcasting, which may be cut and joined. As in the ffmpeg command, a step of more than this many seconds is there
+# no pause of the picture but another clock.
+FORMATS_THAT_CHANGE_CLOCKS = ("mpeg", "mpegts", "mpegtsraw")
+MAX_CLOCK_STEP = 10.0
+MAX_IRREGULAR = 0.1  # fraction of intervals; with more of them the times are not worth keeping
 
 
 @dataclass
@@ -33,13 +42,18 @@ class StreamIndex:
 
 
 def index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> StreamIndex:
-    """Walks through all packets without decoding; stops where the file breaks."""
+    """Walks through all packets without decoding; stops where the file breaks.
+
+    Returns:
+        What they say; without `pts` if they have no times, or not one clock for all of them.
+    """
     index, formats = StreamIndex(), container.format.name.split(",")
     if "avi" in formats and stream.codec_context.name in CODECS_WITHOUT_TIMES_IN_AVI:
         return index
     has_duration = any(name in formats for name in FORMATS_WITH_DURATION)
+    may_jump = any(name in formats for name in FORMATS_THAT_CHANGE_CLOCKS)
     shown: dict[int, int] = {}  # pts -> duration
-    end, last_is_corrupt, num_packets = 0.0, False, 0
+    end, last_is_corrupt, num_packets, last_pts = 0.0, False, 0, 0
     try:
         for packet in demux(container, *(container.streams if has_duration else [stream])):
             if packet.dts is None and packet.pts is None and packet.size == 0:
@@ -52,6 +66,8 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
             last_is_corrupt = packet.is_corrupt
             if packet.pts is None:
                 return StreamIndex()  # raw streams: no times here
+            if packet.pts in index.order or (may_jump and num_packets > 1 and _jumps(packet, last_pts)):
+                return StreamIndex()  # parts with a clock each: only decoding tells the order of their frames
             index.order[packet.pts] = num_packets
             last_pts = packet.pts
             if packet.is_keyframe:
@@ -74,3 +90,28 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
     index.keyframes.sort()
     index.last_duration = shown[index.pts[-1]] if index.pts else 0
     return index
+
+
+def continuous_times(pts: list[int], max_step: Fraction | float) -> list[int] | None:
+    """Makes one clock of the times of decoded frames: where it steps back, stands or leaps, the usual interval is put in.
+
+    Args:
+        pts: in the order of the frames.
+        max_step: the longest interval that is no leap, in units of `pts`.
+
+    Returns:
+        `pts` or new ones, strictly ascending; None if too many intervals are of that kind.
+    """
+    steps = [late - early for early, late in pairwise(pts)]
+    regular = [step for step in steps if 0 < step <= max_step]
+    if len(regular) == len(steps):
+        return pts
+    if len(steps) - len(regular) > MAX_IRREGULAR * len(steps):
+        return None
+    usual = median_low(regular)
+    steps = [step if 0 < step <= max_step else usual for step in steps]
+    return list(accumulate(steps, initial=pts[0]))
+
+
+def _jumps(packet: av.Packet, last_pts: int) -> bool:
+    return abs(packet.pts - last_pts) * packet.time_base > MAX_CLOCK_STEP
