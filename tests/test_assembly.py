@@ -12,7 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -189,6 +192,16 @@ def test_the_new_model_answers_about_a_video(siglip, decoder, request, tmp_path)
     assert model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[1] == (
         inputs["input_ids"].shape[1] + 3
     )
+
+
+def test_an_llm_with_other_embeddings_is_refused_in_a_sentence(siglip, qwen, tmp_path):
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=AutoConfig.from_pretrained(qwen).vocab_size)
+    shutil.copytree(qwen, tmp_path / "gpt2", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(
+        ValueError, match="gpt2: GPT2Model has no `embed_tokens`, as the decoders of Llama's kind have"
+    ):
+        assemble(siglip, tmp_path / "gpt2")
 
 
 def test_dtype_and_compressor_are_as_asked(siglip, qwen):

@@ -32,6 +32,7 @@ from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.console import Meter, report_line, throughput
 from hicom_hf.training.recipe import LearningRates, recipe_from_dict
 from hicom_hf.training.run import (
+    build_dataset,
     build_trainer,
     check_packages,
     check_run,
@@ -528,6 +529,40 @@ def test_tar_shards_are_trained_on_and_resumed_without_reading_again(start, tmp_
 def test_streams_are_refused_where_they_cannot_be_used(changes, message, start, tmp_path):
     with pytest.raises(ValueError, match=message):
         recipe("conditional_pretraining", *start, tmp_path, **changes)
+
+
+# Further arguments ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_trainer_section_reaches_transformers(start, tmp_path):
+    section = {"optim": "adafactor", "report_to": "tensorboard", "neftune_noise_alpha": 1.0}
+    arguments = training_arguments(recipe("alignment", *start, tmp_path, trainer=section))
+    assert (arguments.optim, arguments.report_to, arguments.neftune_noise_alpha) == ("adafactor", ["tensorboard"], 1.0)
+    assert training_arguments(recipe("alignment", *start, tmp_path)).report_to == []
+
+
+@pytest.mark.parametrize(
+    ("section", "error", "message"),
+    [
+        ({"learning_rate": 1.0}, ValueError, r"trainer\.learning_rate must not be given: other keys"),
+        ({"optm": "adafactor"}, ValueError, r"unknown key trainer\.optm: .*; did you mean trainer\.optim\?"),
+        ({"report_to": ["tensorboard", "nobody"]}, ImportError, r"trainer\.report_to: nobody is not installed"),
+    ],
+)
+def test_what_the_trainer_section_cannot_pass_on_is_refused(section, error, message, start, tmp_path):
+    run = recipe("alignment", *start, tmp_path / "out", trainer=section)
+    for function in (run_recipe, check_run):
+        with pytest.raises(error, match=message):
+            function(run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_by_the_second_are_what_training_reads(start, tmp_path):
+    data = {"num_frames": None, "fps": 5.0, "max_frames": 2}
+    dataset = build_dataset(recipe("alignment", *start, tmp_path, data=data), tiny_processor())
+    assert {dataset[index]["video_num_frames"].item() for index in range(8)} == {2}
+    dataset = build_dataset(recipe("alignment", *start, tmp_path, data={**data, "max_frames": None}), tiny_processor())
+    assert {dataset[index]["video_num_frames"].item() for index in range(8)} == {3}  # 6 frames at 10 per second
 
 
 # Evaluation ----------------------------------------------------------------------------------------------------------------

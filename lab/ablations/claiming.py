@@ -11,7 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from hicom_hf.shapes.writing import WORLD_VERSION, write_text
+from hicom_hf.hub.files import write_text
+from hicom_hf.shapes.writing import WORLD_VERSION
 from hicom_hf.training.typed_yaml import load_yaml
 
 from ..hicom_tiny.data_sets import STAGES, check_datasets

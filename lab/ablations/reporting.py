@@ -5,8 +5,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from hicom_hf.hub.files import write_text
 from hicom_hf.shapes import CHANCE
-from hicom_hf.shapes.writing import write_text
 
 from .arms import ARMS, FIRST, NUM_PATCHES, REPRESENTATIVES
 from .campaign import CPU, LEVELS, Campaign, Run, validation_score

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from hicom_hf.hub.files import write_text
 from hicom_hf.hub.new_folder import new_folder
 from hicom_hf.processors.processing_hicom import HiComProcessor
-from hicom_hf.shapes.writing import write_text
 from hicom_hf.training.recipe import Recipe
 from hicom_hf.training.run import build_dataset, filled_cache
 from hicom_hf.training.stages import load_stage, set_trainable

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hicom_hf.hub.files import write_text
 from hicom_hf.hub.loading import load_config, load_model, load_processor
-from hicom_hf.shapes.writing import write_text
 
 from .data_sets import TALL, WIDE, Dataset, write_datasets
 from .processes import progress_bar

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 
+from hicom_hf.hub.files import write_text
 from hicom_hf.hub.loading import load_model, load_processor
 from hicom_hf.inference import attention_maps, attention_share
 from hicom_hf.inference.asking import encode_video, read_frames
@@ -13,7 +14,6 @@ from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
 from hicom_hf.processors.processing_hicom import HiComProcessor
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_video
 from hicom_hf.shapes.rendering import DEFAULT_NUM_FRAMES
-from hicom_hf.shapes.writing import write_text
 
 BRANCHES = ("local", "global")
 SCENES = tuple(Scene.from_seed(seed, "normal", "test") for seed in range(24))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from hicom_hf.shapes.writing import write_text
+from hicom_hf.hub.files import write_text
 
 
 class Record:

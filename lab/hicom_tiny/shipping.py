@@ -5,8 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+from hicom_hf.hub.files import write_text
 from hicom_hf.hub.new_folder import new_folder
-from hicom_hf.shapes.writing import write_text
 
 from .data_sets import STAGES
 from .evaluating import as_markdown

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hicom_hf.hub.files import write_text
 from hicom_hf.modeling.compressor_hicom import HiComCompressor
 from hicom_hf.shapes import write_dataset
-from hicom_hf.shapes.writing import WORLD_VERSION, write_text
+from hicom_hf.shapes.writing import WORLD_VERSION
 from lab.ablations import claiming, running, working
 from lab.ablations.__main__ import main
 from lab.ablations.arms import ARMS, CONDITIONAL, FIRST, GRID, PLATEAU, POOL, REPRESENTATIVES, UNCONDITIONAL

@@ -56,7 +56,10 @@ class DataRecipe:
         files: JSON, JSONL or mixture YAML; or streams: webdataset tar shards (with `*` or `{000..127}`), or one
             `hf://datasets/OWNER/NAME` of the Hub. Streams need `max_steps`.
         media_root: the folder that paths of videos and images in the files are relative to; null: that of each file.
-        num_frames: frames of a video, sampled uniformly, unless its record has a `num_frames`. 32: paper, section 4.1.
+        num_frames: frames of a video, sampled uniformly, unless its record has a `num_frames`. 32: paper, section 4.1. Null
+            with `fps`.
+        fps: frames per second that are sampled of a video, in place of a fixed number.
+        max_frames: the most that `fps` gives; longer videos are sampled more sparsely.
         max_length: tokens of a sample, visual ones included. 4096: release script.
         per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
         on_bad_sample: "raise" stops with the sample's path, "skip" counts and lists it. Never replaced by another.
@@ -69,7 +72,9 @@ class DataRecipe:
 
     files: list[str]
     media_root: str | None = None
-    num_frames: int = 32
+    num_frames: int | None = 32
+    fps: float | None = None
+    max_frames: int | None = None
     max_length: int = 4096
     per_turn: bool = True
     on_bad_sample: Literal["raise", "skip"] = "raise"
@@ -206,6 +211,8 @@ class Recipe:
         attn_implementation: "sdpa", "eager", "flash_attention_2", ...; null lets transformers choose. For small models on CPUs
             "eager" is about twice as fast.
         new_injection, lora, optimizer, checkpoints, logging, eval: see there.
+        trainer: further `TrainingArguments` of transformers by name, for what has no key here: `report_to` (wandb, mlflow,
+            trackio, ...), `optim`, `torch_compile`, `neftune_noise_alpha`, ...
     """
 
     stage: Stage
@@ -230,6 +237,7 @@ class Recipe:
     checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
     eval: EvalRecipe | None = None
+    trainer: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values; `recipe_from_dict` takes it back."""
@@ -316,18 +324,19 @@ def _check(recipe: Recipe, name: str) -> None:
     at_least_one = {
         "batch_size": recipe.batch_size,
         "batch_size_per_device": recipe.batch_size_per_device,
-        "data.num_frames": recipe.data.num_frames,
         "data.max_length": recipe.data.max_length,
         "checkpoints.every": recipe.checkpoints.every,
         "checkpoints.keep": recipe.checkpoints.keep,
         "logging.every": recipe.logging.every,
     }
-    if recipe.max_steps is not None:
-        at_least_one["max_steps"] = recipe.max_steps
-    if recipe.eval is not None:
-        at_least_one["eval.every"] = recipe.eval.every
-        if recipe.eval.patience is not None:
-            at_least_one["eval.patience"] = recipe.eval.patience
+    optional = {
+        "max_steps": recipe.max_steps,
+        "data.num_frames": recipe.data.num_frames,
+        "data.max_frames": recipe.data.max_frames,
+        "eval.every": None if recipe.eval is None else recipe.eval.every,
+        "eval.patience": None if recipe.eval is None else recipe.eval.patience,
+    }
+    at_least_one |= {key: value for key, value in optional.items() if value is not None}
     if recipe.lora is not None:
         at_least_one |= {"lora.rank": recipe.lora.rank, "lora.alpha": recipe.lora.alpha}
     for key, value in at_least_one.items():
@@ -425,6 +434,12 @@ def _check_evaluation(recipe: Recipe, name: str) -> None:
 
 def _check_data(recipe: Recipe, name: str) -> None:
     """Refuse ways of reading the data that do not go with them, or with what is trained."""
+    if (recipe.data.num_frames is None) == (recipe.data.fps is None):
+        raise ValueError(f"{name}: give one of data.num_frames and data.fps, and set the other one to null")
+    if recipe.data.fps is not None and not recipe.data.fps > 0:
+        raise ValueError(f"{name}: data.fps must be above 0, got {recipe.data.fps}")
+    if recipe.data.max_frames is not None and recipe.data.fps is None:
+        raise ValueError(f"{name}: data.max_frames is for data.fps; data.num_frames is a fixed number")
     if recipe.data.is_stream:
         kinds = {source.startswith(HUB_PREFIX) for source in recipe.data.files}
         tars = all(source.lower().endswith(TAR_SUFFIXES) for source in recipe.data.files)

@@ -4,14 +4,15 @@ import logging
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import distributed
 from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, TrainingArguments
-from transformers.integrations import is_deepspeed_available
+from transformers.integrations import get_available_reporting_integrations, is_deepspeed_available
 from transformers.utils import is_bitsandbytes_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
@@ -89,6 +90,7 @@ def check_run(recipe: Recipe, name: str = "recipe") -> None:
     """
     check_files(recipe, name)
     check_packages(recipe, name)
+    training_arguments(recipe)
     processor = HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX))
     build_dataset(recipe, processor)
     build_held_out(recipe, processor)
@@ -187,6 +189,8 @@ def _reading(recipe: Recipe) -> dict:
     data = recipe.data
     return {
         "num_frames": data.num_frames,
+        "fps": data.fps,
+        "max_frames": data.max_frames,
         "per_turn": data.per_turn,
         "max_length": data.max_length,
         "on_bad_sample": data.on_bad_sample,
@@ -201,9 +205,9 @@ def _records(recipe: Recipe, files: list[str]) -> list[Record]:
 def filled_cache(recipe: Recipe, model, processor, dataset: HiComDataset, device: torch.device) -> FeatureCache:
     """SigLIP's features of all of a data set's videos and images; each process encodes its share of what is not there."""
     autocast = torch.bfloat16 if recipe.precision == "bf16" else None
-    cache = FeatureCache(
-        recipe.data.feature_cache, model, processor, num_frames=recipe.data.num_frames, autocast_dtype=autocast
-    )
+    data = recipe.data
+    sampling = {"num_frames": data.num_frames, "fps": data.fps, "max_frames": data.max_frames}
+    cache = FeatureCache(data.feature_cache, model, processor, **sampling, autocast_dtype=autocast)
     several = distributed.is_available() and distributed.is_initialized()
     cache.fill(
         model.to(device),
@@ -222,7 +226,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     """A recipe in the words of transformers.
 
     Raises:
-        ValueError: if the batch does not divide over the processes.
+        ValueError: the batch does not divide over the processes, or `trainer` holds what transformers does not know or the
+            recipe has keys of its own for.
+        ImportError: `trainer.report_to` names what is not installed.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     at_a_time = recipe.batch_size_per_device * processes
@@ -235,7 +241,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     on_cpu = recipe.cpu or not torch.accelerator.is_available()
     if on_cpu and not recipe.cpu:
         logger.warning("There is no GPU: training on the CPU.")
-    return TrainingArguments(
+    arguments = dict(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size_per_device,
         gradient_accumulation_steps=recipe.batch_size // at_a_time,
@@ -262,6 +268,32 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         **evaluation_arguments(recipe),
         **sharding_arguments(recipe),
     )
+    check_trainer_section(recipe, arguments)
+    return TrainingArguments(**arguments, **recipe.trainer)
+
+
+def check_trainer_section(recipe: Recipe, arguments: dict) -> None:
+    """Refuse what `trainer` cannot pass on; errors as of `training_arguments`.
+
+    Args:
+        recipe: of the run.
+        arguments: what the other keys of the recipe decide.
+    """
+    known = {field.name for field in fields(TrainingArguments) if field.init}
+    for key in recipe.trainer:
+        if key in arguments:
+            raise ValueError(f"trainer.{key} must not be given: other keys of the recipe decide it")
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
+            hint = f"; did you mean trainer.{close[0]}?" if close else ""
+            raise ValueError(f"unknown key trainer.{key}: transformers has no such training argument{hint}")
+    services = recipe.trainer.get("report_to") or []
+    missing = {services} if isinstance(services, str) else set(services)
+    missing -= {"all", "none", *get_available_reporting_integrations()}
+    if missing:
+        raise ImportError(
+            f"trainer.report_to: {', '.join(sorted(missing))} is not installed, or not known to transformers"
+        )
 
 
 def optimizer_arguments(recipe: Recipe) -> dict:

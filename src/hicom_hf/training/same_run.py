@@ -26,6 +26,8 @@ MAY_CHANGE = (
     "checkpoints",
     "logging",
     "cpu",
+    "trainer.report_to",
+    "trainer.run_name",
 )
 ORDERS_STREAMS = ("data.num_workers",)  # readers take turns at a stream, so their number decides its order
 

@@ -67,7 +67,7 @@ def build(cls: type, values: Any, name: str, prefix: str = "") -> Any:
     """A dataclass from a mapping, every key and type checked.
 
     Args:
-        cls: the dataclass; its fields may be dataclasses, literals, numbers, texts, lists of texts, and null.
+        cls: the dataclass; its fields may be dataclasses, literals, numbers, texts, lists of texts, mappings, and null.
         values: as read from YAML.
         name: of the file, for messages.
         prefix: dotted key of the mapping itself, with a dot at its end.
@@ -104,6 +104,8 @@ def _convert(hint: Any, value: Any, name: str, key: str) -> Any:
             return float(value)
         if option in (int, str, bool) and type(value) is option:
             return value
+        if get_origin(option) is dict and isinstance(value, dict) and all(isinstance(entry, str) for entry in value):
+            return value
         if get_origin(option) is list:
             items = [value] if isinstance(value, str) else value
             if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
@@ -118,6 +120,8 @@ def _words(options: tuple) -> str:
     for option in options:
         if get_origin(option) is Literal:
             words.extend(get_args(option))
+        elif get_origin(option) is dict:
+            words.append("a mapping of keys to values")
         else:
             words.append(names.get(option, "a list of texts"))
     return " or ".join(words)
