@@ -27,6 +27,7 @@ from hicom_hf.data.collating import HiComDataCollator
 from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.epoch_padding import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
+from hicom_hf.hub.files import read_json_lines
 from hicom_hf.modeling.modeling_hicom import HiComModel
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.console import Meter, report_line, throughput
@@ -359,6 +360,25 @@ def test_a_step_whose_samples_were_all_skipped_has_a_loss_of_zero(tmp_path, star
     assert all(torch.isfinite(tensor).all() for tensor in weights_of(folder).values())
     (entry, *_) = json.loads((last_checkpoint(tmp_path / "out") / "trainer_state.json").read_text())["log_history"]
     assert entry["loss"] == 0.0 and entry["skipped_samples"] == 4
+    listed = read_json_lines(tmp_path / "out" / "skipped_0.jsonl")
+    assert len(listed) == 4 and all("missing" in line["reason"] and line["step"] == 0 for line in listed)
+
+
+def test_too_many_skipped_samples_stop_training_with_their_list(tmp_path, start):
+    records = json.loads(start[1].read_text())
+    for number in (1, 3, 5):
+        records[number]["video"] = f"lost{number}.mp4"
+    data = tmp_path / "some_bad.json"
+    data.write_text(json.dumps(records))
+    section = {"files": [str(data)], "media_root": str(start[1].parent), "on_bad_sample": "skip"}
+    changes = {"epochs": 2, "data": {**section, "max_skipped": 3}}
+    run_recipe(recipe("conditional_pretraining", *start, tmp_path / "enough", **changes))  # each counts once
+    assert len(read_json_lines(tmp_path / "enough" / "skipped_0.jsonl")) == 3
+    changes["data"]["max_skipped"] = 2
+    with pytest.raises(
+        ValueError, match=r"3 samples could not be read, more than data\.max_skipped=2; .*skipped_0\.jsonl"
+    ):
+        run_recipe(recipe("conditional_pretraining", *start, tmp_path / "out", **changes))
 
 
 @pytest.mark.parametrize("every", [1, 2, 100])

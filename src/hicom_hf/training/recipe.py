@@ -62,7 +62,9 @@ class DataRecipe:
         max_frames: the most that `fps` gives; longer videos are sampled more sparsely.
         max_length: tokens of a sample, visual ones included. 4096: release script.
         per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
-        on_bad_sample: "raise" stops with the sample's path, "skip" counts and lists it. Never replaced by another.
+        on_bad_sample: "raise" stops with the sample's path, "skip" counts it and lists it in
+            `OUTPUT_DIR/skipped_<process>.jsonl`. Never replaced by another.
+        max_skipped: with "skip", stop when a process has left out more samples than this; null: never.
         group_by: what the samples of a batch have in common, to waste less on padding: null, "length" (and modality, as in
             the release), "modality", or "visual_tokens" (as many of them). Streams come as they come.
         shuffle_buffer: records of a stream among which the next one is drawn.
@@ -78,6 +80,7 @@ class DataRecipe:
     max_length: int = 4096
     per_turn: bool = True
     on_bad_sample: Literal["raise", "skip"] = "raise"
+    max_skipped: int | None = None
     group_by: Literal["length", "modality", "visual_tokens"] | None = "length"
     shuffle_buffer: int = 1000
     feature_cache: str | None = None
@@ -342,8 +345,8 @@ def _check(recipe: Recipe, name: str) -> None:
     for key, value in at_least_one.items():
         if value < 1:
             raise ValueError(f"{name}: {key} must be at least 1, got {value}")
-    for key in ("num_workers", "shuffle_buffer"):
-        if getattr(recipe.data, key) < 0:
+    for key in ("num_workers", "shuffle_buffer", "max_skipped"):
+        if (getattr(recipe.data, key) or 0) < 0:
             raise ValueError(f"{name}: data.{key} must be at least 0, got {getattr(recipe.data, key)}")
     if not recipe.epochs > 0:
         raise ValueError(f"{name}: epochs must be above 0, got {recipe.epochs}")

@@ -144,6 +144,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         learning_rates=recipe.learning_rates,
         trainable_only=recipe.checkpoints.trainable_only,
         group_by=recipe.data.group_by,
+        max_skipped=recipe.data.max_skipped,
         progress_bar=recipe.logging.progress_bar,
     )
     if recipe.eval is not None and recipe.eval.patience is not None:

@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "output_dir",
     "data.media_root",
     "data.num_workers",
+    "data.max_skipped",
     "data.feature_cache",
     "gradient_checkpointing",
     "checkpoints",

@@ -16,8 +16,10 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..data.batch_sampling import HiComGroupedSampler
+from ..data.datasets import SkippedSample
 from ..data.epoch_padding import FilledCollator, FilledDataset, FilledSampler, sampler_of
 from ..data.streaming import HiComStreamingDataset
+from ..hub.files import append_json_line
 from ..modeling.modeling_hicom import HiComModel
 from .checkpoints import (
     UNFINISHED,
@@ -52,6 +54,7 @@ class HiComTrainer(Trainer):
         trainable_only: checkpoints without frozen weights.
         group_by: "length": batches of one modality and similar lengths; "modality": of one modality; "visual_tokens": of one
             modality and equally many visual tokens; None: shuffled.
+        max_skipped: stop when this process has left out more samples than this that could not be read; None: never.
         progress_bar: see `ConsoleReport`.
         **kwargs: of `transformers.Trainer`. `args.save_total_limit` old checkpoints are kept, `args.output_dir` holds them.
 
@@ -72,12 +75,15 @@ class HiComTrainer(Trainer):
         learning_rates: LearningRates,
         trainable_only: bool = False,
         group_by: Literal["length", "modality", "visual_tokens"] | None = None,
+        max_skipped: int | None = None,
         progress_bar: bool = True,
         **kwargs,
     ):
         self.learning_rates = learning_rates
         self.trainable_only = trainable_only
         self.group_by = group_by
+        self.max_skipped = max_skipped
+        self._skipped: set[str] = set()
         self.final_dtype: torch.dtype | None = None
         self._staging: Path | None = None
         self._resumed_from: Path | None = None
@@ -161,7 +167,22 @@ class HiComTrainer(Trainer):
             statistics = batch.pop("statistics", None)
             if statistics is not None:
                 self._meter.add(statistics)
+                self._note_skipped(statistics.skipped)
         return batches, num_items
+
+    def _note_skipped(self, samples: list[SkippedSample]):
+        """List samples that were left out, each once, and stop if there are too many."""
+        for sample in samples:
+            if sample.source in self._skipped:
+                continue
+            self._skipped.add(sample.source)
+            path = Path(self.args.output_dir) / f"skipped_{self.args.process_index}.jsonl"
+            append_json_line(path, {"step": self.state.global_step, **sample._asdict()})
+            if self.max_skipped is not None and len(self._skipped) > self.max_skipped:
+                raise ValueError(
+                    f"{len(self._skipped)} samples could not be read, more than data.max_skipped={self.max_skipped}; {path} "
+                    "lists them. Mend the data (`hicom data check`), or allow more"
+                )
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # If every sample of a step was skipped, its loss is 0 / 1.
