@@ -1,6 +1,7 @@
 """The general rules for the instruction, on prompts as benchmarks and data sets send them."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from hicom_hf.processors.instruction_hicom import extract_instruction
 
-SCORES = {"tuned": (172, 172), "held out": (116, 120)}
+# Right and all prompts of each set. Nothing was tuned on the second one.
+SCORES = {"tuned": (413, 414), "held out": (47, 53)}
 
 ROWS = [
     json.loads(line)
@@ -38,6 +40,34 @@ def test_what_lmms_eval_and_the_official_scripts_send_gives_the_question(row):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
-def test_a_question_that_was_found_is_found_again(row):
-    found = extract_instruction(row["prompt"])
-    assert extract_instruction(found) == found
+def test_a_question_alone_stays_as_it_is(row):
+    assert extract_instruction(row["instruction"]) == row["instruction"]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "A. ",
+        "A. x\nB. y\n",
+        "(A) x (B) y ",
+        "- a\n",
+        "select the ",
+        "Options: ",
+        "1\n00:00 --> 00:01\n",
+        "<question>",
+        "look at\n",
+        "if you ",
+        "frame 1: ",
+        "The man walks and looks. ",
+        "\n",
+        " ",
+        "(",
+        "<video>\n",
+        "#",
+        "answer: ",
+    ],
+)
+def test_a_long_text_of_any_kind_takes_seconds_at_most(piece):
+    begin = time.process_time()
+    extract_instruction(piece * (40_000 // len(piece)))
+    assert time.process_time() - begin < 20  # about 1 s; patterns that track back take minutes

@@ -29,7 +29,7 @@ BULLET_LINES = re.compile(
     r"(?m)(?:^[ \t]*(?P<bullet>[-*•●▪‣])[ \t]+\S.*(?:\n|\Z))(?:^[ \t]*(?P=bullet)[ \t]+\S.*(?:\n|\Z))+"
 )
 # What may stand in front of the first option of an inline list: nothing, the end of a sentence or a colon.
-LIST_MAY_BEGIN = re.compile(r"(?:^|\n|[.?!:：;。？！)\"”'*])[ \t]*\Z")
+LIST_MAY_BEGIN = re.compile(r"(?:\A|\n|[.?!:：;。？！)\"”'*])[ \t]*\Z")
 LONGEST_OPTION = 600  # characters; two marks further apart belong to no list
 
 # The words that announce options, as a sentence or line of its own that ends in a colon.
@@ -104,7 +104,7 @@ def _option_list(text: str) -> tuple[int, int] | None:
     for kind, key in KEYS.items():
         spans = [span for marking in MARKINGS for span in _lists(text, kind, marking.format(key=key))]
         if spans:
-            return max(spans)
+            return max(spans, key=lambda span: (span[1], -span[0]))
     bullets = [found for found in BULLET_LINES.finditer(text) if not _asks(found[0])]
     return bullets[-1].span() if bullets else None
 
@@ -122,16 +122,22 @@ def _lists(text: str, kind: str, marking: str) -> list[tuple[int, int]]:
     spans = []
     for place, first in enumerate(marks):
         # Numbers may count from 0; "I." is a person more often than a ninth option.
-        if first.number > (1 if kind == "number" else 0) or not LIST_MAY_BEGIN.search(text[: first.start]):
+        if first.number > (1 if kind == "number" else 0) or not _may_begin(text, first.start):
             continue
         chain = [first]
-        for mark in marks[place + 1 :]:
+        for mark in (marks[later] for later in range(place + 1, len(marks))):
+            if mark.start - chain[-1].end > LONGEST_OPTION:
+                break
             if mark.number == chain[-1].number + 1 and _is_option(text[chain[-1].end : mark.start]):
                 chain.append(mark)
-        if len(chain) >= 2 and _is_list(text, chain):
+        if len(chain) >= 2 and _is_list(text, chain, kind):
             line_end = text.find("\n", _first_word(text, chain[-1].end))
             spans.append((first.start, len(text) if line_end < 0 else line_end))
     return spans
+
+
+def _may_begin(text: str, position: int) -> bool:
+    return LIST_MAY_BEGIN.search(text[max(0, position - 40) : position]) is not None
 
 
 def _is_option(text: str) -> bool:
@@ -141,14 +147,14 @@ def _is_option(text: str) -> bool:
     )
 
 
-def _is_list(text: str, chain: list[_Mark]) -> bool:
+def _is_list(text: str, chain: list[_Mark], kind: str) -> bool:
     """Whether marks that count up make a list of options, and not a sentence with initials or a list of questions."""
     bodies = [text[mark.end : following.start] for mark, following in pairwise(chain)]
     on_lines = all("\n" in body for body in bodies)
     before = text[: chain[0].start].strip()
     if not on_lines and not before:
         return False  # "A. Smith meets B. Jones.": without anything before it, a sentence
-    return HEADER_AT_END.search(before) is not None or not all(_asks(body) for body in bodies)
+    return kind in ("capital", "small") or HEADER_AT_END.search(before) is not None or not all(map(_asks, bodies))
 
 
 def _asks(text: str) -> bool:

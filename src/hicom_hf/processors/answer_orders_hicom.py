@@ -1,14 +1,17 @@
 """Sentences of a prompt that say how to answer, or what is shown, and ask nothing: "Answer with the option's letter."."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 
 ABBREVIATIONS = ("e.g", "i.e", "etc", "vs", "mr", "mrs", "ms", "dr", "st", "prof", "fig", "approx", "sec")
 SENTENCE_END = re.compile(r"[.!?。？！…]+[\"'”’)\]*]*(?=\s|\Z|[A-Z\\][a-z])|[。？！]")
 # Full stops inside of these end no sentence.
 ENCLOSED = re.compile(r"\([^()\n]{0,200}\)|\"[^\"\n]{0,300}\"|“[^”\n]{0,300}”|`[^`\n]{0,200}`|\$[^$\n]{1,40}\$")
-COLON = re.compile(r"[:：]\s*")
+COLON = re.compile(r"[:：](?!\s*['\"“‘<{\[$\\(])\s*")  # what is quoted behind a colon belongs to the order
 BLANKS = re.compile(r"\s*")
+LINE_BREAKS = re.compile(r"[ \t]*\n\s*")
+LONGEST_ORDER = 1000  # characters; also bounds the time that a hostile text takes
 
 
 def _any(words: str) -> str:
@@ -58,30 +61,33 @@ MATERIAL = _any(
 )
 CHOOSE = _any("select choose pick identify determine")
 WRITE = _any(
-    "decide_on mark find indicate give provide output return state write put present print include enclose place show submit use"
-    " produce generate report wrap express explain describe display justify specify say tell_me"
+    "mark indicate give provide output return state write put present print include enclose place submit use produce report wrap"
+    " express display justify specify say tell_me"
 )
 NOT_DO = _any(
     r"explain\w* explanations? generat\w+ outputs? includ\w+ provid\w+ giv\w+ add\w* use rely writ\w+ say\w* repeat\w* reason\w*"
     r" guess\w* answers? mention\w* punctuation anything_else"
 )
 LOOK = _any(
-    "watch view look_at see read examine analy[sz]e study review observe consider refer_to pay_attention_to use"
+    r"watch view look_(?:\w+ly_)?at see read examine analy[sz]e study review observe consider refer_to pay_attention_to use"
 )
 THEN = _any("answer pay_attention select choose pick respond provide give reply reason think learn solve determine")
 
 # Orders about the answer, at the start of a sentence behind its fillers.
 ABOUT_THE_ANSWER = _patterns(
-    r"(?:answer|respond|reply)\b(?! (?:machine|key|sheet)\b)",
+    r"answer\b(?! (?:machine|key|sheet)\b)",
+    r"(?:respond|reply)\b(?! to (?!.*\b(?:questions?|following|prompt|query)\b))",
     rf"(?:{CHOOSE}|{WRITE})\b[^?]*?\b(?:the |your |an? |only |just |<)*(?:\w+[ -]){{0,4}}?{ANSWER}\b",
     rf"{CHOOSE}\b.*\b(?:from|among|of|out of)\b[^.?]*\b(?:following|given|provided|offered|available|listed|{CHOICE})\b",
-    rf"{CHOOSE}\b.*\b(?:best|correct|right|most)\b.*\b{CHOICE}\b",
+    rf"(?:{CHOOSE}|find|decide on)\b.*\b(?:best|correct|right|most)\b.*\b{CHOICE}\b",
     rf"(?:give|provide|output|return|write|use|limit|say)\b.*\b(?:yes or no|{FORM})\W*$",
     r"(?:provide|give|return|output) the (?:numerical value|number|transcri\w+|text)\b",
     rf"(?:do not|don't|never|avoid|refrain from|without)\b.*\b{NOT_DO}\b",
     r"(?:let'?s |let us )?think (?:step|about (?:this|the) question|carefully|deeply|before|it through|out loud|first)\b",
     r"(?:let'?s|let us) (?:think|solve|answer|reason|work)\b",
-    r"(?:explain|show|justify|describe|detail) (?:your|the) (?:reasoning|thinking|thoughts?|answer|work|steps)\b",
+    r"(?:explain|justify) (?:why|how) (?:you|this (?:answer|option))\b",
+    r"(?:explain|show|justify|describe|detail|display|generate) (?:your|the) (?:\w+ )?"
+    r"(?:(?:thinking|thought|reasoning) process|(?<=your )(?:reasoning|thinking|thoughts?|answer|work|steps|choice))\b",
     r"(?:reason|work|solve|proceed) (?:it |this )?(?:out )?step[- ]by[- ]step\b",
     r"(?:your|the|each|all|final) (?:\w+ )?(?:answers?|responses?|outputs?|reply) "
     + _any("should must is has have needs? shall can may will")
@@ -100,7 +106,10 @@ ABOUT_THE_ANSWER = _patterns(
     r"(?:there is |there's )?(?:only |exactly )?(?:one|a single) (?:correct )?(?:option|answer|choice) "
     r"(?:is|can be|exists|only)\b",
     r"(?:in|with|using) (?:at most|no more than|less than|fewer than|a|an|one|few|the)\b.*\b(?:words?|sentences?|phrases?)\W*$",
-    r"yes\s*(?:or|/|,)\s*no\W*$",
+    r"(?:yes|no|true|false)\s*(?:or|/|,)\s*(?:yes|no|true|false)\W*$",
+    r"the (?:last|first|final) (?:line|sentence|part|word) of (?:your|the) (?:answer|response|reply|output)\b",
+    rf"{WRITE}\b.*\b(?:in|using|with|following) (?:the |this |a |json )?(?:following |given |required )?format\b",
+    r"[A-H](?:\W+(?:or |and )?[A-H]\b)+\W*$",
     r"no (?:explanations?|reasoning|other text|additional)\b",
     r"which (?:of|one of|one among) the (?:following|above|given|options below) (?:\w+ )?(?:is|are) (?:the )?"
     r"(?:correct|right|best|true)\W*$",
@@ -108,24 +117,33 @@ ABOUT_THE_ANSWER = _patterns(
 )
 # Orders to look, and sentences about what is shown or who is spoken to.
 ABOUT_THE_MATERIAL = _patterns(
-    rf"(?:thoroughly |closely )?{LOOK}\b[^?:]*\b{MATERIAL}\b[^?:]*?(?:\band (?:\w+ly )?{THEN}\b.*"
-    r"|(?:to|in order to) (?:answer|respond|select|choose)\b.*"
-    r"|\b(?:carefully|closely|attentively|thoroughly|below|above|provided|first))?\W*$",
+    rf"(?:thoroughly |closely )?{LOOK}\b[^?:]*\b{MATERIAL}\b[^?:]*?(?:\b(?:and|then) (?:then )?(?:\w+ly )?{THEN}\b"
+    r"|\b(?:to|in order to) (?:answer|respond|select|choose)\b"
+    r"|\b(?:carefully|closely|attentively|thoroughly|below|above|provided|first)\W*$)",
+    rf"{LOOK} (?:the |this |these |each |all |following |given |provided |attached |input |entire |whole |sampled |\d+ )*"
+    rf"{MATERIAL}\W*$",
     rf"(?:watch|view|look at|see|read|examine|analy[sz]e|observe)\b[^?:]*\b{MATERIAL}\b[^?:]*\b(?:and|then) tell me\W*$",
     rf"(?:watch|look|view|observe|learn|read)\b(?: and \w+)? the {MATERIAL}(?: content)?\W*$",
-    _any("you_are you're you_will_be you_have_been you_will i_will i_have i_am we")
+    # "be provided with ..." is what is left of "You will be provided with ..." behind its filler.
+    _any("you_are you're you_will_be you_have_been you_will i_will i'll i_have i_am we be")
     + r" (?:\w+ )?(?:"
-    + _any(r"given provided shown giving giv\w+ provid\w+ show\w* see watch\w* receiv\w+")
+    + _any(r"given provided shown giv\w+ provid\w+ show\w* receiv\w+")
     + r"|an? (?:[\w-]+ ){0,5}(?:assistant|expert|ai|model|system|question about|question for))\b",
     r"i have (?:a|some|one) questions?\b",
-    r"(?:here|these|those|this|below|the following|the above|above) (?:is|are) "
-    rf"(?:\w+ ){{0,6}}(?:questions?|{MATERIAL}|a multiple)\b",
+    r"(?:here|these|those|this|below|the following|the above|above) (?:is|are) (?:\w+ ){0,6}"
+    r"(?:questions?|frames?|images?|subtitles?)\b",
+    r"(?:here|this|below) is (?:\w+ ){0,3}(?:video|clip|film|footage|movie)\W*$",
+    r"you (?:are watching|are seeing|see|will see|will watch) "
+    r"(?:an? |the |this |some |several |\d+ |short |long |egocentric |\([^)]*\) )*(?:video|clip|frames|images)\b",
     rf"(?:the|this) {MATERIAL} "
     + _any(r"lasts? is_sampled are_sampled is_uniformly has_a_duration is_\d was_sampled are_uniformly is_divided")
     + r"\b",
     r"(?:these|the|all) (?:sampled |video )?(?:frames|images) (?:are|were)\b.*"
     r"\b(?:located|sampled|extracted|order|provided|at)\b",
     r"\d+ frames (?:are|were)\b",
+    r"(?:the |these |this )?(?:provided|attached|given) (?:images?|frames?|video|clip|grid)\b",
+    r"(?:the |total )?(?:video|clip) (?:length|duration|fps|info\w*|resolution)\s*[:=]\s*\S",
+    r"this (?:video |clip )?contains a (?:long|short)\b",
     r"the (?:image|video|frame|subtitles?|question)s? (?:for|of) (?:this|the) question\b",
     r"the following (?:\w+[ -]){0,3}question",
     r"(?:the )?subtitles? indicate\b",
@@ -135,23 +153,31 @@ ABOUT_THE_MATERIAL = _patterns(
 def without_orders(text: str) -> str:
     """Delete the sentences that only say how to answer or what is shown; the line breaks between the others stay.
 
+    Of a text in which nothing else is left, the sentences that end in a question mark stay: "Which of these is correct?".
+
     Example:
         >>> without_orders("Answer the question. Who is it? Be brief.")
         'Who is it? '
     """
-    return "".join(text[start:end] for start, end in sentences(text) if not is_order(text[start:end]))
+    found = [text[start:end] for start, end in sentences(text)]
+    kept = [sentence for sentence in found if not is_order(sentence)]
+    return "".join(kept or [sentence for sentence in found if _asks(sentence)])
 
 
 def is_order(sentence: str) -> bool:
     """Whether a sentence only says how to answer, or what is shown."""
     bare = sentence.strip()
-    if not bare:
+    if not bare or len(bare) > LONGEST_ORDER:
         return False
     while filler := FILLER.match(bare):
         bare = bare[filler.end() :]
-    if sentence.rstrip().rstrip("\"')*").endswith(("?", "？")) and not bare.lower().startswith("which"):
+    if _asks(sentence) and not bare.lower().startswith("which"):
         return False
     return bool(ABOUT_THE_ANSWER.match(bare) or ABOUT_THE_MATERIAL.match(bare))
+
+
+def _asks(sentence: str) -> bool:
+    return sentence.rstrip(" \n\t\"')*").endswith(("?", "？"))
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
@@ -178,21 +204,24 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 def _ends(text: str, closed: list[tuple[int, int]]) -> list[int]:
     ends = set()
     for found in SENTENCE_END.finditer(text):
-        word = re.search(r"[\w.]*\Z", text[: found.start()])[0].lower().rstrip(".")
+        word = re.search(r"[\w.]*\Z", text[max(0, found.start() - 20) : found.start()])[0].lower().rstrip(".")
         is_short = found[0] == "." and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
         if not is_short and not _inside(found.start(), closed):
             ends.add(BLANKS.match(text, found.end()).end())
-    for found in re.finditer(r"\s*\n\s*", text):
-        following = text[found.end() : found.end() + 1]
-        goes_on = (
-            following.islower()
-            and text[: found.start()][-1:].isalpha()
-            and not is_order(text[found.end() :].split("\n")[0])
-        )
+    for found in LINE_BREAKS.finditer(text):
+        following, before = text[found.end() : found.end() + 1], text[max(0, found.start() - 1) : found.start()]
+        goes_on = following.islower() and before.isalpha() and not is_order(_line(text, found.end()))
         if not goes_on:
             ends.add(found.end())
     return sorted(ends)
 
 
+def _line(text: str, position: int) -> str:
+    end = text.find("\n", position)
+    return text[position : len(text) if end < 0 else end]
+
+
 def _inside(position: int, spans: list[tuple[int, int]]) -> bool:
-    return any(start < position < end - 1 for start, end in spans)
+    """Whether a position lies within one of some spans, which are in order and do not overlap."""
+    place = bisect_right(spans, (position, 0)) - 1
+    return place >= 0 and spans[place][0] < position < spans[place][1] - 1

@@ -22,15 +22,22 @@ FRAME_MARK = re.compile(
     rf"|[<\[(][ \t]*\d+(?:\.\d+)?[ \t]*(?:s|sec|seconds?)?[ \t]*[>\])])[ \t]*(?={VISUAL})"
 )
 BRACKETED_FACTS = re.compile(r"(?i)^\s*\[(?:video|clip|frames?|image)\b[^\]\n]*\]\s*")
-HEADING = re.compile(r"(?m)^[ \t]*(?:#{1,6}[ \t]*|\*\*)([A-Za-z][\w ]{0,30}?)[ \t]*:?(?:\*\*)?[ \t]*:?[ \t]*$")
+# "### Question", "**Options**", "[Subtitles]" on a line of their own
+HEADING = re.compile(
+    r"(?m)^[ \t]*(?:(?:#{1,6}[ \t]*|\*\*)(?P<marked>[A-Za-z][\w ]{0,30}?)[ \t]*:?(?:\*\*)?[ \t]*:?"
+    r"|[\[<](?P<bracketed>(?i:question|options?|choices|subtitles?|transcript|answer))[\]>]:?)[ \t]*$"
+)
 TAGGED_QUESTION = re.compile(r"(?is)<question>(.*?)</question>")
-ROLE = re.compile(r"(?i)^\s*(?:user|human)\s*[:：]\s*")
+ROLE = re.compile(r"(?i)^\s*(?:user|human|instruction|task|prompt)\s*[:：]\s*(?=\S)")
 
 # A label stands at the start of a line or behind a sentence.
-LABEL_START = r"(?:^|(?<=[\n.?!:,;>)。？！]))[ \t]*(?:\*\*)?"
+LABEL_START = r"(?:^|(?<=[\n.?!:,;>)。？！]))[ \t]*(?:#{1,6}[ \t]*|\*\*)?"
 COLON = r"[ \t]*(?:\*\*)?[ \t]*[:：](?:\*\*)?"
 QUESTION_LABEL = re.compile(
-    LABEL_START + r"(?:(?i:(?:the |here is the |my )?question)(?: is)?(?:[ \t]*\d+)?|Q\d*|问题)" + COLON + r"[ \t]*"
+    LABEL_START
+    + r"(?:(?i:(?:the |here is the |my |user |new |current )?questions?)(?: is)?(?:[ \t]*\d+)?|Q\d*|问题)"
+    + COLON
+    + r"[ \t]*"
 )
 # Where the question that a label opened ends: another label at the start of a line.
 OTHER_LABEL = re.compile(
@@ -52,8 +59,10 @@ SUBTITLES = re.compile(
     r"(?: (?:of|in|for|from) (?:the|this) (?:video|clip|audio|movie|frames?))?"
     r"(?: (?:are|is|says?|reads?))?(?: (?:listed|given|provided|shown))?(?: (?:as follows|below|here))?)" + COLON
 )
-# One subtitle of an SRT file: number, times, text up to an empty line.
-CUE = re.compile(r"(?m)^(?:\d+[ \t]*\n)?[ \t]*\[?[\d:.,]+[ \t]*-->[ \t]*[\d:.,]+\]?.*\n(?:[^\n]*\S[^\n]*(?:\n|\Z))*")
+# One subtitle of an SRT or VTT file: number, times, text up to an empty line.
+CUE = re.compile(
+    r"(?m)^(?:WEBVTT\b.*\n\s*)?(?:\d+[ \t]*\n)?[ \t]*\[?[\d:.,]+[ \t]*-->[ \t]*[\d:.,]+\]?.*\n(?:[^\n]*\S[^\n]*(?:\n|\Z))*"
+)
 
 
 def question_of(text: str) -> str:
@@ -70,11 +79,11 @@ def question_of(text: str) -> str:
         >>> question_of("Select the best answer.\\nWho is it?\\nA. Ann\\nB. Bob\\nAnswer with the option's letter.")
         'Who is it?'
     """
-    text = _without_visuals(text.replace("\r\n", "\n"))
-    tagged = TAGGED_QUESTION.findall(text)
+    text = CUE.sub("", _without_visuals(text.replace("\r\n", "\n")))
+    tagged = TAGGED_QUESTION.findall(text) if "</question>" in text.lower() else []
     if tagged:
         text = tagged[-1]
-    text = HEADING.sub(r"\1:", text).strip()
+    text = HEADING.sub(lambda found: f"{found['marked'] or found['bracketed']}:", text).strip()
     text = ROLE.sub("", _without_answer_label(text))
     before, behind = split_options(text)
     question = _cleaned(before)
@@ -121,7 +130,7 @@ def _cleaned(text: str) -> str:
 def _behind_subtitles(text: str) -> str:
     """What follows the subtitles: the text behind the order to answer, or else the last paragraph or line."""
     header = SUBTITLES.search(text)
-    before, text = text[: header.start()], CUE.sub("\n", text[header.end() :]).rstrip()
+    before, text = text[: header.start()], text[header.end() :].rstrip()
     spans = list(sentences(text))
     while spans and is_order(text[slice(*spans[-1])]):
         text = text[: spans.pop()[0]].rstrip()
