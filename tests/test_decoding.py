@@ -105,3 +105,15 @@ def test_placeholders_without_pixels_are_refused_with_every_cache(model, inputs)
     for cache in (None, DynamicCache(config=config), StaticCache(config=config, max_cache_len=200)):
         with pytest.raises(ValueError, match="but the 0 videos"):
             model(input_ids=inputs["input_ids"], **{CACHE: cache})
+
+
+@pytest.mark.parametrize("from_features", [False, True])
+@torch.no_grad()
+def test_frame_counts_as_a_list_make_one_graph_of_a_question(model, inputs, from_features, fresh_compiler):
+    question = {**inputs, "video_num_frames": [NUM_FRAMES], "use_cache": False}
+    if from_features:
+        question["video_features"] = model.encode_videos(question.pop("pixel_values_videos"), [NUM_FRAMES])
+    explained = torch._dynamo.explain(model)(**question)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+    logits = torch.compile(model.forward, fullgraph=True, backend="eager")(**question).logits
+    torch.testing.assert_close(logits, model(**inputs).logits, atol=2e-5, rtol=0)  # float32

@@ -203,6 +203,15 @@ def test_generation_from_features_equals_generation_from_pixels(model, batch):
         assert torch.equal(from_features, greedy(model, batch, **options))
 
 
+@torch.no_grad()
+def test_video_features_have_the_hidden_state_of_siglip(model, singles):
+    inputs = {name: singles[0][name] for name in ("pixel_values_videos", "video_num_frames", "video_instruction_ids")}
+    features = model.encode_videos(inputs["pixel_values_videos"], inputs["video_num_frames"])["features"]
+    output = model.model.get_video_features(**inputs, return_dict=True)
+    assert torch.equal(output.last_hidden_state, features.flatten(1, 2))
+    assert output.last_hidden_state.shape == (9, 49, 64)
+
+
 def test_a_follow_up_question_does_not_run_siglip_vision(model, processor, singles):
     features = model.encode_videos(singles[0]["pixel_values_videos"], singles[0]["video_num_frames"])
     question = chat("And now?", ("video", frames(9, 0)))
@@ -453,8 +462,10 @@ def test_wrong_inputs_are_named(model, singles):
         run(video_num_frames=None)
     with pytest.raises(ValueError, match="pass video_instruction_ids"):
         run(video_instruction_ids=None)
-    with pytest.raises(ValueError, match="got 2 instructions for 1 videos"):
-        run(video_instruction_ids=inputs["video_instruction_ids"].repeat(2, 1))
+    with pytest.raises(ValueError, match=r"35 video placeholder tokens .* the 2 videos given make 70"):
+        run(video_instruction_ids=inputs["video_instruction_ids"].repeat(2, 1))  # two questions about one video
+    with pytest.raises(ValueError, match="got 1 instructions for 2 videos"):
+        run(video_num_frames=torch.tensor([5, 4]))
     with pytest.raises(ValueError, match=r"shape \(frames, 3, 56, 56\)"):
         run(pixel_values_videos=torch.zeros(9, 3, 64, 64))
     with pytest.raises(ValueError, match=r"placeholder tokens .* but the 0 videos"):

@@ -84,7 +84,7 @@ class HiComCrossAttention(nn.Module):
 
         Args:
             queries: (B, Q, D).
-            keys, values: (B, N, D).
+            keys, values: (B, N, D), or (1, N, D) for all rows.
             output_attentions: compute eagerly, whatever the config says, and return the weights.
 
         Returns:
@@ -96,6 +96,7 @@ class HiComCrossAttention(nn.Module):
             projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q or N, D / heads)
             for projection, hidden in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
+        k, v = (hidden.expand(len(q), -1, -1, -1) for hidden in (k, v))  # one video may serve several instructions
         attend = eager_attention
         if not output_attentions:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)

@@ -77,7 +77,7 @@ class HiComCompressor(nn.Module):
         """Compress equally long videos; an image is a video of one frame.
 
         Args:
-            features: (B, T, H, W, D), SigLIP's second-to-last layer.
+            features: (B, T, H, W, D), SigLIP's second-to-last layer; or (1, T, H, W, D), one video for B instructions.
             aligned_features: (B, T, H, W, D), needed by a local branch that injects.
             instruction: pooled (B, D) and tokens (B, L, D); None compresses unconditionally, as does
                 `config.bypass_injection`.
@@ -95,6 +95,12 @@ class HiComCompressor(nn.Module):
         if self.global_branch is not None:
             global_tokens, global_weights = self.global_branch(features, instruction, output_attentions)
             tokens.append(global_tokens)
+        batch = max(len(part) for part in tokens)  # a branch without injection has one row for all instructions
+        tokens = [part.expand(batch, -1, -1) for part in tokens]
+        if local_weights is not None:
+            local_weights = local_weights.expand(batch, -1, -1)
+        if global_weights is not None:
+            global_weights = global_weights.expand(batch, *[-1] * 5)
         attentions = None
         if output_attentions:
             positions = None if local_weights is None else self._positions(features.shape[1:4], local_weights.shape[1])

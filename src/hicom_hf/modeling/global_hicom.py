@@ -10,7 +10,9 @@ from transformers import initialization as init
 from .attention_hicom import HiComCrossAttention
 from .injection_hicom import make_injection
 from .mlp_hicom import INIT_STD, HiComMLP
-from .positions_hicom import position_embedding
+from .positions_hicom import add_positions, axis_tables
+
+MAX_TABLES = 16  # grids whose position tables are kept, a few hundred KB each
 
 
 class HiComGlobalBranch(nn.Module):
@@ -37,6 +39,7 @@ class HiComGlobalBranch(nn.Module):
         self.injection = make_injection(injection, width, formulation, config)
         self.attention = HiComCrossAttention(width, config)
         self.readout = HiComMLP(width, output_size, output_size)
+        self._tables = {}  # of positions, by grid and device; no weights
 
     def init_weights(self):
         if self.formulation == "paper":
@@ -53,19 +56,20 @@ class HiComGlobalBranch(nn.Module):
         """Compress.
 
         Args:
-            features: (B, T, H, W, D), SigLIP's second-to-last layer.
+            features: (B, T, H, W, D), SigLIP's second-to-last layer; or (1, T, H, W, D) for B instructions.
             instruction: pooled (B, D) and tokens (B, L, D), or None to compress unconditionally.
             output_attentions: return the weights, too.
 
         Returns:
             Tokens (B, Q, C), and the weights (B, heads, Q, T, H, W) or None.
         """
-        batch, *grid, width = features.shape
+        batch, *grid, _ = features.shape
+        if instruction is not None:  # one video may serve several instructions
+            batch = len(instruction[0])
         queries = self.queries[None].expand(batch, -1, -1)
         if instruction is not None and self.injection is not None:
             queries = self.injection(queries, *instruction).expand(-1, len(self.queries), -1)  # (B, Q, D)
-        positions = position_embedding(grid, width, self.formulation, device=features.device)
-        keys = (features + positions.to(features.dtype)).flatten(1, 3)  # (B, N, D)
+        keys = add_positions(features, self.position_tables(features), self.formulation).flatten(1, 3)  # (B, N, D)
         values = features.flatten(1, 3) if self.formulation == "paper" else keys
         attended, weights = self.attention(queries, keys, values, output_attentions=output_attentions)
         if self.formulation == "release":
@@ -73,3 +77,16 @@ class HiComGlobalBranch(nn.Module):
         if weights is not None:
             weights = weights.unflatten(-1, grid)
         return self.readout(attended), weights
+
+    def position_tables(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Position tables of a grid, (B, T, H, W, D); the same for every question, so they are kept."""
+        _, *grid, width = features.shape
+        if torch.compiler.is_compiling() or features.is_meta:
+            return axis_tables(tuple(grid), width, self.formulation, device=features.device)
+        key = (*grid, features.device)
+        if key not in self._tables:
+            if len(self._tables) == MAX_TABLES:
+                self._tables.pop(next(iter(self._tables)))
+            with torch.inference_mode(False):  # they may serve a later training step
+                self._tables[key] = axis_tables(tuple(grid), width, self.formulation, device=features.device)
+        return self._tables[key]

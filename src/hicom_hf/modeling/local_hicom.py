@@ -104,8 +104,8 @@ class HiComLocalBranch(nn.Module):
         """Compress.
 
         Args:
-            features: (B, T, H, W, D), SigLIP's second-to-last layer.
-            aligned_features: (B, T, H, W, D), in the space of the text; needed when an instruction is injected.
+            features: (B, T, H, W, D), SigLIP's second-to-last layer; or (1, T, H, W, D) for B instructions.
+            aligned_features: likewise, in the space of the text; needed when an instruction is injected.
             instruction: pooled (B, D) and tokens (B, L, D), or None to compress unconditionally.
             output_attentions: return the weights, too.
 
@@ -118,6 +118,8 @@ class HiComLocalBranch(nn.Module):
         groups = group(features, self.ratio)  # (B, G, K, D)
         queries = None if inject and not self.injection.needs_queries else self.pool(features, groups)
         if inject:
+            if queries is not None:  # one video may serve several instructions
+                queries = queries.expand(len(instruction[0]), -1, -1)
             queries = self.injection(queries, *instruction)  # (B, G, D), or (B, 1, D): one query for all groups
         # Without grouping, every query meets all patches: (B, N, D).
         values = groups if self.grouping else features.flatten(1, 3)
@@ -130,7 +132,7 @@ class HiComLocalBranch(nn.Module):
         scores = self.scores(queries, keys) * keys.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         weights = weights.expand(-1, groups.shape[1], -1)  # (B, G, K)
-        pooled = (weights[..., None, :] @ values).squeeze(-2) if self.grouping else weights @ values  # (B, G, D)
+        pooled = _by_group(weights, values) if self.grouping else weights @ values  # (B, G, D)
         return self.readout(pooled), weights if output_attentions else None
 
     def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -147,7 +149,7 @@ class HiComLocalBranch(nn.Module):
             return group(keys @ queries[:, None, None].transpose(-1, -2), self.ratio).squeeze(-1)
         if keys.ndim == 5:
             keys = group(keys, self.ratio)
-        return (queries[..., None, :] @ keys.transpose(-1, -2)).squeeze(-2)
+        return _by_group(queries, keys.transpose(-1, -2))
 
     def pool(self, features: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
         """Vp, one token per group before the instruction is known: (B, T, H, W, D) -> (B, G, D).
@@ -160,3 +162,13 @@ class HiComLocalBranch(nn.Module):
         grid = features.movedim(-1, 1).to(torch.promote_types(features.dtype, torch.float32))  # (B, D, T, H, W)
         resized = nn.functional.interpolate(grid, size=size, mode="trilinear", align_corners=False)
         return resized.flatten(2).transpose(1, 2).to(features.dtype)  # (B, G, D)
+
+
+def _by_group(rows: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """A vector times the matrix of its group, for all groups: rows (B, G, X), groups (B or 1, G, X, Y) -> (B, G, Y).
+
+    With one video for B rows, its groups are not copied: the rows of a group become one matrix.
+    """
+    if len(groups) < len(rows):
+        return (rows.transpose(0, 1) @ groups[0]).transpose(0, 1)
+    return (rows[..., None, :] @ groups).squeeze(-2)

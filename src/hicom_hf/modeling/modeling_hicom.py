@@ -74,12 +74,14 @@ class HiComModel(HiComPreTrainedModel):
 
     # Once per video ----------------------------------------------------------------------------------------------------
 
-    def encode_videos(self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor) -> HiComVideoFeatures:
+    def encode_videos(
+        self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | list[int]
+    ) -> HiComVideoFeatures:
         """Encode videos once, to ask many questions about them. An image is a video of one frame.
 
         Args:
             pixel_values_videos: (sum T, 3, S, S), the frames of all videos, one after another.
-            video_num_frames: (V,), frames of each video.
+            video_num_frames: (V,), frames of each video; as a list, nothing is read from the device.
 
         Returns:
             Features to pass as `video_features` (or `image_features`) in place of pixels.
@@ -93,9 +95,10 @@ class HiComModel(HiComPreTrainedModel):
                 f"pixel values must have the shape (frames, 3, {side}, {side}), got {tuple(pixel_values_videos.shape)}; "
                 "use the model's own processor"
             )
-        if int(video_num_frames.sum()) != len(pixel_values_videos) or bool((video_num_frames < 1).any()):
+        lengths = _whole_numbers(video_num_frames)
+        if sum(lengths) != len(pixel_values_videos) or min(lengths, default=1) < 1:
             raise ValueError(
-                f"video_num_frames {video_num_frames.tolist()} must be positive and add up to the "
+                f"video_num_frames {lengths} must be positive and add up to the "
                 f"{len(pixel_values_videos)} frames given"
             )
         features, aligned_features = encode_in_chunks(
@@ -106,27 +109,44 @@ class HiComModel(HiComPreTrainedModel):
         )
         return HiComVideoFeatures(  # contiguous, as safetensors wants them
             features=features.contiguous(),
-            num_frames=video_num_frames.to(features.device),
+            num_frames=torch.tensor(lengths, dtype=torch.long),  # on the CPU: the compressor's shapes depend on them
             aligned_features=None if aligned_features is None else aligned_features.contiguous(),
         )
 
     # Once per question -------------------------------------------------------------------------------------------------
 
     def compress(
-        self, video_features: HiComVideoFeatures | dict, instruction_ids: torch.Tensor | None, output_attentions: bool
+        self,
+        video_features: HiComVideoFeatures | dict,
+        instruction_ids: torch.Tensor | None,
+        output_attentions: bool,
+        lengths: list[int] | None = None,
     ) -> HiComVisualOutput:
         """Turn features and instructions into visual tokens.
 
         Args:
             video_features: what `encode_videos` returned, on any device.
-            instruction_ids: (V, L), one instruction per video; None only for a compressor that injects none.
+            instruction_ids: (V, L), one instruction per video, or (questions, L) for a single video, whose features are
+                then not copied; None only for a compressor that injects none.
             output_attentions: also return where the compressor looked.
+            lengths: frames of each video, if they are known; otherwise they are read from the features.
 
         Raises:
             ValueError: if instructions or aligned features are missing, or counts do not match.
         """
-        features, num_frames, aligned_features, instruction = self._check_features(video_features, instruction_ids)
-        lengths = num_frames.tolist()
+        lengths = _whole_numbers(video_features["num_frames"]) if lengths is None else lengths
+        features, aligned_features, instruction = self._check_features(video_features, instruction_ids, len(lengths))
+        if len(lengths) == 1:  # one video and one or more questions
+            batch_tokens, batch_attentions = self.compressor(
+                features[None],
+                None if aligned_features is None else aligned_features[None],
+                instruction,
+                output_attentions=output_attentions,
+            )
+            rows = range(1 if instruction_ids is None else len(instruction_ids))
+            batch_tokens = batch_tokens.expand(len(rows), -1, -1)
+            attentions = tuple(_row(batch_attentions, row) for row in rows) if output_attentions else None
+            return HiComVisualOutput(pooler_output=list(batch_tokens), compressor_attentions=attentions)
         tokens, attentions = [None] * len(lengths), [None] * len(lengths)
         for length in sorted(set(lengths)):  # equally long videos are compressed together
             videos = [video for video, frame_count in enumerate(lengths) if frame_count == length]
@@ -144,10 +164,9 @@ class HiComModel(HiComPreTrainedModel):
             pooler_output=tokens, compressor_attentions=tuple(attentions) if output_attentions else None
         )
 
-    def _check_features(self, video_features, instruction_ids):
+    def _check_features(self, video_features, instruction_ids, num_videos: int):
         """Unpack features and encode instructions, on the compressor's device, in the model's type."""
         compressor_config = self.config.compressor_config
-        num_frames = video_features["num_frames"]
         target = next(self.compressor.parameters())
         place = {} if target.is_meta else {"device": target.device, "dtype": target.dtype}
         features_place = place
@@ -162,9 +181,9 @@ class HiComModel(HiComPreTrainedModel):
                     "this model compresses on the condition of an instruction: pass video_instruction_ids (for images: "
                     "image_instruction_ids), which HiComProcessor makes"
                 )
-            if len(instruction_ids) != len(num_frames):
+            if num_videos != 1 and len(instruction_ids) != num_videos:
                 raise ValueError(
-                    f"got {len(instruction_ids)} instructions for {len(num_frames)} videos; one each is needed"
+                    f"got {len(instruction_ids)} instructions for {num_videos} videos; one each is needed"
                 )
             length = self.config.instruction_config.max_position_embeddings
             if instruction_ids.shape[-1] != length:
@@ -181,13 +200,13 @@ class HiComModel(HiComPreTrainedModel):
             aligned_features = aligned_features.to(**features_place)
         else:
             aligned_features = None
-        return features, num_frames, aligned_features, instruction
+        return features, aligned_features, instruction
 
     @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor | None = None,
-        video_num_frames: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | list[int] | None = None,
         video_instruction_ids: torch.Tensor | None = None,
         video_features: HiComVideoFeatures | dict | None = None,
         output_compressor_attentions: bool = False,
@@ -197,26 +216,31 @@ class HiComModel(HiComPreTrainedModel):
 
         Args:
             pixel_values_videos: (sum T, 3, S, S); or None with `video_features`.
-            video_num_frames: (V,).
-            video_instruction_ids: (V, L), one instruction per video.
+            video_num_frames: (V,). As a list of whole numbers, with pixels or with features, it lets `torch.compile` make one
+                graph of this method.
+            video_instruction_ids: (V, L), one instruction per video; or several for a single one.
             video_features: what `encode_videos` returned.
             output_compressor_attentions: also return where the compressor looked.
 
         Returns:
-            `pooler_output`: one (N, C) tensor per video.
+            `pooler_output`: one (N, C) tensor per video; `last_hidden_state`: SigLIP's features (sum T, H * W, D).
         """
         if (pixel_values_videos is None) == (video_features is None):
             raise ValueError("pass either pixel values or features encoded before, not both and not neither")
+        lengths = None if video_num_frames is None else _whole_numbers(video_num_frames)
         if video_features is None:
-            if video_num_frames is None:
+            if lengths is None:
                 raise ValueError("pixel_values_videos needs video_num_frames, the number of frames of each video")
-            video_features = self.encode_videos(pixel_values_videos, video_num_frames)
-        elif video_num_frames is not None and video_num_frames.tolist() != video_features["num_frames"].tolist():
-            raise ValueError(
-                f"video_num_frames {video_num_frames.tolist()} are not those of the features, "
-                f"{video_features['num_frames'].tolist()}; leave video_num_frames out"
-            )
-        return self.compress(video_features, video_instruction_ids, output_compressor_attentions)
+            video_features = self.encode_videos(pixel_values_videos, lengths)
+        elif lengths is not None and not torch.compiler.is_compiling():
+            encoded = _whole_numbers(video_features["num_frames"])
+            if lengths != encoded:
+                raise ValueError(
+                    f"video_num_frames {lengths} are not those of the features, {encoded}; leave video_num_frames out"
+                )
+        output = self.compress(video_features, video_instruction_ids, output_compressor_attentions, lengths)
+        output.last_hidden_state = video_features["features"].flatten(1, 2)
+        return output
 
     @can_return_tuple
     def get_image_features(
@@ -230,7 +254,7 @@ class HiComModel(HiComPreTrainedModel):
         """Visual tokens of images, which are videos of one frame; arguments as for `get_video_features`."""
         num_frames = None
         if pixel_values is not None:
-            num_frames = torch.ones(len(pixel_values), dtype=torch.long, device=pixel_values.device)
+            num_frames = [1] * len(pixel_values)
         return self.get_video_features(
             pixel_values,
             num_frames,
@@ -271,12 +295,12 @@ class HiComModel(HiComPreTrainedModel):
         if input_ids is not None:
             mask = input_ids == token_id
         else:
-            placeholder = torch.tensor(token_id, device=inputs_embeds.device)
+            placeholder = torch.full((), token_id, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
         if prompt_length is not None:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) < prompt_length)
         lengths = [] if visual_tokens is None else [len(tokens) for tokens in visual_tokens]
-        if int(mask.sum()) != sum(lengths):
+        if not torch.compiler.is_compiling() and int(mask.sum()) != sum(lengths):
             raise ValueError(
                 f"the prompt has {int(mask.sum())} {modality} placeholder tokens (per row: {mask.sum(-1).tolist()}) but the "
                 f"{len(lengths)} {modality}s given make {sum(lengths)} visual tokens (each: {lengths}); give the prompt, the "
@@ -553,9 +577,14 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
                 instruction_ids = model_kwargs.pop(f"{modality}_instruction_ids", None)
                 arguments = {f"{modality}_features": features, f"{modality}_instruction_ids": instruction_ids}
                 encoded[modality] = encode(**arguments, return_dict=True)
-        return super()._prepare_multimodal_encoder_kwargs_for_generation(
+        model_kwargs = super()._prepare_multimodal_encoder_kwargs_for_generation(
             {**model_kwargs, "mm_encoder_outputs": encoded}
         )
+        for modality, output in model_kwargs["mm_encoder_outputs"].items():  # frames need not be kept while it answers
+            model_kwargs["mm_encoder_outputs"][modality] = HiComVisualOutput(
+                pooler_output=output.pooler_output, compressor_attentions=output.compressor_attentions
+            )
+        return model_kwargs
 
     @classmethod
     def from_pretrained(cls, *args, quantization_config=None, **kwargs):
@@ -563,6 +592,11 @@ class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, Genera
         if quantization_config is not None:
             quantization_config = spare_from_quantization(quantization_config)
         return super().from_pretrained(*args, quantization_config=quantization_config, **kwargs)
+
+
+def _whole_numbers(counts: torch.Tensor | list[int]) -> list[int]:
+    """Frame counts on the host."""
+    return counts.tolist() if isinstance(counts, torch.Tensor) else list(counts)
 
 
 def _equally_long(features: torch.Tensor, lengths: list[int], length: int) -> torch.Tensor:

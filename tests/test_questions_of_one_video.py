@@ -1,0 +1,95 @@
+"""Several questions about one video in one batch, and what is not computed again for each of them."""
+
+import pytest
+import torch
+
+from hicom_hf.assembly.random_model import tiny_model
+from hicom_hf.modeling.positions_hicom import add_positions, axis_tables, position_embedding
+
+NUM_FRAMES = 5
+VARIANTS = [
+    {},
+    {"local_injection": "coarse", "global_injection": "fine"},
+    {"local_injection": "fine", "global_injection": "none"},
+    {"local_injection": "none", "global_injection": "coarse"},
+    {"local_injection": "coarse", "grouping": False},
+    {"formulation": "release", "local_injection": "fine", "global_injection": "direct"},
+    {
+        "local_branch": "average_pool",
+        "local_injection": "none",
+        "num_global_tokens": 0,
+        "global_injection": "none",
+    },
+]
+
+
+def features_and_instructions(model, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(NUM_FRAMES, 3, 56, 56, generator=generator)
+    instructions = torch.randint(2, 200, (3, 64), generator=generator)
+    return model.encode_videos(pixels, [NUM_FRAMES]), instructions
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("fields", VARIANTS)
+@torch.no_grad()
+def test_questions_of_one_video_equal_single_ones(fields, implementation):
+    model = tiny_model(**fields)
+    model.set_attn_implementation(implementation)
+    features, instructions = features_and_instructions(model)
+    together = model.model.compress(features, instructions, output_attentions=True)
+    assert len(together.pooler_output) == len(together.compressor_attentions) == 3
+    for row, tokens in enumerate(together.pooler_output):
+        alone = model.model.compress(features, instructions[row : row + 1], output_attentions=True)
+        torch.testing.assert_close(tokens, alone.pooler_output[0], atol=2e-5, rtol=0)  # float32, other order of sums
+        for name, weights in alone.compressor_attentions[0].items():
+            torch.testing.assert_close(together.compressor_attentions[row][name], weights, atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_features_of_one_video_are_not_copied(model):
+    features, instructions = features_and_instructions(model)
+    seen = []
+    hook = model.model.compressor.register_forward_pre_hook(lambda _, args: seen.extend(args[:2]))
+    try:
+        model.model.compress(features, instructions, output_attentions=False)
+    finally:
+        hook.remove()
+    assert [tensor.data_ptr() for tensor in seen] == [features[n].data_ptr() for n in ("features", "aligned_features")]
+    assert {tensor.shape[0] for tensor in seen} == {1}
+
+
+@pytest.mark.parametrize("formulation", ["paper", "release"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_are_added_bit_for_bit(formulation, dtype):
+    features = torch.randn(2, 5, 4, 3, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = features + position_embedding((5, 4, 3), 64, formulation).to(dtype)
+    assert torch.equal(add_positions(features, axis_tables((5, 4, 3), 64, formulation), formulation), expected)
+
+
+def test_position_tables_are_kept_bounded_and_no_weights():
+    branch = tiny_model().model.compressor.global_branch
+    first = branch.position_tables(torch.zeros(1, 1, 7, 7, 64))
+    assert branch.position_tables(torch.ones(1, 1, 7, 7, 64)) is first
+    for frames in range(1, 40):
+        tables = branch.position_tables(torch.zeros(1, frames, 7, 7, 64))
+        assert tables[0].shape == (frames, 1, 1, 16)
+    assert len(branch._tables) == 16
+    assert not any("tables" in name for name in branch.state_dict())
+
+
+@pytest.mark.parametrize("fields", [{}, {"local_injection": "coarse", "global_injection": "fine"}])
+@torch.no_grad()
+def test_the_compressor_is_exported_for_any_number_of_frames(fields):
+    compressor = tiny_model(**fields).model.compressor
+
+    def arguments(frames):
+        video = torch.randn(1, frames, 7, 7, 64)
+        return video, video.flip(0), (torch.randn(1, 64), torch.randn(1, 64, 64))
+
+    frames = {1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(compressor, arguments(10), dynamic_shapes=(frames, frames, (None, None)))
+    for count in (5, 9, 16, 33):
+        inputs = arguments(count)
+        expected = compressor(*inputs)[0]
+        torch.testing.assert_close(program.module()(*inputs)[0], expected, atol=2e-5, rtol=0)
