@@ -10,7 +10,7 @@ import argparse
 from time import perf_counter
 
 from hicom_hf.hub.loading import load_model, load_processor
-from hicom_hf.inference.asking import answer_question, encode_video, read_frames
+from hicom_hf.processors.answering_hicom import answer_question, encode_video, read_frames
 
 QUESTIONS = ("Who is there?", "Where does it take place?", "What happens at the end?")
 

@@ -20,8 +20,8 @@ import hicom_hf.cli
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.cli.main import COMMANDS, main
 from hicom_hf.hub.loading import check_fits, load_model, load_processor
-from hicom_hf.inference.asking import answer_question, encode_video, read_frames
 from hicom_hf.modeling.vision_hicom import HiComVisionTower
+from hicom_hf.processors.answering_hicom import answer_question, encode_video, read_frames
 
 CLI_FOLDER = Path(hicom_hf.cli.__file__).parent
 READABLE_VIDEOS = (

@@ -11,7 +11,6 @@ from video_files import write_video
 
 from hicom_hf.assets import example_scene, example_videos
 from hicom_hf.cli.main import main
-from hicom_hf.inference.asking import answer_question
 from hicom_hf.inference.demo import (
     GENERAL_QUESTIONS,
     ask_all,
@@ -21,6 +20,7 @@ from hicom_hf.inference.demo import (
     make_video,
     seen_cover,
 )
+from hicom_hf.processors.answering_hicom import answer_question
 from hicom_hf.shapes import Scene, patch_cover, render
 
 

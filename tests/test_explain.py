@@ -16,9 +16,9 @@ from hicom_hf.inference import (
     picture,
     shown_frames,
 )
-from hicom_hf.inference.asking import encode_video, read_frames
 from hicom_hf.inference.attention_picture import CELL, GAP, LABELS, LEAST_WIDTH, LEGEND, MARGIN
 from hicom_hf.modeling.grouping_hicom import group_positions
+from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.shapes import Scene, patch_cover, questions
 
 

@@ -15,8 +15,8 @@ from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub.loading import load_model, load_processor
 from hicom_hf.hub.saving import save_hub_folder
 from hicom_hf.inference import attention_maps, attention_share
-from hicom_hf.inference.asking import encode_video, read_frames
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
+from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_dataset, write_video
 from hicom_hf.training.recipe import read_recipe
 from hicom_hf.training.run import run_recipe

@@ -20,8 +20,8 @@ from hicom_hf.assembly.random_model import (
 from hicom_hf.assets import hicom_tiny
 from hicom_hf.data.conversations import Medium, Record, training_items
 from hicom_hf.data.encoding import ItemEncoder
-from hicom_hf.inference.asking import answer_question, encode_video, read_frames
 from hicom_hf.inference.attention_maps import attention_maps
+from hicom_hf.processors.answering_hicom import answer_question, encode_video, read_frames
 from hicom_hf.processors.chat_template_hicom import multimodal_chat_template
 from hicom_hf.processors.instruction_hicom import InstructionWarning
 from hicom_hf.processors.video_text_to_text import VideoTextToTextPipeline

@@ -36,6 +36,11 @@ def test_the_quickstart_and_the_follow_up_questions_run_as_they_stand(workplace,
     assert capsys.readouterr().out.count("\n") >= 2
 
 
+def test_the_session_snippet_runs_as_pasted_and_its_answer_is_right(capsys):
+    exec(marked("snippet", "session"), {})
+    assert capsys.readouterr().out.strip() == re.search(r"# -> (\w+)", marked("snippet", "session"))[1]
+
+
 def test_the_pipeline_snippet_runs_as_it_stands(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     exec(marked("snippet", "pipeline"), {})

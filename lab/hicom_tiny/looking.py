@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from hicom_hf.hub.files import write_text
 from hicom_hf.hub.loading import load_model, load_processor
 from hicom_hf.inference import attention_maps, attention_share
-from hicom_hf.inference.asking import encode_video, read_frames
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
+from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.processors.processing_hicom import HiComProcessor
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_video
 from hicom_hf.shapes.rendering import DEFAULT_NUM_FRAMES

@@ -14,24 +14,30 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .assets import FOLDER, HICOM_TINY, HICOM_TINY_NOTE
+from .assets import FOLDER, HICOM_TINY, HICOM_TINY_NOTE, example_videos, hicom_tiny
+from .inference.session import HiComSession
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel
 from .modeling.outputs_hicom import HiComVideoFeatures
+from .processors.frame_sampling_hicom import FrameSampling
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_processing_hicom import HiComVideoProcessor
 from .processors.video_text_to_text import NOTES, VideoTextToTextPipeline
 
 __version__ = "0.1.0"
 __all__ = [
+    "FrameSampling",
     "HiComCompressorConfig",
     "HiComConfig",
     "HiComForConditionalGeneration",
     "HiComModel",
     "HiComProcessor",
+    "HiComSession",
     "HiComVideoFeatures",
     "HiComVideoProcessor",
     "VideoTextToTextPipeline",
+    "example_videos",
+    "hicom_tiny",
 ]
 
 AutoConfig.register("hicom", HiComConfig, exist_ok=True)

@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..assets import HICOM_TINY, model_source
     from ..hub.loading import check_fits, choose_device, load_config, load_model, load_processor
-    from ..inference.asking import answer_question, encode_video, model_notes, read_frames
+    from ..inference.session import HiComSession, model_notes
+    from ..processors.answering_hicom import read_frames
 
     # What is cheap and may be wrong comes before the weights.
     choose_device(args.device)
@@ -99,24 +100,23 @@ def run(args: argparse.Namespace) -> int:
     _say(f"loading {name}")
     model = load_model(source, args.device, args.dtype, args.attn_implementation)
     load_seconds = perf_counter() - started
-    video = encode_video(model, frames)
-
-    note = model_notes(source, config)
-    if note:
-        _say(f"note: {note}")
+    session = HiComSession(model, processor, note=model_notes(source, config))
+    video = session.encode(frames)
+    if session.note:
+        _say(f"note: {session.note}")
     answers = []
     for question in args.questions:
         if len(args.questions) > 1 and not args.json:
             print(f"{'' if not answers else chr(10)}Q: {question}\nA: ", end="", flush=True)
         options = {"system": args.system, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
         on_text = None if args.json else _print_piece
-        answers.append(answer_question(model, processor, video, question, seed=args.seed, on_text=on_text, **options))
+        answers.append(video.ask(question, seed=args.seed, on_text=on_text, **options))
         if not args.json:
             print(flush=True)
             _say(_describe_answer(answers[-1]))
     if args.json:
-        seconds = {"load": load_seconds, "decode": frames.seconds, "encode": video.seconds}
-        print(_as_json(_report(name, config, video, answers, seconds, note)))
+        seconds = {"load": load_seconds, "decode": frames.seconds, "encode": video.encoded.seconds}
+        print(_as_json(_report(name, config, video.encoded, answers, seconds, session.note)))
     return 0
 
 

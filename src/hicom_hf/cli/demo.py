@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..assets import HICOM_TINY, example_scene, example_videos, model_source
     from ..hub.loading import check_fits, load_config, load_model, load_processor
-    from ..inference.asking import model_notes
     from ..inference.demo import ask_all, attention_picture, make_video
+    from ..inference.session import model_notes
     from ..shapes import Scene
 
     # What is cheap and may be wrong comes before the weights.

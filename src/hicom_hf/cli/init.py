@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     model, processor = _tiny(args) if args.tiny else _assembled(args)
 
     from ..assembly.from_parts import save_new_folder
-    from ..inference.asking import untrained_note
+    from ..processors.answering_hicom import untrained_note
 
     save_new_folder(model, processor, args.destination, overwrite=args.overwrite, max_shard_size=args.max_shard_size)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..processors.answering_hicom import EncodedVideo, check_question
 from ..processors.processing_hicom import HiComProcessor
-from .asking import EncodedVideo, instruction_of
 
 COVER_ROUNDING = 1e-9  # `patch_cover` multiplies and divides
 
@@ -68,9 +68,8 @@ def attention_maps(
         >>> maps.local_map.shape == maps.global_map.shape == (8, 12, 12)  # doctest: +SKIP
         True
     """
-    if not question.strip():
-        raise ValueError("the question is empty; HICom compresses a video on the condition of what is asked")
-    instruction = instruction_of(processor, question)
+    check_question(question)
+    instruction = processor.extract_instruction(question)
     instruction_ids = processor.encode_instructions([instruction]).to(model.device)
     with torch.no_grad():
         output = model.model.get_video_features(

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..processors.answering_hicom import ReadVideo
 from ..processors.frame_sampling_hicom import uniform_indices
 from ..processors.processing_hicom import HiComProcessor
 from ..shapes import is_right
-from .asking import ReadVideo
 from .attention_maps import AttentionMaps
 
 # Pixels.

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..processors.answering_hicom import Answer, EncodedVideo, ReadVideo, answer_question, encode_video, read_frames
 from ..processors.processing_hicom import HiComProcessor
 from ..shapes import Question, Scene, is_right, padded_boxes, patch_cover, questions, render, write_video
 from . import Explained, attention_maps, attention_share, picture, shown_frames
-from .asking import Answer, EncodedVideo, ReadVideo, answer_question, encode_video, read_frames
 
 FRESH_CLUTTER, FRESH_SPLIT = "normal", "test"  # of a video made on the spot; no training has seen this split
 # About a video of which nothing is known.

@@ -28,7 +28,7 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": MODEL_CLASS,
     "AutoModelForMultimodalLM": MODEL_CLASS,
 }
-PIPELINE_FILE = "video_text_to_text.py"
+PIPELINE_FILES = ("video_text_to_text.py", "answering_hicom.py")  # the pipeline and what it imports
 MAX_SHARD_SIZE = "5GB"  # our choice: the Hub's own advice is to stay below 20 GB a file
 
 
@@ -80,16 +80,16 @@ class HubFolderMixin:
 
 
 def copy_pipeline(model, folder: Path) -> None:
-    """Copy the pipeline's file, which transformers does not count to the model's code."""
-    source = _pipeline_file(model, folder)
-    if source is None:
-        logger.warning(
-            f"{PIPELINE_FILE} was found neither beside the model's code nor in {model.config.name_or_path!r}, from where the "
-            f"model was loaded: until it is copied into {folder}, pipeline() does not work without hicom_hf installed"
-        )
-        return
-    if source.resolve() != (folder / PIPELINE_FILE).resolve():
-        shutil.copyfile(source, folder / PIPELINE_FILE)
+    """Copy the pipeline's files, which transformers does not count to the model's code."""
+    for name in PIPELINE_FILES:
+        source = _pipeline_file(model, folder, name)
+        if source is None:
+            logger.warning(
+                f"{name} was found neither beside the model's code nor in {model.config.name_or_path!r}, from where the model "
+                f"was loaded: until it is copied into {folder}, pipeline() does not work without hicom_hf installed"
+            )
+        elif source.resolve() != (folder / name).resolve():
+            shutil.copyfile(source, folder / name)
 
 
 def upload(
@@ -138,10 +138,10 @@ def _saves_adapters_only(model) -> bool:
     return getattr(model, "_hf_peft_config_loaded", False)  # set by transformers when it loads an adapter
 
 
-def _pipeline_file(model, folder: Path) -> Path | None:
-    """The pipeline's source: in the package, beside this file (remote code), where the weights came from, or in place."""
+def _pipeline_file(model, folder: Path, name: str) -> Path | None:
+    """A file of the pipeline: in the package, beside this file (remote code), where the weights came from, or in place."""
     here = Path(__file__).parent
-    for candidate in (here.parent / "processors" / PIPELINE_FILE, here / PIPELINE_FILE):
+    for candidate in (here.parent / "processors" / name, here / name):
         if candidate.is_file():
             return candidate
     source = model.config.name_or_path
@@ -149,10 +149,10 @@ def _pipeline_file(model, folder: Path) -> Path | None:
         quietly = {f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors")}
         revision = getattr(model.config, "_commit_hash", None)
         try:
-            found = cached_file(source, PIPELINE_FILE, revision=revision, **quietly)
+            found = cached_file(source, name, revision=revision, **quietly)
         except OSError:  # the folder is no longer there, and there is no such repo
             found = None
         if found is not None:
             return Path(found)
-    in_place = folder / PIPELINE_FILE
+    in_place = folder / name
     return in_place if in_place.is_file() else None

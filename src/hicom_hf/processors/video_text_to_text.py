@@ -20,6 +20,8 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import cached_file, logging
 
+from .answering_hicom import MAX_NEW_TOKENS, check_length, check_question, untrained_note
+
 logger = logging.get_logger(__name__)
 
 # Which frames are taken; see `HiComProcessor.__call__`, whose file this one cannot import (a test holds the lists equal).
@@ -50,7 +52,6 @@ GENERATE_ARGUMENTS = {
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
 VISUAL_KEYS, QUESTION_KEYS = ("video", "image"), ("text", "question")
 PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
-MAX_NEW_TOKENS = 256  # our choice: an answer of a paragraph
 # Folder or repo -> what to tell those who load a pipeline from it. The package fills in its own model.
 NOTES: dict[str, str] = {}
 
@@ -127,11 +128,9 @@ class VideoTextToTextPipeline(Pipeline):
     def __init__(self, model, *args, processor=None, **kwargs):
         processor = load_processor(model) if processor is None else processor
         super().__init__(model, *args, processor=processor, **kwargs)
-        untrained = self.model.config.untrained_parts
+        untrained = untrained_note(self.model.config.untrained_parts)
         if untrained:
-            logger.warning(
-                f"this model has random, untrained weights ({', '.join(untrained)}): the words of its answers mean nothing"
-            )
+            logger.warning(untrained)
         note = NOTES.get(self.model.config.name_or_path)
         if note:
             logger.warning(note)
@@ -238,12 +237,7 @@ class VideoTextToTextPipeline(Pipeline):
         model_inputs = dict(model_inputs)
         request = model_inputs.pop("request")
         num_rows, prompt_length = model_inputs["input_ids"].shape
-        limit = self.model.config.text_config.to_dict().get("max_position_embeddings")
-        if limit is not None and prompt_length > limit:
-            raise ValueError(
-                f"the prompt has {prompt_length} tokens, more than the {limit} that the LLM can read; take fewer frames "
-                "(num_frames, max_video_tokens)"
-            )
+        check_length(self.model.config, prompt_length)
         arguments = self._prepare_generate_kwargs(generate_kwargs)
         if arguments.get("stop_strings") is not None:
             arguments.setdefault("tokenizer", self.processor.tokenizer)
@@ -292,9 +286,9 @@ class VideoTextToTextPipeline(Pipeline):
         """Save model, processor and all code into one folder that loads without `hicom_hf` installed."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        code = Path(__file__)
-        if code.resolve() != (folder / code.name).resolve():
-            shutil.copyfile(code, folder / code.name)
+        for code in (Path(__file__), Path(__file__).with_name("answering_hicom.py")):
+            if code.resolve() != (folder / code.name).resolve():
+                shutil.copyfile(code, folder / code.name)
         self.model.save_pretrained(folder, **kwargs)
         self.processor.save_pretrained(folder)
 
@@ -341,7 +335,7 @@ def as_request(item: Any, question: str | None = None) -> Request:
     if _is_chat(chat):
         if question is not None:
             raise ValueError("a chat holds its question; give no other (text, question) beside it")
-        _check_question(_last_user_text(chat))
+        check_question(_last_user_text(chat))
         return Request(list(chat))
     fields = item if isinstance(item, dict) else {"video": item}
     unknown = sorted(set(fields) - {*VISUAL_KEYS, *QUESTION_KEYS, "instruction"})
@@ -353,7 +347,7 @@ def as_request(item: Any, question: str | None = None) -> Request:
         )
     own_question = _only_one(*(fields.get(key) for key in QUESTION_KEYS))
     question = question if own_question is None else own_question
-    _check_question(question)
+    check_question(question)
     content = [*({"type": kind, kind: source} for kind, source in visuals), {"type": "text", "text": question}]
     return Request([{"role": "user", "content": content}], instruction=fields.get("instruction"))
 
@@ -421,15 +415,6 @@ def _last_user_text(chat: list[dict]) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
-
-
-def _check_question(question: Any) -> None:
-    if question is None:
-        raise ValueError("the question is missing; give it as text=..., or a chat that ends in it")
-    if not isinstance(question, str):
-        raise TypeError(f"a question must be a string, got {type(question).__name__}")
-    if not question.strip():
-        raise ValueError("the question is empty; HICom compresses a video on the condition of what is asked")
 
 
 def _continued(request: Request, answer: str) -> list[dict]:

@@ -1,0 +1,256 @@
+"""The way a question is asked: a session holds a model and the features of the videos that were opened.
+
+    session = HiComSession.load("hicom-tiny")
+    video = session.open("cat.mp4", num_frames=32)
+    print(video.ask("What does the cat do?").answer)
+
+A video is read and encoded once; each further question costs the compressor and the LLM. Nothing here knows of HTTP
+or terminals.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..assets import model_note, model_source
+from ..hub.loading import check_fits, load_config, load_model, load_processor
+from ..modeling.configuration_hicom import HiComConfig
+from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..processors.answering_hicom import (
+    Answer,
+    EncodedVideo,
+    ReadVideo,
+    answer_questions,
+    check_question,
+    encode_video,
+    read_frames,
+    untrained_note,
+)
+from ..processors.processing_hicom import HiComProcessor
+from .attention_maps import AttentionMaps, attention_maps
+from .video_cache import VideoCache, video_key
+
+DEFAULT_CACHE_BYTES = 2 * 2**30  # 20 videos of 32 frames at 7B in bf16, 107 MB each
+
+
+class HiComSession:
+    """A model that answers questions about videos; may be shared by threads, which then take turns.
+
+    Args:
+        model, processor: of one folder.
+        cache_bytes: features that are kept in memory, in bytes; those that were not asked about for longest go first. 0 keeps
+            none: a video that is open holds its own.
+        cache_dir: folder where features are kept as well, so that an archive is encoded once; None for none.
+        note: what readers of the answers should know of the model; see `model_notes`.
+
+    Raises:
+        ValueError: model and processor do not fit.
+
+    Example:
+        >>> from hicom_hf.assets import example_videos
+        >>> session = HiComSession.load()
+        >>> session.open(example_videos()[0]).ask("Which way does the cyan moon move?").answer  # doctest: +SKIP
+        'left'
+    """
+
+    def __init__(
+        self,
+        model: HiComForConditionalGeneration,
+        processor: HiComProcessor,
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        cache_dir: str | Path | None = None,
+        note: str | None = None,
+    ):
+        check_fits(model.config, processor, model.config.name_or_path or "the model")
+        self.model = model
+        self.processor = processor
+        self.note = note
+        self.cache = VideoCache(cache_bytes, None if cache_dir is None else Path(cache_dir), model)
+        self.lock = threading.RLock()  # one thread at a time runs the model
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        attn_implementation: str | None = None,
+        **options: Any,
+    ) -> "HiComSession":
+        """Load a model with its processor.
+
+        Args:
+            model: name of a packaged model, folder or Hub repo id; None for the packaged hicom-tiny.
+            device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+            dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+            attn_implementation: as in transformers; None lets it choose.
+            **options: of `HiComSession`.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or no weights in it.
+            OSError: the repo cannot be reached.
+            ValueError: config, processor or weights do not fit together.
+        """
+        source = model_source(model)
+        config = load_config(source)  # what is cheap and may be wrong comes before the weights
+        processor = load_processor(source)
+        check_fits(config, processor, source)
+        loaded = load_model(source, device, dtype, attn_implementation)
+        options.setdefault("note", model_notes(source, config))
+        return cls(loaded, processor, **options)
+
+    def open(self, video: Any, **sampling: Any) -> "Video":
+        """Read and encode a video or an image, or take its features from the cache.
+
+        Args:
+            video: path, URL, bytes, folder of frames, array, list of PIL images, ...; see `read_video`.
+            **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
+                on_decode_error; see `HiComProcessor`.
+
+        Raises:
+            VideoReadError: it cannot be read.
+            ValueError: the request contradicts itself.
+        """
+        key = video_key(video, sampling)
+        encoded = self.cache.get(key)
+        if encoded is None:
+            encoded = self.encode(read_frames(self.processor, video, **sampling)).encoded
+            self.cache.put(key, encoded)
+        return Video(self, encoded)
+
+    def encode(self, frames: ReadVideo) -> "Video":
+        """Encode frames that were read before, by `read_frames`; they are not looked for in the cache."""
+        with self.lock:
+            return Video(self, encode_video(self.model, frames))
+
+
+class Video:
+    """An open video: ask it any number of questions.
+
+    Attributes:
+        session: that opened it.
+        encoded: its features, how many visual tokens it has, and the record of the frames that were taken.
+    """
+
+    def __init__(self, session: HiComSession, encoded: EncodedVideo):
+        self.session = session
+        self.encoded = encoded
+
+    def ask(
+        self,
+        question: str,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Answer one question.
+
+        Args:
+            question: not empty.
+            on_text: called with each piece of the answer as it is generated.
+            cancel: once it is set, the answer ends at the next token.
+            **options: instruction, system, max_new_tokens, temperature, seed; see `answer_questions`.
+
+        Raises:
+            ValueError: the question is empty, the temperature negative, or the prompt longer than the LLM can read.
+        """
+        pieces = None if on_text is None else lambda _, text: on_text(text)
+        [answer] = self.ask_all([question], on_text=pieces, cancel=None if cancel is None else [cancel], **options)
+        return answer
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        cancel: Sequence[threading.Event] | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answer several questions together, in one batch.
+
+        Args:
+            questions: none empty.
+            on_text: called with the number of the question and a piece of its answer.
+            cancel: one event per question; the answers whose event is not set go on unchanged.
+            **options: see `answer_questions`.
+        """
+        if cancel is not None and len(cancel) != len(questions):
+            raise ValueError(f"cancel takes one event per question, got {len(cancel)} for {len(questions)} questions")
+        is_cancelled = None if cancel is None else lambda row: cancel[row].is_set()
+        with self.session.lock:
+            return answer_questions(
+                self.session.model,
+                self.session.processor,
+                self.encoded,
+                questions,
+                on_text=on_text,
+                is_cancelled=is_cancelled,
+                **options,
+            )
+
+    def stream(self, question: str, **options: Any) -> "AnswerStream":
+        """Answer one question piece by piece; iterate over what is returned. Arguments and errors as for `ask`."""
+        check_question(question)
+        return AnswerStream(self, question, options)
+
+    def attention(self, question: str) -> AttentionMaps:
+        """Where the compressor attends for a question; nothing is generated. See `attention_maps`."""
+        with self.session.lock:
+            return attention_maps(self.session.model, self.session.processor, self.encoded, question)
+
+
+class AnswerStream:
+    """The pieces of an answer, as they are generated in a thread of their own.
+
+    Leaving the loop early, or `cancel()`, ends the answer at the next token.
+
+    Attributes:
+        answer: the whole answer, once all pieces have come; None before.
+    """
+
+    def __init__(self, video: Video, question: str, options: dict[str, Any]):
+        self.answer: Answer | None = None
+        self._cancel = threading.Event()
+        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(video, question, options), daemon=True)
+        self._thread.start()
+
+    def _run(self, video: Video, question: str, options: dict[str, Any]) -> None:
+        try:
+            self.answer = video.ask(question, on_text=self._pieces.put, cancel=self._cancel, **options)
+        except Exception as error:  # raised again where the pieces are taken
+            self._error = error
+        finally:
+            self._pieces.put(None)
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            while (piece := self._pieces.get()) is not None:
+                yield piece
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
+        finally:
+            self._cancel.set()
+
+    def cancel(self) -> None:
+        """End the answer at the next token, and wait until it has ended."""
+        self._cancel.set()
+        self._thread.join()
+
+
+def model_notes(source: str | Path, config: HiComConfig) -> str | None:
+    """What readers of a model's answers should know: weights that are random, a small world; None if there is nothing.
+
+    Args:
+        source: folder or repo id that the model was loaded from.
+        config: of the model.
+    """
+    notes = [note for note in (untrained_note(config.untrained_parts), model_note(source)) if note]
+    return "; ".join(notes) or None

@@ -1,0 +1,152 @@
+"""Features of encoded videos, kept in memory up to a number of bytes, and in a folder if one is given."""
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..data.feature_cache import tower_fingerprint
+from ..hub.files import atomic_file, file_fingerprint, settings_fingerprint
+from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.outputs_hicom import HiComVideoFeatures
+from ..processors.answering_hicom import EncodedVideo
+from ..processors.video_reading_hicom import SamplingRecord
+
+FORMAT = 1  # of the files; raised when their content changes
+
+
+class VideoCache:
+    """Encoded videos by key, least recently used first to go; may be shared by threads.
+
+    Args:
+        max_bytes: of the features in memory; 0 keeps none.
+        folder: keeps features on disk as well, without a bound; None for none.
+        model: whose features they are. On disk, features of another vision tower are not taken.
+    """
+
+    def __init__(self, max_bytes: int, folder: Path | None, model: HiComForConditionalGeneration):
+        if max_bytes < 0:
+            raise ValueError(f"cache_bytes must be 0 or above, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self.folder = folder
+        self.device = model.device
+        self.num_bytes = 0
+        self.hits = self.misses = 0
+        self._videos: OrderedDict[str, EncodedVideo] = OrderedDict()
+        self._lock = threading.Lock()
+        self._model = None if folder is None else tower_fingerprint(model.model.vision_tower)[:16]
+
+    def get(self, key: str | None) -> EncodedVideo | None:
+        """The video of a key, from memory or disk; None if there is none, or no key."""
+        if key is None:
+            return None
+        with self._lock:
+            video = self._videos.get(key)
+            if video is not None:
+                self._videos.move_to_end(key)
+                self.hits += 1
+                return video
+        video = self._read(key)
+        with self._lock:
+            self.hits += video is not None
+            self.misses += video is None
+            if video is not None:
+                self._keep(key, video)
+        return video
+
+    def put(self, key: str | None, video: EncodedVideo) -> None:
+        """Keep a video; nothing happens without a key."""
+        if key is None:
+            return
+        with self._lock:
+            self._keep(key, video)
+        path = self._path(key)
+        if path is not None and not path.exists():
+            self._write(path, video)
+
+    def clear(self) -> None:
+        """Forget what is in memory."""
+        with self._lock:
+            self._videos.clear()
+            self.num_bytes = 0
+
+    def _keep(self, key: str, video: EncodedVideo) -> None:
+        size = num_bytes(video)
+        if key in self._videos or size > self.max_bytes:
+            return
+        self._videos[key] = video
+        self.num_bytes += size
+        while self.num_bytes > self.max_bytes:
+            _, oldest = self._videos.popitem(last=False)
+            self.num_bytes -= num_bytes(oldest)
+
+    def _path(self, key: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{key}-{self._model}.safetensors"
+
+    def _write(self, path: Path, video: EncodedVideo) -> None:
+        tensors = {name: value.contiguous().cpu() for name, value in video.features.items() if value is not None}
+        described = {
+            "sampling": video.sampling.to_dict(),
+            "num_frames": video.num_frames,
+            "num_patches": video.num_patches,
+            "num_visual_tokens": video.num_visual_tokens,
+        }
+        with atomic_file(path) as written:
+            save_file(tensors, written, metadata={"format": str(FORMAT), "video": json.dumps(described)})
+
+    def _read(self, key: str) -> EncodedVideo | None:
+        path = self._path(key)
+        if path is None or not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt", device=str(self.device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, safe_open is no mapping
+        except SafetensorError as error:
+            raise ValueError(f"{path}: this file of features is damaged ({error}); delete it") from error
+        if metadata.get("format") != str(FORMAT):
+            return None
+        described = json.loads(metadata["video"])
+        sampling = SamplingRecord(**described.pop("sampling"))
+        return EncodedVideo(HiComVideoFeatures(**tensors), sampling, seconds=0.0, **described)
+
+
+def num_bytes(video: EncodedVideo) -> int:
+    """Bytes of a video's features."""
+    return sum(value.nbytes for value in video.features.values() if value is not None)
+
+
+def video_key(video: Any, sampling: dict[str, Any]) -> str | None:
+    """What a video's features depend on, as a short text: its content and which frames are taken.
+
+    Args:
+        video: as for `HiComSession.open`.
+        sampling: likewise.
+
+    Returns:
+        None for what has no content that could be compared before it is read: a URL, a stream, a folder, frames in memory.
+    """
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        content = hashlib.sha256(video).hexdigest()
+    elif isinstance(video, (str, os.PathLike)) and os.path.isfile(video):
+        content = file_fingerprint(video)
+    elif isinstance(video, io.BytesIO):
+        content = hashlib.sha256(video.getbuffer()).hexdigest()
+    else:
+        return None
+    request = {name: _plain(value) for name, value in sampling.items() if value is not None}
+    return settings_fingerprint({"content": content, "sampling": request})
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__, **{field.name: asdict(value)[field.name] for field in fields(value)}}
+    return value if isinstance(value, (str, int, float, bool)) else repr(value)
