@@ -9,6 +9,7 @@ from video_files import write_video
 
 from hicom_hf.processors import pyav_hicom, video_decoding_hicom
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
+from hicom_hf.processors.media_bounds_hicom import MediaBounds
 from hicom_hf.processors.video_index_hicom import continuous_times
 from hicom_hf.processors.video_reading_hicom import VideoReadError, read_video
 
@@ -131,3 +132,41 @@ def test_damage_that_the_decoder_conceals_is_reported():
     assert record.warnings == [
         "the data are damaged (Invalid data found when processing input); some frames may look wrong"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds", "what"),
+    [
+        ("large.gif", MediaBounds(), "the picture is too large"),
+        (
+            "alpha.png",
+            MediaBounds(max_pixels=100),
+            "the number of pixels is 19200, more than MediaBounds.max_pixels=100",
+        ),
+        ("wide_pixels.mp4", MediaBounds(max_pixels=100), "max_pixels=100"),
+        ("alpha.gif", MediaBounds(max_pictures=9), "the number of pictures is 10"),
+        ("alpha.gif", MediaBounds(max_animation_pixels=10**5), "the number of pixels of all pictures is 192000"),
+        ("many_packets.mov", MediaBounds(max_packets=999_999), "is 1000000, more than MediaBounds.max_packets=999999"),
+        ("joined.ts", MediaBounds(max_packets=9), "the number of packets is 10, more"),
+        ("alpha.gif", MediaBounds(max_result_bytes=9), "the number of bytes of all frames is"),
+    ],
+)
+def test_what_costs_too_much_is_refused_by_the_name_of_the_bound(name, bounds, what):
+    with pytest.raises(VideoReadError, match=f"{name}: .*{what}"):
+        read_video(MEDIA / name, EIGHT, bounds=bounds)
+
+
+def test_repeated_frames_are_bounded_before_memory_is_taken():
+    many = FrameSampling(num_frames=1_000_000, short_video="repeat")
+    with pytest.raises(VideoReadError, match=r"alpha.mov: the number of bytes of all frames is 57600000000"):
+        read_video(MEDIA / "alpha.mov", many)
+
+
+def test_a_bound_is_a_whole_number_above_0():
+    with pytest.raises(ValueError, match="max_pixels must be a whole number above 0, got 0"):
+        MediaBounds(max_pixels=0)
+
+
+def test_hdr_is_reported():
+    _, record = read_video(MEDIA / "pq.mp4", EIGHT)
+    assert record.warnings == ["the video is HDR (PQ); it is shown without tone mapping"]

@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from .media_bounds_hicom import MediaBounds
 from .video_sources_hicom import VideoReadError, rgb_from_pil
 
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF")
@@ -51,14 +52,20 @@ class AnimationReader:
     stream_index = None
     rotation = 0
 
-    def __init__(self, image: Image.Image, name: str):
+    def __init__(self, image: Image.Image, name: str, bounds: MediaBounds):
         self.image = image
         self.name = name
         self.failure: str | None = None
         self.warnings: list[str] = []
         self.times: list[float] = []
         now = 0.0
+        num_pixels = image.width * image.height
+        bounds.check("max_pixels", num_pixels, name, "the number of pixels")
         self.num_promised = self._count()
+        bounds.check("max_pictures", self.num_promised, name, "the number of pictures")
+        bounds.check(
+            "max_animation_pixels", self.num_promised * num_pixels, name, "the number of pixels of all pictures"
+        )
         for index in range(self.num_promised):
             if not self._go_to(index):
                 break

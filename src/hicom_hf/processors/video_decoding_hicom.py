@@ -12,6 +12,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
+from .media_bounds_hicom import MediaBounds
 from .pyav_hicom import (
     FIXED_POINT_ONE,
     READ_ERRORS,
@@ -34,6 +35,7 @@ CODECS_THAT_CHECK_KEYFRAMES = ("h264",)
 # In these codecs a frame marked as "no reference" is one that no other frame is predicted from.
 CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
 
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # by their number in ITU-T H.273
 # Decoders mend what they can and say so in a log that all threads share. With these flags they return the same errors to the one
 # who decodes; the reader notes the first one and goes on without them.
 STRICT_OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode"}
@@ -49,6 +51,7 @@ class StreamReader:
     Args:
         file: seekable binary file; stays open.
         name: what messages call it.
+        bounds: what it may cost.
 
     Attributes:
         times: seconds of each frame from the first one, ascending, T of them.
@@ -65,7 +68,8 @@ class StreamReader:
         VideoReadError: not a video file, no video stream, or no frame in it.
     """
 
-    def __init__(self, file: BinaryIO, name: str):
+    def __init__(self, file: BinaryIO, name: str, bounds: MediaBounds):
+        self.bounds = bounds
         self.file = file
         self.name = name
         self.warnings: list[str] = []
@@ -79,10 +83,12 @@ class StreamReader:
         with self._open() as container:
             self.stream_index = self._choose_stream(container)
             stream = container.streams[self.stream_index]
+            bounds.check("max_pixels", stream.width * stream.height, name, "the number of pixels")
+            bounds.check("max_packets", stream.frames, name, "the number of frames")
             self._time_base = stream.time_base
             self._changes_clocks = any(name in FORMATS_THAT_CHANGE_CLOCKS for name in container.format.name.split(","))
             self._guessed_rate = stream.guessed_rate
-            self._index: StreamIndex = index_packets(container, stream)
+            self._index: StreamIndex = index_packets(container, stream, name, bounds)
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
                 self.num_promised = max(self.num_promised, stream.frames)
@@ -170,8 +176,8 @@ class StreamReader:
         self._container = self._open()
         stream = self._container.streams[self.stream_index]
         stream.thread_type = "AUTO"
-        if self._strict:
-            stream.codec_context.options = STRICT_OPTIONS
+        options = {"max_pixels": str(self.bounds.max_pixels)}
+        stream.codec_context.options = options | STRICT_OPTIONS if self._strict else options
         self._at_start = True
         self._after_seek = False
 
@@ -252,6 +258,10 @@ class StreamReader:
         return np.ascontiguousarray(np.rot90(image, num_turns))
 
     def _note_first_frame(self, frame: av.VideoFrame) -> None:
+        if frame.color_trc in HDR_TRANSFERS:
+            self.warnings.append(
+                f"the video is HDR ({HDR_TRANSFERS[frame.color_trc]}); it is shown without tone mapping"
+            )
         matrix = display_matrix(frame)
         if matrix is not None and not all(abs(x) in (0, FIXED_POINT_ONE) for x in (matrix[:2, :2]).flat):
             self.warnings.append(f"the display matrix is not a right angle; it was turned by {self.rotation} degrees")
@@ -298,7 +308,7 @@ class StreamReader:
 
     def _open(self) -> av.container.InputContainer:
         try:
-            return open_container(self.file, {})
+            return open_container(self.file, {"max_pixels": str(self.bounds.max_pixels)})
         except READ_ERRORS as error:
             raise VideoReadError(
                 f"{self.name}: this is not a video file that FFmpeg can read ({reason(error)}); "

@@ -7,7 +7,9 @@ from statistics import median_low
 
 import av
 
+from .media_bounds_hicom import MediaBounds
 from .pyav_hicom import READ_ERRORS, demux, reason
+from .video_sources_hicom import VideoReadError
 
 # Seconds by which the header of a Matroska or FLV file may promise more than its packets give before it counts as cut.
 DURATION_TOLERANCE = 1.0
@@ -41,7 +43,9 @@ class StreamIndex:
     break_reason: str | None = None
 
 
-def index_packets(container: av.container.InputContainer, stream: av.VideoStream) -> StreamIndex:
+def index_packets(
+    container: av.container.InputContainer, stream: av.VideoStream, name: str, bounds: MediaBounds
+) -> StreamIndex:
     """Walks through all packets without decoding; stops where the file breaks.
 
     Returns:
@@ -63,6 +67,7 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
             if packet.stream_index != stream.index:
                 continue
             num_packets += 1
+            bounds.check("max_packets", num_packets, name, "the number of packets")
             last_is_corrupt = packet.is_corrupt
             if packet.pts is None:
                 return StreamIndex()  # raw streams: no times here
@@ -74,6 +79,8 @@ def index_packets(container: av.container.InputContainer, stream: av.VideoStream
                 index.keyframes.append(packet.pts)
             if not packet.is_discard:
                 shown[packet.pts] = packet.duration or 0
+    except VideoReadError:
+        raise
     except READ_ERRORS as error:
         index.break_reason = f"the data ends: {reason(error)}"
     if last_is_corrupt:

@@ -14,6 +14,7 @@ import torch
 
 from .animation_reading_hicom import AnimationReader, open_pictures
 from .frame_sampling_hicom import FrameSampling, num_requested, select_frames
+from .media_bounds_hicom import MediaBounds
 from .video_decoding_hicom import StreamReader, TimesChangedError
 from .video_sources_hicom import (
     VideoReadError,
@@ -24,6 +25,7 @@ from .video_sources_hicom import (
     source_name,
 )
 
+DEFAULT_BOUNDS = MediaBounds()
 KEEP_HINT = 'on_decode_error="keep" goes on with the frames that can be read'
 
 
@@ -73,6 +75,7 @@ def read_video(
     on_decode_error: Literal["raise", "keep"] = "raise",
     frame_rate: float | None = None,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    bounds: MediaBounds = DEFAULT_BOUNDS,
 ) -> tuple[np.ndarray, SamplingRecord]:
     """Reads the frames that a request asks for.
 
@@ -86,6 +89,7 @@ def read_video(
         frame_rate: frames per second of a source that has no clock (folder, array, list); only for those.
         transform: applied to each upright frame (height, width, 3) as it is read, so that large frames need not be
             held together; all results must have the same shape.
+        bounds: what the source may cost.
 
     Returns:
         uint8 array (T, height, width, 3), or what `transform` made of each frame, stacked; and the record.
@@ -115,8 +119,8 @@ def read_video(
                     "and this source has its own times; leave it out"
                 )
             file = open_binary(source)
-            reader = _open_reader(file, source_name(source))
-        return _read(reader, sampling, on_decode_error == "keep", transform)
+            reader = _open_reader(file, source_name(source), bounds)
+        return _read(reader, sampling, on_decode_error == "keep", transform, bounds)
     finally:
         if file is not None and file is not source:
             file.close()
@@ -167,9 +171,9 @@ def _is_frames(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
 
 
-def _open_reader(file: BinaryIO, name: str) -> AnimationReader | StreamReader:
+def _open_reader(file: BinaryIO, name: str, bounds: MediaBounds) -> AnimationReader | StreamReader:
     image = open_pictures(file, name)
-    return StreamReader(file, name) if image is None else AnimationReader(image, name)
+    return StreamReader(file, name, bounds) if image is None else AnimationReader(image, name, bounds)
 
 
 def _read(
@@ -177,14 +181,15 @@ def _read(
     sampling: FrameSampling,
     keep: bool,
     transform: Callable[[np.ndarray], np.ndarray] | None,
+    bounds: MediaBounds,
 ) -> tuple[np.ndarray, SamplingRecord]:
     """Chooses, reads, and once more if the decoder shows that the packets gave wrong times."""
     try:
         indices, requested = _choose(reader, sampling, keep)
-        frames, kept, size = _collect(reader, indices, keep, transform)
+        frames, kept, size = _collect(reader, indices, keep, transform, bounds)
     except TimesChangedError:
         indices, requested = _choose(reader, sampling, keep)
-        frames, kept, size = _collect(reader, indices, keep, transform)
+        frames, kept, size = _collect(reader, indices, keep, transform, bounds)
     warnings = list(reader.warnings)
     if reader.failure is not None and (kept != indices or _reaches_the_break(reader, sampling)):
         warnings.append(f"{_breaks_after(reader)}; {len(kept)} of {len(indices)} chosen frames were read")
@@ -233,6 +238,7 @@ def _collect(
     indices: list[int],
     keep: bool,
     transform: Callable[[np.ndarray], np.ndarray] | None,
+    bounds: MediaBounds,
 ) -> tuple[np.ndarray, list[int], tuple[int, int]]:
     """Reads each index once. Returns the frames, the indices that could be read, and (height, width)."""
     unique = list(dict.fromkeys(indices))
@@ -248,6 +254,9 @@ def _collect(
         size = frame.shape[:2]
         result = frame if transform is None else transform(frame)
         if stack is None:
+            bounds.check(
+                "max_result_bytes", len(indices) * result.nbytes, reader.name, "the number of bytes of all frames"
+            )
             stack = np.empty((len(unique), *result.shape), dtype=result.dtype)
         stack[len(places)] = result
         places[index] = len(places)
