@@ -10,6 +10,7 @@ from video_files import write_video
 from hicom_hf.processors import pyav_hicom, video_decoding_hicom
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.media_bounds_hicom import MediaBounds
+from hicom_hf.processors.picture_settings_hicom import PictureSettings
 from hicom_hf.processors.video_index_hicom import continuous_times
 from hicom_hf.processors.video_reading_hicom import VideoReadError, read_video
 
@@ -170,3 +171,25 @@ def test_a_bound_is_a_whole_number_above_0():
 def test_hdr_is_reported():
     _, record = read_video(MEDIA / "pq.mp4", EIGHT)
     assert record.warnings == ["the video is HDR (PQ); it is shown without tone mapping"]
+
+
+def test_pixels_become_square():
+    frames, _ = read_video(MEDIA / "wide_pixels.mp4", EIGHT)
+    assert frames.shape[1:3] == (576, 1024)
+    frames, record = read_video(MEDIA / "wide_pixels.mp4", EIGHT, settings=PictureSettings(square_pixels=False))
+    assert frames.shape[1:3] == (576, 720)
+    assert not record.settings.square_pixels
+
+
+@pytest.mark.parametrize("name", ["alpha.mov", "alpha.png", "alpha.gif"])
+def test_what_is_transparent_is_white(name):
+    frames, _ = read_video(MEDIA / name, EIGHT)
+    assert frames[:, :4, :4].min() > 250
+    frames, _ = read_video(MEDIA / name, EIGHT, settings=PictureSettings(alpha_on_white=False))
+    assert frames[:, :4, :4].min() < 100
+
+
+def test_delays_of_10_milliseconds_count_as_100():
+    assert read_video(MEDIA / "short_delays.gif", EIGHT)[1].duration == pytest.approx(1.0)
+    settings = PictureSettings(browser_delays=False)
+    assert read_video(MEDIA / "short_delays.gif", EIGHT, settings=settings)[1].duration == pytest.approx(0.1)

@@ -103,6 +103,9 @@ def _video_processor(source: OfficialSource, config: HiComConfig) -> HiComVideoP
         size={"height": side, "width": side},
         do_pad=source.config.get("image_aspect_ratio") == "pad",
         short_video="repeat",
+        square_pixels=False,
+        alpha_on_white=False,
+        browser_delays=False,
         **settings,
     )
 

@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image
 
 from .media_bounds_hicom import MediaBounds
+from .picture_settings_hicom import PictureSettings, on_white
 from .video_sources_hicom import VideoReadError, rgb_from_pil
 
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF")
 # A JPEG photo with a preview or a second view behind it, as cameras and phones write them: only the first one is the picture.
 PHOTO_FORMAT = "MPO"
 DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
+LONGEST_IGNORED_DELAY = 0.01  # seconds; browsers take such a delay for a mistake
 # What Pillow's readers raise on damaged data.
 PILLOW_ERRORS = (
     OSError,
@@ -52,7 +54,8 @@ class AnimationReader:
     stream_index = None
     rotation = 0
 
-    def __init__(self, image: Image.Image, name: str, bounds: MediaBounds):
+    def __init__(self, image: Image.Image, name: str, bounds: MediaBounds, settings: PictureSettings):
+        self.settings = settings
         self.image = image
         self.name = name
         self.failure: str | None = None
@@ -71,7 +74,9 @@ class AnimationReader:
                 break
             self.times.append(now)
             # Animations write 0 for "unknown".
-            now += (self.image.info.get("duration") or 0) / 1000 or DEFAULT_PICTURE_DURATION
+            delay = (self.image.info.get("duration") or 0) / 1000 or DEFAULT_PICTURE_DURATION
+            is_short = settings.browser_delays and delay <= LONGEST_IGNORED_DELAY
+            now += DEFAULT_PICTURE_DURATION if is_short else delay
         self.num_readable = len(self.times)
         if not self.times:
             raise VideoReadError(f"{name}: no picture of the {image.format} file can be decoded ({self.failure})")
@@ -85,7 +90,9 @@ class AnimationReader:
             if not self._go_to(index):
                 yield index, None
                 continue
-            frame = rgb_from_pil(self.image, self.name)
+            has_alpha = self.settings.alpha_on_white and self.image.has_transparency_data
+            image = _on_white(self.image) if has_alpha else self.image
+            frame = rgb_from_pil(image, self.name)
             first_shape = first_shape or frame.shape
             if frame.shape != first_shape:
                 raise VideoReadError(
@@ -111,3 +118,10 @@ class AnimationReader:
             self.failure = self.failure or f"decoding fails: {error}"
             return False
         return True
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    result = Image.fromarray(on_white(np.array(image.convert("RGBA"))))
+    result.info["exif"] = image.info.get("exif", b"")
+    result.getexif().update(image.getexif())  # for the orientation
+    return result

@@ -6,6 +6,7 @@
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import chain
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ import av
 import numpy as np
 
 from .media_bounds_hicom import MediaBounds
+from .picture_settings_hicom import PictureSettings, on_white
 from .pyav_hicom import (
     FIXED_POINT_ONE,
     READ_ERRORS,
@@ -52,6 +54,7 @@ class StreamReader:
         file: seekable binary file; stays open.
         name: what messages call it.
         bounds: what it may cost.
+        settings: pixel shape and transparency.
 
     Attributes:
         times: seconds of each frame from the first one, ascending, T of them.
@@ -68,7 +71,8 @@ class StreamReader:
         VideoReadError: not a video file, no video stream, or no frame in it.
     """
 
-    def __init__(self, file: BinaryIO, name: str, bounds: MediaBounds):
+    def __init__(self, file: BinaryIO, name: str, bounds: MediaBounds, settings: PictureSettings):
+        self.settings = settings
         self.bounds = bounds
         self.file = file
         self.name = name
@@ -88,6 +92,7 @@ class StreamReader:
             self._time_base = stream.time_base
             self._changes_clocks = any(name in FORMATS_THAT_CHANGE_CLOCKS for name in container.format.name.split(","))
             self._guessed_rate = stream.guessed_rate
+            self._pixel_shape = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             self._index: StreamIndex = index_packets(container, stream, name, bounds)
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
@@ -250,12 +255,21 @@ class StreamReader:
             if text not in self.warnings:
                 self.warnings.append(text)
         self._num_damaged += frame.is_corrupt
-        width, height = self._size
+        width, height = self._shown_size()
         # One thread: a frame would keep the scaler's threads, and a forked process that collects it would wait for them.
-        image = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
+        has_alpha = self.settings.alpha_on_white and any(part.is_alpha for part in frame.format.components)
+        image = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", width=width, height=height, threads=1)
+        image = on_white(image) if has_alpha else image
         num_turns, mirrored = self._orientation
         image = image[:, ::-1] if mirrored else image
         return np.ascontiguousarray(np.rot90(image, num_turns))
+
+    def _shown_size(self) -> tuple[int, int]:
+        """(width, height) of the stored picture with square pixels, if the settings ask for that and the bounds allow it."""
+        width, height = self._size
+        square = max(1, round(width * self._pixel_shape))
+        is_possible = self.settings.square_pixels and square * height <= self.bounds.max_pixels
+        return (square if is_possible else width), height
 
     def _note_first_frame(self, frame: av.VideoFrame) -> None:
         if frame.color_trc in HDR_TRANSFERS:

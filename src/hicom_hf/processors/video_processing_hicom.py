@@ -15,6 +15,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .frame_sampling_hicom import DEFAULT_NUM_FRAMES, FrameSampling
+from .picture_settings_hicom import PictureSettings
 from .video_reading_hicom import read_video
 from .video_sources_hicom import load_image
 
@@ -44,6 +45,9 @@ class HiComVideosKwargs(VideosKwargs, total=False):
     short_video: Literal["once", "repeat"] | None
     on_decode_error: Literal["raise", "keep"] | None
     pad_value: int | None
+    square_pixels: bool | None
+    alpha_on_white: bool | None
+    browser_delays: bool | None
 
 
 class HiComVideoProcessor(BaseVideoProcessor):
@@ -55,6 +59,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
         size: {"height": S, "width": S} in pixels; default 384 (SigLIP so400m/14/384).
         do_pad: pad frames to a square with `pad_value`, picture in the centre; False squashes them.
         pad_value: 0 to 255, default grey 127.
+        square_pixels, alpha_on_white, browser_delays: see `PictureSettings`; all True by default, all False in
+            checkpoints converted from the official release.
         resample: Pillow's number of the resizing filter, default 3 (bicubic).
         rescale_factor: from uint8 to [0, 1], default 1/255.
         image_mean, image_std: per channel, in [0, 1]; default 0.5.
@@ -80,6 +86,9 @@ class HiComVideoProcessor(BaseVideoProcessor):
     size = {"height": 384, "width": 384}
     do_pad = True
     pad_value = PAD_VALUE
+    square_pixels = True
+    alpha_on_white = True
+    browser_delays = True
     do_resize = True
     resample = 3
     do_rescale = True
@@ -171,6 +180,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 on_decode_error=on_decode_error or self.on_decode_error,
                 frame_rate=frame_rate,
                 transform=self.square_frame,
+                settings=PictureSettings(self.square_pixels, self.alpha_on_white, self.browser_delays),
             )
             stacks.append(self._normalised(frames))
             records.append(record)

@@ -15,6 +15,7 @@ import torch
 from .animation_reading_hicom import AnimationReader, open_pictures
 from .frame_sampling_hicom import FrameSampling, num_requested, select_frames
 from .media_bounds_hicom import MediaBounds
+from .picture_settings_hicom import PictureSettings
 from .video_decoding_hicom import StreamReader, TimesChangedError
 from .video_sources_hicom import (
     VideoReadError,
@@ -26,6 +27,7 @@ from .video_sources_hicom import (
 )
 
 DEFAULT_BOUNDS = MediaBounds()
+DEFAULT_SETTINGS = PictureSettings()
 KEEP_HINT = 'on_decode_error="keep" goes on with the frames that can be read'
 
 
@@ -47,6 +49,7 @@ class SamplingRecord:
         requested_frames: number of frames asked for, None for "every frame".
         fewer_than_requested: whether fewer different frames than asked for were there.
         warnings: what was noticed while reading.
+        settings: pixel shape, transparency and delays that were read with.
     """
 
     source: str
@@ -62,6 +65,7 @@ class SamplingRecord:
     requested_frames: int | None
     fewer_than_requested: bool
     warnings: list[str] = field(default_factory=list)
+    settings: PictureSettings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values that json can write."""
@@ -76,6 +80,7 @@ def read_video(
     frame_rate: float | None = None,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
     bounds: MediaBounds = DEFAULT_BOUNDS,
+    settings: PictureSettings = DEFAULT_SETTINGS,
 ) -> tuple[np.ndarray, SamplingRecord]:
     """Reads the frames that a request asks for.
 
@@ -90,6 +95,7 @@ def read_video(
         transform: applied to each upright frame (height, width, 3) as it is read, so that large frames need not be
             held together; all results must have the same shape.
         bounds: what the source may cost.
+        settings: pixel shape, transparency and delays.
 
     Returns:
         uint8 array (T, height, width, 3), or what `transform` made of each frame, stacked; and the record.
@@ -119,8 +125,10 @@ def read_video(
                     "and this source has its own times; leave it out"
                 )
             file = open_binary(source)
-            reader = _open_reader(file, source_name(source), bounds)
-        return _read(reader, sampling, on_decode_error == "keep", transform, bounds)
+            reader = _open_reader(file, source_name(source), bounds, settings)
+        frames, record = _read(reader, sampling, on_decode_error == "keep", transform, bounds)
+        record.settings = settings
+        return frames, record
     finally:
         if file is not None and file is not source:
             file.close()
@@ -171,9 +179,13 @@ def _is_frames(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
 
 
-def _open_reader(file: BinaryIO, name: str, bounds: MediaBounds) -> AnimationReader | StreamReader:
+def _open_reader(
+    file: BinaryIO, name: str, bounds: MediaBounds, settings: PictureSettings
+) -> AnimationReader | StreamReader:
     image = open_pictures(file, name)
-    return StreamReader(file, name, bounds) if image is None else AnimationReader(image, name, bounds)
+    return (
+        StreamReader(file, name, bounds, settings) if image is None else AnimationReader(image, name, bounds, settings)
+    )
 
 
 def _read(
