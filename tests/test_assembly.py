@@ -194,14 +194,12 @@ def test_the_new_model_answers_about_a_video(siglip, decoder, request, tmp_path)
     )
 
 
-def test_an_llm_with_other_embeddings_is_refused_in_a_sentence(siglip, qwen, tmp_path):
+def test_an_llm_with_embeddings_of_another_name_is_joined(siglip, qwen, tmp_path):
     config = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=AutoConfig.from_pretrained(qwen).vocab_size)
     shutil.copytree(qwen, tmp_path / "gpt2", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(
-        ValueError, match="gpt2: GPT2Model has no `embed_tokens`, as the decoders of Llama's kind have"
-    ):
-        assemble(siglip, tmp_path / "gpt2")
+    model, _ = assemble(siglip, tmp_path / "gpt2", SMALL_COMPRESSOR)
+    assert model.lm_head.weight is model.model.language_model.wte.weight
 
 
 def test_dtype_and_compressor_are_as_asked(siglip, qwen):

@@ -230,11 +230,6 @@ def _load_decoder(llm: str, dtype: str | torch.dtype) -> PreTrainedModel:
         raise ValueError(
             f"{llm}: a text-only decoder is needed, this is {decoder.config.model_type!r} with other parts"
         )
-    if not hasattr(decoder.base_model, "embed_tokens"):
-        raise ValueError(
-            f"{llm}: {type(decoder.base_model).__name__} has no `embed_tokens`, as the decoders of Llama's kind have (Qwen, "
-            "Mistral, Gemma, Phi-3, ...); choose one of them"
-        )
     head = decoder.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise ValueError(f"{llm}: an LLM whose head is linear without bias is needed, its head is {head}")
