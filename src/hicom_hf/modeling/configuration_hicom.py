@@ -2,10 +2,10 @@
 
 import copy
 from math import ceil, prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, SiglipTextConfig, SiglipVisionConfig
 from transformers.configuration_utils import SubConfigSpec
 
 # SigLIP so400m-patch14-384 and Qwen2.5-7B. Source: paper, section 4.1; the values are those of their config.json.
@@ -225,10 +225,16 @@ class HiComConfig(PreTrainedConfig):
         "compressor_config": HiComCompressorConfig,
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    instruction_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    compressor_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # what they are once the configuration is made
+        vision_config: SiglipVisionConfig
+        instruction_config: SiglipTextConfig
+        text_config: PreTrainedConfig
+        compressor_config: HiComCompressorConfig
+    else:  # what they may be given as
+        vision_config: dict | PreTrainedConfig | None = None
+        instruction_config: dict | PreTrainedConfig | None = None
+        text_config: dict | PreTrainedConfig | None = None
+        compressor_config: dict | PreTrainedConfig | None = None
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_batch_size: int = 32

@@ -26,6 +26,7 @@ IGNORED_LABEL = -100  # transformers' and PyTorch's
 
 
 class HiComPreTrainedModel(PreTrainedModel):
+    config: HiComConfig
     config_class = HiComConfig
     base_model_prefix = "model"
     input_modalities = ("image", "video", "text")

@@ -25,8 +25,9 @@ class HiComVideoFeatures(ModelOutput):
         num_frames: (V,) int64, frames of each video.
     """
 
-    features: torch.Tensor | None = None
-    num_frames: torch.Tensor | None = None
+    # transformers lets an output have one field without a default; these two are always there.
+    features: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
+    num_frames: torch.Tensor = None  # pyright: ignore[reportAssignmentType]
     aligned_features: torch.Tensor | None = None
 
 
