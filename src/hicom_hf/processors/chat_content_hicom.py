@@ -5,7 +5,6 @@ Training records say it with the same keys.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 SOURCE_KEYS = {"video": ("video", "url", "path"), "image": ("image", "url", "path", "base64")}
@@ -15,17 +14,17 @@ FRAME_KEYS = ("start", "end", "num_frames", "fps", "max_frames", "frame_rate")
 SPELLINGS = {"video_start": "start", "video_end": "end", "nframes": "num_frames"}
 
 
-@dataclass(frozen=True)
 class ChatVideo:
-    """A video of a chat with what its part says about its frames.
+    """A video of a chat with what its part says about its frames. No dataclass: transformers 5.24 makes dicts of those.
 
-    Attributes:
+    Args:
         source: what `read_video` takes.
         frames: of `FRAME_KEYS`, those that the part gives.
     """
 
-    source: Any
-    frames: dict[str, Any]
+    def __init__(self, source: Any, frames: dict[str, Any]):
+        self.source = source
+        self.frames = frames
 
 
 def frame_options(options: Mapping[str, Any], name: str) -> dict[str, Any]:
