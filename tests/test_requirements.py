@@ -8,7 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 
 REFUSED = {
-    "av": ("16.1.0", "17.0.0", "19.0.0"),  # no threads=; hangs in forked workers; no metadata_errors=
+    # no threads=; hangs in forked workers; crashes on program streams; never run with this package
+    "av": ("16.1.0", "17.0.0", "17.0.1", "19.0.0"),
     "transformers": ("5.22.0", "5.24.0"),  # 5.24 renamed past_key_values
     "peft": ("0.19.0",),  # refused by transformers 5.23
     "bitsandbytes": ("0.46.0",),  # likewise
