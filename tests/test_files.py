@@ -262,3 +262,14 @@ def test_changed_files_are_named_by_size_or_by_content(tmp_path):
     (tmp_path / "sub" / "d").unlink()
     assert changed_files(tmp_path, fingerprints) == ["a", "b", "sub/d"]
     assert changed_files(tmp_path, fingerprints, content=False) == ["a", "sub/d"]
+
+
+def test_without_the_systems_locks_a_folder_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(files, "fcntl", None)  # as on Windows
+    with (
+        files.FolderLock(tmp_path / "run", "a training run"),
+        files.atomic_folder(tmp_path / "run" / "model") as folder,
+    ):
+        (folder / "config.json").write_text("{}")
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    assert "cannot be locked on this system" in caplog.text

@@ -12,7 +12,6 @@ FOLDER/
 A process that is killed leaves its workplace. The next writer of the same destination removes it.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -26,6 +25,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +171,8 @@ def _close_workplace(workplace: Path, destination: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    if fcntl is None and path.is_dir():
+        return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -247,6 +253,9 @@ class FolderLock:
 
     def __enter__(self) -> "FolderLock":
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            logger.warning("%s cannot be locked on this system: no other command may write there.", self.path.parent)
+            return self
         if (os.getpid(), self.path) in self._held:
             raise BlockingIOError(f"{self.path.parent} is in use by this process already")
         while not self._acquire():
@@ -286,6 +295,8 @@ class FolderLock:
         return f"{self.path.parent} is in use by {by}; wait until it has ended, or choose another folder"
 
     def __exit__(self, *exception) -> None:
+        if self._descriptor is None:
+            return
         self.path.unlink(missing_ok=True)  # before it is released, so that nobody else's file is removed
         self._held.discard((os.getpid(), self.path))
         os.close(self._descriptor)
