@@ -416,3 +416,13 @@ def test_pipeline_and_processor_know_the_same_arguments_for_frames():
     from hicom_hf.processors import processing_hicom, video_text_to_text
 
     assert {*video_text_to_text.SAMPLING_KEYS, "return_metadata"} == set(processing_hicom.SAMPLING_KEYS)
+
+
+def test_every_answer_reports_the_instruction_that_was_used(model, processor, clip):
+    pipe = pipeline("video-text-to-text", model=model, processor=processor, max_new_tokens=2)
+    question = "Who is it?\n(A) Ann\n(B) Bob\nAnswer with the option's letter."
+    assert [record["instruction"] for record in pipe(str(clip), text=question)] == ["Who is it?"]
+    several = pipe(str(clip), text=[question, "Why?"])
+    assert [records[0]["instruction"] for records in several] == ["Who is it?", "Why?"]
+    given = pipe({"video": str(clip), "text": question, "instruction": "the man"})
+    assert given[0]["instruction"] == "the man"

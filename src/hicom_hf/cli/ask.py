@@ -174,7 +174,7 @@ def _describe_answer(answer) -> str:
     cut = "" if answer.finished else "; cut there, --max-new-tokens takes more"
     return (
         f"first token after {answer.first_token_seconds:.2f} s, {answer.num_new_tokens} tokens after "
-        f"{answer.seconds:.2f} s{cut}"
+        f"{answer.seconds:.2f} s{cut}; compressed on: {answer.instruction.translate(CONTROL_CHARACTERS)}"
     )
 
 

@@ -11,6 +11,7 @@ from .instruction_hicom import (
     PLACEHOLDERS,
     InstructionWarning,
     extract_instruction,
+    last_user_text,
     user_text_of_prompt,
     without_placeholders,
 )
@@ -55,6 +56,10 @@ class InstructionEncoding:
                 stacklevel=2,
             )
         return instruction
+
+    def instruction_of_chat(self, chat: list[dict]) -> str:
+        """The words of a chat's last user turn that condition the compression; see `extract_instruction`."""
+        return self.extract_instruction(last_user_text(chat, visual=self.video_token))
 
     def encode_instructions(self, texts: list[str], report: bool = True) -> torch.Tensor:
         """Instruction ids as SigLIP's text tower was trained on them: padded to all its positions, no mask.

@@ -17,7 +17,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
 from .instruction_encoding_hicom import InstructionEncoding
-from .instruction_hicom import InstructionRules, check_instruction_rules, last_user_text, unescaped
+from .instruction_hicom import InstructionRules, check_instruction_rules, unescaped
 
 # Arguments of a call that say which frames are taken; everything else goes to the tokenizer.
 SAMPLING_KEYS = (
@@ -266,9 +266,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         is_batch = bool(conversation) and not isinstance(conversation[0], dict)
         chats = [with_chat_videos(chat) for chat in (conversation if is_batch else [conversation])]
         if kwargs.get("tokenize") and processor_kwargs.get("instruction") is None:
-            processor_kwargs["instruction"] = [
-                self.extract_instruction(last_user_text(chat, visual=self.video_token)) for chat in chats
-            ]
+            processor_kwargs["instruction"] = [self.instruction_of_chat(chat) for chat in chats]
         if sanitize_control_tokens is None:
             sanitize_control_tokens = bool(kwargs.get("tokenize")) and not kwargs.get("return_assistant_tokens_mask")
         return super().apply_chat_template(

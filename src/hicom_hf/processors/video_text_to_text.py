@@ -62,7 +62,7 @@ class Request:
 
     Attributes:
         chat: messages.
-        instruction: in place of the words of the last user turn.
+        instruction: what conditions the compression; None until it is taken from the last user turn.
         features: of the chat's only video, encoded before; the chat then names no source.
         num_frames: T of that video.
         continues: the answer goes on with the chat's last message.
@@ -90,7 +90,8 @@ class VideoTextToTextPipeline(Pipeline):
         * a video and a list of questions: the video is read and encoded once, and a list of answers comes back;
         * a generator or a data set of any of these: answers come as they are made.
 
-    What it returns: per input a list of `{"generated_text": ...}`, one for each of `num_return_sequences`.
+    What it returns: per input a list of `{"generated_text": ..., "instruction": ...}`, one for each of `num_return_sequences`.
+    The instruction is the words that conditioned the compression.
 
     Args of a call, or of `pipeline(...)` for all calls:
         num_frames, fps, start, end, max_frames, max_video_tokens, short_video, on_decode_error, do_sample_frames: which
@@ -113,7 +114,7 @@ class VideoTextToTextPipeline(Pipeline):
         >>> from transformers import pipeline
         >>> pipe = pipeline("video-text-to-text", model="hicom-7b", trust_remote_code=True)  # doctest: +SKIP
         >>> pipe("cat.mp4", text="What does the cat do?", num_frames=32)  # doctest: +SKIP
-        [{'generated_text': 'It sleeps.'}]
+        [{'instruction': 'What does the cat do?', 'generated_text': 'It sleeps.'}]
     """
 
     # None: transformers goes on without a processor where it cannot load one, so that the error can be ours.
@@ -215,6 +216,8 @@ class VideoTextToTextPipeline(Pipeline):
         arguments = {**(processor_kwargs or {}), **sampling, "return_metadata": True}
         if request.instruction is not None or instruction is not None:
             arguments["instruction"] = instruction if request.instruction is None else request.instruction
+        else:
+            arguments["instruction"] = self.processor.instruction_of_chat(chat)
         if request.features is not None:
             arguments["video_num_frames"] = [request.num_frames]
         tensors = self.processor.apply_chat_template(
@@ -231,7 +234,10 @@ class VideoTextToTextPipeline(Pipeline):
         metadata = request.metadata or model_inputs.pop("video_metadata", [])
         if request.features is not None:
             model_inputs["video_features"] = request.features
-        return {**model_inputs, "request": Request(chat, continues=continues, metadata=metadata)}
+        return {
+            **model_inputs,
+            "request": Request(chat, arguments["instruction"], continues=continues, metadata=metadata),
+        }
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:
         model_inputs = dict(model_inputs)
@@ -256,7 +262,7 @@ class VideoTextToTextPipeline(Pipeline):
     ) -> list[dict[str, Any]]:
         request, records = model_outputs["request"], []
         for ids in model_outputs["generated_ids"][0]:
-            record = {}
+            record = {"instruction": request.instruction}
             if return_tensors:
                 record["generated_token_ids"] = ids
             else:
