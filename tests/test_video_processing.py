@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -12,10 +13,11 @@ from PIL import Image
 from shared_data import GOLDEN_DIR, VIDEOS_DIR, needs_golden, needs_videos
 from video_files import numbered_frames, write_frame_folder, write_truncated_video, write_video
 
-from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor, pad_to_square
+from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor, pad_to_square, resize_frame
 from hicom_hf.processors.video_reading_hicom import VideoReadError
 
 SMALL = {"height": 16, "width": 16}
+PILLOW_12_SHA256 = "d0b428053339afaac781dc35ca420f50bddde5fe41f26f7ba6dedcd3c933b601"
 
 
 @pytest.fixture
@@ -33,9 +35,9 @@ def test_pixels_equal_the_official_ones_exactly():
 
     cases = json.loads((GOLDEN_DIR / "preprocess" / "frames.json").read_text())["frames"]
     tensors = load_file(GOLDEN_DIR / "preprocess" / "frames.safetensors")
-    padded = HiComVideoProcessor(size={"height": 56, "width": 56})
-    squashed = HiComVideoProcessor(size={"height": 56, "width": 56}, do_pad=False)
-    full = HiComVideoProcessor()
+    padded = HiComVideoProcessor(size={"height": 56, "width": 56}, resample="exact")
+    squashed = HiComVideoProcessor(size={"height": 56, "width": 56}, do_pad=False, resample="exact")
+    full = HiComVideoProcessor(resample="exact")
     num_compared = 0
     for case in cases:
         frame = tensors[case["input"]]
@@ -52,6 +54,93 @@ def test_pixels_equal_the_official_ones_exactly():
         if not case["degenerate_nopad"]:
             assert np.array_equal(squashed.preprocess_images(frame)["pixel_values"][0], tensors[case["nopad56"]])
     assert num_compared == 5
+
+
+@needs_golden
+def test_the_default_pixels_are_within_one_grey_level_of_the_official_ones():
+    from safetensors.numpy import load_file
+
+    cases = json.loads((GOLDEN_DIR / "preprocess" / "frames.json").read_text())["frames"]
+    tensors = load_file(GOLDEN_DIR / "preprocess" / "frames.safetensors")
+    grey_level = 2 / 255 + 1e-6  # of pixels from -1 to 1, in float32
+    for case in cases:
+        for do_pad, name in ((True, "pad56"), (False, "nopad56")):
+            if not case["degenerate_pad" if do_pad else "degenerate_nopad"]:
+                processor = HiComVideoProcessor(size={"height": 56, "width": 56}, do_pad=do_pad)
+                pixels = processor.preprocess_images(tensors[case["input"]])["pixel_values"][0].numpy()
+                assert np.abs(pixels - tensors[case[name]]).max() <= grey_level
+
+
+def waves(height: int, width: int) -> np.ndarray:
+    """A picture with coarse and fine detail, hard edges and a different pattern in each channel."""
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.stack([np.sin(rows / 3 + columns / (7 + channel)) for channel in range(3)], axis=-1)
+    picture[height // 3 : height // 2, width // 4 : width // 2] = 1
+    return ((picture + 1) * 127.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(320, 180), (180, 320), (240, 240), (128, 112), (900, 120)])
+def test_frames_of_torch_are_within_one_grey_level_of_exact_ones(shape):
+    frame = waves(*shape)
+    for size in ((96, 96), (64, 112)):
+        exact = resize_frame(frame, *size, "exact").astype(int)
+        assert np.abs(resize_frame(frame, *size) - exact).max() <= 1
+        bilinear = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
+        assert np.abs(resize_frame(frame, *size, 2) - bilinear.astype(int)).max() <= 1
+
+
+def test_frames_that_torch_enlarges_are_within_two_grey_levels_of_exact_ones():
+    difference = np.abs(
+        resize_frame(waves(40, 30), 64, 112) - resize_frame(waves(40, 30), 64, 112, "exact").astype(int)
+    )
+    assert difference.max() <= 2
+    assert (difference == 2).mean() < 1e-3
+
+
+def test_exact_frames_are_those_of_pillow_12_whatever_pillow_is_installed():
+    noise = np.random.default_rng(0).integers(0, 256, (300, 70, 3), dtype=np.uint8)
+    # SHA-256 of what Pillow 12.3 gives for `Image.resize((56, 56), 3)`: the horizontal pass before the vertical one.
+    assert hashlib.sha256(resize_frame(noise, 56, 56, "exact").tobytes()).hexdigest() == PILLOW_12_SHA256
+    wrong_order = Image.fromarray(noise).resize((70, 56), 3).resize((56, 56), 3)
+    assert not np.array_equal(resize_frame(noise, 56, 56, "exact"), wrong_order)
+    assert np.array_equal(
+        resize_frame(noise, 56, 56, 1), Image.fromarray(noise).resize((56, 300), 1).resize((56, 56), 1)
+    )
+
+
+def test_resized_bytes_depend_on_neither_threads_nor_vector_instructions():
+    script = """
+import hashlib, sys
+import numpy as np
+import torch
+from hicom_hf.processors.video_processing_hicom import resize_frame
+torch.set_num_threads(int(sys.argv[1]))
+random = np.random.default_rng(0)
+frames = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((300, 70), (70, 300), (120, 120), (30, 20))]
+print(hashlib.sha256(b"".join(resize_frame(f, 96, 96, m).tobytes() for f in frames for m in (2, 3, "exact"))).hexdigest())
+"""
+    digests = set()
+    for threads, capability in (("1", "default"), ("2", "default"), ("1", "avx2"), ("2", "avx2")):
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+        command = [sys.executable, "-c", script, threads]
+        digests.add(subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout)
+    assert len(digests) == 1
+
+
+def test_a_frame_of_the_right_size_keeps_its_pixels_and_a_read_only_frame_needs_no_warning():
+    frame = waves(64, 48)
+    frame.setflags(write=False)
+    assert np.array_equal(resize_frame(frame, 64, 48), frame)
+    assert resize_frame(frame, 32, 32).shape == (32, 32, 3)
+
+
+def test_normalised_pixels_follow_the_formula_in_the_official_order(processor):
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    odd = HiComVideoProcessor(size=SMALL, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+    for one in (processor, odd):
+        mean, std = np.float32(one.image_mean), np.float32(one.image_std)
+        expected = ((values * one.rescale_factor).astype(np.float32) - mean) / std
+        assert np.array_equal(one.preprocess_images(values)["pixel_values"][0].numpy(), expected.transpose(2, 0, 1))
 
 
 def test_a_frame_is_padded_to_a_square_with_grey_and_half_a_pixel_up_or_left():
@@ -188,6 +277,11 @@ def test_senseless_calls_are_refused(processor):
         ({"frames": 3}, TypeError, r"unknown arguments \['frames'\]"),
         ({"start": 3.0}, TypeError, r"unknown arguments \['start'\]; start, end, frame_rate belong to one video"),
         ({"do_normalize": False}, ValueError, "do_normalize=False is not supported"),
+        (
+            {"resample": "bicubic"},
+            ValueError,
+            "resample must be \"exact\" or one of Pillow's numbers 0 to 5, got 'bicubic'",
+        ),
         ({"pad_value": 256}, ValueError, "pad_value must be from 0 to 255, got 256"),
         ({"num_frames": 0}, ValueError, "num_frames must be at least 1, got 0"),
         ({"short_video": "loop"}, ValueError, "short_video must be"),
@@ -202,12 +296,19 @@ def test_senseless_settings_are_refused_at_construction(arguments, error, messag
 
 def test_settings_survive_saving_and_can_be_overridden_when_loading(tmp_path):
     processor = HiComVideoProcessor(
-        size=SMALL, num_frames=5, short_video="repeat", do_pad=False, max_frames=9, on_decode_error="keep"
+        size=SMALL,
+        num_frames=5,
+        short_video="repeat",
+        do_pad=False,
+        max_frames=9,
+        on_decode_error="keep",
+        resample="exact",
     )
     processor.save_pretrained(tmp_path)
     assert HiComVideoProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
     changed = HiComVideoProcessor.from_pretrained(tmp_path, num_frames=8, short_video="once")
     assert (changed.num_frames, changed.short_video, changed.do_pad) == (8, "once", False)
+    assert (changed.resample, HiComVideoProcessor.from_pretrained(tmp_path, resample=2).resample) == ("exact", 2)
     frames = numbered_frames(3)
     again = HiComVideoProcessor.from_pretrained(tmp_path)
     assert torch.equal(again(frames)["pixel_values_videos"], processor(frames)["pixel_values_videos"])

@@ -181,7 +181,7 @@ def run_preprocess_case(folder: Path, case: dict) -> CaseResult:
 
 
 def _processor(side: int, do_pad: bool) -> HiComVideoProcessor:
-    return HiComVideoProcessor(size={"height": side, "width": side}, do_pad=do_pad)
+    return HiComVideoProcessor(size={"height": side, "width": side}, do_pad=do_pad, resample="exact")
 
 
 def _compare_frame(frame: dict, suffix: str, image: np.ndarray, do_pad: bool, tensors: dict) -> list[Comparison]:

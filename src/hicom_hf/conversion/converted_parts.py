@@ -10,7 +10,7 @@ from ..assembly.from_parts import IMAGE_TOKEN, VIDEO_TOKEN, build_processor, loa
 from ..modeling.configuration_hicom import HiComConfig
 from ..processors.chat_template_hicom import multimodal_chat_template
 from ..processors.processing_hicom import HiComProcessor
-from ..processors.video_processing_hicom import HiComVideoProcessor
+from ..processors.video_processing_hicom import BICUBIC, HiComVideoProcessor
 from .official_sources import OfficialSource
 from .projector_string import UnreleasedOptionError
 
@@ -92,11 +92,13 @@ def build_official_processor(
 
 
 def _video_processor(source: OfficialSource, config: HiComConfig) -> HiComVideoProcessor:
-    """Preprocessing and frame sampling as in the release, but for its cap of 32 frames."""
+    """Preprocessing and frame sampling as in the release, to the byte, but for its cap of 32 frames."""
     path = source.tower / "preprocessor_config.json"
     values = json.loads(path.read_text()) if path.is_file() else {}
     side = config.vision_config.image_size
     settings = {name: values[name] for name in NORMALISATION if values.get(name) is not None}
+    if settings.get("resample", BICUBIC) == BICUBIC:
+        settings["resample"] = "exact"
     num_frames = source.config.get("num_frames", HiComVideoProcessor.num_frames)
     settings |= {"num_frames": num_frames} if num_frames else {"fps": 1.0}  # null: one frame per second
     return HiComVideoProcessor(
