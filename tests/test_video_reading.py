@@ -29,9 +29,11 @@ from video_files import (
     write_video,
 )
 
-from hicom_hf.processors import pyav_hicom, video_decoding_hicom, video_sources_hicom
+from hicom_hf.processors import pyav_hicom, video_decoding_hicom
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
-from hicom_hf.processors.video_reading_hicom import VideoReadError, read_video
+from hicom_hf.processors.media_access_hicom import MediaAccess
+from hicom_hf.processors.video_reading_hicom import read_video
+from hicom_hf.processors.video_sources_hicom import VideoReadError, load_image
 
 ALL = FrameSampling(num_frames="all")
 
@@ -205,7 +207,7 @@ def test_a_url_may_hold_spaces_and_letters_of_any_script(tmp_path, server):
         assert numbers_of(frames) == [0, 1, 2, 3, 4]
 
 
-def test_a_failed_download_names_the_url(tmp_path, server, monkeypatch):
+def test_a_failed_download_names_the_url(tmp_path, server):
     with pytest.raises(VideoReadError, match=f"{server}/nothing.mp4: the server answered 404"):
         read_video(f"{server}/nothing.mp4", ALL)
     with pytest.raises(VideoReadError, match=r"cut.mp4: the download stopped after 100 of 1000 bytes"):
@@ -213,9 +215,10 @@ def test_a_failed_download_names_the_url(tmp_path, server, monkeypatch):
     with pytest.raises(VideoReadError, match=r"http://127.0.0.1:1/x.mp4: the download failed"):
         read_video("http://127.0.0.1:1/x.mp4", ALL)
     write_video(tmp_path / "large.mp4", 2)
-    monkeypatch.setattr(video_sources_hicom, "MAX_DOWNLOAD_SIZE", 10)
-    with pytest.raises(VideoReadError, match=r"large.mp4: more than 10 bytes; download it"):
-        read_video(f"{server}/large.mp4", ALL)
+    with pytest.raises(
+        VideoReadError, match=r"large.mp4: the file has more than 10 bytes, the limit of this download"
+    ):
+        read_video(f"{server}/large.mp4", ALL, media_access=MediaAccess(max_bytes=10))
 
 
 def test_a_gif_is_read_with_the_durations_of_its_frames(tmp_path):
@@ -348,7 +351,7 @@ def test_unreadable_files_are_named_with_what_is_wrong(tmp_path):
 
 
 def test_unusable_objects_are_refused():
-    with pytest.raises(TypeError, match="<int>: a video is a path, an http"):
+    with pytest.raises(TypeError, match="<int>: a video is a path, a URL"):
         read_video(5, ALL)
     with pytest.raises(VideoReadError, match="<file object>: the file object gives text, not bytes"):
         read_video(io.StringIO("text"), ALL)
@@ -491,4 +494,4 @@ def test_an_image_that_is_postscript_starts_no_ghostscript(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     with pytest.raises(VideoReadError, match="not an image"):
-        video_sources_hicom.load_image(path)
+        load_image(path)

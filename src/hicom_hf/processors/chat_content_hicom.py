@@ -7,6 +7,8 @@ Training records say it with the same keys.
 from collections.abc import Mapping
 from typing import Any
 
+from .video_sources_hicom import is_frame_list
+
 SOURCE_KEYS = {"video": ("video", "url", "path"), "image": ("image", "url", "path", "base64")}
 # What a video's own part or record may say about its frames; see `HiComVideoProcessor.preprocess`.
 FRAME_KEYS = ("start", "end", "num_frames", "fps", "max_frames", "frame_rate")
@@ -88,7 +90,7 @@ def check_part(kind: str, part: Mapping[str, Any], name: str, more_keys: tuple[s
 
 
 def with_chat_videos(chat: list[dict]) -> list[dict]:
-    """The chat with a `ChatVideo` in place of each video whose part says something about its frames.
+    """The chat with a `ChatVideo` in place of each video whose part says something about its frames or lists them.
 
     Raises:
         ValueError: a video or image has an unknown key, several sources, or options without a source.
@@ -120,4 +122,8 @@ def _with_chat_video(part: Any, name: str) -> Any:
     if not sources:
         return {"type": kind}
     source = part[sources[0]]
-    return {"type": kind, kind: ChatVideo(source, frames)} if frames else {"type": kind, sources[0]: source}
+    # A list of frames, or a picture shown as a video, could be taken for frames of one video with what stands beside it.
+    is_alone = kind == "video" and (isinstance(source, (list, tuple)) or is_frame_list([source, source]))
+    return (
+        {"type": kind, kind: ChatVideo(source, frames)} if frames or is_alone else {"type": kind, sources[0]: source}
+    )

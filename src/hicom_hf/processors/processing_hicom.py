@@ -7,9 +7,7 @@ import re
 from math import ceil, prod
 from numbers import Integral
 
-import numpy as np
 import torch
-from PIL import Image
 from transformers import PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import _MARKED_RE, ProcessorMixin, TextKwargs
@@ -18,6 +16,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
 from .instruction_encoding_hicom import InstructionEncoding
 from .instruction_hicom import InstructionRules, check_instruction_rules, unescaped
+from .video_sources_hicom import is_frame_list
 
 # Arguments of a call that say which frames are taken; everything else goes to the tokenizer.
 SAMPLING_KEYS = (
@@ -31,6 +30,7 @@ SAMPLING_KEYS = (
     "on_decode_error",
     "do_sample_frames",
     "frame_rate",
+    "media_access",
     "return_metadata",
 )
 TEXT_KEYS = {*TextKwargs.__annotations__, "return_text_replacement_offsets", "sanitize_control_tokens"}
@@ -196,6 +196,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
                 see `HiComVideoProcessor.preprocess`.
             max_video_tokens: as many frames as fit this many visual tokens per video; only a bound where `num_frames`, `fps`
                 or `do_sample_frames=False` chooses the number.
+            media_access: which files and servers may be read, see `read_video`.
             return_metadata: also return `video_metadata`, one record of what was sampled per video.
             **kwargs: for the tokenizer (return_tensors, padding, truncation, ...); `videos_kwargs` and `text_kwargs` work, too.
 
@@ -224,7 +225,8 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             video_num_frames = encoded["video_num_frames"].tolist()
             data.update(encoded)
         if images:
-            data.update(self.video_processor.preprocess_images(images, return_tensors="pt"))
+            access = sampling.get("media_access")
+            data.update(self.video_processor.preprocess_images(images, return_tensors="pt", media_access=access))
         if rows is None:
             return BatchFeature(data)
 
@@ -402,16 +404,12 @@ def _flatten(sources, frame_lists: bool) -> list:
 
     Args:
         sources: a string, path, array or file is one source; None is none.
-        frame_lists: a list whose items are frames (PIL images, or arrays of three axes) is one source, a video.
+        frame_lists: a list of frames is one source, a video; see `is_frame_list`.
     """
     if sources is None:
         return []
     if not isinstance(sources, (list, tuple)):
         return [sources]
-    if frame_lists and sources and all(_is_frame(item) for item in sources):
+    if frame_lists and is_frame_list(sources):
         return [list(sources)]
     return [source for item in sources for source in _flatten(item, frame_lists)]
-
-
-def _is_frame(item) -> bool:
-    return isinstance(item, Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)

@@ -15,9 +15,10 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .frame_sampling_hicom import DEFAULT_NUM_FRAMES, FrameSampling
+from .media_access_hicom import OPEN_ACCESS, MediaAccess
 from .picture_settings_hicom import PictureSettings
 from .video_reading_hicom import read_video
-from .video_sources_hicom import load_image
+from .video_sources_hicom import is_frame_list, load_image
 
 PAD_VALUE = 127  # grey, in every channel; official release
 NUM_PIXEL_VALUES = 256
@@ -25,7 +26,7 @@ BICUBIC = 3  # Pillow's number
 TORCH_FILTERS = {2: "bilinear", BICUBIC: "bicubic"}  # by Pillow's number; the others have no counterpart in torch
 
 # Arguments that describe one video, so that a processor cannot have them as its own.
-CALL_ONLY_ARGUMENTS = ("start", "end", "frame_rate")
+CALL_ONLY_ARGUMENTS = ("start", "end", "frame_rate", "media_access")
 # Written into the saved file by transformers, not arguments of ours.
 SAVED_LABELS = {
     "auto_map",
@@ -43,6 +44,7 @@ class HiComVideosKwargs(VideosKwargs, total=False):
     end: float | None
     max_frames: int | None
     frame_rate: float | None
+    media_access: MediaAccess | None
     short_video: Literal["once", "repeat"] | None
     on_decode_error: Literal["raise", "keep"] | None
     pad_value: int | None
@@ -145,6 +147,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         on_decode_error: Literal["raise", "keep"] | None = None,
         do_sample_frames: bool | None = None,
         frame_rate: float | None = None,
+        media_access: MediaAccess | None = None,
         return_metadata: bool = False,
         return_tensors: str | None = "pt",
         **unknown: Any,
@@ -152,11 +155,11 @@ class HiComVideoProcessor(BaseVideoProcessor):
         """Reads, samples and normalises videos. What is None takes the processor's own value.
 
         Args:
-            videos: one source (see `read_video`) or a list of sources. A list of PIL images or 3-D arrays is one
-                video, a list of paths is several, a list inside a list is one video given as frames.
+            videos: one source (see `read_video`) or a list of sources. A list of PIL images, 3-D arrays or paths of images is
+                one video, a list of other paths is several, a list inside a list is one video given as frames.
             num_frames, fps, start, end, max_frames, short_video: see `FrameSampling`. Giving `fps` sets aside the
                 processor's own `num_frames`, and the other way round.
-            on_decode_error, frame_rate: see `read_video`.
+            on_decode_error, frame_rate, media_access: see `read_video`.
             do_sample_frames: False takes every frame (of the range, at most `max_frames`).
             return_metadata: add "video_metadata", one `SamplingRecord` per video.
             return_tensors: "pt" (also for None) or "np".
@@ -172,7 +175,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         if unknown:
             raise TypeError(
                 f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; a call takes num_frames, fps, start, end, "
-                "max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, return_metadata and "
+                "max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, media_access, return_metadata and "
                 "return_tensors, the rest is set at construction"
             )
         sampling = self._sampling(num_frames, fps, do_sample_frames, start, end, max_frames, short_video)
@@ -185,6 +188,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 frame_rate=frame_rate,
                 transform=self.square_frame,
                 settings=PictureSettings(self.square_pixels, self.alpha_on_white, self.browser_delays),
+                media_access=media_access or OPEN_ACCESS,
             )
             stacks.append(self._normalised(frames))
             records.append(record)
@@ -197,13 +201,16 @@ class HiComVideoProcessor(BaseVideoProcessor):
             features["video_metadata"] = records
         return features
 
-    def preprocess_images(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
+    def preprocess_images(
+        self, images: Any, return_tensors: str | None = "pt", media_access: MediaAccess | None = None
+    ) -> BatchFeature:
         """Pads, resizes and normalises images as if each were one frame.
 
         Args:
             images: one image or a list: path, URL, bytes, file object, PIL image, or uint8 array or tensor
                 (height, width, 3) or (3, height, width); a 4-D array or tensor is a list of images.
             return_tensors: "pt" (also for None) or "np".
+            media_access: see `read_video`.
 
         Returns:
             `pixel_values` float32 (n, 3, S, S).
@@ -216,7 +223,9 @@ class HiComVideoProcessor(BaseVideoProcessor):
         images = list(images) if is_batch else [images]
         if not images:
             raise ValueError("images is an empty list; pass at least one image")
-        frames = np.stack([self.square_frame(load_image(image)) for image in images])
+        frames = np.stack(
+            [self.square_frame(load_image(image, access=media_access or OPEN_ACCESS)) for image in images]
+        )
         data = {"pixel_values": self._normalised(frames)}
         return BatchFeature(_converted(data, return_tensors))
 
@@ -332,11 +341,7 @@ def _as_sources(videos: Any) -> list[Any]:
         return [videos]
     if not videos:
         raise ValueError("videos is an empty list; pass at least one video")
-    return [videos] if all(_is_frame(item) for item in videos) else list(videos)
-
-
-def _is_frame(item: Any) -> bool:
-    return isinstance(item, Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+    return [videos] if is_frame_list(videos) else list(videos)
 
 
 def _converted(data: dict[str, torch.Tensor], return_tensors: str | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Letters: T frames. Frames are uint8 RGB (T, height, width, 3), upright; times ar
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -14,16 +13,18 @@ import torch
 
 from .animation_reading_hicom import AnimationReader, open_pictures
 from .frame_sampling_hicom import FrameSampling, num_requested, select_frames
+from .media_access_hicom import OPEN_ACCESS, MediaAccess
 from .media_bounds_hicom import MediaBounds
 from .picture_settings_hicom import PictureSettings
+from .source_names_hicom import source_name, url_scheme
 from .video_decoding_hicom import StreamReader, TimesChangedError
 from .video_sources_hicom import (
     VideoReadError,
     as_uint8_frames,
     list_frame_files,
     load_image,
+    local_path,
     open_binary,
-    source_name,
 )
 
 DEFAULT_BOUNDS = MediaBounds()
@@ -81,14 +82,16 @@ def read_video(
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
     bounds: MediaBounds = DEFAULT_BOUNDS,
     settings: PictureSettings = DEFAULT_SETTINGS,
+    media_access: MediaAccess = OPEN_ACCESS,
 ) -> tuple[np.ndarray, SamplingRecord]:
     """Reads the frames that a request asks for.
 
     At most the chosen frames and one more are in memory at a time.
 
     Args:
-        source: path of a video, animation, image or folder of images; http(s) URL; bytes; binary file object; uint8
-            array or tensor (T, height, width, 3) or (T, 3, height, width); list of images (PIL, array, tensor, path).
+        source: path of a video, animation, image or folder of images; http(s), file or data URL; bytes; binary file object;
+            {"bytes", "path"} as the library datasets gives it; uint8 array or tensor (T, height, width, 3) or
+            (T, 3, height, width); list of images (PIL, array, tensor, path).
         sampling: the request.
         on_decode_error: for a file that breaks after some frames: "raise", or "keep" those that can be read.
         frame_rate: frames per second of a source that has no clock (folder, array, list); only for those.
@@ -96,6 +99,7 @@ def read_video(
             held together; all results must have the same shape.
         bounds: what the source may cost.
         settings: pixel shape, transparency and delays.
+        media_access: which files and servers may be read; `MediaAccess.guarded()` for sources that strangers name.
 
     Returns:
         uint8 array (T, height, width, 3), or what `transform` made of each frame, stacked; and the record.
@@ -116,15 +120,15 @@ def read_video(
         raise ValueError(f"frame_rate must be above 0 frames per second and finite, got {frame_rate!r}")
     file = None
     try:
-        if _is_frames(source):
-            reader = FramesReader(source, frame_rate)
+        if _is_frames(source, media_access):
+            reader = FramesReader(source, frame_rate, media_access)
         else:
             if frame_rate is not None:
                 raise VideoReadError(
                     f"{source_name(source)}: frame_rate={frame_rate:g} is for frames without a clock, "
                     "and this source has its own times; leave it out"
                 )
-            file = open_binary(source)
+            file = open_binary(source, media_access)
             reader = _open_reader(file, source_name(source), bounds, settings)
         frames, record = _read(reader, sampling, on_decode_error == "keep", transform, bounds)
         record.settings = settings
@@ -143,12 +147,12 @@ class FramesReader:
     stream_index = failure = None
     rotation = 0
 
-    def __init__(self, source: Any, frame_rate: float | None):
-        self.name = source_name(source)
+    def __init__(self, source: Any, frame_rate: float | None, access: MediaAccess):
+        self.name, self.access = source_name(source), access
         if isinstance(source, (np.ndarray, torch.Tensor)):
             self.items: Sequence[Any] = as_uint8_frames(source, self.name, num_axes=4)
         else:
-            self.items = source if isinstance(source, (list, tuple)) else list_frame_files(Path(source))
+            self.items = source if isinstance(source, (list, tuple)) else list_frame_files(local_path(source, access))
         if len(self.items) == 0:
             raise VideoReadError(f"{self.name}: the list of frames is empty; pass at least one image")
         self.frame_rate = frame_rate
@@ -163,7 +167,7 @@ class FramesReader:
         for index in indices:
             item = self.items[index]
             name = source_name(item) if isinstance(item, (str, os.PathLike)) else f"{self.name}[{index}]"
-            frame = load_image(item, name)
+            frame = load_image(item, name, self.access)
             first_shape = first_shape or frame.shape
             if frame.shape != first_shape:
                 raise VideoReadError(
@@ -173,10 +177,12 @@ class FramesReader:
             yield index, frame
 
 
-def _is_frames(source: Any) -> bool:
+def _is_frames(source: Any, access: MediaAccess) -> bool:
     if isinstance(source, (np.ndarray, torch.Tensor, list, tuple)):
         return True
-    return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
+    if not isinstance(source, (str, os.PathLike)) or url_scheme(source) not in (None, "file"):
+        return False
+    return os.path.isdir(local_path(source, access))
 
 
 def _open_reader(

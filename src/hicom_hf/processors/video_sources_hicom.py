@@ -3,84 +3,69 @@
 Frames are uint8 RGB arrays (height, width, 3).
 """
 
-import http.client
+import base64
+import binascii
 import io
 import os
 import re
-import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .media_access_hicom import OPEN_ACCESS, MediaAccess, MediaAccessError
+from .media_download_hicom import DownloadError, download
+from .source_names_hicom import DATA_SCHEME, source_name, url_scheme
+
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # What Pillow may take an image for. Its other formats are not pictures that people bring, and some start other programs:
 # a PostScript file under any name would run Ghostscript.
 STILL_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # what has a meaning in an address and stays as it is (RFC 3986)
-DOWNLOAD_TIMEOUT = 30.0  # seconds without any data
-MAX_DOWNLOAD_SIZE = 8 * 2**30  # bytes; a live stream has no end
-MAX_SIZE_IN_MEMORY = 256 * 2**20  # bytes; a larger download goes to a temporary file
-DOWNLOAD_CHUNK_SIZE = 2**20  # bytes
-URL_PREFIXES = ("http://", "https://")
 
 
 class VideoReadError(ValueError):
     """A video or image that cannot be used; the message names it, says what is wrong and what to do."""
 
 
-def source_name(source: Any) -> str:
-    """How messages and records call a source: its path or URL, or what it is, in angle brackets."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return "<bytes>"
-    if isinstance(source, np.ndarray):
-        return "<array>"
-    if isinstance(source, torch.Tensor):
-        return "<tensor>"
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or "<image>"
-    if isinstance(source, (list, tuple)):
-        return "<frames>"
-    name = getattr(source, "name", None)
-    if isinstance(name, str):
-        return name
-    return "<file object>" if callable(getattr(source, "read", None)) else f"<{type(source).__name__}>"
-
-
-def open_binary(source: Any) -> BinaryIO:
+def open_binary(source: Any, access: MediaAccess = OPEN_ACCESS) -> BinaryIO:
     """Opens a path, URL, bytes or file object as a seekable binary file at its beginning.
 
     Args:
-        source: str or Path of a file, http(s) URL, bytes, or an object with `read`. A file object is rewound if it can
-            seek and read into memory if it cannot; it is never closed here.
+        source: str or Path of a file (`~` is the home folder); http(s), file or data URL; bytes; the {"bytes", "path"} of the
+            library datasets; or an object with `read`. A file object is rewound if it can seek and read into memory if it
+            cannot; it is never closed here.
+        access: which files and servers may be read.
 
     Returns:
         A binary file. The caller closes it unless it is the one that was passed in.
 
     Raises:
-        VideoReadError: there is no such file, it is empty or unreadable, or the download fails.
+        VideoReadError: there is no such file, it is empty or unreadable, not allowed, or the download fails.
         TypeError: the source is of no known type.
     """
     name = source_name(source)
+    if isinstance(source, Mapping) and "bytes" in source:
+        source = source["path"] if source["bytes"] is None else source["bytes"]
     if isinstance(source, (bytes, bytearray, memoryview)):
         file = io.BytesIO(source)
-    elif isinstance(source, str) and source.lower().startswith(URL_PREFIXES):
-        file = _download(source)
+    elif url_scheme(source) == "data":
+        file = io.BytesIO(_data_content(source, name, access))
+    elif url_scheme(source) in ("http", "https"):
+        file = _downloaded(source, name, access)
     elif isinstance(source, (str, os.PathLike)):
-        file = _open_path(Path(source), name)
+        file = _open_path(local_path(source, access), name)
     elif callable(getattr(source, "read", None)):
         file = _rewound(source, name)
     else:
         raise TypeError(
-            f"{name}: a video is a path, an http(s) URL, bytes, a binary file object, a folder of images, a uint8 "
-            f"array or tensor (T, height, width, 3), or a list of images; got {type(source).__name__}"
+            f"{name}: a video is a path, a URL (http, https, file, data), bytes, a binary file object, a folder of images, a "
+            f"uint8 array or tensor (T, height, width, 3), or a list of images; got {type(source).__name__}"
         )
     if file.seek(0, os.SEEK_END) == 0:
         if file is not source:
@@ -88,6 +73,32 @@ def open_binary(source: Any) -> BinaryIO:
         raise VideoReadError(f"{name}: the file is empty (0 bytes); was it downloaded or copied completely?")
     file.seek(0)
     return file
+
+
+def local_path(source: str | os.PathLike, access: MediaAccess = OPEN_ACCESS) -> Path:
+    """The path that a path or `file://` URL names, with `~` as the home folder.
+
+    Raises:
+        VideoReadError: it is another URL, or lies where `access` does not allow it.
+    """
+    name, scheme = source_name(source), url_scheme(source)
+    if scheme not in (None, "file"):
+        raise VideoReadError(
+            f"{name}: {scheme} addresses are not read here, only http, https, file and data; download it and pass its path"
+        )
+    if scheme == "file":
+        parts = urlsplit(source)
+        if parts.netloc not in ("", "localhost"):
+            raise VideoReadError(f"{name}: a file URL names a file of this machine, as file:///folder/video.mp4")
+        path = Path(url2pathname(parts.path))
+    else:
+        path = Path(os.path.expanduser(os.fsdecode(source)))
+    try:
+        return access.local_path(path)
+    except MediaAccessError as error:
+        raise VideoReadError(f"{name}: {error}") from None
+    except ValueError as error:  # a null byte
+        raise VideoReadError(f"{name}: the file cannot be opened ({error}); check the path") from error
 
 
 def list_frame_files(folder: Path) -> list[Path]:
@@ -99,19 +110,20 @@ def list_frame_files(folder: Path) -> list[Path]:
     files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
     if not files:
         raise VideoReadError(
-            f"{folder}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}); "
+            f"{source_name(folder)}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}); "
             "pass a video file or a folder of frames"
         )
     return sorted(files, key=_natural_key)
 
 
-def load_image(image: Any, name: str | None = None) -> np.ndarray:
+def load_image(image: Any, name: str | None = None, access: MediaAccess = OPEN_ACCESS) -> np.ndarray:
     """One image as uint8 RGB.
 
     Args:
-        image: path, URL, bytes, file object, PIL image, or a uint8 array or tensor (height, width, 3) or
+        image: what `open_binary` takes, PIL image, or a uint8 array or tensor (height, width, 3) or
             (3, height, width).
         name: what messages call it, if not by its own name.
+        access: which files and servers may be read.
 
     Returns:
         uint8 array (height, width, 3), upright.
@@ -125,7 +137,7 @@ def load_image(image: Any, name: str | None = None) -> np.ndarray:
         return as_uint8_frames(image, name, num_axes=3)
     if isinstance(image, Image.Image):
         return rgb_from_pil(image, name)
-    file = open_binary(image)
+    file = open_binary(image, access)
     try:
         with Image.open(file, formats=STILL_FORMATS) as opened:
             return rgb_from_pil(opened, name)
@@ -136,6 +148,18 @@ def load_image(image: Any, name: str | None = None) -> np.ndarray:
     finally:
         if file is not image:
             file.close()
+
+
+def is_frame_list(sources: Any) -> bool:
+    """Whether a list is one video, given as frames: PIL images, arrays of three axes, or several paths or URLs of images."""
+    if not isinstance(sources, (list, tuple)) or not sources:
+        return False
+    if len(sources) > 1 and all(isinstance(item, (str, os.PathLike)) for item in sources):
+        return all(os.fsdecode(item).lower().endswith(IMAGE_SUFFIXES) for item in sources)
+    return all(
+        isinstance(item, Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+        for item in sources
+    )
 
 
 def rgb_from_pil(image: Image.Image, name: str) -> np.ndarray:
@@ -184,13 +208,18 @@ def _natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 def _open_path(path: Path, name: str) -> BinaryIO:
     try:
-        return path.open("rb")
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):  # opening a pipe would wait for its writer, and a device may have no end
+            return path.open("rb")
     except FileNotFoundError as error:
         raise VideoReadError(f"{name}: there is no such file or folder; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = error.strerror if isinstance(error, OSError) else error
         raise VideoReadError(
-            f"{name}: the file cannot be opened ({error}); check the path and its permissions"
+            f"{name}: the file cannot be opened ({reason}); check the path and its permissions"
         ) from error
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+    raise VideoReadError(f"{name}: this is {kind}, not a file; pass a regular file")
 
 
 def _rewound(file: Any, name: str) -> BinaryIO:
@@ -209,34 +238,26 @@ def _rewound(file: Any, name: str) -> BinaryIO:
     return io.BytesIO(content)
 
 
-def _download(url: str) -> BinaryIO:
-    file = tempfile.SpooledTemporaryFile(max_size=MAX_SIZE_IN_MEMORY)  # noqa: SIM115  the caller closes it
+def _downloaded(url: str, name: str, access: MediaAccess) -> BinaryIO:
     try:
-        _fill(file, url)
-    except urllib.error.HTTPError as error:
-        file.close()
-        error.close()
-        raise VideoReadError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
-    except VideoReadError:
-        file.close()
-        raise
-    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a malformed address
-        file.close()
-        raise VideoReadError(f"{url}: the download failed ({error}); check the address and the network") from error
-    return file
+        return download(url, access)
+    except (DownloadError, MediaAccessError) as error:
+        # Not `from error`: what lies behind it may repeat the address with its password.
+        raise VideoReadError(f"{name}: {error}") from None
 
 
-def _fill(file: BinaryIO, url: str) -> None:
-    size = 0
-    address = urllib.parse.quote(
-        url, safe=URL_CHARACTERS
-    )  # people paste addresses with spaces and letters of all scripts
-    with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT) as response:
-        promised = response.headers.get("Content-Length")
-        while chunk := response.read(DOWNLOAD_CHUNK_SIZE):
-            size += len(chunk)
-            if size > MAX_DOWNLOAD_SIZE:
-                raise VideoReadError(f"{url}: more than {MAX_DOWNLOAD_SIZE} bytes; download it and pass a path")
-            file.write(chunk)
-    if promised is not None and size < int(promised):
-        raise VideoReadError(f"{url}: the download stopped after {size} of {promised} bytes; try again")
+def _data_content(url: str, name: str, access: MediaAccess) -> bytes:
+    """The bytes of a `data:` URL (RFC 2397), which are percent-encoded or base64."""
+    head, comma, payload = url[len(DATA_SCHEME) :].partition(",")
+    if not comma:
+        raise VideoReadError(f"{name}: a data URL has a comma before its content, as data:video/mp4;base64,AAAA")
+    is_base64 = head.lower().rstrip().endswith(";base64")
+    if len(payload) * 3 // 4 > access.max_bytes:
+        raise VideoReadError(f"{name}: the data URL has more than {access.max_bytes} bytes, the limit")
+    if not is_base64:
+        return unquote_to_bytes(payload)
+    payload = re.sub(r"\s", "", unquote(payload)).translate(str.maketrans("-_", "+/")).rstrip("=")
+    try:
+        return base64.b64decode(payload + "=" * (-len(payload) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:  # ValueError: letters outside ASCII
+        raise VideoReadError(f"{name}: the content of the data URL is not base64 ({error}); was it cut?") from None
