@@ -188,7 +188,8 @@ def test_what_counts_as_one_video_and_what_as_several(processor, tmp_path):
         (np.stack([array, array]), [3, 3]),
         ([path, images, torch.from_numpy(array)], [3, 3, 3]),
         ([paths], [2]),
-        (paths, [1, 1]),
+        (paths, [2]),  # paths of images are frames of one video, as in the chats of Qwen
+        ([[paths[0]], [paths[1]]], [1, 1]),
     ]
     for videos, expected in cases:
         assert processor(videos)["video_num_frames"].tolist() == expected
@@ -275,7 +276,11 @@ def test_senseless_calls_are_refused(processor):
     ("arguments", "error", "message"),
     [
         ({"frames": 3}, TypeError, r"unknown arguments \['frames'\]"),
-        ({"start": 3.0}, TypeError, r"unknown arguments \['start'\]; start, end, frame_rate belong to one video"),
+        (
+            {"start": 3.0},
+            TypeError,
+            r"unknown arguments \['start'\]; start, end, frame_rate, media_access belong to one video",
+        ),
         ({"do_normalize": False}, ValueError, "do_normalize=False is not supported"),
         (
             {"resample": "bicubic"},
