@@ -33,7 +33,7 @@ from .encoding import is_missing, media_name, read_pixels
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  # part of the fingerprint
+FORMAT_VERSION = 2  # part of the fingerprint; 2: frames are resized by torch
 SHARD_SIZE = 2**29  # bytes; what an interruption loses at most
 SPARE_SPACE = 2**28  # bytes left on the disk
 GIB = 2**30

@@ -18,6 +18,7 @@ from ..hub.files import atomic_file, file_fingerprint, settings_fingerprint
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.outputs_hicom import HiComVideoFeatures
 from ..processors.answering_hicom import EncodedVideo
+from ..processors.picture_settings_hicom import PictureSettings
 from ..processors.video_reading_hicom import SamplingRecord
 
 FORMAT = 1  # of the files; raised when their content changes
@@ -115,7 +116,9 @@ class VideoCache:
         if metadata.get("format") != str(FORMAT):
             return None
         described = json.loads(metadata["video"])
-        sampling = SamplingRecord(**described.pop("sampling"))
+        record = described.pop("sampling")
+        settings = record.pop("settings")
+        sampling = SamplingRecord(**record, settings=None if settings is None else PictureSettings(**settings))
         return EncodedVideo(HiComVideoFeatures(**tensors), sampling, seconds=0.0, **described)
 
 

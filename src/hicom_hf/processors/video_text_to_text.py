@@ -36,6 +36,7 @@ SAMPLING_KEYS = (
     "on_decode_error",
     "do_sample_frames",
     "frame_rate",
+    "media_access",
 )
 PREPROCESS_KEYS = (*SAMPLING_KEYS, "question", "instruction", "system", "continue_final_message", "processor_kwargs")
 POSTPROCESS_KEYS = ("return_full_text", "return_tensors", "return_metadata", "skip_special_tokens")
