@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -396,3 +397,15 @@ def test_the_host_of_a_url_is_its_real_one(server):
     port = server.server_address[1]
     assert urlsplit(f"http://8.8.8.8@127.0.0.1:{port}/x").hostname == "127.0.0.1"
     refusal(f"http://8.8.8.8@127.0.0.1:{port}/x", MediaAccess.guarded(), "127.0.0.1 is at 127.0.0.1")
+
+
+def test_the_page_on_untrusted_input_states_the_defaults():
+    from hicom_hf.processors.media_bounds_hicom import MediaBounds
+
+    page = (Path(__file__).parents[1] / "docs" / "untrusted_input.md").read_text()
+    default, guarded, bounds = MediaAccess.open(), MediaAccess.guarded(), MediaBounds()
+    assert f"| {default.max_bytes // 2**30} GiB | {guarded.max_bytes // 2**20} MiB |" in page
+    assert f"{default.stall_seconds:g} s with hardly any progress | ends after {guarded.stall_seconds:g} s" in page
+    assert f"after {guarded.total_seconds:g} s in all" in page
+    assert f"| {round(bounds.max_pixels / 1e6)} million |" in page and f"| {bounds.max_pictures:,} |" in page
+    assert f"| {bounds.max_result_bytes // 2**30} GiB |" in page
