@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
+from video_files import write_video
 
 from hicom_hf import HiComProcessor
 from hicom_hf.assembly.random_model import (
@@ -23,6 +24,7 @@ from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.inference.attention_maps import attention_maps
 from hicom_hf.processors.answering_hicom import answer_question, encode_video, read_frames
 from hicom_hf.processors.chat_template_hicom import multimodal_chat_template
+from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.instruction_hicom import InstructionWarning
 from hicom_hf.processors.video_text_to_text import VideoTextToTextPipeline
 
@@ -415,3 +417,27 @@ def test_model_input_names_are_what_a_call_returns(processor):
     chat = user({"type": "image", "image": image()}, {"type": "video", "video": video(2)}, text("Which?"))
     inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
     assert set(inputs) <= set(processor.model_input_names)
+
+
+def test_one_frame_request_says_what_the_keywords_say(processor, tmp_path):
+    path = write_video(tmp_path / "video.mp4", 12)
+    request = FrameSampling(num_frames=3, start=0.2, end=0.9)
+    for take in (processor, lambda videos, **options: processor.video_processor(videos, **options)):
+        one = take(videos=[path], sampling=request, return_metadata=True)["video_metadata"][0]
+        other = take(videos=[path], num_frames=3, start=0.2, end=0.9, return_metadata=True)["video_metadata"][0]
+        assert one == other and len(one.indices) == 3
+        with pytest.raises(ValueError, match="both say which frames are taken"):
+            take(videos=[path], sampling=request, fps=2.0)
+    with pytest.raises(TypeError, match="sampling must be a FrameSampling, got dict"):
+        processor(videos=[path], sampling={"num_frames": 3})
+    chat = [{"role": "user", "content": [{"type": "video", "path": str(path)}, {"type": "text", "text": "What?"}]}]
+    encoded = processor.apply_chat_template(
+        chat, sampling=request, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    assert encoded["video_num_frames"].tolist() == [3]
+
+
+def test_an_argument_that_is_given_flat_and_nested_is_refused(processor, tmp_path):
+    path = write_video(tmp_path / "video.mp4", 12)
+    with pytest.raises(ValueError, match="num_frames was given twice"):
+        processor(videos=[path], num_frames=2, videos_kwargs={"num_frames": 3})

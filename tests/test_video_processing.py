@@ -256,7 +256,7 @@ def test_results_come_as_numpy_on_request(processor):
 
 def test_senseless_calls_are_refused(processor):
     frames = numbered_frames(2)
-    with pytest.raises(TypeError, match=r"unknown arguments \['frame_count'\]; a call takes num_frames"):
+    with pytest.raises(TypeError, match=r"unknown arguments \['frame_count'\]; a call takes sampling, num_frames"):
         processor(frames, frame_count=3)
     with pytest.raises(ValueError, match="videos is an empty list"):
         processor([])

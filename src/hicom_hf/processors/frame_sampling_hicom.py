@@ -7,8 +7,8 @@ import math
 import numbers
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 DEFAULT_NUM_FRAMES = 32  # paper, section 4.1
 # Seconds. Containers round times (Matroska to 1 ms), so two times closer than this count as the same moment.
@@ -77,10 +77,34 @@ class FrameSampling:
         if self.short_video not in ("once", "repeat"):
             raise ValueError(f'short_video must be "once" or "repeat", got {self.short_video!r}')
 
+    def as_keywords(self) -> dict[str, Any]:
+        """The request as the keywords that say the same; what is None is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     @property
     def needs_clock(self) -> bool:
         """Whether the request speaks of seconds, so that frames without times cannot fulfil it."""
         return self.fps is not None or self.start is not None or self.end is not None
+
+
+def with_request(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call in which `sampling`, a `FrameSampling`, is replaced by the keywords that say the same.
+
+    Raises:
+        TypeError: `sampling` is no `FrameSampling`.
+        ValueError: there is a keyword beside it that says something about the frames as well.
+    """
+    arguments = dict(arguments)
+    request = arguments.pop("sampling", None)
+    if request is None:
+        return arguments
+    if type(request).__name__ != FrameSampling.__name__:  # remote code has a class of its own
+        raise TypeError(f"sampling must be a FrameSampling, got {type(request).__name__}")
+    names = (*(field.name for field in fields(FrameSampling)), "do_sample_frames", "max_video_tokens")
+    beside = [name for name in names if arguments.get(name) is not None]
+    if beside:
+        raise ValueError(f"sampling and {', '.join(beside)} both say which frames are taken; give one of them")
+    return {**arguments, **request.as_keywords()}
 
 
 def uniform_indices(num_source_frames: int, num_frames: int) -> list[int]:

@@ -14,12 +14,14 @@ from transformers.processing_utils import _MARKED_RE, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
+from .frame_sampling_hicom import with_request
 from .instruction_encoding_hicom import InstructionEncoding
 from .instruction_hicom import InstructionRules, check_instruction_rules, unescaped
 from .video_sources_hicom import is_frame_list
 
 # Arguments of a call that say which frames are taken; everything else goes to the tokenizer.
 SAMPLING_KEYS = (
+    "sampling",
     "num_frames",
     "fps",
     "start",
@@ -192,6 +194,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
                 of the prompt; a list as long as there are rows is one per row. Default: the text of each row's last user turn,
                 without options and formatting requests.
             video_num_frames: in place of `videos`, the frames of each: for features that were encoded before.
+            sampling: which frames, as one `FrameSampling`; not together with its fields as keywords.
             num_frames, fps, start, end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate: which frames;
                 see `HiComVideoProcessor.preprocess`.
             max_video_tokens: as many frames as fit this many visual tokens per video; only a bound where `num_frames`, `fps`
@@ -291,8 +294,13 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         for unused in ("images_kwargs", "audio_kwargs", "audio"):
             if kwargs.pop(unused, None):
                 raise TypeError(f"HiComProcessor takes no {unused}")
+        twice = sorted(set(nested) & set(kwargs))
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)} was given twice, directly and in videos_kwargs or text_kwargs; give it once"
+            )
         kwargs = {**nested, **kwargs}
-        sampling = {key: kwargs.pop(key) for key in SAMPLING_KEYS if key in kwargs}
+        sampling = with_request({key: kwargs.pop(key) for key in SAMPLING_KEYS if key in kwargs})
         unknown = sorted(set(kwargs) - TEXT_KEYS)
         if unknown:
             raise TypeError(

@@ -138,6 +138,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         self,
         videos: Any,
         *,
+        sampling: FrameSampling | None = None,
         num_frames: int | None = None,
         fps: float | None = None,
         start: float | None = None,
@@ -157,6 +158,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         Args:
             videos: one source (see `read_video`) or a list of sources. A list of PIL images, 3-D arrays or paths of images is
                 one video, a list of other paths is several, a list inside a list is one video given as frames.
+            sampling: which frames, as one `FrameSampling`, in place of the following keywords.
             num_frames, fps, start, end, max_frames, short_video: see `FrameSampling`. Giving `fps` sets aside the
                 processor's own `num_frames`, and the other way round.
             on_decode_error, frame_rate, media_access: see `read_video`.
@@ -174,11 +176,14 @@ class HiComVideoProcessor(BaseVideoProcessor):
         """
         if unknown:
             raise TypeError(
-                f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; a call takes num_frames, fps, start, end, "
-                "max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, media_access, return_metadata and "
+                f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; a call takes sampling, num_frames, fps, start, "
+                "end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, media_access, return_metadata and "
                 "return_tensors, the rest is set at construction"
             )
-        sampling = self._sampling(num_frames, fps, do_sample_frames, start, end, max_frames, short_video)
+        if sampling is None:
+            sampling = self._sampling(num_frames, fps, do_sample_frames, start, end, max_frames, short_video)
+        elif {num_frames, fps, do_sample_frames, start, end, max_frames, short_video} != {None}:
+            raise ValueError("sampling and keywords both say which frames are taken; give one of them")
         stacks, records = [], []
         for source in _as_sources(videos):
             frames, record = read_video(

@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 # Which frames are taken; see `HiComProcessor.__call__`, whose file this one cannot import (a test holds the lists equal).
 SAMPLING_KEYS = (
+    "sampling",
     "num_frames",
     "fps",
     "start",
@@ -95,8 +96,8 @@ class VideoTextToTextPipeline(Pipeline):
     The instruction is the words that conditioned the compression.
 
     Args of a call, or of `pipeline(...)` for all calls:
-        num_frames, fps, start, end, max_frames, max_video_tokens, short_video, on_decode_error, do_sample_frames: which
-            frames are taken; seconds for start and end. See `HiComProcessor`.
+        sampling, num_frames, fps, start, end, max_frames, max_video_tokens, short_video, on_decode_error, do_sample_frames:
+            which frames are taken; seconds for start and end. See `HiComProcessor`.
         instruction: words to compress all videos by; default: those of the question.
         system: system prompt for chats that have none; default: that of the chat template.
         continue_final_message: go on with the last message; default: if it is the assistant's.
