@@ -16,7 +16,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from training_runs import processes, recipe, recipe_values, run_as_second, weights_of, write_data, write_model
+from training_runs import (
+    losses_of,
+    processes,
+    recipe,
+    recipe_values,
+    run_as_second,
+    weights_of,
+    write_data,
+    write_model,
+)
 from transformers import TrainerState, TrainingArguments
 from video_files import write_video
 
@@ -349,6 +358,63 @@ def test_evaluation_and_batches_with_pixels_do_without_the_unseen_image():
     )
     model(**inputs)
     assert len(calls) == 1
+
+
+@pytest.fixture
+def head_calls(monkeypatch):
+    """(rows, columns) or (tokens,) of everything that is sent to `lm_head`, with whether it is for training."""
+    seen, forward = [], HiComForConditionalGeneration.forward
+
+    def noting(self, *args, **kwargs):
+        hook = self.lm_head.register_forward_hook(
+            lambda module, args, output: seen.append((self.training, args[0].shape[:-1]))
+        )
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(HiComForConditionalGeneration, "forward", noting)
+    return seen
+
+
+def test_logits_of_labelled_tokens_only_give_the_same_losses_in_training_and_evaluation(start, tmp_path, head_calls):
+    losses, calls = {}, {}
+    for skip in (True, False):
+        values = held_out(start, tmp_path, max_steps=2, skip_logits=skip, eval={"keep_best": False})
+        values |= {"output_dir": str(tmp_path / str(skip)), "checkpoints": {"every": 2}}
+        run_recipe(recipe_from_dict(values))
+        losses[skip] = [loss for _, loss in losses_of(tmp_path / str(skip))] + held_out_losses(tmp_path / str(skip))
+        calls[skip] = [shape for _, shape in head_calls]
+        assert {training for training, _ in head_calls} == {True, False}
+        head_calls.clear()
+    assert len(losses[True]) == 4
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5)  # float32, sums in another order
+    assert all(len(shape) == 1 for shape in calls[True]) and all(len(shape) == 2 for shape in calls[False])
+    assert sum(shape.numel() for shape in calls[True]) < sum(shape.numel() for shape in calls[False]) / 3
+
+
+def test_all_logits_are_there_where_somebody_reads_them(start, tmp_path, head_calls):
+    processor = HiComProcessor.from_pretrained(start[0])
+    dataset = HiComDataset(start[1], processor, num_frames=2)
+    arguments = {"per_device_train_batch_size": 4, "max_steps": 1, "use_cpu": True, "remove_unused_columns": False}
+    shared = {"train_dataset": dataset, "eval_dataset": [dataset[0]], "processing_class": processor}
+    shared |= {"learning_rates": LearningRates(compressor=1e-4), "data_collator": HiComDataCollator(processor)}
+    predictions = []
+
+    def trainer(**options):
+        smoothing = options.pop("label_smoothing_factor", 0.0)
+        args = TrainingArguments(tmp_path, label_smoothing_factor=smoothing, label_names=["labels"], **arguments)
+        return HiComTrainer(
+            model=HiComForConditionalGeneration.from_pretrained(start[0]), args=args, **shared, **options
+        )
+
+    trainer(label_smoothing_factor=0.1).train()
+    assert [len(shape) for _, shape in head_calls] == [2]
+    head_calls.clear()
+    trainer(compute_metrics=lambda output: predictions.append(output.predictions) or {}).evaluate()
+    assert [len(shape) for _, shape in head_calls] == [2]
+    assert predictions[0].shape[:2] == (1, len(dataset[0]["input_ids"]))
 
 
 def test_a_step_whose_samples_were_all_skipped_has_a_loss_of_zero(tmp_path, start):

@@ -204,6 +204,8 @@ class Recipe:
         max_steps: stop after this many optimiser steps; needed for data without a length (streams).
         precision: "bf16" computes in bfloat16 and keeps trained weights in float32; "fp32" does all in float32.
         gradient_checkpointing: compute activations twice rather than keep them.
+        skip_logits: compute logits of labelled tokens only: the same loss and gradients for a fraction of the memory (not with
+            `trainer.label_smoothing_factor`); false computes all.
         seed: of the order of the data, of dropout and of new weights.
         deterministic: let PyTorch use deterministic GPU kernels only, so that a resumed run is bit-identical there as well
             (on the CPU it always is); slower.
@@ -229,6 +231,7 @@ class Recipe:
     max_steps: int | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = True
+    skip_logits: bool = True
     seed: int = 42
     deterministic: bool = False
     sharding: Literal["fsdp2", "zero2"] | None = None

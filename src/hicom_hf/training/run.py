@@ -145,6 +145,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         trainable_only=recipe.checkpoints.trainable_only,
         group_by=recipe.data.group_by,
         max_skipped=recipe.data.max_skipped,
+        skip_logits=recipe.skip_logits,
         progress_bar=recipe.logging.progress_bar,
     )
     if recipe.eval is not None and recipe.eval.patience is not None:

@@ -55,6 +55,8 @@ class HiComTrainer(Trainer):
         group_by: "length": batches of one modality and similar lengths; "modality": of one modality; "visual_tokens": of one
             modality and equally many visual tokens; None: shuffled.
         max_skipped: stop when this process has left out more samples than this that could not be read; None: never.
+        skip_logits: compute logits of labelled tokens only, where nobody asks for them: the same loss and gradients. Not with
+            label smoothing, `compute_loss_func` or, in evaluation, `compute_metrics`, which read logits.
         progress_bar: see `ConsoleReport`.
         **kwargs: of `transformers.Trainer`. `args.save_total_limit` old checkpoints are kept, `args.output_dir` holds them.
 
@@ -76,6 +78,7 @@ class HiComTrainer(Trainer):
         trainable_only: bool = False,
         group_by: Literal["length", "modality", "visual_tokens"] | None = None,
         max_skipped: int | None = None,
+        skip_logits: bool = True,
         progress_bar: bool = True,
         **kwargs,
     ):
@@ -83,6 +86,7 @@ class HiComTrainer(Trainer):
         self.trainable_only = trainable_only
         self.group_by = group_by
         self.max_skipped = max_skipped
+        self.skip_logits = skip_logits
         self._skipped: set[str] = set()
         self.final_dtype: torch.dtype | None = None
         self._staging: Path | None = None
@@ -188,6 +192,23 @@ class HiComTrainer(Trainer):
         # If every sample of a step was skipped, its loss is 0 / 1.
         num_items = super()._get_num_items_in_batch(batch_samples, device)
         return num_items.clamp(min=1) if torch.is_tensor(num_items) else num_items
+
+    # Loss --------------------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        """As in transformers; without logits when only the loss is asked for."""
+        inputs = inputs if return_outputs else self._without_logits(inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def prediction_step(self, model, inputs, prediction_loss_only: bool, ignore_keys: list[str] | None = None):
+        """As in transformers; without logits when only the loss is asked for."""
+        inputs = self._without_logits(inputs) if prediction_loss_only else inputs
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _without_logits(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Inputs of a step whose loss the model computes itself."""
+        reads_logits = self.label_smoother is not None or self.compute_loss_func is not None
+        return {**inputs, "skip_logits": True} if self.skip_logits and not reads_logits else inputs
 
     # Text-only batches -------------------------------------------------------------------------------------------------
 
