@@ -76,7 +76,7 @@ def ask_json(capsys, folder, video, *arguments, **options) -> dict:
 
 def test_help_shows_every_command_without_importing_torch():
     code = "import sys, hicom_command; code = hicom_command.main(); sys.exit(code or 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
     for name in COMMANDS:
@@ -146,7 +146,7 @@ def test_a_reader_that_has_gone_ends_the_command_quietly(folder):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         errors = process.stderr.read()
-        assert process.wait(timeout=120) == 1
+        assert process.wait() == 1
     assert "Traceback" not in errors and "Broken" not in errors
 
 
@@ -327,7 +327,7 @@ def test_a_repo_id_is_found_in_the_hub_cache_without_a_network(folder, video, tm
         "sys.exit(inspected or main())"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
         "somebody/hicom: HICom, paper formulation, 353.10 k parameters (F32), 1.43 MB in 1 file"

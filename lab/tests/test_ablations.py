@@ -294,11 +294,10 @@ def test_a_killed_run_is_taken_up_where_it_was(campaign):
     """A real process, killed once it has finished a stage; what it has finished stays, the rest is done."""
     run, chosen = Run("fine-fine", 0), {"arms": ("fine-fine",)}
     finished = campaign.place(run) / "conditional_pretraining" / "model" / "config.json"
-    killed = []
+    killed, returned = [], threading.Event()
 
-    def kill_when_finished():
-        until = time.monotonic() + 120
-        while time.monotonic() < until and not killed:
+    def kill_when_finished():  # no deadline: it watches until the campaign returns
+        while not killed and not returned.is_set():
             if finished.exists():
                 for process in multiprocessing.active_children():
                     process.kill()
@@ -310,6 +309,7 @@ def test_a_killed_run_is_taken_up_where_it_was(campaign):
     watcher = threading.Thread(target=kill_when_finished)
     watcher.start()
     failed = run_campaign(campaign, workers=1, **chosen)
+    returned.set()
     watcher.join()
 
     assert killed == [run_title(run)] and failed == [campaign.place(run) / "log.txt"]
