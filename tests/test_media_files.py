@@ -5,14 +5,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_files import write_video
+import torch
+from PIL import Image
+from video_files import write_corrupted_video, write_video
 
 from hicom_hf.processors import pyav_hicom, video_decoding_hicom
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.media_bounds_hicom import MediaBounds
 from hicom_hf.processors.picture_settings_hicom import PictureSettings
 from hicom_hf.processors.video_index_hicom import continuous_times
+from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
 from hicom_hf.processors.video_reading_hicom import VideoReadError, read_video
+from hicom_hf.processors.video_sources_hicom import load_image
 
 MEDIA = Path(__file__).parent / "media"
 EIGHT = FrameSampling(num_frames=8)
@@ -39,10 +43,16 @@ def test_pictures_with_exif_are_read(name):
     assert record.warnings == []
 
 
-def test_the_display_matrix_is_found_beside_exif():
-    with av.open(str(MEDIA / "exif.avi")) as container:
-        matrix = pyav_hicom.display_matrix(next(container.decode(video=0)))
-    assert matrix is None or matrix.tolist()[0] == [pyav_hicom.FIXED_POINT_ONE, 0, 0]
+def test_the_display_matrix_is_found_beside_exif(tmp_path):
+    upright, turned = (b"\x01\x12\x00\x03\x00\x00\x00\x01\x00" + number for number in (b"\x01", b"\x06"))
+    content = (MEDIA / "exif.avi").read_bytes()
+    assert content.count(upright) == 10  # the orientation in the EXIF of each picture
+    (tmp_path / "turned.avi").write_bytes(content.replace(upright, turned))
+    expected, record = read_video(MEDIA / "exif.avi", EIGHT)
+    assert record.rotation == 0
+    frames, record = read_video(tmp_path / "turned.avi", EIGHT)
+    assert record.rotation == 90
+    assert np.array_equal(frames, np.rot90(expected, -1, axes=(1, 2)))
 
 
 def test_tiles_are_joined_or_refused():
@@ -181,12 +191,64 @@ def test_pixels_become_square():
     assert not record.settings.square_pixels
 
 
-@pytest.mark.parametrize("name", ["alpha.mov", "alpha.png", "alpha.gif"])
+@pytest.mark.parametrize("name", ["alpha.mov", "alpha.png", "alpha.gif", "alpha_vp9.webm"])
 def test_what_is_transparent_is_white(name):
     frames, _ = read_video(MEDIA / name, EIGHT)
     assert frames[:, :4, :4].min() > 250
     frames, _ = read_video(MEDIA / name, EIGHT, settings=PictureSettings(alpha_on_white=False))
     assert frames[:, :4, :4].min() < 100
+
+
+def test_a_seek_in_a_video_with_alpha_gives_the_same_frames():
+    expected, _ = read_video(MEDIA / "alpha_vp9.webm", ALL)
+    frames, record = read_video(MEDIA / "alpha_vp9.webm", FrameSampling(num_frames=2, start=1.0))
+    assert np.array_equal(frames, expected[record.indices])
+
+
+@pytest.mark.parametrize("open_it", [Path, Image.open])
+def test_a_transparent_image_is_white_where_the_settings_say_so(open_it):
+    assert load_image(open_it(MEDIA / "alpha.png"))[:4, :4].min() == 255
+    hidden = load_image(open_it(MEDIA / "alpha.png"), settings=PictureSettings(alpha_on_white=False))
+    assert hidden[:4, :4].min() < 100
+    video, _ = read_video(MEDIA / "alpha.png", EIGHT)
+    assert np.array_equal(load_image(open_it(MEDIA / "alpha.png")), video[0])
+
+
+def test_images_of_a_processor_follow_its_own_settings():
+    for alpha_on_white in (True, False):
+        processor = HiComVideoProcessor(size={"height": 16, "width": 16}, alpha_on_white=alpha_on_white)
+        image = processor.preprocess_images(MEDIA / "alpha.png")["pixel_values"][0]
+        video = processor(MEDIA / "alpha.png")["pixel_values_videos"][0]
+        assert torch.equal(image, video)
+
+
+def test_bounds_are_an_argument_of_the_processor():
+    processor, small = HiComVideoProcessor(size={"height": 16, "width": 16}), MediaBounds(max_pixels=100)
+    for call in (processor, processor.preprocess_images):
+        with pytest.raises(VideoReadError, match=r"alpha.png: the number of pixels is 19200, more than"):
+            call(MEDIA / "alpha.png", media_bounds=small)
+    with pytest.raises(VideoReadError, match=r"more than MediaBounds.max_pixels=100"):
+        processor([[MEDIA / "alpha.png", MEDIA / "alpha.png"]], media_bounds=small)
+
+
+def test_repeated_pictures_of_theora_are_shown():
+    frames, record = read_video(MEDIA / "still.ogv", ALL)
+    assert (len(frames), record.num_source_frames, record.warnings) == (49, 49, [])
+    assert record.times == pytest.approx([index / 25 for index in range(49)])
+    assert np.ptp(frames, axis=0).max() <= 2
+    later, record = read_video(MEDIA / "still.ogv", FrameSampling(num_frames=3, start=1.2))
+    assert np.array_equal(later, frames[record.indices])
+
+
+def test_keep_goes_on_after_a_bad_packet_of_a_stream_without_times(tmp_path):
+    path = write_corrupted_video(tmp_path / "broken.avi", num_frames=24, broken_frame=8)
+    with pytest.raises(VideoReadError, match=r"broken.avi: the file breaks after \d of \d\d frames \(decoding fails"):
+        read_video(path, ALL)
+    frames, record = read_video(path, ALL, on_decode_error="keep")
+    assert len(frames) == len(record.indices) > 15
+    assert "the file breaks after" in record.warnings[-1]
+    before, record = read_video(path, FrameSampling(num_frames=2, end=0.3))  # ends before the damage
+    assert np.array_equal(before, frames[record.indices])
 
 
 def test_delays_of_10_milliseconds_count_as_100():

@@ -1,6 +1,5 @@
 """Reads still and animated images with Pillow, which knows how long each picture of an animation is shown."""
 
-import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -8,28 +7,15 @@ import numpy as np
 from PIL import Image
 
 from .media_bounds_hicom import MediaBounds
-from .picture_settings_hicom import PictureSettings, on_white
-from .video_sources_hicom import VideoReadError, rgb_from_pil
+from .picture_settings_hicom import PictureSettings
+from .source_names_hicom import VideoReadError
+from .video_sources_hicom import PILLOW_ERRORS, rgb_from_pil
 
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF")
 # A JPEG photo with a preview or a second view behind it, as cameras and phones write them: only the first one is the picture.
 PHOTO_FORMAT = "MPO"
 DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
 LONGEST_IGNORED_DELAY = 0.01  # seconds; browsers take such a delay for a mistake
-# What Pillow's readers raise on damaged data.
-PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    RuntimeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
 
 def open_pictures(file: BinaryIO, name: str) -> Image.Image | None:
@@ -90,9 +76,7 @@ class AnimationReader:
             if not self._go_to(index):
                 yield index, None
                 continue
-            has_alpha = self.settings.alpha_on_white and self.image.has_transparency_data
-            image = _on_white(self.image) if has_alpha else self.image
-            frame = rgb_from_pil(image, self.name)
+            frame = rgb_from_pil(self.image, self.name, self.settings)
             first_shape = first_shape or frame.shape
             if frame.shape != first_shape:
                 raise VideoReadError(
@@ -118,10 +102,3 @@ class AnimationReader:
             self.failure = self.failure or f"decoding fails: {error}"
             return False
         return True
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    result = Image.fromarray(on_white(np.array(image.convert("RGBA"))))
-    result.info["exif"] = image.info.get("exif", b"")
-    result.getexif().update(image.getexif())  # for the orientation
-    return result

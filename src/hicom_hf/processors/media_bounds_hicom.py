@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from .video_sources_hicom import VideoReadError
+from .source_names_hicom import VideoReadError
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,6 @@ class MediaBounds:
         limit = getattr(self, bound)
         if value > limit:
             raise VideoReadError(f"{name}: {what} is {value}, more than MediaBounds.{bound}={limit}; make it smaller")
+
+
+DEFAULT_BOUNDS = MediaBounds()

@@ -20,6 +20,9 @@ class PictureSettings:
     browser_delays: bool = True
 
 
+DEFAULT_SETTINGS = PictureSettings()
+
+
 def on_white(pixels: np.ndarray) -> np.ndarray:
     """uint8 RGBA (height, width, 4) on a white ground, uint8 RGB (height, width, 3), rounded to the nearest value."""
     colours, alpha = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)

@@ -33,6 +33,7 @@ SAMPLING_KEYS = (
     "do_sample_frames",
     "frame_rate",
     "media_access",
+    "media_bounds",
     "return_metadata",
 )
 TEXT_KEYS = {*TextKwargs.__annotations__, "return_text_replacement_offsets", "sanitize_control_tokens"}
@@ -200,6 +201,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             max_video_tokens: as many frames as fit this many visual tokens per video; only a bound where `num_frames`, `fps`
                 or `do_sample_frames=False` chooses the number.
             media_access: which files and servers may be read, see `read_video`.
+            media_bounds: what a video or image may cost, a `MediaBounds`.
             return_metadata: also return `video_metadata`, one record of what was sampled per video.
             **kwargs: for the tokenizer (return_tensors, padding, truncation, ...); `videos_kwargs` and `text_kwargs` work, too.
 
@@ -228,8 +230,8 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             video_num_frames = encoded["video_num_frames"].tolist()
             data.update(encoded)
         if images:
-            access = sampling.get("media_access")
-            data.update(self.video_processor.preprocess_images(images, return_tensors="pt", media_access=access))
+            reading = {key: sampling.get(key) for key in ("media_access", "media_bounds")}
+            data.update(self.video_processor.preprocess_images(images, return_tensors="pt", **reading))
         if rows is None:
             return BatchFeature(data)
 

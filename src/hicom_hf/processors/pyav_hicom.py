@@ -21,6 +21,9 @@ OPEN_OPTIONS = {
     "protocol_whitelist": "none",
     "format_whitelist": f"{VIDEO_FORMATS},{AUDIO_FORMATS},{IMAGE_FORMATS}",
 }
+# Codec of a WebM file -> the decoder that sees its alpha channel.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+CODECS_WITH_REPEATS = ("theora",)
 IO_BUFFER_SIZE = 2**18  # bytes
 FIXED_POINT_ONE = 2**16  # the display matrix holds 16.16 fixed-point numbers
 # What opening, reading and decoding raise on damaged data. All but the first come from the file object, which FFmpeg asks to
@@ -53,10 +56,71 @@ def demux(container: av.container.InputContainer, *streams: av.stream.Stream) ->
         return
 
 
-def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames of a stream in order of presentation."""
-    for packet in demux(container, stream):
-        yield from packet.decode()
+class StreamDecoder:
+    """Decodes the packets of one stream, with what FFmpeg's own decoders leave out.
+
+    Args:
+        stream: of an open container.
+        options: of FFmpeg's decoder.
+        wants_alpha: whether the transparency that WebM keeps beside the picture is decoded as well; FFmpeg's default decoders of
+            VP8 and VP9 do not see it.
+    """
+
+    def __init__(self, stream: av.VideoStream, options: dict[str, str], wants_alpha: bool = False):
+        self.codec = stream.codec_context
+        alpha_decoder = ALPHA_DECODERS.get(self.codec.name) if stream.metadata.get("alpha_mode") == "1" else None
+        if wants_alpha and alpha_decoder in av.codecs_available:
+            self.codec = av.CodecContext.create(alpha_decoder, "r")
+        # In these codecs an empty packet stands for the picture before, which must have come out by then.
+        self.repeats = self.codec.name in CODECS_WITH_REPEATS
+        self.codec.thread_type = "NONE" if self.repeats else "AUTO"
+        self.codec.options = options
+        self.last: av.VideoFrame | None = None
+
+    def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """The frames that come out when a packet goes in; a packet of `demux`'s end brings those that are left.
+
+        Raises:
+            one of READ_ERRORS: the packet is damaged. The decoder can go on with the next one.
+        """
+        if self.repeats and packet.size == 0 and packet.pts is not None:
+            if self.last is None:
+                return []
+            self.last.pts = packet.pts
+            return [self.last]
+        frames = self.codec.decode(packet)
+        if frames and self.repeats:
+            self.last = frames[-1]
+        return frames
+
+
+def decode_past_errors(
+    container: av.container.InputContainer, stream: av.VideoStream, decoder: StreamDecoder, errors: list[Exception]
+) -> Iterator[av.VideoFrame]:
+    """All frames of a stream in order of presentation; after a damaged packet, those from the next keyframe on.
+
+    Args:
+        errors: what goes wrong is appended.
+    """
+    packets, is_broken = demux(container, stream), False
+    while True:
+        try:
+            packet = next(packets, None)
+        except READ_ERRORS as error:  # of the container: nothing follows
+            errors.append(error)
+            return
+        if packet is None:
+            return
+        try:
+            frames = decoder.decode(packet)
+        except READ_ERRORS as error:
+            errors.append(error)
+            is_broken = True
+            continue
+        for frame in frames:
+            is_broken = is_broken and not frame.key_frame
+            if not is_broken:
+                yield frame
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:

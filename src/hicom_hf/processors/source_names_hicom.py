@@ -20,6 +20,10 @@ USERINFO_RE = re.compile(r"(?<=://)[^/?#]*@")
 MEDIA_TYPE_RE = re.compile(r"data:([\w.+-]{1,40}/[\w.+-]{1,60})", re.IGNORECASE)
 
 
+class VideoReadError(ValueError):
+    """A video or image that cannot be used; the message names it, says what is wrong and what to do."""
+
+
 def source_name(source: Any) -> str:
     """What messages and records call a source: its path or URL, or what it is, in angle brackets.
 

@@ -18,15 +18,16 @@ from .picture_settings_hicom import PictureSettings, on_white
 from .pyav_hicom import (
     FIXED_POINT_ONE,
     READ_ERRORS,
-    decode,
+    StreamDecoder,
+    decode_past_errors,
     demux,
     display_matrix,
     open_container,
     orientation,
     reason,
 )
+from .source_names_hicom import VideoReadError
 from .video_index_hicom import FORMATS_THAT_CHANGE_CLOCKS, MAX_CLOCK_STEP, StreamIndex, continuous_times, index_packets
-from .video_sources_hicom import VideoReadError
 
 # Frames. Decoding up to this many unneeded frames is cheaper than a seek, which empties the decoder's pipeline.
 MIN_SEEK_DISTANCE = 16
@@ -104,7 +105,6 @@ class StreamReader:
         else:
             self._set_times(self._index.pts)
         self.failure = self.failure or self._index.break_reason
-        self.num_readable = len(self.times)
 
     def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
         """Decodes frames.
@@ -175,14 +175,15 @@ class StreamReader:
         self.warnings.append("the file marks frames as keyframes that are none; it was decoded from its beginning")
         return True
 
+    def _new_decoder(self, container: av.container.InputContainer, options: dict[str, str]) -> StreamDecoder:
+        options = {"max_pixels": str(self.bounds.max_pixels), **options}
+        return StreamDecoder(container.streams[self.stream_index], options, self.settings.alpha_on_white)
+
     def _restart(self) -> None:
         if self._container is not None:
             self._container.close()
         self._container = self._open()
-        stream = self._container.streams[self.stream_index]
-        stream.thread_type = "AUTO"
-        options = {"max_pixels": str(self.bounds.max_pixels)}
-        stream.codec_context.options = options | STRICT_OPTIONS if self._strict else options
+        self._decoder = self._new_decoder(self._container, STRICT_OPTIONS if self._strict else {})
         self._at_start = True
         self._after_seek = False
 
@@ -193,16 +194,20 @@ class StreamReader:
             self._restart()
         self._at_start = False
         stream = self._container.streams[self.stream_index]
+        if self._linear and not self._strict:  # gives the frames that `_index_by_decoding` found
+            yield from decode_past_errors(self._container, stream, self._decoder, [])
+            return
         if self._linear:
-            yield from decode(self._container, stream)
+            for packet in demux(self._container, stream):
+                yield from self._decoder.decode(packet)
             return
         wanted = {self._index.pts[target] for target in targets}
         for packet in chain([] if first is None else [first], demux(self._container, stream)):
             if packet.pts is not None and packet.pts not in self._index.order:
                 continue  # the incomplete last packet of a truncated file
             if self._can_skip:  # what nobody wants and no frame is predicted from need not be decoded
-                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            yield from packet.decode()
+                self._decoder.codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            yield from self._decoder.decode(packet)
 
     def _seek_before(self, target: int) -> av.Packet | None:
         """Seeks to the last keyframe at or before the target; returns the packet there, None for the very start."""
@@ -211,6 +216,7 @@ class StreamReader:
         while place > 0:
             keyframe = self._index.keyframes[place]
             self._container.seek(keyframe, stream=stream)
+            self._decoder.codec.flush_buffers()
             self._at_start = False
             first = next(demux(self._container, stream), None)
             order = self._index.order
@@ -282,15 +288,14 @@ class StreamReader:
 
     def _index_by_decoding(self) -> None:
         """Takes the times from the decoded frames: slow, but right where packets have no times or hide frames."""
-        pts, self._linear = [], True
+        pts, errors, num_readable, self._linear = [], [], 0, True
         with self._open() as container:
-            stream = container.streams[self.stream_index]
-            stream.thread_type = "AUTO"
-            try:
-                for frame in decode(container, stream):
-                    pts.append(frame.pts)
-            except READ_ERRORS as error:
-                self._index.break_reason = self.failure = f"decoding fails: {reason(error)}"
+            stream, decoder = container.streams[self.stream_index], self._new_decoder(container, {})
+            for frame in decode_past_errors(container, stream, decoder, errors):
+                pts.append(frame.pts)
+                num_readable += not errors
+        if errors:
+            self._index.break_reason = self.failure = f"decoding fails: {reason(errors[0])}"
         if not pts:
             why = f" ({self.failure})" if self.failure else ""
             raise VideoReadError(f"{self.name}: no frame of the video stream can be decoded{why}")
@@ -310,7 +315,7 @@ class StreamReader:
         else:
             self.warnings.append("the packets do not tell the frame times; the whole stream was decoded to find them")
         self._set_times(pts)
-        self.num_readable = len(pts)
+        self.num_readable = num_readable
         self.num_promised = len(pts) if self.failure is None else max(len(pts), self.num_promised)
 
     def _set_times(self, pts: list[int]) -> None:
@@ -319,6 +324,7 @@ class StreamReader:
         last = float(self._index.last_duration * self._time_base) if not self._linear else mean_interval
         self.duration = self.times[-1] + (last or mean_interval)
         self.frame_rate = 1 / mean_interval if mean_interval else None
+        self.num_readable = len(pts)
 
     def _open(self) -> av.container.InputContainer:
         try:

@@ -9,7 +9,7 @@ import av
 
 from .media_bounds_hicom import MediaBounds
 from .pyav_hicom import READ_ERRORS, demux, reason
-from .video_sources_hicom import VideoReadError
+from .source_names_hicom import VideoReadError
 
 # Seconds by which the header of a Matroska or FLV file may promise more than its packets give before it counts as cut.
 DURATION_TOLERANCE = 1.0

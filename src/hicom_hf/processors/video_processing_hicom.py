@@ -16,6 +16,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from .frame_sampling_hicom import DEFAULT_NUM_FRAMES, FrameSampling
 from .media_access_hicom import OPEN_ACCESS, MediaAccess
+from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from .picture_settings_hicom import PictureSettings
 from .video_reading_hicom import read_video
 from .video_sources_hicom import is_frame_list, load_image
@@ -26,7 +27,7 @@ BICUBIC = 3  # Pillow's number
 TORCH_FILTERS = {2: "bilinear", BICUBIC: "bicubic"}  # by Pillow's number; the others have no counterpart in torch
 
 # Arguments that describe one video, so that a processor cannot have them as its own.
-CALL_ONLY_ARGUMENTS = ("start", "end", "frame_rate", "media_access")
+CALL_ONLY_ARGUMENTS = ("start", "end", "frame_rate", "media_access", "media_bounds")
 # Written into the saved file by transformers, not arguments of ours.
 SAVED_LABELS = {
     "auto_map",
@@ -45,6 +46,7 @@ class HiComVideosKwargs(VideosKwargs, total=False):
     max_frames: int | None
     frame_rate: float | None
     media_access: MediaAccess | None
+    media_bounds: MediaBounds | None
     short_video: Literal["once", "repeat"] | None
     on_decode_error: Literal["raise", "keep"] | None
     pad_value: int | None
@@ -149,6 +151,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         do_sample_frames: bool | None = None,
         frame_rate: float | None = None,
         media_access: MediaAccess | None = None,
+        media_bounds: MediaBounds | None = None,
         return_metadata: bool = False,
         return_tensors: str | None = "pt",
         **unknown: Any,
@@ -162,6 +165,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             num_frames, fps, start, end, max_frames, short_video: see `FrameSampling`. Giving `fps` sets aside the
                 processor's own `num_frames`, and the other way round.
             on_decode_error, frame_rate, media_access: see `read_video`.
+            media_bounds: what a video may cost, `bounds` of `read_video`.
             do_sample_frames: False takes every frame (of the range, at most `max_frames`).
             return_metadata: add "video_metadata", one `SamplingRecord` per video.
             return_tensors: "pt" (also for None) or "np".
@@ -177,8 +181,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
         if unknown:
             raise TypeError(
                 f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; a call takes sampling, num_frames, fps, start, "
-                "end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, media_access, return_metadata and "
-                "return_tensors, the rest is set at construction"
+                "end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, media_access, media_bounds, "
+                "return_metadata and return_tensors, the rest is set at construction"
             )
         if sampling is None:
             sampling = self._sampling(num_frames, fps, do_sample_frames, start, end, max_frames, short_video)
@@ -192,7 +196,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 on_decode_error=on_decode_error or self.on_decode_error,
                 frame_rate=frame_rate,
                 transform=self.square_frame,
-                settings=PictureSettings(self.square_pixels, self.alpha_on_white, self.browser_delays),
+                bounds=media_bounds or DEFAULT_BOUNDS,
+                settings=self._picture_settings(),
                 media_access=media_access or OPEN_ACCESS,
             )
             stacks.append(self._normalised(frames))
@@ -207,7 +212,11 @@ class HiComVideoProcessor(BaseVideoProcessor):
         return features
 
     def preprocess_images(
-        self, images: Any, return_tensors: str | None = "pt", media_access: MediaAccess | None = None
+        self,
+        images: Any,
+        return_tensors: str | None = "pt",
+        media_access: MediaAccess | None = None,
+        media_bounds: MediaBounds | None = None,
     ) -> BatchFeature:
         """Pads, resizes and normalises images as if each were one frame.
 
@@ -215,7 +224,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             images: one image or a list: path, URL, bytes, file object, PIL image, or uint8 array or tensor
                 (height, width, 3) or (3, height, width); a 4-D array or tensor is a list of images.
             return_tensors: "pt" (also for None) or "np".
-            media_access: see `read_video`.
+            media_access, media_bounds: as for videos.
 
         Returns:
             `pixel_values` float32 (n, 3, S, S).
@@ -228,11 +237,13 @@ class HiComVideoProcessor(BaseVideoProcessor):
         images = list(images) if is_batch else [images]
         if not images:
             raise ValueError("images is an empty list; pass at least one image")
-        frames = np.stack(
-            [self.square_frame(load_image(image, access=media_access or OPEN_ACCESS)) for image in images]
-        )
+        reading = (None, media_access or OPEN_ACCESS, media_bounds or DEFAULT_BOUNDS, self._picture_settings())
+        frames = np.stack([self.square_frame(load_image(image, *reading)) for image in images])
         data = {"pixel_values": self._normalised(frames)}
         return BatchFeature(_converted(data, return_tensors))
+
+    def _picture_settings(self) -> PictureSettings:
+        return PictureSettings(self.square_pixels, self.alpha_on_white, self.browser_delays)
 
     def square_frame(self, frame: np.ndarray) -> np.ndarray:
         """Pads a frame to a square (if `do_pad`) and resizes it; uint8 (height, width, 3) to (S, S, 3)."""

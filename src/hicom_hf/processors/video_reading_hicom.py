@@ -14,12 +14,11 @@ import torch
 from .animation_reading_hicom import AnimationReader, open_pictures
 from .frame_sampling_hicom import FrameSampling, num_requested, select_frames
 from .media_access_hicom import OPEN_ACCESS, MediaAccess
-from .media_bounds_hicom import MediaBounds
-from .picture_settings_hicom import PictureSettings
-from .source_names_hicom import source_name, url_scheme
+from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
+from .picture_settings_hicom import DEFAULT_SETTINGS, PictureSettings
+from .source_names_hicom import VideoReadError, source_name, url_scheme
 from .video_decoding_hicom import StreamReader, TimesChangedError
 from .video_sources_hicom import (
-    VideoReadError,
     as_uint8_frames,
     list_frame_files,
     load_image,
@@ -27,8 +26,6 @@ from .video_sources_hicom import (
     open_binary,
 )
 
-DEFAULT_BOUNDS = MediaBounds()
-DEFAULT_SETTINGS = PictureSettings()
 KEEP_HINT = 'on_decode_error="keep" goes on with the frames that can be read'
 
 
@@ -121,7 +118,7 @@ def read_video(
     file = None
     try:
         if _is_frames(source, media_access):
-            reader = FramesReader(source, frame_rate, media_access)
+            reader = FramesReader(source, frame_rate, media_access, bounds, settings)
         else:
             if frame_rate is not None:
                 raise VideoReadError(
@@ -147,8 +144,15 @@ class FramesReader:
     stream_index = failure = None
     rotation = 0
 
-    def __init__(self, source: Any, frame_rate: float | None, access: MediaAccess):
-        self.name, self.access = source_name(source), access
+    def __init__(
+        self,
+        source: Any,
+        frame_rate: float | None,
+        access: MediaAccess,
+        bounds: MediaBounds = DEFAULT_BOUNDS,
+        settings: PictureSettings = DEFAULT_SETTINGS,
+    ):
+        self.name, self.access, self.bounds, self.settings = source_name(source), access, bounds, settings
         if isinstance(source, (np.ndarray, torch.Tensor)):
             self.items: Sequence[Any] = as_uint8_frames(source, self.name, num_axes=4)
         else:
@@ -167,7 +171,7 @@ class FramesReader:
         for index in indices:
             item = self.items[index]
             name = source_name(item) if isinstance(item, (str, os.PathLike)) else f"{self.name}[{index}]"
-            frame = load_image(item, name, self.access)
+            frame = load_image(item, name, self.access, self.bounds, self.settings)
             first_shape = first_shape or frame.shape
             if frame.shape != first_shape:
                 raise VideoReadError(
@@ -288,7 +292,9 @@ def _collect(
 
 def _reaches_the_break(reader: AnimationReader | StreamReader, sampling: FrameSampling) -> bool:
     """Whether the request covers the point at which the file breaks."""
-    return reader.num_readable < len(reader.times) or sampling.end is None or sampling.end > reader.times[-1]
+    if sampling.end is None or reader.num_readable == 0:
+        return True
+    return sampling.end > reader.times[reader.num_readable - 1]
 
 
 def _breaks_after(reader: AnimationReader | StreamReader) -> str:

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import stat
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,17 +21,29 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .media_access_hicom import OPEN_ACCESS, MediaAccess, MediaAccessError
+from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from .media_download_hicom import DownloadError, download
-from .source_names_hicom import DATA_SCHEME, source_name, url_scheme
+from .picture_settings_hicom import DEFAULT_SETTINGS, PictureSettings, on_white
+from .source_names_hicom import DATA_SCHEME, VideoReadError, source_name, url_scheme
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # What Pillow may take an image for. Its other formats are not pictures that people bring, and some start other programs:
 # a PostScript file under any name would run Ghostscript.
 STILL_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-
-
-class VideoReadError(ValueError):
-    """A video or image that cannot be used; the message names it, says what is wrong and what to do."""
+# What Pillow's readers raise on damaged data.
+PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def open_binary(source: Any, access: MediaAccess = OPEN_ACCESS) -> BinaryIO:
@@ -116,7 +129,13 @@ def list_frame_files(folder: Path) -> list[Path]:
     return sorted(files, key=_natural_key)
 
 
-def load_image(image: Any, name: str | None = None, access: MediaAccess = OPEN_ACCESS) -> np.ndarray:
+def load_image(
+    image: Any,
+    name: str | None = None,
+    access: MediaAccess = OPEN_ACCESS,
+    bounds: MediaBounds = DEFAULT_BOUNDS,
+    settings: PictureSettings = DEFAULT_SETTINGS,
+) -> np.ndarray:
     """One image as uint8 RGB.
 
     Args:
@@ -124,6 +143,8 @@ def load_image(image: Any, name: str | None = None, access: MediaAccess = OPEN_A
             (3, height, width).
         name: what messages call it, if not by its own name.
         access: which files and servers may be read.
+        bounds: `max_pixels` of them.
+        settings: whether transparent pixels are put on white.
 
     Returns:
         uint8 array (height, width, 3), upright.
@@ -136,14 +157,17 @@ def load_image(image: Any, name: str | None = None, access: MediaAccess = OPEN_A
     if isinstance(image, (np.ndarray, torch.Tensor)):
         return as_uint8_frames(image, name, num_axes=3)
     if isinstance(image, Image.Image):
-        return rgb_from_pil(image, name)
+        return rgb_from_pil(image, name, settings)
     file = open_binary(image, access)
     try:
         with Image.open(file, formats=STILL_FORMATS) as opened:
-            return rgb_from_pil(opened, name)
+            bounds.check("max_pixels", opened.width * opened.height, name, "the number of pixels")
+            return rgb_from_pil(opened, name, settings)
     except UnidentifiedImageError as error:
         raise VideoReadError(f"{name}: this is not an image that Pillow can read; pass a PNG or JPEG file") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except VideoReadError:
+        raise
+    except PILLOW_ERRORS as error:
         raise VideoReadError(f"{name}: the image cannot be decoded ({error}); it may be incomplete") from error
     finally:
         if file is not image:
@@ -162,13 +186,16 @@ def is_frame_list(sources: Any) -> bool:
     )
 
 
-def rgb_from_pil(image: Image.Image, name: str) -> np.ndarray:
-    """A PIL image as uint8 RGB (height, width, 3), turned upright by its EXIF orientation; alpha is dropped."""
+def rgb_from_pil(image: Image.Image, name: str, settings: PictureSettings = DEFAULT_SETTINGS) -> np.ndarray:
+    """A PIL image as uint8 RGB (height, width, 3), turned upright by its EXIF orientation, on white or without its alpha."""
     if image.mode == "F" or image.mode.startswith("I"):
         raise VideoReadError(
             f"{name}: pixels of mode {image.mode} have more than 8 bits; convert the image to RGB first"
         )
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    upright = ImageOps.exif_transpose(image)
+    if settings.alpha_on_white and image.has_transparency_data:
+        return on_white(np.array(upright.convert("RGBA")))
+    return np.array(upright.convert("RGB"))
 
 
 def as_uint8_frames(frames: np.ndarray | torch.Tensor, name: str, num_axes: int) -> np.ndarray:

@@ -38,6 +38,7 @@ SAMPLING_KEYS = (
     "do_sample_frames",
     "frame_rate",
     "media_access",
+    "media_bounds",
 )
 PREPROCESS_KEYS = (*SAMPLING_KEYS, "question", "instruction", "system", "continue_final_message", "processor_kwargs")
 POSTPROCESS_KEYS = ("return_full_text", "return_tensors", "return_metadata", "skip_special_tokens")
