@@ -12,13 +12,15 @@ measured in turn in the same run, and the largest difference of the results.
 import argparse
 import statistics
 import time
+from math import prod
 
 import torch
 
 from hicom_hf.modeling.attention_hicom import HiComCrossAttention
 from hicom_hf.modeling.configuration_hicom import HiComCompressorConfig
 from hicom_hf.modeling.global_hicom import HiComGlobalBranch
-from hicom_hf.modeling.grouping_hicom import group
+from hicom_hf.modeling.grouping_hicom import num_groups
+from hicom_hf.modeling.injection_hicom import HiComCoarseInjection, HiComDirectInjection
 from hicom_hf.modeling.local_hicom import HiComLocalBranch
 
 WIDTH, OUTPUT, SIDE, QUERIES = 1152, 896, 27, 32
@@ -35,7 +37,8 @@ class CollectedKeys(HiComLocalBranch):
     """The local branch with keys collected in groups."""
 
     def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        return super().scores(queries, keys if keys.ndim == 4 else group(keys, self.ratio))
+        groups = prod(num_groups(tuple(keys.shape[1:4]), self.ratio))
+        return super().scores(queries.expand(-1, groups, -1), keys)
 
 
 def in_turn(functions: list, runs: int) -> list[float]:
@@ -57,15 +60,17 @@ def main():
     arguments = parser.parse_args()
     torch.manual_seed(0)
     config = HiComCompressorConfig()
-    config._attn_implementation = "sdpa"
     features = torch.randn(1, arguments.frames, SIDE, SIDE, WIDTH)
     instruction = torch.randn(1, WIDTH), torch.randn(1, 64, WIDTH)
 
-    branch = HiComGlobalBranch(WIDTH, OUTPUT, QUERIES, "coarse", "paper", config)
-    slow_branch = HiComGlobalBranch(WIDTH, OUTPUT, QUERIES, "coarse", "paper", config)
-    slow_branch.attention = ProjectedKeys(WIDTH, config)
-    local = HiComLocalBranch(WIDTH, OUTPUT, (4, 3, 3), "direct", "paper", config=config)
-    slow_local = CollectedKeys(WIDTH, OUTPUT, (4, 3, 3), "direct", "paper", config=config)
+    branch, slow_branch = (
+        HiComGlobalBranch(WIDTH, OUTPUT, QUERIES, HiComCoarseInjection(WIDTH), attention(WIDTH, config))
+        for attention in (HiComCrossAttention, ProjectedKeys)
+    )
+    local, slow_local = (
+        branch_class(WIDTH, OUTPUT, (4, 3, 3), HiComDirectInjection(WIDTH))
+        for branch_class in (HiComLocalBranch, CollectedKeys)
+    )
     for one, other in ((branch, slow_branch), (local, slow_local)):
         other.load_state_dict(one.state_dict())
     rows = {

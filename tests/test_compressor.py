@@ -17,7 +17,7 @@ from hicom_hf.modeling.configuration_hicom import HiComCompressorConfig
 from hicom_hf.modeling.grouping_hicom import group_positions, group_spans
 from hicom_hf.modeling.injection_hicom import HiComDirectInjection
 from hicom_hf.modeling.mlp_hicom import HiComMLP
-from hicom_hf.modeling.positions_hicom import position_embedding
+from hicom_hf.modeling.positions_hicom import HiComPositions, HiComReleasePositions
 
 WIDTH, OUTPUT, LENGTH = 16, 12, 5
 FORMULATIONS = ("paper", "release")
@@ -78,7 +78,8 @@ def inject(module, kind, formulation, query, pooled, tokens, heads=1):
     return norm(module.norm, query + multi_head(module.attention, query, tokens, tokens, heads))
 
 
-def adapt(module, x):
+def adapt(branch, name, x):
+    module = getattr(branch, name, None)  # the paper's branch has none
     if module is None:
         return x
     return (1 - module.alpha) * x + module.alpha * norm(module.norm, mlp(module.mlp, x))
@@ -115,14 +116,15 @@ def naive_local(branch, config, features, aligned, pooled, tokens):
         keys = aligned[slices].reshape(-1, features.shape[-1]) if guided else members
         if not config.grouping:
             keys, members = everywhere[1] if guided else everywhere[0], everywhere[0]
-        keys = [adapt(branch.key_adapter, key) for key in keys]
-        values = [adapt(branch.value_adapter, value) for value in members]
+        keys = [adapt(branch, "key_adapter", key) for key in keys]
+        values = [adapt(branch, "value_adapter", value) for value in members]
         rows.append(mlp(branch.readout, attend(query, keys, values)))
     return torch.stack(rows)
 
 
 def naive_global(branch, config, features, pooled, tokens, heads=1):
-    positions = position_embedding(features.shape[:3], features.shape[-1], config.formulation)
+    positions_class = HiComPositions if config.formulation == "paper" else HiComReleasePositions
+    positions = positions_class().embedding(features.shape[:3], features.shape[-1])
     moved = (features + positions).flatten(0, 2)
     values = features.flatten(0, 2) if config.formulation == "paper" else moved
     rows = []
@@ -324,7 +326,7 @@ def test_attention_maps_back_to_frames_rows_and_columns(formulation):
 
 @torch.no_grad()
 def test_a_new_direct_injection_is_the_identity():
-    injection = HiComDirectInjection(WIDTH, "paper", None)
+    injection = HiComDirectInjection(WIDTH)
     injection.init_weights()
     pooled = torch.randn(4, WIDTH)
     # float32: GELU(x) - GELU(-x) = x up to the rounding of two products
@@ -348,7 +350,7 @@ def test_new_models_start_as_method_md_says():
     released = HiComForConditionalGeneration(tiny_config(formulation="release")).model.compressor
     assert not released.global_branch.queries.any()
     assert released.global_branch.injection.mlp.linear_2.weight.std().item() == pytest.approx(0.02, rel=0.1)
-    assert released.local_branch.injection.mlp is None
+    assert not list(released.local_branch.injection.parameters())
     for name, parameter in released.named_parameters():
         assert not name.endswith("linear_1.bias") or not parameter.any()
 

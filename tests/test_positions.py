@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from shared_data import GOLDEN_DIR, needs_golden
 
-from hicom_hf.modeling.positions_hicom import position_embedding, sinusoid
+from hicom_hf.modeling.positions_hicom import HiComPositions, HiComReleasePositions, sinusoid
 
 
 def test_sinusoid_is_the_textbook_formula():
@@ -20,7 +20,7 @@ def test_sinusoid_is_the_textbook_formula():
 
 
 def test_paper_gives_time_two_eighths_and_rows_and_columns_three_eighths_each():
-    table = position_embedding((3, 4, 5), 32, "paper", dtype=torch.float64)
+    table = HiComPositions().embedding((3, 4, 5), 32, dtype=torch.float64)
     assert table.shape == (3, 4, 5, 32)
     assert torch.equal(table[2, 1, 3], torch.cat([sinusoid(3, 8)[2], sinusoid(4, 12)[1], sinusoid(5, 12)[3]]))
 
@@ -34,19 +34,19 @@ def test_release_adds_three_full_width_sinusoids_as_in_its_table():
     assert small
     for name, expected in small.items():
         *grid, width = map(int, name.removeprefix("pos_").split("x"))
-        table = position_embedding(grid, width, "release", dtype=torch.float64)
+        table = HiComReleasePositions().embedding(grid, width, dtype=torch.float64)
         torch.testing.assert_close(table, expected, atol=1e-15, rtol=0)
         assert torch.equal(table.float(), expected.float()), name
-    big = position_embedding((32, 27, 27), 128, "release", dtype=torch.float64)
+    big = HiComReleasePositions().embedding((32, 27, 27), 128, dtype=torch.float64)
     frame, row, column = golden["big_index"].long().unbind(-1)
     assert torch.equal(big[frame, row, column].float(), golden["big_values"].float())
 
 
 def test_no_two_patches_share_a_position_in_the_paper_s_embedding():
-    rows = position_embedding((4, 5, 6), 32, "paper").flatten(0, 2)
+    rows = HiComPositions().embedding((4, 5, 6), 32).flatten(0, 2)
     assert (torch.cdist(rows, rows) + torch.eye(len(rows))).min() > 0.1
 
 
 def test_the_release_s_sum_cannot_tell_the_axes_apart():
-    table = position_embedding((3, 3, 3), 32, "release", dtype=torch.float64)
+    table = HiComReleasePositions().embedding((3, 3, 3), 32, dtype=torch.float64)
     torch.testing.assert_close(table[1, 0, 2], table[2, 1, 0], atol=1e-15, rtol=0)

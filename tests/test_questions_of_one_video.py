@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hicom_hf.assembly.random_model import tiny_model
-from hicom_hf.modeling.positions_hicom import add_positions, axis_tables, position_embedding
+from hicom_hf.modeling.positions_hicom import HiComPositions, HiComReleasePositions
 
 NUM_FRAMES = 5
 VARIANTS = [
@@ -59,22 +59,23 @@ def test_the_features_of_one_video_are_not_copied(model):
     assert {tensor.shape[0] for tensor in seen} == {1}
 
 
-@pytest.mark.parametrize("formulation", ["paper", "release"])
+@pytest.mark.parametrize("positions", [HiComPositions(), HiComReleasePositions()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_positions_are_added_bit_for_bit(formulation, dtype):
+def test_positions_are_added_bit_for_bit(positions, dtype):
     features = torch.randn(2, 5, 4, 3, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
-    expected = features + position_embedding((5, 4, 3), 64, formulation).to(dtype)
-    assert torch.equal(add_positions(features, axis_tables((5, 4, 3), 64, formulation), formulation), expected)
+    expected = features + positions.embedding((5, 4, 3), 64).to(dtype)
+    assert torch.equal(positions(features), expected)
 
 
 def test_position_tables_are_kept_bounded_and_no_weights():
     branch = tiny_model().model.compressor.global_branch
-    first = branch.position_tables(torch.zeros(1, 1, 7, 7, 64))
-    assert branch.position_tables(torch.ones(1, 1, 7, 7, 64)) is first
+    positions = branch.positions
+    first = positions.tables_for(torch.zeros(1, 1, 7, 7, 64))
+    assert positions.tables_for(torch.ones(1, 1, 7, 7, 64)) is first
     for frames in range(1, 40):
-        tables = branch.position_tables(torch.zeros(1, frames, 7, 7, 64))
+        tables = positions.tables_for(torch.zeros(1, frames, 7, 7, 64))
         assert tables[0].shape == (frames, 1, 1, 16)
-    assert len(branch._tables) == 16
+    assert len(positions._tables) == 16
     assert not any("tables" in name for name in branch.state_dict())
 
 

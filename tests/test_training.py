@@ -37,7 +37,7 @@ from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.epoch_padding import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from hicom_hf.hub.files import read_json_lines
-from hicom_hf.modeling.modeling_hicom import HiComModel
+from hicom_hf.modeling.backbone_hicom import HiComModel
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.console import Meter, report_line, throughput
 from hicom_hf.training.recipe import LearningRates, recipe_from_dict

@@ -16,8 +16,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .assets import FOLDER, HICOM_TINY, HICOM_TINY_NOTE, example_videos, hicom_tiny
 from .inference.session import HiComSession
+from .modeling.backbone_hicom import HiComModel
 from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
-from .modeling.modeling_hicom import HiComForConditionalGeneration, HiComModel
+from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .modeling.outputs_hicom import HiComVideoFeatures
 from .processors.frame_sampling_hicom import FrameSampling
 from .processors.processing_hicom import HiComProcessor

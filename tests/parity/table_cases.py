@@ -14,7 +14,7 @@ from hicom_hf.conversion.projector_string import UnreleasedOptionError
 from hicom_hf.conversion.tensor_matching import match_tensors
 from hicom_hf.modeling.compressor_hicom import HiComCompressor
 from hicom_hf.modeling.grouping_hicom import group_positions, group_spans
-from hicom_hf.modeling.positions_hicom import position_embedding
+from hicom_hf.modeling.positions_hicom import HiComReleasePositions
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling, select_frames
 from hicom_hf.processors.instruction_hicom import extract_instruction
 from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor, pad_to_square
@@ -71,12 +71,12 @@ def _positions(table: dict, tensors: dict) -> Found:
     comparisons = []
     for entry in table["entries"]:
         *grid, width = entry["shape"]
-        ours = position_embedding(tuple(grid), width, "release", dtype=torch.float64)
+        ours = HiComReleasePositions().embedding(tuple(grid), width, dtype=torch.float64)
         comparisons.append(largest(entry["tensor"], ours, tensors[entry["tensor"]], FLOAT64_NOISE))
     if "big" in table:
         *grid, width = table["big"]["shape"]
         frame, row, column = tensors[table["big"]["index_tensor"]].long().unbind(-1)
-        ours = position_embedding(tuple(grid), width, "release", dtype=torch.float64)[frame, row, column]
+        ours = HiComReleasePositions().embedding(tuple(grid), width, dtype=torch.float64)[frame, row, column]
         comparisons.append(largest("a large grid", ours, tensors[table["big"]["values_tensor"]], FLOAT64_NOISE))
     return comparisons, []
 

@@ -5,11 +5,13 @@ Letters: B batch, Q queries, N keys, D width.
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .mlp_hicom import INIT_STD
 
+DEFAULT_IMPLEMENTATION = "sdpa"  # transformers' own, where nobody asked for one
 HEAD_SIZE = 128  # channels per head; a width below 128 gets one head (official release)
 
 
@@ -56,14 +58,15 @@ class HiComCrossAttention(nn.Module):
 
     Args:
         width: D.
-        config: the compressor's config; its `_attn_implementation` chooses eager, sdpa, flex or flash attention.
+        config: any config; its `_attn_implementation` chooses eager, sdpa, flex or flash attention, also after the module is
+            made. transformers' attention functions read it from the module, so it is not a plain value.
 
     Source: paper, equations 2 and 4; heads of width 128 and biased projections from the official release.
     """
 
     is_causal = False
 
-    def __init__(self, width: int, config):
+    def __init__(self, width: int, config: PreTrainedConfig):
         super().__init__()
         self.config = config
         self.num_heads = num_heads(width)
@@ -76,6 +79,11 @@ class HiComCrossAttention(nn.Module):
         for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             init.trunc_normal_(linear.weight, std=INIT_STD)
             init.zeros_(linear.bias)
+
+    @property
+    def implementation(self) -> str:
+        """The name of the attention function, as in transformers."""
+        return self.config._attn_implementation or DEFAULT_IMPLEMENTATION
 
     def forward(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, output_attentions: bool = False
@@ -99,7 +107,7 @@ class HiComCrossAttention(nn.Module):
         k, v = (hidden.expand(len(q), -1, -1, -1) for hidden in (k, v))  # one video may serve several instructions
         attend = eager_attention
         if not output_attentions:
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.implementation, eager_attention)
         attended, weights = attend(self, q, k, v, None, scaling=q.shape[-1] ** -0.5, dropout=0.0, is_causal=False)
         return self.out_proj(attended.flatten(2)), weights if output_attentions else None
 
@@ -112,7 +120,7 @@ class HiComCrossAttention(nn.Module):
         plain = all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in (self.k_proj, self.v_proj))
         width = self.k_proj.in_features
         less = self.num_heads * num_queries < width + num_queries
-        return plain and less and self.config._attn_implementation in ("eager", "sdpa")
+        return plain and less and self.implementation in ("eager", "sdpa")
 
     def _attend_by_queries(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, output_attentions: bool
@@ -127,7 +135,9 @@ class HiComCrossAttention(nn.Module):
         )  # (heads, D / heads, D)
         k_bias = self.k_proj.bias.unflatten(0, (self.num_heads, -1))[..., None]  # (heads, D / heads, 1)
         scores = (q @ k_weight).flatten(1, 2) @ keys.transpose(-1, -2)  # (B, heads * Q, N)
-        scores = scores + (q @ k_bias).flatten(1, 2)  # the bias changes nothing, but so it has a gradient
+        scores = scores + (q @ k_bias).flatten(
+            1, 2
+        )  # cancels in the softmax; kept so that the bias has a gradient, as DDP wants
         scores = scores * q.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         seen = (weights @ values).unflatten(1, (self.num_heads, -1))  # (B, heads, Q, D)

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from .global_hicom import HiComGlobalBranch
+from .attention_hicom import HiComCrossAttention
+from .configuration_hicom import HiComCompressorConfig
+from .global_hicom import HiComGlobalBranch, HiComReleaseGlobalBranch
 from .grouping_hicom import group_positions
-from .local_hicom import HiComAveragePool, HiComLocalBranch
+from .injection_hicom import make_injection
+from .local_hicom import HiComAveragePool, HiComLocalBranch, HiComReleaseLocalBranch, HiComUngroupedLocalBranch
 
 
 @dataclass
@@ -34,38 +37,18 @@ class HiComCompressor(nn.Module):
     """Local tokens, then global tokens: concat(Z_l, Z_g).
 
     Args:
-        config: a `HiComCompressorConfig`.
+        config: which branches, and by whose equations.
         width: D, the vision (and instruction) width.
         output_size: C, the LLM width.
 
     Source: paper, section 3.1 and figure 2.
     """
 
-    def __init__(self, config, width: int, output_size: int):
+    def __init__(self, config: HiComCompressorConfig, width: int, output_size: int):
         super().__init__()
         self.config = config
-        if config._attn_implementation is None:  # nobody asked for one: transformers' own default
-            config._attn_implementation = "sdpa"
-        self.local_branch = None
-        self.global_branch = None
-        if config.local_branch == "average_pool":
-            self.local_branch = HiComAveragePool(width, output_size, config.ratio)
-        elif config.local_branch == "attention":
-            self.local_branch = HiComLocalBranch(
-                width,
-                output_size,
-                config.ratio,
-                config.local_injection,
-                config.formulation,
-                key_adapter=config.key_adapter,
-                value_adapter=config.value_adapter,
-                grouping=config.grouping,
-                config=config,
-            )
-        if config.num_global_tokens:
-            self.global_branch = HiComGlobalBranch(
-                width, output_size, config.num_global_tokens, config.global_injection, config.formulation, config
-            )
+        self.local_branch = make_local_branch(config, width, output_size)
+        self.global_branch = make_global_branch(config, width, output_size)
 
     def forward(
         self,
@@ -112,3 +95,30 @@ class HiComCompressor(nn.Module):
         if self.config.grouping:
             return group_positions(grid, self.config.ratio)
         return group_positions(grid, grid).expand(groups, -1, -1)  # the whole grid is one group
+
+
+def make_local_branch(
+    config: HiComCompressorConfig, width: int, output_size: int
+) -> HiComLocalBranch | HiComAveragePool | None:
+    """The local branch that a config asks for, or None."""
+    if config.local_branch is None:
+        return None
+    if config.local_branch == "average_pool":
+        return HiComAveragePool(width, output_size, config.ratio)
+    injection = make_injection(config.local_injection, config.formulation, width, config)
+    if config.formulation == "release":
+        return HiComReleaseLocalBranch(
+            width, output_size, config.ratio, injection, config.key_adapter, config.value_adapter
+        )
+    branch_class = HiComLocalBranch if config.grouping else HiComUngroupedLocalBranch
+    return branch_class(width, output_size, config.ratio, injection)
+
+
+def make_global_branch(config: HiComCompressorConfig, width: int, output_size: int) -> HiComGlobalBranch | None:
+    """The global branch that a config asks for, or None."""
+    if not config.num_global_tokens:
+        return None
+    injection = make_injection(config.global_injection, config.formulation, width, config)
+    attention = HiComCrossAttention(width, config)
+    branch_class = HiComReleaseGlobalBranch if config.formulation == "release" else HiComGlobalBranch
+    return branch_class(width, output_size, config.num_global_tokens, injection, attention)

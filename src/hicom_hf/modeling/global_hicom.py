@@ -8,44 +8,41 @@ from torch import nn
 from transformers import initialization as init
 
 from .attention_hicom import HiComCrossAttention
-from .injection_hicom import make_injection
+from .injection_hicom import HiComInjection
 from .mlp_hicom import INIT_STD, HiComMLP
-from .positions_hicom import add_positions, axis_tables
-
-MAX_TABLES = 16  # grids whose position tables are kept, a few hundred KB each
+from .positions_hicom import HiComPositions, HiComReleasePositions
 
 
 class HiComGlobalBranch(nn.Module):
     """Z_g = Attn[Inj(L, C), V + Pos(V), V]: learnable tokens L, given the instruction, attend to every patch.
 
-    `release` uses V + Pos(V) for the values, too, and adds the injected queries to the result; with direct injection its
-    tokens are therefore all equal.
-
     Args:
         width: D.
         output_size: C.
         num_queries: Q.
-        injection: "none", "direct" (release only), "coarse" or "fine".
-        formulation: "paper" or "release".
-        config: the compressor's config, for the attention implementation.
+        injection: how the instruction enters the learnable tokens; None for not at all.
+        attention: of width D.
 
-    Source: paper, equation 2; official release, global compressor.
+    Source: paper, equation 2.
     """
 
-    def __init__(self, width: int, output_size: int, num_queries: int, injection: str, formulation: str, config=None):
+    def __init__(
+        self,
+        width: int,
+        output_size: int,
+        num_queries: int,
+        injection: HiComInjection | None,
+        attention: HiComCrossAttention,
+    ):
         super().__init__()
-        self.formulation = formulation
         self.queries = nn.Parameter(torch.zeros(num_queries, width))
-        self.injection = make_injection(injection, width, formulation, config)
-        self.attention = HiComCrossAttention(width, config)
+        self.positions = HiComPositions()
+        self.injection = injection
+        self.attention = attention
         self.readout = HiComMLP(width, output_size, output_size)
-        self._tables = {}  # of positions, by grid and device; no weights
 
     def init_weights(self):
-        if self.formulation == "paper":
-            init.normal_(self.queries, std=INIT_STD)
-        else:
-            init.zeros_(self.queries)
+        init.normal_(self.queries, std=INIT_STD)
 
     def forward(
         self,
@@ -63,30 +60,50 @@ class HiComGlobalBranch(nn.Module):
         Returns:
             Tokens (B, Q, C), and the weights (B, heads, Q, T, H, W) or None.
         """
-        batch, *grid, _ = features.shape
-        if instruction is not None:  # one video may serve several instructions
-            batch = len(instruction[0])
+        batch = (
+            len(features) if instruction is None else len(instruction[0])
+        )  # one video may serve several instructions
         queries = self.queries[None].expand(batch, -1, -1)
         if instruction is not None and self.injection is not None:
             queries = self.injection(queries, *instruction).expand(-1, len(self.queries), -1)  # (B, Q, D)
-        keys = add_positions(features, self.position_tables(features), self.formulation).flatten(1, 3)  # (B, N, D)
-        values = features.flatten(1, 3) if self.formulation == "paper" else keys
-        attended, weights = self.attention(queries, keys, values, output_attentions=output_attentions)
-        if self.formulation == "release":
-            attended = queries + attended
+        attended, weights = self.attend(queries, features, output_attentions)
         if weights is not None:
-            weights = weights.unflatten(-1, grid)
+            weights = weights.unflatten(-1, features.shape[1:4])
         return self.readout(attended), weights
 
-    def position_tables(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Position tables of a grid, (B, T, H, W, D); the same for every question, so they are kept."""
-        _, *grid, width = features.shape
-        if torch.compiler.is_compiling() or features.is_meta:
-            return axis_tables(tuple(grid), width, self.formulation, device=features.device)
-        key = (*grid, features.device)
-        if key not in self._tables:
-            if len(self._tables) == MAX_TABLES:
-                self._tables.pop(next(iter(self._tables)))
-            with torch.inference_mode(False):  # they may serve a later training step
-                self._tables[key] = axis_tables(tuple(grid), width, self.formulation, device=features.device)
-        return self._tables[key]
+    def attend(
+        self, queries: torch.Tensor, features: torch.Tensor, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """queries (B, Q, D), features (B, T, H, W, D) -> (B, Q, D), and the weights (B, heads, Q, N) or None."""
+        keys = self.positions(features).flatten(1, 3)  # (B, N, D)
+        return self.attention(queries, keys, features.flatten(1, 3), output_attentions=output_attentions)
+
+
+class HiComReleaseGlobalBranch(HiComGlobalBranch):
+    """Z_g = Q + Attn[Q, V + Pos(V), V + Pos(V)], Q = Inj(L, C); the learnable tokens L start as zeros.
+
+    With direct injection all of its tokens are equal.
+
+    Source: official release, global compressor.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        output_size: int,
+        num_queries: int,
+        injection: HiComInjection | None,
+        attention: HiComCrossAttention,
+    ):
+        super().__init__(width, output_size, num_queries, injection, attention)
+        self.positions = HiComReleasePositions()
+
+    def init_weights(self):
+        init.zeros_(self.queries)
+
+    def attend(
+        self, queries: torch.Tensor, features: torch.Tensor, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        keys = self.positions(features).flatten(1, 3)  # (B, N, D)
+        attended, weights = self.attention(queries, keys, keys, output_attentions=output_attentions)
+        return queries + attended, weights

@@ -4,6 +4,7 @@ Letters: B batch, T frames, H/W patch rows and columns, D width, nT/nH/nW groups
 K patches per group.
 """
 
+from collections.abc import Sequence
 from math import ceil
 
 import torch
@@ -54,12 +55,13 @@ def group_spans(size: int, ratio: int) -> list[tuple[int, int]]:
     return spans
 
 
-def num_groups(grid: tuple[int, int, int], ratio: tuple[int, int, int]) -> tuple[int, int, int]:
+def num_groups(grid: tuple[int, int, int], ratio: Sequence[int]) -> tuple[int, int, int]:
     """Number of groups per axis, `ceil(size / ratio)`, for a grid of (T, H, W) patches."""
-    return tuple(ceil(size / step) for size, step in zip(grid, ratio, strict=True))
+    frames, rows, columns = (ceil(size / step) for size, step in zip(grid, ratio, strict=True))
+    return frames, rows, columns
 
 
-def group(hidden: torch.Tensor, ratio: tuple[int, int, int]) -> torch.Tensor:
+def group(hidden: torch.Tensor, ratio: Sequence[int]) -> torch.Tensor:
     """Collect the patches of every group.
 
     Args:
@@ -95,7 +97,7 @@ def _members(size: int, groups: int, length: int, device: torch.device) -> torch
     return (starts[:, None] + torch.arange(length, device=device)).flatten()
 
 
-def group_positions(grid: tuple[int, int, int], ratio: tuple[int, int, int]) -> torch.Tensor:
+def group_positions(grid: tuple[int, int, int], ratio: Sequence[int]) -> torch.Tensor:
     """Where the members of every group lie.
 
     Returns:

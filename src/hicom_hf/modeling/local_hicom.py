@@ -3,12 +3,14 @@
 Letters: B batch, T frames, H/W patch rows and columns, D vision width, C LLM width, G groups, K patches per group.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from .grouping_hicom import group, num_groups
-from .injection_hicom import NORM_EPS, make_injection
+from .injection_hicom import NORM_EPS, HiComInjection
 from .mlp_hicom import HiComMLP
 
 
@@ -40,9 +42,10 @@ class HiComAveragePool(nn.Module):
 
     injection = None
 
-    def __init__(self, width: int, output_size: int, ratio: tuple[int, int, int]):
+    def __init__(self, width: int, output_size: int, ratio: Sequence[int]):
         super().__init__()
-        self.ratio = tuple(ratio)
+        frames, rows, columns = ratio
+        self.ratio = frames, rows, columns
         self.readout = HiComMLP(width, output_size, output_size)
 
     def forward(self, features: torch.Tensor, aligned_features=None, instruction=None, output_attentions=False):
@@ -54,8 +57,7 @@ class HiComLocalBranch(nn.Module):
     """Z_l = Attn[Inj(Vp, C), V_group, V_group]: attention inside each group, steered by the instruction.
 
     One head, no projections, no positions, no residual; keys are the aligned features when an instruction is injected, the
-    features themselves when none is; values are the features. Under `release` the keys are the aligned features whenever
-    there are any, so also beside a global branch that injects.
+    features themselves when none is; values are the features.
 
     `Differs:` equation 1 prints V for the keys; table A6 (an additional projector of SigLIP) and the release say aligned
     features, without which text and patches do not share a space.
@@ -64,34 +66,16 @@ class HiComLocalBranch(nn.Module):
         width: D.
         output_size: C.
         ratio: group lengths over (T, H, W).
-        injection: "none", "direct", "coarse" or "fine".
-        formulation: "paper" or "release".
-        key_adapter, value_adapter: the release's gated adapters.
-        grouping: False lets every query attend to the whole video (paper, table A3).
-        config: the compressor's config, for the attention implementation of fine injection.
+        injection: how the instruction enters the queries; None for not at all.
 
-    Source: paper, equation 1; official release, local compressor.
+    Source: paper, equation 1.
     """
 
-    def __init__(
-        self,
-        width: int,
-        output_size: int,
-        ratio: tuple[int, int, int],
-        injection: str,
-        formulation: str,
-        key_adapter: bool = False,
-        value_adapter: bool = False,
-        grouping: bool = True,
-        config=None,
-    ):
+    def __init__(self, width: int, output_size: int, ratio: Sequence[int], injection: HiComInjection | None):
         super().__init__()
-        self.ratio = tuple(ratio)
-        self.grouping = grouping
-        self.formulation = formulation
-        self.injection = make_injection(injection, width, formulation, config)
-        self.key_adapter = HiComGatedAdapter(width) if key_adapter else None
-        self.value_adapter = HiComGatedAdapter(width) if value_adapter else None
+        frames, rows, columns = ratio
+        self.ratio = frames, rows, columns
+        self.injection = injection
         self.readout = HiComMLP(width, output_size, output_size)
 
     def forward(
@@ -110,58 +94,141 @@ class HiComLocalBranch(nn.Module):
             output_attentions: return the weights, too.
 
         Returns:
-            Tokens (B, G, C), and the weights (B, G, K) or None; K are all patches without grouping.
+            Tokens (B, G, C), and the weights (B, G, K) or None.
         """
-        inject = instruction is not None and self.injection is not None
-        aligned = aligned_features is not None if self.formulation == "release" else inject
-        keys = aligned_features if aligned else features  # (B, T, H, W, D)
-        groups = group(features, self.ratio)  # (B, G, K, D)
-        queries = None if inject and not self.injection.needs_queries else self.pool(features, groups)
-        if inject:
-            if queries is not None:  # one video may serve several instructions
-                queries = queries.expand(len(instruction[0]), -1, -1)
-            queries = self.injection(queries, *instruction)  # (B, G, D), or (B, 1, D): one query for all groups
-        # Without grouping, every query meets all patches: (B, N, D).
-        values = groups if self.grouping else features.flatten(1, 3)
-        if self.value_adapter is not None:
-            values = self.value_adapter(values)
-        if self.key_adapter is not None:
-            keys = self.key_adapter(keys)
-        elif not aligned and self.grouping:
-            keys = groups  # they need not be collected twice
-        scores = self.scores(queries, keys) * keys.shape[-1] ** -0.5
-        weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
-        weights = weights.expand(-1, groups.shape[1], -1)  # (B, G, K)
-        pooled = _by_group(weights, values) if self.grouping else weights @ values  # (B, G, D)
-        return self.readout(pooled), weights if output_attentions else None
+        members = group(features, self.ratio)  # (B, G, K, D)
+        queries = self.queries(features, members, instruction)
+        keys = self.keys(features, aligned_features, instruction)
+        collected = keys is features  # in `members`
+        scores = _by_group(queries, members.transpose(-1, -2)) if collected else self.scores(queries, keys)
+        values = self.values(members)
+        weights = _softmax(scores, values).expand(-1, members.shape[1], -1)  # (B, G, K)
+        return self.readout(_by_group(weights, values)), weights if output_attentions else None
+
+    def queries(
+        self,
+        features: torch.Tensor,
+        members: torch.Tensor,
+        instruction: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """Inj(Vp, C): (B, G, D), or (B, 1, D) for one query that all groups share."""
+        if instruction is None or self.injection is None:
+            return self.pool(features, members)
+        pooled = None
+        if self.injection.needs_queries:  # one video may serve several instructions
+            pooled = self.pool(features, members).expand(len(instruction[0]), -1, -1)
+        return self.injection(pooled, *instruction)
+
+    def pool(self, features: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+        """Vp, one token per group before the instruction is known: the mean of its members, (B, G, D)."""
+        return members.mean(dim=2)
+
+    def keys(
+        self,
+        features: torch.Tensor,
+        aligned_features: torch.Tensor | None,
+        instruction: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """What the queries are compared with, (B, T, H, W, D)."""
+        if instruction is None or self.injection is None:
+            return features
+        if aligned_features is None:
+            raise ValueError(
+                "an instruction is injected, but aligned_features, whose patches it is compared with, is None"
+            )
+        return aligned_features
+
+    def values(self, members: torch.Tensor) -> torch.Tensor:
+        """What is added up, (B, G, K, D)."""
+        return members
 
     def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """What every query makes of the patches of its group, (B, G, K); of all patches without grouping, (B, G or 1, N).
+        """Every query times the patches of its group, (B, G, K).
 
         Args:
             queries: (B, G, D), or (B, 1, D) for one query that all groups share.
-            keys: (B, T, H, W, D), or (B, G, K, D) if they are collected already.
+            keys: (B, T, H, W, D).
         """
-        if not self.grouping:
-            return queries @ keys.flatten(1, 3).transpose(-1, -2)  # (B, G or 1, N)
-        if keys.ndim == 5 and queries.shape[1] == 1:
+        if queries.shape[1] == 1:
             # The query is the same everywhere, so the scores are collected in groups, not the D times larger keys.
             return group(keys @ queries[:, None, None].transpose(-1, -2), self.ratio).squeeze(-1)
-        if keys.ndim == 5:
-            keys = group(keys, self.ratio)
-        return _by_group(queries, keys.transpose(-1, -2))
+        return _by_group(queries, group(keys, self.ratio).transpose(-1, -2))
 
-    def pool(self, features: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-        """Vp, one token per group before the instruction is known: (B, T, H, W, D) -> (B, G, D).
 
-        `paper`: the mean of the group. `release`: a trilinear resize of the whole grid, corners not aligned.
-        """
-        if self.formulation == "paper":
-            return groups.mean(dim=2)
-        size = num_groups(features.shape[1:4], self.ratio)
+class HiComUngroupedLocalBranch(HiComLocalBranch):
+    """Z_l = Attn[Inj(Vp, C), V, V]: the queries of equation 1, each of which attends to the whole video.
+
+    Source: paper, table A3.
+    """
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        aligned_features: torch.Tensor | None,
+        instruction: tuple[torch.Tensor, torch.Tensor] | None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `HiComLocalBranch.forward`, but the weights are (B, G, N), over all N = T * H * W patches."""
+        queries = self.queries(features, group(features, self.ratio), instruction)  # (B, G, D)
+        keys = self.keys(features, aligned_features, instruction).flatten(1, 3)  # (B, N, D)
+        values = features.flatten(1, 3)  # (B, N, D)
+        weights = _softmax(queries @ keys.transpose(-1, -2), values)
+        return self.readout(weights @ values), weights if output_attentions else None
+
+
+class HiComReleaseLocalBranch(HiComLocalBranch):
+    """The group's token is a trilinear resize of the grid, and keys are the aligned features whenever there are any.
+
+    So they are also beside a global branch that injects. Keys and values may have gated adapters.
+
+    Args:
+        width, output_size, ratio, injection: as for `HiComLocalBranch`.
+        key_adapter, value_adapter: whether there are adapters.
+
+    Source: official release, local compressor; adapters: its second training script.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        output_size: int,
+        ratio: Sequence[int],
+        injection: HiComInjection | None,
+        key_adapter: bool = False,
+        value_adapter: bool = False,
+    ):
+        super().__init__(width, output_size, ratio, injection)
+        readout = self.readout
+        del self.readout
+        self.key_adapter = HiComGatedAdapter(width) if key_adapter else None
+        self.value_adapter = HiComGatedAdapter(width) if value_adapter else None
+        self.readout = readout  # the last one: optimizers keep their states in the order of the parameters
+
+    def pool(self, features: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+        """Vp: a resize of the whole grid to one cell per group, corners not aligned, (B, G, D)."""
+        _, frames, rows, columns, _ = features.shape
+        size = num_groups((frames, rows, columns), self.ratio)
         grid = features.movedim(-1, 1).to(torch.promote_types(features.dtype, torch.float32))  # (B, D, T, H, W)
         resized = nn.functional.interpolate(grid, size=size, mode="trilinear", align_corners=False)
         return resized.flatten(2).transpose(1, 2).to(features.dtype)  # (B, G, D)
+
+    def keys(
+        self,
+        features: torch.Tensor,
+        aligned_features: torch.Tensor | None,
+        instruction: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        keys = features if aligned_features is None else aligned_features
+        return keys if self.key_adapter is None else self.key_adapter(keys)
+
+    def values(self, members: torch.Tensor) -> torch.Tensor:
+        return members if self.value_adapter is None else self.value_adapter(members)
+
+
+def _softmax(scores: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Weights of the values (..., D) from unscaled scores, over the last axis, the softmax in at least float32."""
+    scores = scores * values.shape[-1] ** -0.5
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
 
 
 def _by_group(rows: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

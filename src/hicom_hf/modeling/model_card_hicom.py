@@ -30,7 +30,10 @@ INJECTIONS = {
     "coarse": "coarse injection: scale and shift from the instruction's pooled embedding",
     "fine": "fine injection: attention over the instruction's tokens",
 }
-RELEASE_DIRECT = "direct injection: the instruction's pooled embedding itself is the query"
+RELEASE_INJECTIONS = {
+    **INJECTIONS,
+    "direct": "direct injection: the instruction's pooled embedding itself is the query",
+}
 FORMULATIONS = {
     "paper": "`paper`: the equations of the paper. What it leaves open (heads, readouts, the layer that keys come from) is "
     "decided in the code, each place marked `Differs:` or `Source:`. The authors' released code computes something else.",
@@ -275,7 +278,6 @@ def _global(compressor) -> str:
 
 
 def _injection(compressor, injection: str) -> str:
-    released = compressor.formulation == "release" and injection == "direct"
-    words = RELEASE_DIRECT if released else INJECTIONS[injection]
+    words = {"paper": INJECTIONS, "release": RELEASE_INJECTIONS}[compressor.formulation][injection]
     bypassed = compressor.bypass_injection and injection != "none"
     return words + (" (not run yet: bypass_injection is set)" if bypassed else "")

@@ -20,7 +20,7 @@ from ..data.datasets import SkippedSample
 from ..data.epoch_padding import FilledCollator, FilledDataset, FilledSampler, sampler_of
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import append_json_line
-from ..modeling.modeling_hicom import HiComModel
+from ..modeling.backbone_hicom import HiComModel
 from .checkpoints import (
     UNFINISHED,
     WRITE_ERRORS,

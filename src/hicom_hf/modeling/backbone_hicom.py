@@ -1,0 +1,342 @@
+"""From pixels and token ids to hidden states: SigLIP, compressor and LLM, wired.
+
+Letters: B batch rows, V videos (or images) of the whole batch, T frames of one, H/W patch rows and columns, D vision width,
+C LLM width, L = 64 instruction tokens, N visual tokens of one video, S image side in pixels.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .cache_hicom import CACHE, is_packed, one_cache, starts_a_prompt
+from .compressor_hicom import HiComCompressor
+from .configuration_hicom import HiComConfig
+from .outputs_hicom import HiComModelOutputWithPast, HiComVideoFeatures, HiComVisualOutput
+from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks
+from .visual_tokens_hicom import compress_one_video, compress_packed_videos, merge_visual_tokens, whole_numbers
+
+
+class HiComPreTrainedModel(PreTrainedModel):
+    config: HiComConfig
+    config_class = HiComConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True  # of a step of decoding, which is all that `generate` compiles
+    _skip_keys_device_placement = ["past_key_values", "cache"]
+    _no_split_modules = ["HiComVisionTower", "HiComInstructionEncoder", "HiComCompressor"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        # The compressor's modules know their own initialisation; children come before parents.
+        if hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
+            module.init_weights()
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False):
+        # For code outside transformers, the library skips modules without parameters of their own, and with them the MLPs
+        # that start as the identity. It does so to protect loaded weights, which transformers.initialization does as well.
+        super()._initialize_weights(module, is_custom_code=False)
+
+
+class HiComModel(HiComPreTrainedModel):
+    """SigLIP vision and text, the compressor, and the LLM without its head.
+
+    Source: paper, figure 2.
+    """
+
+    def __init__(self, config: HiComConfig):
+        super().__init__(config)
+        width, output_size = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.vision_tower = HiComVisionTower._from_config(config.vision_config)
+        self.instruction_encoder = HiComInstructionEncoder._from_config(config.instruction_config)
+        self.compressor = HiComCompressor(config.compressor_config, width, output_size)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    # Once per video ----------------------------------------------------------------------------------------------------
+
+    def encode_videos(
+        self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | list[int]
+    ) -> HiComVideoFeatures:
+        """Encode videos once, to ask many questions about them. An image is a video of one frame.
+
+        Args:
+            pixel_values_videos: (sum T, 3, S, S), the frames of all videos, one after another.
+            video_num_frames: (V,), frames of each video; as a list, nothing is read from the device.
+
+        Returns:
+            Features to pass as `video_features` (or `image_features`) in place of pixels.
+
+        Raises:
+            ValueError: if the frame counts do not add up or the frames have another size than SigLIP's.
+        """
+        side = self.config.vision_config.image_size
+        if pixel_values_videos.ndim != 4 or pixel_values_videos.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"pixel values must have the shape (frames, 3, {side}, {side}), got {tuple(pixel_values_videos.shape)}; "
+                "use the model's own processor"
+            )
+        lengths = whole_numbers(video_num_frames)
+        if sum(lengths) != len(pixel_values_videos) or min(lengths, default=1) < 1:
+            raise ValueError(
+                f"video_num_frames {lengths} must be positive and add up to the "
+                f"{len(pixel_values_videos)} frames given"
+            )
+        features, aligned_features = encode_in_chunks(
+            self.vision_tower,
+            pixel_values_videos,
+            self.config.vision_batch_size,
+            aligned=self.config.compressor_config.uses_aligned_features,
+        )
+        return HiComVideoFeatures(  # contiguous, as safetensors wants them
+            features=features.contiguous(),
+            num_frames=torch.tensor(lengths, dtype=torch.long),  # on the CPU: the compressor's shapes depend on them
+            aligned_features=None if aligned_features is None else aligned_features.contiguous(),
+        )
+
+    # Once per question -------------------------------------------------------------------------------------------------
+
+    def compress(
+        self,
+        video_features: HiComVideoFeatures | dict,
+        instruction_ids: torch.Tensor | None,
+        output_attentions: bool,
+        lengths: list[int] | None = None,
+    ) -> HiComVisualOutput:
+        """Turn features and instructions into visual tokens.
+
+        Args:
+            video_features: what `encode_videos` returned, on any device.
+            instruction_ids: (V, L), one instruction per video, or (questions, L) for a single video, whose features are
+                then not copied; None only for a compressor that injects none.
+            output_attentions: also return where the compressor looked.
+            lengths: frames of each video, if they are known; otherwise they are read from the features.
+
+        Raises:
+            ValueError: if instructions or aligned features are missing, or counts do not match.
+        """
+        lengths = whole_numbers(video_features["num_frames"]) if lengths is None else lengths
+        features, aligned_features = self._features_on_device(video_features)
+        instruction = self._encode_instructions(instruction_ids, len(lengths))
+        if len(lengths) != 1:
+            return compress_packed_videos(
+                self.compressor, features, aligned_features, instruction, lengths, output_attentions
+            )
+        num_rows = 1 if instruction_ids is None else len(instruction_ids)
+        return compress_one_video(
+            self.compressor, features, aligned_features, instruction, num_rows, output_attentions
+        )
+
+    def _features_on_device(
+        self, video_features: HiComVideoFeatures | dict
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features and, if the compressor needs them, aligned features: on its device, in the type that it computes in."""
+        place = self._compressor_place()
+        if place and torch.is_autocast_enabled(place["device"].type):  # as every product with them is computed
+            place["dtype"] = torch.get_autocast_dtype(place["device"].type)
+        features = video_features["features"].to(**place)
+        if not self.config.compressor_config.uses_aligned_features:
+            return features, None
+        aligned_features = video_features.get("aligned_features")
+        if aligned_features is None:
+            raise ValueError(
+                "these features hold no aligned_features, which this compressor needs; encode the videos again"
+            )
+        return features, aligned_features.to(**place)
+
+    def _encode_instructions(
+        self, instruction_ids: torch.Tensor | None, num_videos: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Pooled (V, D) and tokens (V, L, D), on the compressor's device and in its type; None if it injects none."""
+        if not self.config.compressor_config.uses_instruction:
+            return None
+        if instruction_ids is None:
+            raise ValueError(
+                "this model compresses on the condition of an instruction: pass video_instruction_ids (for images: "
+                "image_instruction_ids), which HiComProcessor makes"
+            )
+        if num_videos != 1 and len(instruction_ids) != num_videos:
+            raise ValueError(f"got {len(instruction_ids)} instructions for {num_videos} videos; one each is needed")
+        length = self.config.instruction_config.max_position_embeddings
+        if instruction_ids.shape[-1] != length:
+            raise ValueError(
+                f"instructions must be padded to all {length} positions, of which SigLIP pools the last; got "
+                f"{instruction_ids.shape[-1]}. HiComProcessor.encode_instructions does it"
+            )
+        pooled, tokens = self.instruction_encoder(instruction_ids)
+        place = self._compressor_place()
+        return pooled.to(**place), tokens.to(**place)
+
+    def _compressor_place(self) -> dict[str, Any]:
+        """Device and type of the compressor, as arguments of `to`; none while its weights are offloaded."""
+        target = next(self.compressor.parameters())
+        return {} if target.is_meta else {"device": target.device, "dtype": target.dtype}
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | list[int] | None = None,
+        video_instruction_ids: torch.Tensor | None = None,
+        video_features: HiComVideoFeatures | dict | None = None,
+        output_compressor_attentions: bool = False,
+        **kwargs,
+    ) -> HiComVisualOutput:
+        """Visual tokens of videos, from pixels or from features encoded before.
+
+        Args:
+            pixel_values_videos: (sum T, 3, S, S); or None with `video_features`.
+            video_num_frames: (V,). As a list of whole numbers, with pixels or with features, it lets `torch.compile` make one
+                graph of this method.
+            video_instruction_ids: (V, L), one instruction per video; or several for a single one.
+            video_features: what `encode_videos` returned.
+            output_compressor_attentions: also return where the compressor looked.
+
+        Returns:
+            `pooler_output`: one (N, C) tensor per video; `last_hidden_state`: SigLIP's features (sum T, H * W, D).
+        """
+        if (pixel_values_videos is None) == (video_features is None):
+            raise ValueError("pass either pixel values or features encoded before, not both and not neither")
+        lengths = None if video_num_frames is None else whole_numbers(video_num_frames)
+        if video_features is None:
+            if lengths is None:
+                raise ValueError("pixel_values_videos needs video_num_frames, the number of frames of each video")
+            video_features = self.encode_videos(pixel_values_videos, lengths)
+        elif lengths is not None and not torch.compiler.is_compiling():
+            encoded = whole_numbers(video_features["num_frames"])
+            if lengths != encoded:
+                raise ValueError(
+                    f"video_num_frames {lengths} are not those of the features, {encoded}; leave video_num_frames out"
+                )
+        output = self.compress(video_features, video_instruction_ids, output_compressor_attentions, lengths)
+        output.last_hidden_state = video_features["features"].flatten(1, 2)
+        return output
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_instruction_ids: torch.Tensor | None = None,
+        image_features: HiComVideoFeatures | dict | None = None,
+        output_compressor_attentions: bool = False,
+        **kwargs,
+    ) -> HiComVisualOutput:
+        """Visual tokens of images, which are videos of one frame; arguments as for `get_video_features`."""
+        num_frames = None
+        if pixel_values is not None:
+            num_frames = [1] * len(pixel_values)
+        return self.get_video_features(
+            pixel_values,
+            num_frames,
+            image_instruction_ids,
+            image_features,
+            output_compressor_attentions,
+            return_dict=True,
+        )
+
+    # The LLM -----------------------------------------------------------------------------------------------------------
+
+    def placeholders(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, token_id: int, prompt_length: int | None
+    ) -> torch.Tensor:
+        """Where visual tokens belong, (B, length) bool.
+
+        Args:
+            input_ids: (B, length), or None to find placeholders by their embedding.
+            inputs_embeds: (B, length, C).
+            token_id: the placeholder.
+            prompt_length: placeholders behind it were written by the model itself and are tokens as others are.
+        """
+        if input_ids is not None:
+            mask = input_ids == token_id
+        else:
+            placeholder = torch.full((), token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+        if prompt_length is not None:
+            mask = mask & (torch.arange(mask.shape[1], device=mask.device) < prompt_length)
+        return mask
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        image_instruction_ids: torch.Tensor | None = None,
+        video_instruction_ids: torch.Tensor | None = None,
+        image_features: HiComVideoFeatures | dict | None = None,
+        video_features: HiComVideoFeatures | dict | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values=None,
+        cache=None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict | None = None,
+        prompt_length: int | None = None,
+        output_compressor_attentions: bool = False,
+        **kwargs,
+    ) -> HiComModelOutputWithPast:
+        """See `HiComForConditionalGeneration.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        visual = dict(mm_encoder_outputs or {})
+        if pixel_values is not None or image_features is not None:
+            visual["image"] = self.get_image_features(
+                pixel_values, image_instruction_ids, image_features, output_compressor_attentions, return_dict=True
+            )
+        if pixel_values_videos is not None or video_features is not None:
+            visual["video"] = self.get_video_features(
+                pixel_values_videos,
+                video_num_frames,
+                video_instruction_ids,
+                video_features,
+                output_compressor_attentions,
+                return_dict=True,
+            )
+        cache = one_cache(cache, past_key_values)
+        is_prefill = starts_a_prompt(cache, inputs_embeds.shape[1])
+        if is_prefill and attention_mask is None and is_packed(position_ids):
+            if use_cache or cache is not None:
+                raise ValueError(
+                    "position_ids restart within a row, so the row holds several packed samples, which a cache cannot keep "
+                    "apart; pass use_cache=False and no cache"
+                )
+            use_cache = False
+        attentions = {}
+        for modality, token_id in (("image", self.config.image_token_id), ("video", self.config.video_token_id)):
+            output = visual.get(modality)
+            visual_tokens = None if output is None else output.pooler_output
+            attentions[modality] = getattr(output, "compressor_attentions", None)
+            if visual_tokens is not None or is_prefill:  # placeholders without visual tokens are an error in a prompt
+                placeholders = self.placeholders(input_ids, inputs_embeds, token_id, prompt_length)
+                inputs_embeds = merge_visual_tokens(inputs_embeds, placeholders, visual_tokens, modality)
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **{CACHE: cache},
+            **kwargs,
+        )
+        return HiComModelOutputWithPast(
+            **outputs, image_compressor_attentions=attentions["image"], video_compressor_attentions=attentions["video"]
+        )
