@@ -8,6 +8,7 @@ import json
 import socketserver
 import threading
 from multiprocessing import get_context
+from pathlib import Path
 
 import av
 import numpy as np
@@ -449,13 +450,16 @@ def _collect_and_read(path, result):
     result.put(len(frames))
 
 
-def test_a_forked_process_reads_videos_after_its_parent_did(tmp_path):
-    # Loader processes are forked. A frame that kept threads of its own would hang whoever collects it there.
+@pytest.mark.parametrize("read_before", ["video.mp4", "broken.avi", "alpha.webm"])
+def test_a_forked_process_reads_videos_after_its_parent_did(tmp_path, read_before):
+    # Loader processes are forked. A frame, decoder or error that kept threads would hang whoever collects it there.
     path = write_video(tmp_path / "video.mp4")
+    write_corrupted_video(tmp_path / "broken.avi", num_frames=24, broken_frame=8)
+    (tmp_path / "alpha.webm").write_bytes((Path(__file__).parent / "media" / "alpha_vp9.webm").read_bytes())
     context = get_context("fork")
     gc.disable()
     try:
-        read_video(path, FrameSampling(num_frames=4))
+        read_video(tmp_path / read_before, FrameSampling(num_frames=4), on_decode_error="keep")
         result = context.Queue()
         process = context.Process(target=_collect_and_read, args=(path, result), daemon=True)
         process.start()

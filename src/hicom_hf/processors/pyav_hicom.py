@@ -95,26 +95,26 @@ class StreamDecoder:
 
 
 def decode_past_errors(
-    container: av.container.InputContainer, stream: av.VideoStream, decoder: StreamDecoder, errors: list[Exception]
+    container: av.container.InputContainer, stream: av.VideoStream, decoder: StreamDecoder, errors: list[str]
 ) -> Iterator[av.VideoFrame]:
     """All frames of a stream in order of presentation; after a damaged packet, those from the next keyframe on.
 
     Args:
-        errors: what goes wrong is appended.
+        errors: what goes wrong is appended, as text: an exception would keep this frame, and so the decoder's threads, alive.
     """
     packets, is_broken = demux(container, stream), False
     while True:
         try:
             packet = next(packets, None)
         except READ_ERRORS as error:  # of the container: nothing follows
-            errors.append(error)
+            errors.append(reason(error))
             return
         if packet is None:
             return
         try:
             frames = decoder.decode(packet)
         except READ_ERRORS as error:
-            errors.append(error)
+            errors.append(reason(error))
             is_broken = True
             continue
         for frame in frames:

@@ -141,6 +141,7 @@ class StreamReader:
                         yield index, None
         finally:
             self._container.close()
+            del self._decoder  # ends its threads; a forked process would wait for them if it had to
         if self._num_damaged:
             self.warnings.append(f"the decoder marked {self._num_damaged} of the frames as damaged")
 
@@ -295,7 +296,7 @@ class StreamReader:
                 pts.append(frame.pts)
                 num_readable += not errors
         if errors:
-            self._index.break_reason = self.failure = f"decoding fails: {reason(errors[0])}"
+            self._index.break_reason = self.failure = f"decoding fails: {errors[0]}"
         if not pts:
             why = f" ({self.failure})" if self.failure else ""
             raise VideoReadError(f"{self.name}: no frame of the video stream can be decoded{why}")
