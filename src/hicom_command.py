@@ -15,6 +15,8 @@ def main() -> int:
     """Run `hicom`; returns the exit code."""
     if PACKAGE not in sys.modules:
         sys.modules[PACKAGE] = module_from_spec(find_spec(PACKAGE))
-    from hicom_hf.cli.main import main
-
+    try:
+        from hicom_hf.cli.main import main
+    except KeyboardInterrupt:  # Ctrl-C before the command can say so itself
+        return 130
     return main()

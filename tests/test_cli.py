@@ -20,6 +20,7 @@ import hicom_hf.cli
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.cli.main import COMMANDS, main
 from hicom_hf.hub.loading import check_fits, load_model, load_processor
+from hicom_hf.hub.reading import Reading
 from hicom_hf.modeling.vision_hicom import HiComVisionTower
 from hicom_hf.processors.answering_hicom import answer_question, encode_video, read_frames
 
@@ -126,10 +127,111 @@ def test_traceback_lets_the_error_through(arguments):
         main(arguments)
 
 
-def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [KeyError("missing"), RecursionError("too deep"), TypeError("no number"), Exception("from Rust")]
+)
+def test_an_error_that_nobody_foresaw_is_one_line_that_says_so(error, monkeypatch, capsys):
+    def fail(args):
+        with Reading("some/config.json"):
+            raise error
+
+    monkeypatch.setattr("hicom_hf.cli.inspect.run", fail)
+    assert main(["inspect", "anything"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"hicom: error: some/config.json: {type(error).__name__}: {error} (this kind of error was not foreseen: a damaged file, "
+        "or a fault of the program; HICOM_DEBUG=1 shows where)\n"
+    )
+
+
+def test_hicom_debug_opens_the_door(monkeypatch):
     monkeypatch.setattr("hicom_hf.cli.inspect.run", lambda args: {}["missing"])
+    monkeypatch.setenv("HICOM_DEBUG", "1")
     with pytest.raises(KeyError, match="missing"):
         main(["inspect", "anything"])
+    monkeypatch.setenv("HICOM_DEBUG", "0")
+    assert main(["inspect", "anything"]) == 1
+
+
+def test_an_error_without_words_names_the_command_and_what_it_was_given(monkeypatch, capsys):
+    def fail(args):
+        raise MemoryError
+
+    monkeypatch.setattr("hicom_hf.cli.inspect.run", fail)
+    assert main(["inspect", "a model\x1b[31m"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "hicom: error: there is not enough memory for this (hicom inspect 'a model\N{REPLACEMENT CHARACTER}[31m')\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind", "message"),
+    [
+        (["inspect", "nowhere/", "--json"], 1, "FileNotFoundError", "nowhere/: there is no such folder"),
+        (["inspect", "--json"], 2, "BadArguments", "the following arguments are required: MODEL"),
+        (
+            ["ask", "v.mp4", "What?", "--json", "--fps", "0"],
+            2,
+            "BadArguments",
+            "argument --fps: must be above 0, got 0",
+        ),
+        (["data", "check", "nowhere.json", "--json"], 1, "FileNotFoundError", "nowhere.json"),
+        (["convert", "nowhere/", "there", "--json"], 1, "FileNotFoundError", "nowhere/"),
+    ],
+)
+def test_json_gets_an_error_object(arguments, code, kind, message, capsys):
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    error = json.loads(captured.out)["error"]
+    assert error["type"] == kind and message in error["message"] and error["message"] in captured.err
+
+
+def test_an_interrupted_command_with_json_gives_an_error_object(monkeypatch, capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hicom_hf.cli.inspect.run", interrupt)
+    assert main(["inspect", "anything", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out) == {"error": {"type": "KeyboardInterrupt", "message": "interrupted"}}
+
+
+def test_closed_streams_and_names_that_are_not_utf_8(folder):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    code = "import sys; from hicom_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "inspect", str(folder)]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    for question in (["What is it?"], [name]):
+        done = subprocess.run([*command[:3], "ask", name, *question, "--json"], capture_output=True, text=True)
+        assert done.returncode in (1, 2) and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+        message = json.loads(done.stdout)["error"]["message"]
+        assert "caf\udce9" in message or r"caf\udce9" in message
+
+
+def test_a_typo_in_the_path_of_a_model_is_an_error_at_once_and_says_what_is_near(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent.parent)
+    monkeypatch.setattr("hicom_hf.hub.loading.HfApi", lambda: pytest.fail("the Hub was asked"))
+    name = f"{folder.parent.name}/{folder.name}"
+    assert main(["inspect", f"{name}y"]) == 1
+    assert f"{name}y: there is no such folder; did you mean {name}?" in capsys.readouterr().err
+
+
+def test_the_hub_is_asked_once_whether_a_repo_exists(monkeypatch, capsys):
+    asked = []
+
+    def answer(self, repo, **options):
+        asked.append(repo)
+        raise OSError("404")
+
+    monkeypatch.setattr("hicom_hf.hub.loading.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("hicom_hf.hub.loading.HfApi.model_info", answer)
+    assert main(["inspect", "somebody/nothing"]) == 1
+    assert asked == ["somebody/nothing"]
+    assert (
+        "somebody/nothing: there is no such folder, and no such Hub repo could be read: 404" in capsys.readouterr().err
+    )
 
 
 def test_ctrl_c_exits_with_130(monkeypatch, capsys):

@@ -199,7 +199,7 @@ def test_weights_that_are_not_numbers_are_refused_with_their_names(value, tmp_pa
     with torch.no_grad():
         model.lm_head.weight[3, 1] = value
     model.save_pretrained(tmp_path)
-    message = r"holds weights that are NaN or infinite, in 1 tensors: lm_head.weight. Training cannot start"
+    message = r"holds weights that are NaN or infinite, in 1 tensors: lm_head.weight. The folder is damaged"
     with pytest.raises(ValueError, match=message):
         load_stage(recipe("alignment", tmp_path, tmp_path, tmp_path))
 

@@ -3,7 +3,6 @@
 What comes out is what training starts from. Everything but the compressor is as it was published.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from transformers.utils import cached_file, logging
 
 from ..hub.loading import check_exists, quiet_transformers, unreadable
 from ..hub.new_folder import new_folder
+from ..hub.reading import read_json_object
 from ..hub.saving import save_hub_folder
 from ..modeling.compressor_hicom import HiComCompressor
 from ..modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
@@ -352,7 +352,7 @@ def _set_generation(model: HiComForConditionalGeneration, decoder: PreTrainedMod
 def _siglip_normalisation(siglip: str) -> dict:
     """Mean, standard deviation and scale of the pixels that this SigLIP was trained on."""
     path = cached_file(siglip, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-    values = json.loads(Path(path).read_text()) if path else {}
+    values = read_json_object(path) if path else {}
     return {name: values[name] for name in ("image_mean", "image_std", "rescale_factor", "resample") if name in values}
 
 

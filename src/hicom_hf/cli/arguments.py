@@ -3,6 +3,10 @@
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+MOST_SEED = 2**63 - 1  # that torch takes
+CONTROL_CHARACTERS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), 127, *range(128, 160))}
+SAFE_TO_PRINT = {code: shown for code, shown in CONTROL_CHARACTERS.items() if chr(code) not in "\n\t"}
+
 
 def at_least_one(text: str) -> int:
     """A whole number from 1 on."""
@@ -15,16 +19,25 @@ def at_least_one(text: str) -> int:
 def whole_number(text: str) -> int:
     try:
         return int(text)
-    except ValueError:
+    except ValueError:  # also of more digits than Python converts
         raise ArgumentTypeError(f"must be a whole number, got {text!r}") from None
 
 
 def seed_number(text: str) -> int:
-    """A whole number from 0 on."""
+    """A whole number from 0 on that torch takes as a seed."""
     value = whole_number(text)
-    if value < 0:
-        raise ArgumentTypeError(f"must be 0 or above, got {value}")
+    if not 0 <= value <= MOST_SEED:
+        raise ArgumentTypeError(f"must be from 0 to {MOST_SEED}, got {value}")
     return value
+
+
+def readable_text(text: str) -> str:
+    """Text that a tokenizer can read; an argument that is not UTF-8 reaches Python with surrogates in it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"is not valid UTF-8: {text!r}") from None
+    return text
 
 
 def check_picture(path: Path, argument: str) -> None:

@@ -14,21 +14,35 @@ import sys
 from dataclasses import asdict
 from time import perf_counter
 
-from .arguments import above_zero, at_least_one, not_negative, whole_number
+from .arguments import (
+    CONTROL_CHARACTERS,
+    SAFE_TO_PRINT,
+    above_zero,
+    at_least_one,
+    not_negative,
+    readable_text,
+    seed_number,
+)
 
 HELP = "answer questions about a video or an image"
 SAMPLING = ("num_frames", "fps", "start", "end", "max_video_tokens", "short_video", "on_decode_error")
-CONTROL_CHARACTERS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), 127, *range(128, 160))}
-SAFE_TO_PRINT = {code: shown for code, shown in CONTROL_CHARACTERS.items() if chr(code) not in "\n\t"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "video", metavar="VIDEO", help="video, image, GIF or folder of frames; a path or an http(s) URL"
     )
-    parser.add_argument("questions", metavar="QUESTION", nargs="+", help="what to ask; the video is encoded once")
+    parser.add_argument(
+        "questions",
+        metavar="QUESTION",
+        nargs="+",
+        type=readable_text,
+        help="what to ask; the video is encoded once",
+    )
     parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
-    parser.add_argument("--system", help="system prompt (default: that of the model's chat template)")
+    parser.add_argument(
+        "--system", type=readable_text, help="system prompt (default: that of the model's chat template)"
+    )
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of the streamed answer")
 
     frames = parser.add_argument_group("which frames")
@@ -62,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=not_negative, default=0.0, help="0 (default) takes the likeliest words, above 0 draws"
     )
     answer.add_argument(
-        "--seed", type=whole_number, default=0, help="of the draw, the same for every question (default 0)"
+        "--seed", type=seed_number, default=0, help="of the draw, the same for every question (default 0)"
     )
 
     machine = parser.add_argument_group("the machine")
@@ -184,4 +198,4 @@ def _print_piece(text: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"hicom: {line}", file=sys.stderr, flush=True)
+    print(f"hicom: {line}".translate(SAFE_TO_PRINT), file=sys.stderr, flush=True)

@@ -10,6 +10,8 @@ import json
 import os
 import sys
 
+from .arguments import SAFE_TO_PRINT, at_least_one, whole_number
+
 HELP = "check a training set before hours are lost"
 MAX_DEFAULT_WORKERS = 8  # more than these wait for the disk
 
@@ -26,23 +28,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument(
         "--num-frames",
-        type=_positive,
+        type=at_least_one,
         metavar="N",
         help="frames per video (default: the processor's); a record's own num_frames comes first",
     )
-    check.add_argument("--max-length", type=_positive, metavar="N", help="most tokens of a sample; needs --processor")
+    check.add_argument(
+        "--max-length", type=at_least_one, metavar="N", help="most tokens of a sample; needs --processor"
+    )
     check.add_argument(
         "--whole", action="store_true", help="one sample per dialogue (alignment) instead of one per answer"
     )
     check.add_argument("--no-decode", action="store_true", help="only look whether files are there")
     check.add_argument(
         "--workers",
-        type=_positive,
+        type=at_least_one,
         metavar="N",
         default=min(os.cpu_count() or 1, MAX_DEFAULT_WORKERS),
         help="videos read at the same time (default: %(default)s)",
     )
-    check.add_argument("--show", type=int, default=10, metavar="N", help="problems listed (default: %(default)s)")
+    check.add_argument(
+        "--show", type=whole_number, default=10, metavar="N", help="problems listed (default: %(default)s)"
+    )
     check.add_argument("--json", action="store_true", help="print the report as JSON, with all problems")
     check.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
 
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.workers,
         progress=_progress_bar,
     )
-    print(json.dumps(report.to_dict(), indent=2) if args.json else report.table(args.show))
+    print(json.dumps(report.to_dict(), indent=2) if args.json else report.table(args.show).translate(SAFE_TO_PRINT))
     return 1 if report.problems else 0
 
 
@@ -73,10 +79,3 @@ def _progress_bar(iterable, total: int, name: str):
     from tqdm import tqdm
 
     return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from .arguments import check_picture, seed_number
+from .arguments import SAFE_TO_PRINT, check_picture, seed_number
 
 HELP = "answer questions about two videos, and draw where the model looked"
 SEEDS = 1_000_000  # from which a fresh one is drawn
@@ -83,7 +83,6 @@ def _describe_model(report: dict) -> str:
 def _describe(asked, name: str) -> list[str]:
     """Questions, answers and costs, as lines for a person."""
     from ..shapes import is_right
-    from .ask import SAFE_TO_PRINT
 
     video, sampling = asked.video, asked.video.sampling
     lines = [

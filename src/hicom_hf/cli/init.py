@@ -9,7 +9,7 @@ The compressor between the two is new and untrained; its defaults are the paper'
 import argparse
 import sys
 
-from .arguments import at_least_one, whole_number
+from .arguments import at_least_one, seed_number, whole_number
 
 HELP = "make a trainable model folder from a SigLIP and an LLM"
 INJECTIONS = ("none", "direct", "coarse", "fine")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=whole_number,
+        type=seed_number,
         default=0,
         help="of the random weights: the compressor's, with --tiny all (default 0)",
     )

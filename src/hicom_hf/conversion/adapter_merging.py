@@ -1,6 +1,5 @@
 """Merging a LoRA run's adapter into its base weights, one matrix at a time, by peft itself."""
 
-import json
 import re
 import warnings
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..hub.reading import read_json_object
 from .checkpoint_reading import ADAPTER_CONFIG, StoredTensor, TensorReader
 
 BASE_PREFIX = r"(?:base_model\.model\.)?"
@@ -36,7 +36,7 @@ class AdapterMerger:
                 f"{folder} is a LoRA run; merging it takes peft: `pip install hicom_hf[train]`"
             ) from error
         self.folder, self._reader = folder, reader
-        kind = json.loads((folder / ADAPTER_CONFIG).read_text()).get("peft_type")
+        kind = read_json_object(folder / ADAPTER_CONFIG).get("peft_type")
         if kind != "LORA":
             raise ValueError(f"{folder / ADAPTER_CONFIG}: a LoRA adapter is needed, this is {kind!r}")
         self.modules: dict[str, dict[str, StoredTensor]] = {}

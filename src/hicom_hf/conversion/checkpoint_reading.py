@@ -1,6 +1,5 @@
 """Reading official checkpoints tensor by tensor: safetensors and .bin shards, adapters, from a folder or the Hub."""
 
-import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from ..hub.loading import check_exists
+from ..hub.reading import shard_names
 
 # What a checkpoint consists of; nothing else is downloaded, above all no code.
 FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
@@ -61,11 +61,12 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if the index names shards that are not there.
+        ValueError: if the index is damaged or names files outside of the folder.
     """
     for name in WEIGHTS:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            shards = shard_names(index)
             absent = [shard for shard in shards if not (folder / shard).is_file()]
             if absent:
                 raise FileNotFoundError(f"{folder}: {index.name} names files that are not there: {', '.join(absent)}")

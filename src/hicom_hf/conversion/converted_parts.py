@@ -1,12 +1,12 @@
 """Everything of a converted folder but the weights: config, processor and generation settings, from the official files."""
 
-import json
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, Qwen2Config
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ..assembly.from_parts import IMAGE_TOKEN, VIDEO_TOKEN, build_processor, load_instruction_tokenizer
+from ..hub.reading import read_json_object
 from ..modeling.configuration_hicom import HiComConfig
 from ..processors.chat_template_hicom import multimodal_chat_template
 from ..processors.processing_hicom import HiComProcessor
@@ -94,7 +94,7 @@ def build_official_processor(
 def _video_processor(source: OfficialSource, config: HiComConfig) -> HiComVideoProcessor:
     """Preprocessing and frame sampling as in the release, to the byte, but for its cap of 32 frames."""
     path = source.tower / "preprocessor_config.json"
-    values = json.loads(path.read_text()) if path.is_file() else {}
+    values = read_json_object(path) if path.is_file() else {}
     side = config.vision_config.image_size
     settings = {name: values[name] for name in NORMALISATION if values.get(name) is not None}
     if settings.get("resample", BICUBIC) == BICUBIC:
@@ -117,7 +117,7 @@ def build_generation_config(source: OfficialSource, tokenizer: PreTrainedTokeniz
     path = source.folder / "generation_config.json"
     if not path.is_file() and source.language_model is not None:
         path = source.language_model / "generation_config.json"
-    values = json.loads(path.read_text()) if path.is_file() else {}
+    values = read_json_object(path) if path.is_file() else {}
     ids = {key: values.get(key, source.config.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if ids["eos_token_id"] is None:
         ids["eos_token_id"] = tokenizer.eos_token_id

@@ -1,11 +1,11 @@
 """What a source folder is: a whole checkpoint, a projector of stages 1 and 2, or a LoRA run; and where its tensors lie."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from ..hub.reading import read_json_object
 from .adapter_merging import AdapterMerger, strip_base
 from .checkpoint_reading import (
     ADAPTER_CONFIG,
@@ -112,10 +112,7 @@ def _official_config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no official HICom checkpoint: it has no config.json")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
+    return read_json_object(path)
 
 
 def _kind(folder: Path) -> str:
@@ -152,7 +149,7 @@ def _referred(folder: Path, named: str | None, given, what: str, option: str, we
 
 def _adapter_base(folder: Path) -> str | None:
     path = folder / ADAPTER_CONFIG
-    return json.loads(path.read_text()).get("base_model_name_or_path") if path.is_file() else None
+    return read_json_object(path).get("base_model_name_or_path") if path.is_file() else None
 
 
 def _own_tensors(source: OfficialSource) -> list[dict[str, StoredTensor]]:

@@ -307,6 +307,8 @@ def _json_list(path: Path) -> list:
     except ValueError as error:  # also wrong UTF-8
         hint = "; a file with one record per line must end in .jsonl" if "Extra data" in str(error) else ""
         raise ValueError(f"{path}: this is not JSON ({error}){hint}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: this is nested too deeply to be read") from error
     if not isinstance(content, list):
         raise ValueError(f"{path}: expected a list of records, got {type(content).__name__}")
     return content
@@ -321,6 +323,8 @@ def _json_lines(path: Path) -> Iterator:
                 yield json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
+            except RecursionError as error:
+                raise ValueError(f"{path}: line {number} is nested too deeply to be read") from error
 
 
 def _name(prefix: str, entry: Any, number: int) -> str:

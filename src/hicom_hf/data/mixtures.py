@@ -149,11 +149,15 @@ def mixture_sources(path: Path) -> list[dict[str, Any]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: this is not YAML ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: this is nested too deeply to be read") from error
     if not isinstance(content, dict) or set(content) != {"datasets"} or not isinstance(content["datasets"], list):
         raise ValueError(f'{path}: a mixture has one key, "datasets", with a list')
     for number, source in enumerate(content["datasets"], start=1):
         if not isinstance(source, dict) or not isinstance(source.get("json_path"), str):
             raise ValueError(f'{path}: data set {number} must have the key "json_path"')
+        if not isinstance(source.get("media_root"), str | None):
+            raise ValueError(f"{path}: data set {number}: media_root must be a folder, got {source['media_root']!r}")
         unknown = sorted(map(str, set(source) - set(SOURCE_KEYS)))
         if unknown:
             raise ValueError(

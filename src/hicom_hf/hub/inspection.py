@@ -1,6 +1,5 @@
 """Say what a model is from its config, the headers of its weight files, and its processor; no weights are loaded."""
 
-import json
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers.utils import cached_file
 from ..modeling.configuration_hicom import PARTS, HiComConfig
 from ..processors.processing_hicom import HiComProcessor
 from .loading import load_config, load_processor
+from .reading import shard_names
 
 FRAME_COUNTS = (1, 8, 16, 32, 64, 128)
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -87,7 +87,7 @@ def read_headers(source: str | Path) -> tuple[dict[str, tuple[list[int], str]], 
         folder = Path(cached_file(str(source), "config.json")).parent  # the repo's folder in the cache
     names = [WEIGHTS_FILE]
     if (folder / WEIGHTS_INDEX).is_file():
-        names = sorted(set(json.loads((folder / WEIGHTS_INDEX).read_text())["weight_map"].values()))
+        names = shard_names(folder / WEIGHTS_INDEX)
     absent = [name for name in names if not (folder / name).is_file()]
     if absent and not Path(source).is_dir():
         metadata = get_safetensors_metadata(str(source))

@@ -2,20 +2,43 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from jinja2 import TemplateError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file, logging
 
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
+from .reading import Reading, shard_names
 
 logger = logging.get_logger(__name__)
 
+# What transformers, tokenizers and our own checks raise over values of a damaged or hand-edited JSON file.
+WRONG_VALUES = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+    TemplateError,
+)
+NO_ANSWER = HfHubHTTPError.__bases__[0]  # what huggingface_hub's HTTP library raises where there is no network
+WEIGHTS_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+MAX_NAMES = 3  # of weights, in a message
+HUB_SECONDS = 10.0  # to wait for the Hub to say whether a repo exists
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -31,10 +54,18 @@ def load_config(source: str | Path) -> HiComConfig:
         ValueError: it is another kind of model, or its config is not valid.
     """
     check_exists(source)
+    with Reading(source):
+        return _read_config(source)
+
+
+def _read_config(source: str | Path) -> HiComConfig:
     try:
         values, _ = PreTrainedConfig.get_config_dict(str(source))
     except OSError as error:
         raise unreadable(source, error) from error
+    except (TypeError, AttributeError, RecursionError) as error:  # JSON that is no object, or nested too deeply
+        raise ValueError(f"{source}: config.json is not valid: {error}") from error
+    _check_attention(values, source)
     kind = values.get("model_type")
     if kind != HiComConfig.model_type:
         raise ValueError(
@@ -44,8 +75,30 @@ def load_config(source: str | Path) -> HiComConfig:
     try:
         with quiet_transformers():
             return AutoConfig.from_pretrained(str(source))
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(f"{source}: config.json is not valid: {error}") from error
+    except WRONG_VALUES as error:
+        raise ValueError(f"{source}: config.json is not valid: {_told(error)}") from error
+
+
+def _check_attention(values: dict, source: str | Path) -> None:
+    """Refuse a config that makes transformers load attention code from the Hub; the user may, by attn_implementation.
+
+    Raises:
+        ValueError: names the field.
+    """
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _check_attention(value, source)
+        chosen = value if isinstance(value, str) and "attn_implementation" in name else ""
+        if "/" in chosen or ":" in chosen:
+            raise ValueError(
+                f"{source}: config.json asks for attention code from elsewhere ({name}={chosen!r}); remove this field, and "
+                "choose the attention when loading, if you trust that code"
+            )
+
+
+def _told(error: Exception) -> str:
+    """The message of an error, with its type where the message alone says nothing, such as that of a KeyError."""
+    return str(error) if isinstance(error, (ValueError, TypeError, OSError)) else f"{type(error).__name__}: {error}"
 
 
 def load_processor(source: str | Path) -> HiComProcessor:
@@ -63,10 +116,10 @@ def load_processor(source: str | Path) -> HiComProcessor:
             "processor.save_pretrained"
         )
     try:
-        with quiet_transformers():
+        with Reading(source), quiet_transformers():
             return HiComProcessor.from_pretrained(str(source))
-    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
-        raise ValueError(f"{source}: the processor cannot be loaded: {error}") from error
+    except (*WRONG_VALUES, OSError) as error:
+        raise ValueError(f"{source}: the processor cannot be loaded: {_told(error)}") from error
 
 
 def load_model(
@@ -92,12 +145,13 @@ def load_model(
     config = load_config(source)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
-        with quiet_transformers():
+        _check_index(source)
+        with Reading(source), quiet_transformers():
             model, report = HiComForConditionalGeneration.from_pretrained(
                 str(source), config=config, dtype=dtype, output_loading_info=True, **options
             )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{source}: the weights cannot be loaded: {error}") from error
+    except (*WRONG_VALUES, OSError, SafetensorError, UnpicklingError) as error:
+        raise ValueError(f"{source}: the weights cannot be loaded: {_told(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -106,7 +160,38 @@ def load_model(
         )
     if report["unexpected_keys"]:
         logger.warning(f"{source}: weights that the model has no place for: {sorted(report['unexpected_keys'])}")
-    return model.to(target).eval()
+    model = model.to(target).eval()
+    check_finite(model, source)
+    return model
+
+
+def check_finite(model: nn.Module, source: str | Path) -> None:
+    """Refuse weights that hold NaN or infinity, from which every result is NaN.
+
+    Raises:
+        ValueError: with their names.
+    """
+    broken = [name for name, weight in model.named_parameters() if not _is_finite(weight.detach())]
+    if broken:
+        names = ", ".join(broken[:MAX_NAMES]) + (", ..." if len(broken) > MAX_NAMES else "")
+        raise ValueError(
+            f"{source} holds weights that are NaN or infinite, in {len(broken)} tensors: {names}. The folder is damaged, or the "
+            "run that wrote it had failed"
+        )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Without a copy of the weight; quantized weights, and those that are still on disk, are not looked at."""
+    if not weight.is_floating_point() or weight.numel() == 0 or weight.device.type == "meta":
+        return True
+    return all(map(torch.isfinite, weight.aminmax()))
+
+
+def _check_index(source: str | Path) -> None:
+    """Refuse a folder whose index of weight files leads out of it."""
+    for name in WEIGHTS_INDEXES:
+        if (index := Path(source) / name).is_file():
+            shard_names(index)
 
 
 def check_fits(config: HiComConfig, processor: HiComProcessor, source: str | Path) -> None:
@@ -149,6 +234,10 @@ def choose_device(device: str = "auto") -> torch.device:
         )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {device!r} was asked for, but there are {torch.cuda.device_count()} CUDA GPUs")
+    if chosen.type == "meta":
+        raise ValueError(
+            "device 'meta' holds no values, so nothing can be computed on it; use cpu, cuda, cuda:1 or mps"
+        )
     if chosen.type == "mps" and not torch.mps.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch {torch.__version__} finds no Apple GPU here")
     return chosen
@@ -186,10 +275,37 @@ def check_exists(source: str | Path) -> None:
     elif path.exists():
         raise NotADirectoryError(f"{source}: a model is a folder or a repo id, and this is a file")
     elif isinstance(source, Path) or not _can_be_repo_id(source):
-        raise FileNotFoundError(f"{source}: there is no such folder")
+        raise FileNotFoundError(f"{source}: there is no such folder{_similar(path)}")
+    elif similar := _similar(path):
+        raise FileNotFoundError(f"{source}: there is no such folder{similar}")
+    else:
+        _ask_hub(source)
 
 
-def unreadable(source: str | Path, error: OSError) -> OSError:
+def _similar(path: Path) -> str:
+    """Folders beside a path that is not there whose names are nearly its own, as the end of a message."""
+    if not path.name or not path.parent.is_dir() or str(path.parent) == ".":
+        return ""
+    folders = [child.name for child in path.parent.iterdir() if child.is_dir()]
+    near = [str(path.parent / name) for name in get_close_matches(path.name, folders)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _ask_hub(repo: str, revision: str | None = None) -> None:
+    """Ask the Hub once whether a repo exists; transformers would ask for minutes where there is no network.
+
+    Raises:
+        OSError: there is no such repo or revision, it is not for this user, or there is no answer.
+    """
+    if HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
+        return
+    try:
+        HfApi().model_info(repo, revision=revision, timeout=HUB_SECONDS)
+    except (OSError, ValueError, NO_ANSWER) as error:
+        raise unreadable(repo, error) from error
+
+
+def unreadable(source: str | Path, error: Exception) -> OSError:
     """The error for a folder or repo that transformers could not read: transformers' own often names neither."""
     if Path(source).is_dir():
         return OSError(f"{source}: the model in this folder cannot be read: {error}")

@@ -1,6 +1,5 @@
 """LoRA and QLoRA with peft: adapters on the LLM, the compressor beside them in the same folder, and back to a plain model."""
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from ..hub.files import atomic_folder
+from ..hub.reading import read_json_object
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
 from .recipe import LoraRecipe
@@ -112,7 +112,7 @@ def base_of(adapter: str | Path) -> str:
     path = Path(adapter) / "adapter_config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{adapter} is not the folder of an adapter (no adapter_config.json there)")
-    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return read_json_object(path)["base_model_name_or_path"]
 
 
 def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None = None) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ..hub.reading import Reading
 from .typed_yaml import build, load_yaml, set_value
 
 SHIPPED_DIR = Path(__file__).parent / "recipes"
@@ -302,7 +303,8 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         512
     """
     path = recipe_path(name)
-    values = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    with Reading(path):
+        values = load_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe is a mapping of keys to values, got {type(values).__name__}")
     for override in overrides:

@@ -20,6 +20,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
+from ..hub.loading import check_finite
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from .recipe import HUB_PREFIX, LearningRates, Recipe
@@ -41,7 +42,6 @@ PEFT_NAMES = re.compile(
 )
 # Names of parts in `untrained_parts` of the config, where they differ.
 LEARNED = {"injection": "compressor"}
-MAX_NAMES = 5  # of broken weights in a message
 
 
 def part_of(name: str) -> str:
@@ -212,25 +212,6 @@ def check_loaded(info: dict, source: str, fresh_injections: bool = False) -> Non
         raise ValueError(
             f"{source} does not hold this model's weights, {'; '.join(problems)}. A stage starts from the complete folder of "
             "the stage before; for a converted stage-1 projector without injections set new_injection"
-        )
-
-
-def check_finite(model: nn.Module, source: str) -> None:
-    """Refuse weights that hold NaN or infinity, from which every result is NaN.
-
-    Raises:
-        ValueError: with their names.
-    """
-    broken = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.is_floating_point() and parameter.numel() and not all(map(torch.isfinite, parameter.aminmax()))
-    ]
-    if broken:
-        names = ", ".join(broken[:MAX_NAMES]) + (", ..." if len(broken) > MAX_NAMES else "")
-        raise ValueError(
-            f"{source} holds weights that are NaN or infinite, in {len(broken)} tensors: {names}. Training cannot start from "
-            "them; the folder is damaged, or the run that wrote it had failed"
         )
 
 

@@ -38,6 +38,8 @@ def load_yaml(text: str, name: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{name}: this is nested too deeply to be read") from error
 
 
 def set_value(values: dict[str, Any], override: str) -> None:

@@ -1,0 +1,91 @@
+"""Errors that name the file or folder that was being read when they arose; JSON files whose damage is one clear error."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+READING = "while reading "  # how the note of an error begins
+
+
+class Reading:
+    """Errors that leave this block say what was being read, in a note; the error itself stays as it is.
+
+    A library's own message about a damaged file often names neither file nor folder. Python shows the notes of an error below
+    it, and the `hicom` command puts them in front of its message.
+
+    Args:
+        what: path, repo id or URL.
+
+    Example:
+        >>> try:
+        ...     with Reading("model/config.json"):
+        ...         {}["model_type"]
+        ... except KeyError as error:
+        ...     print(error, error.__notes__)
+        'model_type' ['while reading model/config.json']
+    """
+
+    def __init__(self, what: object):
+        self.what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is not None:
+            error.add_note(f"{READING}{self.what}")
+
+
+def being_read(error: BaseException) -> list[str]:
+    """What was being read when an error arose, the innermost first; errors that it was made from come after itself.
+
+    Example:
+        >>> being_read(ValueError("no note"))
+        []
+    """
+    found: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        notes = (note.removeprefix(READING) for note in getattr(current, "__notes__", ()) if note.startswith(READING))
+        found += [note for note in notes if note not in found]
+        current = current.__cause__ or current.__context__
+    return found
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, or something else than an object; names the file.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is no JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:  # also wrong UTF-8
+        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def shard_names(index: str | Path) -> list[str]:
+    """The weight files that an index (`model.safetensors.index.json`) names, sorted.
+
+    Raises:
+        OSError: the index cannot be read.
+        ValueError: it names no files, or one outside of its own folder; names the index.
+    """
+    named = read_json_object(index).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise ValueError(f"{index} must have a weight_map that gives the file of each tensor")
+    for name in named.values():
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise ValueError(f"{index} names {name!r}, which is no file of its own folder; it is not read")
+    return sorted(set(named.values()))
