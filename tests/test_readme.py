@@ -50,7 +50,7 @@ def test_the_pipeline_snippet_runs_as_it_stands(workplace, monkeypatch, capsys):
 def test_every_command_of_the_table_exists():
     from hicom_hf.cli.main import COMMANDS
 
-    named = set(re.findall(r"^\| `hicom (\w+)", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `hicom ([\w-]+)", README, re.MULTILINE))
     assert named == set(COMMANDS)
 
 

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 from . import CommandError
 from .arguments import CONTROL_CHARACTERS
 
-# In the order of `hicom --help`; each is the module of the same name in this folder.
-COMMANDS = ("ask", "convert", "data", "demo", "init", "inspect", "merge", "shapes", "train")
+# In the order of `hicom --help`; each is the module of the same name in this folder, with _ for -.
+COMMANDS = ("ask", "build-data", "convert", "data", "demo", "init", "inspect", "merge", "shapes", "train")
 
 FAILED, BAD_ARGUMENTS, INTERRUPTED = 1, 2, 130  # exit codes; 130 is what a shell gives for Ctrl-C
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, CommandError)
@@ -100,7 +100,7 @@ def build_parser() -> Parser:
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = import_module(f".{name}", __package__)
+        module = import_module(f".{name.replace('-', '_')}", __package__)
         command = commands.add_parser(
             name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )

@@ -56,6 +56,8 @@ class StreamReader:
         name: what messages call it.
         bounds: what it may cost.
         settings: pixel shape and transparency.
+        max_side: frames are made smaller while they are converted so that no side is longer than this many pixels, which
+            costs less than converting them whole; None for their own size.
 
     Attributes:
         times: seconds of each frame from the first one, ascending, T of them.
@@ -72,8 +74,11 @@ class StreamReader:
         VideoReadError: not a video file, no video stream, or no frame in it.
     """
 
-    def __init__(self, file: BinaryIO, name: str, bounds: MediaBounds, settings: PictureSettings):
+    def __init__(
+        self, file: BinaryIO, name: str, bounds: MediaBounds, settings: PictureSettings, max_side: int | None = None
+    ):
         self.settings = settings
+        self.max_side = max_side
         self.bounds = bounds
         self.file = file
         self.name = name
@@ -272,11 +277,16 @@ class StreamReader:
         return np.ascontiguousarray(np.rot90(image, num_turns))
 
     def _shown_size(self) -> tuple[int, int]:
-        """(width, height) of the stored picture with square pixels, if the settings ask for that and the bounds allow it."""
+        """(width, height) of the stored picture with square pixels, if the settings ask for that and the bounds allow it,
+        and no side longer than `max_side`."""
         width, height = self._size
         square = max(1, round(width * self._pixel_shape))
-        is_possible = self.settings.square_pixels and square * height <= self.bounds.max_pixels
-        return (square if is_possible else width), height
+        if self.settings.square_pixels and square * height <= self.bounds.max_pixels:
+            width = square
+        if self.max_side is None or max(width, height) <= self.max_side:
+            return width, height
+        ratio = self.max_side / max(width, height)
+        return max(1, round(width * ratio)), max(1, round(height * ratio))
 
     def _note_first_frame(self, frame: av.VideoFrame) -> None:
         if frame.color_trc in HDR_TRANSFERS:

@@ -1,0 +1,114 @@
+"""Build instruction-conditioned training data from untrimmed videos, as HICom-248K was built (paper, section 3.2).
+
+    hicom build-data plan build.yaml      what there is to do; no work
+    hicom build-data run build.yaml       do what is missing; may be killed and repeated at any time
+    hicom build-data status build.yaml    how far it is, and what failed
+
+docs/building_data.md explains the file.
+"""
+
+import argparse
+import json
+import sys
+
+from .arguments import at_least_one
+
+HELP = "build training data from untrimmed videos, as HICom-248K was built"
+STAGES = ("probe", "watch", "clips")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    plan = actions.add_parser("plan", help="read what the files say of themselves, and print what there is to do")
+    run_ = actions.add_parser("run", help="do what is missing")
+    status = actions.add_parser("status", help="print how far the build is, and what failed")
+    for action in (plan, run_, status):
+        action.add_argument("build", metavar="BUILD.yaml", help="the build; docs/building_data.md explains its keys")
+        action.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="replace a value, such as shots.threshold=0.2",
+        )
+        action.add_argument("--limit", type=at_least_one, metavar="N", help="only the first N videos")
+        action.add_argument(
+            "--shard", type=_shard, default=(0, 1), metavar="I/N", help="only part I of N, from 0/N on"
+        )
+        action.add_argument("--json", action="store_true", help="print JSON")
+        action.add_argument(
+            "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
+        )
+    run_.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage (default: %(default)s)")
+    run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    plan.set_defaults(do=_plan)
+    run_.set_defaults(do=_run)
+    status.set_defaults(do=_status)
+
+
+def run(args: argparse.Namespace) -> int:
+    return args.do(args)
+
+
+def _build(args: argparse.Namespace):
+    from ..dataset_building.building import Build
+    from ..dataset_building.settings import read_settings
+
+    return Build(read_settings(args.build, args.set), args.shard, args.limit)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    build = _build(args)
+    build.run(until="probe", progress=_progress_bar)
+    _print(build.plan(), args.json)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    build = _build(args)
+    build.run(args.until, args.retry_failed, _progress_bar)
+    _print(build.status(), args.json)
+    failures = build.failures()
+    for failure in failures[:10]:
+        print(f"{failure['stage']}: {failure['error']}", file=sys.stderr)
+    if build.has_too_many_failures():
+        print(
+            f"{len(failures)} failures are more than max_failures allows; --retry-failed tries them again",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    build = _build(args)
+    status = build.status()
+    _print({**status, "failures": build.failures()} if args.json else status, args.json)
+    for failure in [] if args.json else build.failures():
+        print(f"{failure['path']}\t{failure['stage']}\t{failure['error']}")
+    return 0
+
+
+def _print(values: dict, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    for key, value in values.items():
+        for name, entry in value.items() if isinstance(value, dict) else [("", value)]:
+            text = ", ".join(f"{k} {v}" for k, v in entry.items()) if isinstance(entry, dict) else entry
+            text = f"{text:.2f}" if isinstance(text, float) else text
+            print(f"{key} {name}".strip() + f"\t{text}")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """ "I/N" with 0 <= I < N."""
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N-1, such as 0/8; got {text!r}")
+    return int(first), int(second)
+
+
+def _progress_bar(iterable, total: int, name: str):
+    from tqdm import tqdm
+
+    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)

@@ -1,0 +1,110 @@
+"""Does the missing work of a stage on this machine, in one process or several; what fails is written down and passed over."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import av
+
+from ..hub.progress import Progress, no_progress
+from .stages import Stage
+
+# What one video may raise without being the end of the run. All but the first are also what PyAV raises on damaged data.
+ITEM_ERRORS = (ValueError, OSError, OverflowError, MemoryError, av.FFmpegError)
+DIED = "the process that worked on it died (a crash of the decoder, or no memory left)"
+PARENT_CHECK = 1.0  # seconds
+
+Work = Callable[[Any], dict[str, Any]]
+
+
+def run_stage(
+    stage: Stage, values: Mapping[str, Any], work: Work, workers: int = 1, progress: Progress = no_progress
+) -> None:
+    """Make the results of a stage that are missing.
+
+    Args:
+        stage: where results go.
+        values: what `work` is called with, by item.
+        work: a function of a module, for other processes to find it; returns what the stage stores.
+        workers: processes; with one, the work is done in this one.
+        progress: called with the finished items.
+    """
+    missing = stage.missing(values)
+    if not missing:
+        return
+    done = (
+        (_do(work, stage, item, values[item]) for item in missing)
+        if workers == 1
+        else _in_processes(stage, {item: values[item] for item in missing}, work, workers)
+    )
+    for _ in progress(done, len(missing), stage.name):
+        pass
+
+
+def _do(work: Work, stage: Stage, item: str, value: Any) -> str:
+    try:
+        result = work(value)
+    except ITEM_ERRORS as error:
+        stage.write_failure(item, f"{type(error).__name__}: {error}")
+    else:
+        stage.write(item, result)
+    return item
+
+
+def _in_processes(stage: Stage, values: dict[str, Any], work: Work, workers: int) -> Iterator[str]:
+    """Several processes; if one dies, what was in flight is done once more, one item per process."""
+    left = dict(values)
+    while left:
+        suspects: list[str] = []
+        with _pool(workers) as pool:
+            running: dict[Future, str] = {}
+            queue = iter(list(left))
+            try:
+                for item in queue:
+                    running[pool.submit(_do, work, stage, item, left[item])] = item
+                    if len(running) >= 2 * workers:
+                        yield from _finished(running, left)
+                while running:
+                    yield from _finished(running, left)
+            except BrokenProcessPool:
+                suspects = [item for item in left if item in running.values() and not stage.is_done(item)]
+        for item in suspects:
+            with _pool(1) as pool:
+                try:
+                    pool.submit(_do, work, stage, item, left[item]).result()
+                except BrokenProcessPool:
+                    stage.write_failure(item, DIED)
+            left.pop(item)
+            yield item
+        left = {item: value for item, value in left.items() if item in stage.missing([item])}
+
+
+def _finished(running: dict[Future, str], left: dict[str, Any]) -> Iterator[str]:
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        item = future.result()  # raises what a worker raised, BrokenProcessPool if it died
+        del running[future], left[item]
+        yield item
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # "spawn": threads of torch and FFmpeg do not survive a fork.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare_worker)
+
+
+def _prepare_worker() -> None:
+    """One thread for torch, as there are several processes; and the end when the parent has been killed."""
+    import torch
+
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK)
+    os._exit(1)

@@ -1,0 +1,149 @@
+"""A build: everything that decides what is built, in one typed YAML file, checked before any work."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..training.typed_yaml import build, load_yaml, set_value
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
+# Above a distance of 1 there is nothing; below this, noise alone cuts a video into pieces of `min_length`.
+LEAST_THRESHOLD = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotSettings:
+    """How a video is split.
+
+    Args:
+        threshold: distance of two frames' histograms of brightness, 1 - correlation, from which on they are two shots. A
+            higher value gives fewer cuts. `Differs:` the paper says "a much looser threshold than Panda-70M" and states
+            none; 0.3 is above the 0.2 of PySceneDetect's HistogramDetector, as the paper wants longer clips than Panda-70M's.
+        min_length: seconds; a cut so soon behind the one before is none.
+    """
+
+    threshold: float = 0.3
+    min_length: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyframeSettings:
+    """Which frames show something new.
+
+    Args:
+        embedder: "hicom": `model` is a HICom folder, whose SigLIP is used; "siglip": a SigLIP or SigLIP 2 of the Hub.
+        model: null is hicom-tiny, which knows the built-in world only.
+        fps: frames per second that are compared. `Differs:` the paper says "densely sampled"; ShareGPT4Video takes one in 2 s.
+        rule: "all": a keyframe differs from every keyframe before; "last": from the last one, as in ShareGPT4Video, which
+            keeps scenes that return.
+        threshold: a frame is a keyframe if its cosine similarity is below. It does not carry over from one embedder to
+            another: `hicom build-data report` prints the quantiles within a shot and between shots. 0.93: ShareGPT4Video.
+        max_side: pixels; frames are made smaller while they are decoded.
+    """
+
+    embedder: Literal["hicom", "siglip"] = "siglip"
+    model: str | None = "google/siglip2-so400m-patch14-384"
+    fps: float = 1.0
+    rule: Literal["all", "last"] = "all"
+    threshold: float = 0.93
+    max_side: int = 384
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """Which shots are kept.
+
+    Args:
+        min_length, max_length: seconds. 5 and 120: paper, section 3.2.
+        needs_keyframe: paper, section 3.2.
+    """
+
+    min_length: float = 5.0
+    max_length: float = 120.0
+    needs_keyframe: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """A whole build.
+
+    Args:
+        videos: files or folders, which are searched through.
+        output_dir: everything that is made lies there.
+        media_root: the folder that the paths in the result are relative to; null: the current one.
+        licence: of the videos; goes into every record's provenance and the data card.
+        shots, keyframes, clips: see there.
+        workers: processes that decode.
+        device: where the embedder computes, "cpu" or "cuda"; with a GPU, each worker holds an embedder there.
+        max_failures: fraction of the videos that may fail before the command itself fails.
+    """
+
+    videos: list[str]
+    output_dir: str
+    media_root: str | None = None
+    licence: str = "not stated"
+    shots: ShotSettings = field(default_factory=ShotSettings)
+    keyframes: KeyframeSettings = field(default_factory=KeyframeSettings)
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    workers: int = 1
+    device: str = "cpu"
+    max_failures: float = 0.1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> BuildSettings:
+    """Read and check a build file.
+
+    Args:
+        path: YAML.
+        overrides: "key=value" each, the key dotted ("shots.threshold=0.2").
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a wrong key, a missing one, a value of the wrong type or out of range; with its dotted key.
+
+    Example:
+        >>> read_settings("build.yaml").clips.max_length  # doctest: +SKIP
+        120.0
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such build file; docs/building_data.md shows one")
+    values = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a build is a mapping of keys to values, got {type(values).__name__}")
+    for override in overrides:
+        set_value(values, override)
+    return settings_from_dict(values, str(path))
+
+
+def settings_from_dict(values: dict[str, Any], name: str = "build") -> BuildSettings:
+    """Settings from plain values; errors as of `read_settings`."""
+    settings = build(BuildSettings, values, name)
+    above_zero = {
+        "keyframes.fps": settings.keyframes.fps,
+        "keyframes.max_side": settings.keyframes.max_side,
+        "shots.min_length": settings.shots.min_length,
+        "clips.min_length": settings.clips.min_length,
+        "workers": settings.workers,
+    }
+    for key, value in above_zero.items():
+        if not value > 0:
+            raise ValueError(f"{name}: {key} must be above 0, got {value}")
+    if not LEAST_THRESHOLD <= settings.shots.threshold <= 1:
+        raise ValueError(
+            f"{name}: shots.threshold must be from {LEAST_THRESHOLD} to 1, got {settings.shots.threshold}; a higher value gives "
+            "fewer cuts"
+        )
+    if not -1 <= settings.keyframes.threshold <= 1:
+        raise ValueError(f"{name}: keyframes.threshold is a cosine, from -1 to 1; got {settings.keyframes.threshold}")
+    if not settings.clips.max_length > settings.clips.min_length:
+        raise ValueError(f"{name}: clips.max_length must be above clips.min_length, {settings.clips.min_length}")
+    if settings.keyframes.embedder == "siglip" and settings.keyframes.model is None:
+        raise ValueError(f"{name}: keyframes.model must name a SigLIP with keyframes.embedder siglip")
+    if not 0 <= settings.max_failures <= 1:
+        raise ValueError(f"{name}: max_failures is a fraction from 0 to 1, got {settings.max_failures}")
+    return settings

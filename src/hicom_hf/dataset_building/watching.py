@@ -1,0 +1,88 @@
+"""Watches a video once: every frame feeds the detector of cuts, some of them the embedder.
+
+Decoding is what costs (docs/building_data.md), so both are fed by one decoding.
+
+Letters: T frames, n sampled frames, D width of a vector.
+"""
+
+import numpy as np
+
+from ..processors.media_bounds_hicom import MediaBounds
+from ..processors.picture_settings_hicom import PictureSettings
+from ..processors.video_decoding_hicom import StreamReader, TimesChangedError
+from .embedders import Embedder
+from .settings import KeyframeSettings
+from .shots import brightness_histogram, histogram_distance
+
+EMBEDDED_AT_ONCE = 32  # frames that are held
+
+
+def watch(path: str, settings: KeyframeSettings, embedder: Embedder) -> dict[str, np.ndarray]:
+    """Decode a video once.
+
+    Args:
+        path: of the video.
+        settings: how often frames are sampled, and how large they are.
+        embedder: turns sampled frames into vectors.
+
+    Returns:
+        times, distances (T,): of the frames that can be read, and of each from the one before; sampled_times (n,) and vectors
+        float16 (n, D): of the sampled frames; duration in seconds; lost_frames: how many the file promises and does not give.
+
+    Raises:
+        VideoReadError: it is not a video, or no frame of it can be read.
+    """
+    with open(path, "rb") as file:
+        reader = StreamReader(file, path, MediaBounds(), PictureSettings(), settings.max_side)
+        try:
+            return _watch(reader, settings, embedder)
+        except TimesChangedError:  # the reader has found the true times; now they stand
+            return _watch(reader, settings, embedder)
+
+
+def _watch(reader: StreamReader, settings: KeyframeSettings, embedder: Embedder) -> dict[str, np.ndarray]:
+    sampled = sampled_indices(reader.times, settings.fps)
+    times, distances, sampled_times, vectors, held = [], [], [], [], []
+    lost, before = 0, None
+    for index, frame in reader.read(list(range(len(reader.times)))):
+        if frame is None:
+            lost += 1
+            continue
+        histogram = brightness_histogram(frame)
+        times.append(reader.times[index])
+        distances.append(0.0 if before is None else histogram_distance(before, histogram))
+        before = histogram
+        if index in sampled:
+            held.append(frame)
+            sampled_times.append(reader.times[index])
+        if len(held) == EMBEDDED_AT_ONCE:
+            vectors.append(embedder.embed_frames(held))
+            held = []
+    if held:
+        vectors.append(embedder.embed_frames(held))
+    if not vectors:
+        raise ValueError(f"{reader.name}: none of the sampled frames can be read ({reader.failure})")
+    return {
+        "times": np.array(times),
+        "distances": np.array(distances, dtype=np.float32),
+        "sampled_times": np.array(sampled_times),
+        "vectors": np.concatenate(vectors).astype(np.float16),
+        "duration": np.array(reader.duration or 0.0),
+        "lost_frames": np.array(lost + reader.num_promised - len(reader.times)),
+    }
+
+
+def sampled_indices(times: list[float], fps: float) -> set[int]:
+    """The frames nearest to the middles of intervals of 1/fps seconds; one if the video is shorter than half of that.
+
+    Example:
+        >>> sorted(sampled_indices([0.0, 0.5, 1.0, 1.5, 2.0], fps=1.0))
+        [1, 3]
+    """
+    middles = np.arange(0.5 / fps, times[-1] + 1e-9, 1 / fps)
+    if not len(middles):
+        return {len(times) // 2}
+    places = np.searchsorted(times, middles).clip(1, len(times) - 1) if len(times) > 1 else np.zeros(1, dtype=int)
+    before = np.asarray(times)[places - 1] if len(times) > 1 else np.zeros(1)
+    nearer = (middles - before) < (np.asarray(times)[places] - middles)
+    return {int(place) - int(near) for place, near in zip(places, nearer, strict=True)}

@@ -1,0 +1,355 @@
+"""From untrimmed videos to clips: true cuts are found, new scenes are kept, bad files are rows, killed runs are repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from video_files import write_video as write_numbered_video
+
+from hicom_hf.cli.main import main
+from hicom_hf.dataset_building.building import Build
+from hicom_hf.dataset_building.clips import choose_clips, verdict
+from hicom_hf.dataset_building.embedders import HiComEmbedder, SiglipEmbedder
+from hicom_hf.dataset_building.keyframes import find_keyframes, similarity_quantiles
+from hicom_hf.dataset_building.probe import find_videos
+from hicom_hf.dataset_building.settings import ClipSettings, KeyframeSettings, read_settings, settings_from_dict
+from hicom_hf.dataset_building.shots import find_cuts, recall_and_precision
+from hicom_hf.dataset_building.stages import Stage
+from hicom_hf.dataset_building.watching import sampled_indices, watch
+from hicom_hf.shapes import write_video
+from hicom_hf.shapes.films import film
+
+MEDIA = Path(__file__).parent / "media"
+NUM_FILMS = 4
+TOLERANCE = 0.38  # seconds: three frames at 8 per second; a transition takes half a second
+WORLD_SETTINGS = {
+    "shots": {"threshold": 0.05},
+    "keyframes": {"embedder": "hicom", "model": None, "threshold": 0.91},
+}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """A folder of films, and the takes of each by its file's name."""
+    folder, takes = tmp_path_factory.mktemp("films"), {}
+    for seed in range(NUM_FILMS):
+        frames, takes[f"film{seed}.mp4"] = film(seed)
+        write_video(folder / f"film{seed}.mp4", frames, fps=8.0)
+    return folder, takes
+
+
+@pytest.fixture(scope="module")
+def built(films, tmp_path_factory):
+    build = Build(settings_of(films[0], tmp_path_factory.mktemp("built")))
+    build.run()
+    return build
+
+
+def settings_of(videos, output_dir, **values):
+    return settings_from_dict({"videos": [str(videos)], "output_dir": str(output_dir), **WORLD_SETTINGS, **values})
+
+
+def takes_of(video, films):
+    return films[1][Path(video.path).name]
+
+
+def test_cuts_of_the_built_in_world_are_found(built, films):
+    recalls, precisions = [], []
+    for video, chosen in built.chosen_videos():
+        true = [take.end for take in takes_of(video, films)[:-1]]
+        recall, precision, _ = recall_and_precision(chosen["cuts"], true, TOLERANCE)
+        recalls.append(recall)
+        precisions.append(precision)
+    assert np.mean(recalls) >= 0.9 and np.mean(precisions) >= 0.9
+
+
+def test_new_scenes_have_a_keyframe_and_returning_ones_have_none(built, films):
+    new, returning = [], []
+    for video, chosen in built.chosen_videos():
+        for take in takes_of(video, films):
+            has_keyframe = any(take.start <= keyframe < take.end for keyframe in chosen["keyframes"])
+            (returning if take.returns else new).append(has_keyframe)
+    assert np.mean(new) >= 0.95
+    assert returning and np.mean(returning) <= 0.15
+
+
+def test_clips_lie_within_one_scene(built, films):
+    clips = list(built.clips())
+    assert len(clips) >= 2 * NUM_FILMS
+    mixed = [
+        clip
+        for clip in clips
+        if not any(
+            take.start - TOLERANCE <= clip.start and clip.end <= take.end + TOLERANCE
+            for take in takes_of(clip.video, films)
+        )
+    ]
+    assert len(mixed) <= 0.1 * len(clips)
+    assert all(5 <= clip.end - clip.start <= 120 for clip in clips)
+
+
+def test_a_film_is_the_same_again_and_its_takes_cover_it():
+    frames, takes = film(3, num_takes=4, size=48, fps=4.0)
+    again, _ = film(3, num_takes=4, size=48, fps=4.0)
+    assert (frames == again).all()
+    assert takes[-1].end == len(frames) / 4.0 and takes[-1].transition is None
+    assert [take.start for take in takes[1:]] == [take.end for take in takes[:-1]]
+    with pytest.raises(ValueError, match="num_takes"):
+        film(0, num_takes=0)
+
+
+def test_an_early_threshold_gives_more_cuts_than_a_late_one():
+    times, distances = [0.0, 2.0, 4.0, 6.0], [0.0, 0.2, 0.5, 0.9]
+    assert find_cuts(times, distances, 0.1, 1.0) == [2.0, 4.0, 6.0]
+    assert find_cuts(times, distances, 0.6, 1.0) == [6.0]
+
+
+def test_shots_are_dropped_for_the_papers_reasons_in_its_order():
+    settings = ClipSettings()
+    assert verdict(0, 10, [3.0], settings) == "kept"
+    assert verdict(0, 3, [], settings) == "no keyframe"
+    assert verdict(0, 121, [1.0], settings) == "too long"
+    assert verdict(0, 10, [10.0], settings) == "no keyframe"  # it belongs to the next shot
+
+
+def test_similarities_within_a_shot_and_between_shots_are_told_apart():
+    vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]])
+    found = similarity_quantiles(vectors, np.array([0, 0, 1, 1]))
+    assert min(found["within a shot"]) > 0.9 > max(found["between shots"])
+    assert similarity_quantiles(vectors[:1], np.array([0]))["within a shot"] == []
+
+
+def test_the_first_frame_is_always_a_keyframe():
+    assert find_keyframes(np.ones((3, 2)), threshold=-1.0)[0] == []
+    assert find_keyframes(np.ones((3, 2)), threshold=0.5)[0] == [0]
+
+
+@pytest.mark.parametrize(("times", "expected"), [([0.0], {0}), ([0.0, 0.2], {1}), ([0.0, 0.4, 0.9, 1.6], {1, 3})])
+def test_frames_are_sampled_at_the_middles_of_seconds(times, expected):
+    assert sampled_indices(times, 1.0) == expected
+
+
+# Files ---------------------------------------------------------------------------------------------------------------------
+
+
+class MeanEmbedder:
+    """The mean colour, to test without weights."""
+
+    provenance = {"embedder": "mean"}
+
+    def embed_frames(self, frames):
+        return np.stack([frame.mean((0, 1)) for frame in frames])
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
+def test_variable_frame_rates_and_av1_keep_their_times(tmp_path, codec):
+    times = [0.0, 0.04, 0.08, 2.0, 5.0, 9.0]
+    path = write_numbered_video(tmp_path / "a.mkv", times=times, codec=codec)
+    watched = watch(str(path), KeyframeSettings(), MeanEmbedder())
+    assert watched["times"] == pytest.approx(times, abs=2e-3)
+    shots = choose_clips("a", watched, settings_of(tmp_path, tmp_path))["shots"]
+    assert all(shot["start"] < shot["end"] for shot in shots)
+
+
+def test_a_video_of_one_frame_has_one_shot(tmp_path):
+    path = write_numbered_video(tmp_path / "a.mp4", num_frames=1)
+    chosen = choose_clips("a", watch(str(path), KeyframeSettings(), MeanEmbedder()), settings_of(tmp_path, tmp_path))
+    assert [shot["verdict"] for shot in chosen["shots"]] == ["too short"]
+
+
+def test_frames_are_made_smaller_while_they_are_decoded(tmp_path):
+    seen = []
+
+    class Sizes(MeanEmbedder):
+        def embed_frames(self, frames):
+            seen.extend(frame.shape for frame in frames)
+            return super().embed_frames(frames)
+
+    path = write_numbered_video(tmp_path / "a.mp4", width=128, height=96)
+    watch(str(path), KeyframeSettings(max_side=64), Sizes())
+    assert set(seen) == {(48, 64, 3)}
+
+
+def test_damaged_files_are_rows_and_the_others_are_done(films, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "good.mp4").write_bytes((films[0] / "film0.mp4").read_bytes())
+    (folder / "cut.mp4").write_bytes((films[0] / "film0.mp4").read_bytes()[:1000])
+    (folder / "text.mp4").write_text("no video")
+    (folder / "broken.mp4").write_bytes((MEDIA / "broken_fragment.mp4").read_bytes())
+    build = Build(settings_of(folder, tmp_path / "out"))
+    build.run()
+    failed = {Path(failure["path"]).name: failure for failure in build.failures()}
+    assert {"cut.mp4", "text.mp4"} <= failed.keys() and "good.mp4" not in failed
+    assert failed["text.mp4"]["stage"] == "probe" and "VideoReadError" in failed["text.mp4"]["error"]
+    assert build.has_too_many_failures()
+    assert build.status()["stages"]["clips"]["done"] >= 1
+    build.run()  # what failed is not tried again
+    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == len(failed)
+    build.run(retry_failed=True)
+    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 2 * len(failed)
+
+
+def test_the_same_files_come_from_several_processes(built, films, tmp_path):
+    build = Build(settings_of(films[0], tmp_path / "out", workers=2))
+    build.run()
+    assert files_of(build.output_dir) == files_of(built.output_dir)
+
+
+def test_other_thresholds_decode_nothing_again(films, built):
+    settings = settings_of(films[0], built.output_dir, clips={"min_length": 7.0})
+    build = Build(settings)
+    assert build.status()["stages"]["watch"]["missing"] == 0
+    assert build.status()["stages"]["clips"]["missing"] == NUM_FILMS
+    other = Build(settings_of(films[0], built.output_dir, keyframes={"fps": 2.0, **WORLD_SETTINGS["keyframes"]}))
+    assert other.status()["stages"]["watch"]["missing"] == NUM_FILMS
+
+
+def test_shards_share_the_work(films, tmp_path):
+    settings = settings_of(films[0], tmp_path)
+    parts = [set(Build(settings, (number, 3)).videos) for number in range(3)]
+    assert sum(map(len, parts)) == NUM_FILMS and set.union(*parts) == set(Build(settings).videos)
+
+
+def test_two_runs_of_one_part_do_not_meet(films, tmp_path):
+    settings = settings_of(films[0], tmp_path)
+    other = "import sys; from hicom_hf.hub.files import FolderLock\n"
+    other += f"with FolderLock({str(tmp_path / 'locks' / 'whole')!r}): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError, match="is in use by"):
+            Build(settings).run()
+        process.stdin.close()
+
+
+def files_of(folder):
+    """Contents of the results; compressed arrays hold the date of their writing."""
+    found = {}
+    for path in sorted(folder.rglob("*.*")):
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[path.relative_to(folder)] = {key: value.tobytes() for key, value in arrays.items()}
+        elif path.suffix == ".json":
+            found[path.relative_to(folder)] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0])
+def test_a_killed_run_loses_nothing_but_the_item_in_flight(built, films, tmp_path, seconds):
+    file = tmp_path / "build.yaml"
+    file.write_text(yaml.safe_dump(settings_of(films[0], tmp_path / "out").to_dict()))
+    command = [sys.executable, "-m", "hicom_hf", "build-data", "run", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / "out").glob("probe-*")):
+        time.sleep(0.05)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = files_of(tmp_path / "out")
+    assert main(command[3:]) == 0
+    after = files_of(tmp_path / "out")
+    assert {path: after[path] for path in before if "unfinished" not in str(path)}.items() <= after.items()
+    assert after == files_of(built.output_dir)
+
+
+def test_a_process_that_dies_costs_one_row(tmp_path):
+    from hicom_hf.dataset_building.engine_local import DIED, run_stage
+
+    stage = Stage(tmp_path, "work", {})
+    run_stage(stage, {f"{number:02}": number for number in range(6)}, dies_at_three, workers=2)
+    assert [failure["error"] for failure in stage.failures(["03"])] == [DIED]
+    assert all(stage.is_done(f"{number:02}") for number in (0, 1, 2, 4, 5))
+
+
+def dies_at_three(number):
+    if number == 3:
+        os._exit(9)
+    return {"number": number}
+
+
+# Embedders -----------------------------------------------------------------------------------------------------------------
+
+
+def test_hicom_tiny_matches_a_scene_with_its_own_words():
+    from hicom_hf.shapes import Scene, render_still
+
+    scenes = [Scene.still(seed) for seed in range(12)]
+    names = [f"{one.objects[0].texture} {one.objects[0].colour} {one.objects[0].shape}" for one in scenes]
+    scores = HiComEmbedder().match([render_still(scene) for scene in scenes], names)
+    assert scores.shape == (12, 12)
+    own, others = np.diag(scores).mean(), scores[~np.eye(12, dtype=bool)].mean()
+    assert own > others
+
+
+def test_a_siglip_of_random_weights_gives_vectors(tmp_path):
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+
+    config = SiglipConfig(
+        vision_config={
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "image_size": 32,
+        },
+        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    )
+    SiglipModel(config).save_pretrained(tmp_path)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    vectors = SiglipEmbedder(str(tmp_path)).embed_frames(
+        [np.zeros((48, 64, 3), np.uint8), np.ones((48, 64, 3), np.uint8)]
+    )
+    assert vectors.shape == (2, 16) and vectors.dtype == np.float32
+
+
+# Settings and the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shots": {"threshhold": 1}}, "did you mean shots.threshold"),
+        ({"shots": {"threshold": 0.001}}, "shots.threshold must be from"),
+        ({"keyframes": {"threshold": 2.0}}, "a cosine"),
+        ({"keyframes": {"fps": 0}}, "keyframes.fps must be above 0"),
+        ({"keyframes": {"model": None}}, "must name a SigLIP"),
+        ({"clips": {"max_length": 4.0}}, "clips.max_length must be above"),
+        ({"max_failures": 2}, "max_failures is a fraction"),
+    ],
+)
+def test_wrong_values_are_refused_by_their_key(values, message):
+    with pytest.raises(ValueError, match=message):
+        settings_from_dict({"videos": ["a"], "output_dir": "b", **values})
+
+
+def test_sources_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_videos([str(tmp_path / "none")], None)
+    with pytest.raises(FileNotFoundError, match="no video in"):
+        find_videos([str(tmp_path)], None)
+    with pytest.raises(FileNotFoundError, match="no such build file"):
+        read_settings(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ValueError, match="a build is a mapping"):
+        read_settings(tmp_path / "list.yaml")
+
+
+def test_the_command_plans_runs_and_reports_the_status(films, tmp_path, capsys):
+    file = tmp_path / "build.yaml"
+    file.write_text(yaml.safe_dump(settings_of(films[0], tmp_path / "out").to_dict()))
+    assert main(["build-data", "plan", str(file), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["videos"] == NUM_FILMS and plan["hours"] > 0.02 and plan["missing"]["watch"] == NUM_FILMS
+    assert main(["build-data", "run", str(file), "--limit", "1"]) == 0
+    assert "clips\t" not in capsys.readouterr().err
+    assert main(["build-data", "status", str(file), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["stages"]["clips"] == {"done": 1, "failed": 0, "missing": NUM_FILMS - 1}
+    assert main(["build-data", "run", str(file), "--shard", "3/3"]) == 2
