@@ -241,7 +241,7 @@ def files_of(folder):
     return found
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("seconds", [0.3, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 1.0))])
 def test_a_killed_run_loses_nothing_but_the_item_in_flight(built, films, tmp_path, seconds):
     file = tmp_path / "build.yaml"
     file.write_text(yaml.safe_dump(settings_of(films[0], tmp_path / "out").to_dict()))

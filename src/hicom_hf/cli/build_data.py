@@ -14,7 +14,7 @@ import sys
 from .arguments import at_least_one
 
 HELP = "build training data from untrimmed videos, as HICom-248K was built"
-STAGES = ("probe", "watch", "clips")
+STAGES = ("probe", "watch", "clips", "captions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

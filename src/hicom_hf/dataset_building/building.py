@@ -1,7 +1,8 @@
-"""The stages of a build in their order, from videos to clips, each done for what is missing."""
+"""The stages of a build in their order, from videos to pairs, each done for what is missing."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..hub.files import FolderLock
 from ..hub.progress import Progress, no_progress
+from .asking import Asker, answer_stages
 from .clips import KEPT, choose_clips
 from .embedders import Embedder, make_embedder
 from .engine_local import run_stage
@@ -20,7 +22,7 @@ from .watching import watch
 
 # Raised whenever the same settings give another result of a stage.
 PROBE_VERSION = WATCH_VERSION = CLIPS_VERSION = 1
-STAGES = ("probe", "watch", "clips")
+STAGES = ("probe", "watch", "clips", "captions")
 # CPU seconds of one core per hour of 720p video at 30 frames per second, measured (docs/building_data.md).
 WATCH_CPU_SECONDS_PER_HOUR = 285
 
@@ -74,10 +76,17 @@ class Build:
         self.probed = Stage(self.output_dir, "probe", {"version": PROBE_VERSION})
         self.watched = Stage(self.output_dir, "watch", watched, ARRAYS)
         self.chosen = Stage(self.output_dir, "clips", chosen)
+        self.captions, self.pairs = (None, None) if settings.captions is None else answer_stages(settings)
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
+        """Of videos."""
         return {"probe": self.probed, "watch": self.watched, "clips": self.chosen}
+
+    @cached_property
+    def clip_stages(self) -> dict[str, Stage]:
+        """Of clips; none if the build ends with clips."""
+        return {} if self.captions is None else {"captions": self.captions, "pairs": self.pairs}
 
     # Work ------------------------------------------------------------------------------------------------------------------
 
@@ -91,14 +100,18 @@ class Build:
 
         Raises:
             BlockingIOError: another process builds this part.
+            EndpointError: the captioner's server is dead; what it has answered is kept.
         """
         name = "whole" if self.shard == (0, 1) else f"shard-{self.shard[0]}-of-{self.shard[1]}"
         with FolderLock(self.output_dir / "locks" / name, "hicom build-data run"):
             if retry_failed:
                 for stage in self.stages.values():
                     stage.forget_failures(self.videos)
+                for stage in self.clip_stages.values():
+                    stage.forget_failures(clip.id for clip in self.clips())
             for stage in STAGES[: STAGES.index(until) + 1]:
-                {"probe": self._probe, "watch": self._watch, "clips": self._choose}[stage](progress)
+                steps = {"probe": self._probe, "watch": self._watch, "clips": self._choose, "captions": self._ask}
+                steps[stage](progress)
 
     def _probe(self, progress: Progress) -> None:
         run_stage(self.probed, self.videos, probe, self.settings.workers, progress)
@@ -114,6 +127,22 @@ class Build:
 
     def _choose_one(self, item: str) -> dict[str, Any]:
         return choose_clips(item, self.watched.read(item), self.settings)
+
+    def _ask(self, progress: Progress) -> None:
+        """Captions and pairs of all clips."""
+        if self.captions is None:
+            return
+        asker = Asker(self.settings, (self.captions, self.pairs))
+        missing = [clip for clip in self.clips() if asker.is_missing(clip)]
+        loop = asyncio.new_event_loop()
+        answers = asker.run(missing)
+        try:
+            for _ in progress(_drawn(loop, answers), len(missing), "captions"):
+                pass
+        finally:
+            loop.run_until_complete(answers.aclose())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
 
     # What is there ---------------------------------------------------------------------------------------------------------
 
@@ -131,12 +160,11 @@ class Build:
                     yield Clip(shot["id"], video, shot["start"], shot["end"], tuple(shot["keyframes"]))
 
     def failures(self) -> list[dict[str, str]]:
-        """One row for each video of each stage that failed, with its path."""
-        return [
-            {**failure, "path": self.videos[failure["item"]].relative}
-            for stage in self.stages.values()
-            for failure in stage.failures(self.videos)
-        ]
+        """One row for each video or clip of each stage that failed, with the video's path."""
+        rows = [row for stage in self.stages.values() for row in stage.failures(self.videos)]
+        clips = [clip.id for clip in self.clips()]
+        rows += [row for stage in self.clip_stages.values() for row in stage.failures(clips)]
+        return [{**row, "path": self.videos[row["item"].partition("-")[0]].relative} for row in rows]
 
     def plan(self) -> dict[str, Any]:
         """What there is to do, from what the probed files say; probes nothing itself."""
@@ -150,27 +178,44 @@ class Build:
             "sampled_frames": round(hours * 3600 * self.settings.keyframes.fps),
             "watch_cpu_hours_of_720p": hours * WATCH_CPU_SECONDS_PER_HOUR / 3600,
             "missing": {name: len(stage.missing(self.videos)) for name, stage in self.stages.items()},
+            "requests": self._num_requests(),
         }
+
+    def _num_requests(self) -> int:
+        """Two for each chosen clip that has no answer yet; before clips are chosen nobody knows how many there will be."""
+        return sum(len(stage.missing(clip.id for clip in self.clips())) for stage in self.clip_stages.values())
 
     def status(self) -> dict[str, Any]:
         """How far the build is: results and failures of each stage, and what became of the shots."""
         shots = Counter(shot["verdict"] for _, chosen in self.chosen_videos() for shot in chosen["shots"])
+        clips = [clip.id for clip in self.clips()]
+        counted = {name: _count(stage, self.videos) for name, stage in self.stages.items()}
+        counted |= {name: _count(stage, clips) for name, stage in self.clip_stages.items()}
         return {
             "videos": len(self.videos),
-            "stages": {
-                name: {
-                    "done": sum(map(stage.is_done, self.videos)),
-                    "failed": sum(map(stage.has_failed, self.videos)),
-                    "missing": len(stage.missing(self.videos)),
-                }
-                for name, stage in self.stages.items()
-            },
+            "stages": counted,
             "shots": {"all": shots.total(), **dict(sorted(shots.items()))},
         }
 
     def has_too_many_failures(self) -> bool:
-        failed = {failure["item"] for failure in self.failures()}
-        return len(failed) > self.settings.max_failures * len(self.videos)
+        """Whether more videos, or more clips, failed than `max_failures` allows."""
+        counts = [stage for stage in self.status()["stages"].values() if sum(stage.values())]
+        return any(count["failed"] > self.settings.max_failures * sum(count.values()) for count in counts)
+
+
+def _count(stage: Stage, items: Collection[str]) -> dict[str, int]:
+    done = sum(map(stage.is_done, items))
+    failed = sum(map(stage.has_failed, items))
+    return {"done": done, "failed": failed, "missing": len(items) - done - failed}
+
+
+def _drawn(loop: asyncio.AbstractEventLoop, answers: AsyncIterator[str]) -> Iterator[str]:
+    """What an asynchronous iterator yields."""
+    while True:
+        try:
+            yield loop.run_until_complete(anext(answers))
+        except StopAsyncIteration:
+            return
 
 
 def watch_with(settings: KeyframeSettings, device: str, path: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def choose_clips(video_id: str, watched: dict[str, np.ndarray], settings: BuildS
         start, end = round(start, 3), round(end, 3)
         shots.append(
             {
-                "id": f"{video_id}-{round(start * 1000):08d}",
+                "id": f"{video_id}-{round(start * 1000):08d}-{round(end * 1000):08d}",
                 "start": start,
                 "end": end,
                 "verdict": verdict(start, end, keyframe_times, settings.clips),

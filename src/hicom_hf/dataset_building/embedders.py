@@ -87,7 +87,11 @@ class SiglipEmbedder:
         self.source = source
         self.model = AutoModel.from_pretrained(source, dtype=torch.float32).to(device).eval()
         self.image_processor = AutoImageProcessor.from_pretrained(source)
-        self.provenance = {"embedder": "siglip", "model": source, "revision": vars(self.model.config).get("_commit_hash")}
+        self.provenance = {
+            "embedder": "siglip",
+            "model": source,
+            "revision": vars(self.model.config).get("_commit_hash"),
+        }
 
     @torch.no_grad()
     def embed_frames(self, frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -65,6 +65,56 @@ class ClipSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionSettings:
+    """The captioner, and what it is asked first: a detailed caption.
+
+    Args:
+        base_url: of a server that speaks OpenAI's chat protocol, up to and with "/v1".
+        model: its name there. Paper: Qwen2-VL-72B-Instruct.
+        api_key_variable: the environment variable with the key; null for none.
+        prompt: a name in dataset_building/prompts, or the path of a file.
+        num_frames, max_side, jpeg_quality: what is sent of a clip. `Differs:` the paper states none of them.
+        transport: "images", or "video": vLLM's data:video/jpeg; newer servers take 32 frames of it at most.
+        media_ids: send vLLM's `uuid` with each part, for its cache.
+        temperature, max_tokens: of the answer.
+        max_in_flight: requests at once, at most; fewer while the server says that it is busy.
+        timeout: seconds of one try.
+        tries: how often an answer that is cut, empty or no JSON is asked for.
+    """
+
+    base_url: str
+    model: str
+    api_key_variable: str | None = None
+    prompt: str = "caption_v1"
+    num_frames: int = 16
+    max_side: int = 448
+    jpeg_quality: int = 90
+    transport: Literal["images", "video"] = "images"
+    media_ids: bool = False
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    max_in_flight: int = 32
+    timeout: float = 300.0
+    tries: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    """What the captioner is asked second: pairs of an instruction and an answer, given clip and caption.
+
+    Args:
+        prompt: as of the captions.
+        num_pairs: 3: paper, section 3.2.
+        temperature, max_tokens: of the answer.
+    """
+
+    prompt: str = "pairs_v1"
+    num_pairs: int = 3
+    temperature: float = 0.7
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildSettings:
     """A whole build.
 
@@ -73,7 +123,7 @@ class BuildSettings:
         output_dir: everything that is made lies there.
         media_root: the folder that the paths in the result are relative to; null: the current one.
         licence: of the videos; goes into every record's provenance and the data card.
-        shots, keyframes, clips: see there.
+        shots, keyframes, clips, captions, pairs: see there. Without `captions` the build ends with clips.
         workers: processes that decode.
         device: where the embedder computes, "cpu" or "cuda"; with a GPU, each worker holds an embedder there.
         max_failures: fraction of the videos that may fail before the command itself fails.
@@ -86,6 +136,8 @@ class BuildSettings:
     shots: ShotSettings = field(default_factory=ShotSettings)
     keyframes: KeyframeSettings = field(default_factory=KeyframeSettings)
     clips: ClipSettings = field(default_factory=ClipSettings)
+    captions: CaptionSettings | None = None
+    pairs: PairSettings = field(default_factory=PairSettings)
     workers: int = 1
     device: str = "cpu"
     max_failures: float = 0.1
@@ -144,6 +196,14 @@ def settings_from_dict(values: dict[str, Any], name: str = "build") -> BuildSett
         raise ValueError(f"{name}: clips.max_length must be above clips.min_length, {settings.clips.min_length}")
     if settings.keyframes.embedder == "siglip" and settings.keyframes.model is None:
         raise ValueError(f"{name}: keyframes.model must name a SigLIP with keyframes.embedder siglip")
+    if settings.captions is not None:
+        for key in ("num_frames", "max_side", "jpeg_quality", "max_tokens", "max_in_flight", "timeout", "tries"):
+            if not getattr(settings.captions, key) > 0:
+                raise ValueError(f"{name}: captions.{key} must be above 0, got {getattr(settings.captions, key)}")
+        if not settings.captions.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"{name}: captions.base_url must begin with http:// or https://")
+    if settings.pairs.num_pairs < 1:
+        raise ValueError(f"{name}: pairs.num_pairs must be at least 1, got {settings.pairs.num_pairs}")
     if not 0 <= settings.max_failures <= 1:
         raise ValueError(f"{name}: max_failures is a fraction from 0 to 1, got {settings.max_failures}")
     return settings

@@ -1,0 +1,1 @@
+"""Evaluation; so far the client of endpoints, which `dataset_building` uses as well."""

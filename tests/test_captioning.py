@@ -1,0 +1,192 @@
+"""Clips get true captions and pairs, whatever the server does; what was answered is never asked again."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hicom_hf.cli.main import main
+from hicom_hf.dataset_building.building import Build
+from hicom_hf.dataset_building.captions import clip_pictures, filled, media_parts, prompt_text
+from hicom_hf.dataset_building.demo_server import MODEL, SceneServer, pairs_of
+from hicom_hf.dataset_building.pairs import parse_pairs
+from hicom_hf.dataset_building.settings import CaptionSettings, settings_from_dict
+from hicom_hf.evaluation.client import EndpointError
+from hicom_hf.shapes import write_video
+from hicom_hf.shapes.films import film
+
+NUM_FILMS = 2
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    folder, takes = tmp_path_factory.mktemp("films"), {}
+    for seed in range(NUM_FILMS):
+        frames, takes[f"film{seed}.mp4"] = film(seed)
+        write_video(folder / f"film{seed}.mp4", frames, fps=8.0)
+    return folder, takes
+
+
+@pytest.fixture(scope="module")
+def scenes(films):
+    return list({take.seed: take.scene for takes in films[1].values() for take in takes}.values())
+
+
+@pytest.fixture(scope="module")
+def clipped(films, tmp_path_factory):
+    """A build up to the clips, which the tests copy the results of."""
+    output_dir = tmp_path_factory.mktemp("clipped")
+    Build(settings_of(films, output_dir, "http://localhost:1/v1")).run(until="clips")
+    return output_dir
+
+
+@pytest.fixture
+def output_dir(clipped, tmp_path):
+    return shutil.copytree(clipped, tmp_path / "out")
+
+
+def settings_of(films, output_dir, base_url, **captions):
+    keyframes = {"embedder": "hicom", "model": None, "threshold": 0.91}
+    captions = {"base_url": base_url, "model": MODEL, "num_frames": 4, **captions}
+    values = {"videos": [str(films[0])], "output_dir": str(output_dir), "shots": {"threshold": 0.05}}
+    return settings_from_dict({**values, "keyframes": keyframes, "captions": captions})
+
+
+def true_scene(clip, films):
+    """The scene that fills most of a clip."""
+    takes = films[1][Path(clip.video.path).name]
+    return max(takes, key=lambda take: min(clip.end, take.end) - max(clip.start, take.start)).scene
+
+
+def are_true(build, films):
+    return [build.pairs.read(clip.id)["pairs"] == pairs_of(true_scene(clip, films), 3) for clip in build.clips()]
+
+
+@pytest.mark.parametrize("transport", ["images", "video"])
+def test_every_pair_is_true_of_its_clip(films, scenes, output_dir, transport):
+    with SceneServer(scenes) as server:
+        build = Build(settings_of(films, output_dir, server.base_url, transport=transport))
+        build.run()
+        asked = server.asked
+        build.run()
+    num_clips = len(list(build.clips()))
+    assert num_clips >= 6 and asked == 2 * num_clips == server.asked
+    assert all(are_true(build, films))
+    assert build.pairs.read(next(build.clips()).id)["reply"]["model"] == MODEL
+
+
+def test_a_server_with_faults_gives_the_same_answers(films, scenes, output_dir):
+    faults = [None, "429", None, "500", "broken", None, "truncated", None]
+    with SceneServer(scenes, lambda number: faults[number % len(faults)]) as server:
+        build = Build(settings_of(films, output_dir, server.base_url))
+        build.run()
+    assert all(are_true(build, films)) and build.failures() == []
+    log = [json.loads(line) for line in (output_dir / "log.jsonl").read_text().splitlines()]
+    assert max(entry["attempts"] for entry in log) > 1
+
+
+def test_answers_that_hang_are_asked_for_again(films, scenes, output_dir):
+    with SceneServer(scenes, lambda number: "hang" if number == 0 else None) as server:
+        build = Build(settings_of(films, output_dir, server.base_url, timeout=1.5))
+        build.run()
+    assert all(are_true(build, films))
+
+
+def test_a_refusal_is_a_row(films, scenes, output_dir):
+    with SceneServer(scenes, lambda number: "refuse") as server:
+        build = Build(settings_of(films, output_dir, server.base_url))
+        build.run()
+        asked = server.asked
+        build.run()
+        assert server.asked == asked  # only --retry-failed asks again
+    failures = build.failures()
+    assert len(failures) == len(list(build.clips()))
+    assert {failure["stage"] for failure in failures} == {"pairs"}
+    assert "no JSON object" in failures[0]["error"] and "cannot help" in failures[0]["error"]
+    assert build.has_too_many_failures()
+
+
+def test_a_wrong_key_stops_the_run_with_the_servers_words(films, scenes, output_dir, tmp_path, capsys):
+    with SceneServer(scenes, lambda number: "401") as server:
+        settings = settings_of(films, output_dir, server.base_url)
+        with pytest.raises(EndpointError, match=r"answers 401.*fault 401"):
+            Build(settings).run()
+        file = tmp_path / "build.yaml"
+        file.write_text(yaml.safe_dump(settings.to_dict()))
+        assert main(["build-data", "run", str(file)]) == 1
+        assert "fault 401" in capsys.readouterr().err
+    assert Build(settings).failures() == []  # nothing is wrong with the clips
+
+
+def test_other_prompts_redo_answers_only_and_the_address_redoes_nothing(films, output_dir, tmp_path):
+    build = Build(settings_of(films, output_dir, "http://a/v1"))
+    other = Build(settings_of(films, output_dir, "http://b/v1", max_in_flight=1))
+    assert other.captions.folder == build.captions.folder and other.pairs.folder == build.pairs.folder
+    (tmp_path / "mine.txt").write_text("Describe.")
+    changed = Build(settings_of(films, output_dir, "http://a/v1", prompt=str(tmp_path / "mine.txt")))
+    assert changed.captions.folder != build.captions.folder and changed.pairs.folder != build.pairs.folder
+    assert changed.chosen.folder == build.chosen.folder
+
+
+@pytest.mark.parametrize("num_answers", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 9))])
+def test_after_kill_9_nothing_is_asked_twice(films, scenes, output_dir, tmp_path, num_answers):
+    with SceneServer(scenes, delay=0.2) as server:
+        file = tmp_path / "build.yaml"
+        settings = settings_of(films, output_dir, server.base_url, max_in_flight=1)
+        file.write_text(yaml.safe_dump(settings.to_dict()))
+        command = [sys.executable, "-m", "hicom_hf", "build-data", "run", str(file)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and server.answered.total() < num_answers:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kept = {path for path in output_dir.glob("captions-*/*/*.json")}
+        assert main(command[3:]) == 0
+        build = Build(settings)
+        assert all(are_true(build, films)) and kept <= set(output_dir.glob("captions-*/*/*.json"))
+        assert not list(output_dir.rglob("*.unfinished*"))
+        again = server.answered.total() - 2 * len(list(build.clips()))
+    assert again <= 1  # the one that was in flight
+
+
+def test_prompts_hold_the_papers_rules_and_keep_other_braces():
+    assert "refers to specific visual information, such as the people or the objects" in prompt_text("pairs_v1")
+    assert filled('{n} {"a": {n}}', n=1) == '1 {"a": 1}'
+    with pytest.raises(FileNotFoundError, match="caption_v1"):
+        prompt_text("caption_v9")
+
+
+def test_pictures_of_a_clip_are_small_and_come_before_the_words(films):
+    settings = CaptionSettings(base_url="http://a", model="m", num_frames=3, max_side=64, media_ids=True)
+    pictures = clip_pictures(str(films[0] / "film0.mp4"), 1.0, 5.0, settings)
+    assert len(pictures) == 3 and all(picture[:2] == b"\xff\xd8" for picture in pictures)
+    assert [part["uuid"] for part in media_parts(pictures, "c", settings)] == ["c-0", "c-1", "c-2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no", "no JSON object"),
+        ('{"pears": 1}', 'no list "pairs"'),
+        ('{"pairs": [{"instruction": "a"}, 3]}', "no pair"),
+    ],
+)
+def test_answers_without_pairs_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_pairs(text, 3)
+
+
+def test_a_clip_that_cannot_be_read_is_a_row(films, scenes, output_dir):
+    with SceneServer(scenes) as server:
+        build = Build(settings_of(films, output_dir, server.base_url))
+        clip = next(build.clips())
+        video = build.videos[clip.video.id]
+        build.videos[clip.video.id] = type(video)(video.id, video.path + ".gone", video.relative, video.num_bytes)
+        build.run(until="captions")
+    assert {row["stage"] for row in build.failures()} == {"captions"}
