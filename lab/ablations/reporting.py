@@ -14,7 +14,7 @@ from .paper_tables import TABLES, Row, Table
 from .planning import chosen_arms
 from .plots import draw_table, has_numbers
 from .results import Results
-from .targets import losses, pairs, targets
+from .targets import Loss, losses, pairs, targets, views
 
 FRAMING = Path(__file__).parent / "framing.md"
 NOT_RUN, NOT_ASKED = "not run", "not asked"
@@ -60,12 +60,12 @@ def _framing(campaign: Campaign, results: Results) -> str:
         is_long: sorted({results.questions(row) for row in rows if row.measure.endswith(" frames") == is_long} - {0})
         for is_long in (False, True)
     }
-    search = "The recipes' rates, which were found with conditional arms, served all arms; no search was made."
+    search = "The recipes' rates, which were found with conditional variants, served all variants; no search was made."
     if len(settings.factors) > 1:
         factors = ", ".join(f"{factor:g}" for factor in sorted(settings.factors))
         search = (
-            f"Rates of {factors} times the recipes' were tried with one arm of each family (pooling, unconditional, "
-            f"conditional) on seed {campaign.search_seed}, and scored on validation videos; the best serves all arms of the "
+            f"Rates of {factors} times the recipes' were tried with one variant of each family (pooling, unconditional, "
+            f"conditional) on seed {campaign.search_seed}, and scored on validation videos; the best serves all variants of the "
             "family. In the campaign nothing else was tuned. Before it, the recipes and the LLM's pre-training had been found "
             "with conditional local+global, injected directly and coarsely."
         )
@@ -138,19 +138,34 @@ def _hours(device: str, runs: list[dict]) -> str:
 
 
 def _targets(results: Results) -> str:
-    lines = ["## What was to be shown", "", "| target | | numbers |", "|---|---|---|"]
+    lines = ["## Targets", "", "| target | | numbers |", "|---|---|---|"]
     lines += [f"| {target.text} | {target.verdict} | {target.numbers} |" for target in targets(results)]
     lost = losses(results)
     rows = [pair for pair in pairs() if results.shared(pair)]
     lines += [
         "",
-        "Where conditional compression is behind what stands beside it, at the same number of visual tokens where no others are "
-        f"named. Of {len(pairs())} pairs, {len(rows)} were run; each is compared over the seeds that both have, over all "
-        "questions, at each level of clutter and in each kind of questions; no difference is tested for significance:",
+        "### Where conditional compression is behind",
+        "",
+        f"Of {len(pairs())} pairs, {len(rows)} were run. Each is compared over the seeds that both have: over all questions, at "
+        "each level of clutter, and in each kind of question. A cell is the number of points by which the conditional variant "
+        "is behind; an empty cell means that it is not. No difference is tested for significance.",
         "",
     ]
-    lines += [f"* {line}." for line in lost] or [f"* {'nowhere' if rows else NOT_RUN}."]
-    return "\n".join(lines)
+    return "\n".join(
+        lines + (_loss_table(results, lost) if lost else ["Nowhere." if rows else f"{NOT_RUN.capitalize()}."])
+    )
+
+
+def _loss_table(results: Results, lost: list[Loss]) -> list[str]:
+    """A row for each pair that is lost in some view, a column for each view."""
+    columns = ["conditional variant", "beside", "tokens", "seeds", *views(results)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for loss in lost:
+        own, other = loss.row.num_tokens, loss.other.num_tokens
+        tokens = str(own) if own == other else f"{own}, {other}"
+        cells = [f"{loss.behind[name]:.1f}" if name in loss.behind else "" for name in views(results)]
+        lines.append(f"| {' | '.join([loss.row.label, loss.other.label, tokens, str(loss.num_seeds), *cells])} |")
+    return lines
 
 
 def _search(campaign: Campaign) -> str:
@@ -161,9 +176,9 @@ def _search(campaign: Campaign) -> str:
     lines = [
         "## Rates",
         "",
-        f"Right answers to the validation questions in percent, seed {campaign.search_seed}.{error}",
+        f"Correct answers to the validation questions in percent, seed {campaign.search_seed}.{error}",
         "",
-        f"| family | arm | {' | '.join(f'x {factor:g}' for factor in factors)} | chosen |",
+        f"| family | variant | {' | '.join(f'x {factor:g}' for factor in factors)} | chosen |",
         "|---" * (len(factors) + 3) + "|",
     ]
     for family, name in REPRESENTATIVES.items():
@@ -291,6 +306,6 @@ def _missing(campaign: Campaign, results: Results) -> str:
                 lines.append(f"* `{name}`{' to the plateau' if plateau else ''}: {seeds}")
     if not lines:
         lines = [
-            f"Nothing is missing: all {len(ARMS)} arms were run with all seeds; rows that no arm stands for say why."
+            f"Nothing is missing: all {len(ARMS)} variants were run with all seeds; rows without a variant say why."
         ]
     return "\n".join(["## Not run", "", *lines])

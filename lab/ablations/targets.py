@@ -194,21 +194,40 @@ def pairs() -> list[tuple[Row, Row]]:
     return [*rows, *((_row(CONDITIONAL), _trained_on(name)) for name in PLATEAU)]
 
 
-def losses(results: Results) -> list[str]:
-    """Every comparison that the conditional compression loses, over all questions, at a level of clutter, or in a kind."""
+@dataclass(frozen=True)
+class Loss:
+    """A pair in which the conditional variant is behind in some view.
+
+    Attributes:
+        row, other: the conditional variant, and what stands beside it.
+        num_seeds: that both have.
+        behind: view ("all", a level of clutter, or a kind of question) -> points by which the variant is behind.
+    """
+
+    row: Row
+    other: Row
+    num_seeds: int
+    behind: dict[str, float]
+
+
+def views(results: Results) -> dict[str, dict[str, str]]:
+    """What a pair is compared in: all questions, each level of clutter, each kind of question."""
+    levels = {level: {"level": level} for level in LEVELS}
+    return {"all": {}, **levels, **{kind: {"kind": kind} for kind in results.kinds()}}
+
+
+def losses(results: Results) -> list[Loss]:
+    """Every comparison that the conditional compression loses."""
     found = []
     for row, other in pairs():
-        views = [("over all", {})]
-        if not row.measure.endswith("frames"):
-            views += [(f"{level} clutter", {"level": level}) for level in LEVELS]
-        views += [(f"questions of {kind}", {"kind": kind}) for kind in results.kinds()]
-        lost, seeds = [], 0
-        for words, view in views:
+        behind, seeds = {}, 0
+        for name, view in views(results).items():
+            if "level" in view and row.measure.endswith("frames"):
+                continue  # the longer videos have one level of clutter
             value, beside = results.shared((row, other), **view) or (None, None)
             if value is not None and value.mean < beside.mean:
-                lost.append(f"{words} {value} against {beside}")
+                behind[name] = beside.mean - value.mean
                 seeds = len(value.scores)
-        if lost:
-            tokens = "" if row.num_tokens == other.num_tokens else f" ({row.num_tokens} and {other.num_tokens} tokens)"
-            found.append(f"{row.label}, beside {other.label}{tokens}, {_seeds(seeds)}: {'; '.join(lost)}")
+        if behind:
+            found.append(Loss(row, other, seeds, behind))
     return found
