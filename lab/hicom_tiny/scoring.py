@@ -1,20 +1,20 @@
-"""How often a model answers questions of the shapes world rightly (`is_right`), by kind."""
+"""How often a model answers questions of the shapes world correctly, by kind; asked and marked by `hicom_hf.evaluation`."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from hicom_hf.evaluation.evaluating import mark_of
+from hicom_hf.evaluation.runner import Asking, ask_questions, num_batches
+from hicom_hf.evaluation.tasks.shapes import SHAPES, read_records
 from hicom_hf.hub.progress import Progress, no_progress
+from hicom_hf.inference.session import HiComSession
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
-from hicom_hf.modeling.outputs_hicom import HiComVideoFeatures
 from hicom_hf.processors.processing_hicom import HiComProcessor
-from hicom_hf.shapes import CHANCE, KINDS, is_right
+from hicom_hf.shapes import CHANCE, KINDS
 
-VIDEOS_AT_A_TIME = 4  # about 56 questions
-MAX_NEW_TOKENS = 32
+BATCH_SIZE = 32  # all questions of a video
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Scored:
     is_right: bool
 
 
-@torch.no_grad()
 def score(
     model: HiComForConditionalGeneration,
     processor: HiComProcessor,
@@ -50,78 +49,36 @@ def score(
 
     Args:
         model, processor: of one folder.
-        questions_file: `tuning.json`, or another with `kind` and `scene` in its records.
+        questions_file: `tuning.json`, or another with `kind` in its records.
         num_frames: sampled frames per video; None for the processor's own number.
         limit: the first so many questions.
         instruction: conditions the compression in place of each question (table A4); None for the question.
         progress: shows progress over an iterable, given its length and a name.
+
+    Raises:
+        ValueError: a video cannot be read.
     """
     path = Path(questions_file)
-    records = json.loads(path.read_text(encoding="utf-8"))[:limit]
-    by_video: dict[str, list[dict]] = {}
-    for record in records:
-        by_video.setdefault(record["video"], []).append(record)
-    videos = list(by_video)
-    starts = range(0, len(videos), VIDEOS_AT_A_TIME)
-    progress = progress or no_progress
-    found = []
-    for start in progress(starts, len(starts), "scoring"):
-        batch = videos[start : start + VIDEOS_AT_A_TIME]
-        encoded = processor(videos=[path.parent / video for video in batch], **_frames(num_frames))
-        lengths = encoded["video_num_frames"]
-        features = model.encode_videos(encoded["pixel_values_videos"], lengths)
-        rows = [(place, record) for place, video in enumerate(batch) for record in by_video[video]]
-        answers = _answers(model, processor, features, rows, instruction)
-        for (_, record), answer in zip(rows, answers, strict=True):
-            found.append(_scored(record, answer))
-    return found
-
-
-def _frames(num_frames: int | None) -> dict[str, int]:
-    return {} if num_frames is None else {"num_frames": num_frames}
-
-
-def _answers(model, processor, features: HiComVideoFeatures, rows: list, instruction: str | None) -> list[str]:
-    lengths = features["num_frames"].tolist()
-    parts = {
-        name: features[name].split(lengths)
-        for name in ("features", "aligned_features")
-        if features.get(name) is not None
-    }
-    repeated = HiComVideoFeatures(
-        num_frames=features["num_frames"][[place for place, _ in rows]],
-        **{name: torch.cat([values[place] for place, _ in rows]) for name, values in parts.items()},
-    )
-    asked = [record["conversations"][0]["value"].removeprefix("<video>\n") for _, record in rows]
-    chats = [
-        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}] for question in asked
+    questions = [
+        replace(
+            question,
+            max_new_tokens=SHAPES.max_new_tokens["ours"],
+            instruction=question.instruction if instruction is None else instruction,
+        )
+        for question in read_records(path, json.loads(path.read_text(encoding="utf-8"))[:limit])
     ]
-    inputs = processor.apply_chat_template(
-        chats,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={
-            "padding": True,
-            "video_num_frames": repeated["num_frames"].tolist(),
-            **({} if instruction is None else {"instruction": instruction}),
-        },
-    ).to(model.device)
-    output = model.generate(**inputs, video_features=repeated, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-    return processor.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def _scored(record: dict, answer: str) -> Scored:
-    asked, told = (turn["value"] for turn in record["conversations"])
-    return Scored(
-        id=record["id"],
-        kind=record["kind"],
-        question=asked.removeprefix("<video>\n"),
-        expected=told,
-        answer=answer,
-        is_right=is_right(answer, told),
-    )
+    asking = Asking({} if num_frames is None else {"num_frames": num_frames}, batch_size=BATCH_SIZE)
+    batches = ask_questions(HiComSession(model, processor, cache_bytes=0), questions, asking)
+    found = []
+    for batch in (progress or no_progress)(batches, num_batches(questions, BATCH_SIZE), "scoring"):
+        for asked in batch:
+            if asked.answer is None:
+                raise ValueError(asked.failure)
+            question = asked.question
+            is_right = mark_of(SHAPES, asked).value == 1
+            kind = question.categories["kind"]
+            found.append(Scored(question.id, kind, question.prompt, question.gold, asked.answer.answer, is_right))
+    return found
 
 
 def table(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:

@@ -133,7 +133,7 @@ def answer_questions(
     video: EncodedVideo,
     questions: Sequence[str],
     *,
-    instruction: str | None = None,
+    instruction: str | Sequence[str] | None = None,
     system: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     temperature: float = 0.0,
@@ -150,7 +150,7 @@ def answer_questions(
         model, processor: a `HiComForConditionalGeneration` and its `HiComProcessor`.
         video: what `encode_video` returned.
         questions: B of them, none empty. What they hold of special tokens is read as plain text.
-        instruction: conditions the compression in place of the words of each question.
+        instruction: conditions the compression in place of the words of each question: one for all, or one per question.
         system: system prompt; None for that of the chat template.
         max_new_tokens: where an answer is cut.
         temperature: 0 takes the likeliest token each time; above, tokens are drawn.
@@ -163,7 +163,8 @@ def answer_questions(
         B answers. Their times are those of the batch.
 
     Raises:
-        ValueError: a question is empty, the temperature negative, or a prompt longer than the LLM can read.
+        ValueError: a question is empty, the temperature negative, there are more or fewer instructions than questions, or a
+            prompt is longer than the LLM can read.
     """
     for question in questions:
         check_question(question)
@@ -172,7 +173,7 @@ def answer_questions(
     if not questions:
         return []
     started = perf_counter()
-    instructions = [processor.extract_instruction(text) if instruction is None else instruction for text in questions]
+    instructions = _instructions(processor, questions, instruction)
     inputs = _prompts(processor, video, questions, instructions, system).to(model.device)
     num_padded = inputs["input_ids"].shape[1]
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
@@ -215,6 +216,17 @@ def answer_questions(
             )
         )
     return answers
+
+
+def _instructions(processor: Any, questions: Sequence[str], instruction: str | Sequence[str] | None) -> list[str]:
+    """The instruction of each question."""
+    if instruction is None:
+        return [processor.extract_instruction(text) for text in questions]
+    if isinstance(instruction, str):
+        return [instruction] * len(questions)
+    if len(instruction) != len(questions):
+        raise ValueError(f"instruction has {len(instruction)} texts for {len(questions)} questions; give one for each")
+    return list(instruction)
 
 
 def check_question(question: Any) -> None:

@@ -1,0 +1,147 @@
+"""Measure a model on benchmarks, and resume a run that was stopped.
+
+    hicom eval shapes --output results
+    hicom eval videomme mvbench --model hicom-7b --data benchmarks --output results --frames 32
+
+Without --model the packaged hicom-tiny is measured. A run that was killed goes on where it was. docs/evaluation.md leads from a
+benchmark's published files to a number.
+"""
+
+import argparse
+import json
+import os
+import sys
+from argparse import ArgumentTypeError
+
+from .arguments import above_zero, at_least_one, seed_number
+
+HELP = "measure a model on benchmarks"
+PROTOCOLS = ("ours", "official", "lmms")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tasks", metavar="TASK", nargs="*", help="tasks; --list names them")
+    parser.add_argument(
+        "--list", action="store_true", help="show the tasks, where their data are, and the paper's numbers"
+    )
+    parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with the benchmarks' files; a task's own in DIR/TASK or DIR"
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder for results; those of a task in DIR/TASK")
+    parser.add_argument("--json", action="store_true", help="write the summaries as JSON")
+
+    how = parser.add_argument_group("how it is asked")
+    how.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="ours",
+        help="prompts, clip ranges and lengths of: ours (default), official (the authors' scripts), lmms (lmms-eval)",
+    )
+    count = how.add_mutually_exclusive_group()
+    count.add_argument("--frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)")
+    count.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
+    how.add_argument("--max-frames", type=at_least_one, metavar="N", help="at most so many frames with --fps")
+    how.add_argument("--system", help="system prompt (default: that of the model's chat template)")
+
+    part = parser.add_argument_group("which questions")
+    part.add_argument("--limit", type=at_least_one, metavar="N", help="the first N questions of each task")
+    part.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="part I of N, by video (default under torchrun: the rank's)"
+    )
+
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument(
+        "--batch-size", type=at_least_one, default=16, metavar="N", help="questions of one video at a time (16)"
+    )
+    machine.add_argument(
+        "--workers",
+        type=seed_number,
+        metavar="N",
+        help="processes that read videos ahead (default: 4 with a GPU, else 0)",
+    )
+    machine.add_argument(
+        "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
+    )
+    machine.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="default: the protocol's; ours: as saved"
+    )
+    machine.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.list:
+        return _list()
+    if not args.tasks:
+        args.parser.error("name at least one TASK, or --list")
+    if args.output is None:
+        args.parser.error("--output is missing: the folder for results")
+    if args.max_frames is not None and args.fps is None:
+        args.parser.error("argument --max-frames: bounds --fps, which is not given")
+
+    from ..evaluation import evaluate
+    from ..evaluation.runner import Asking
+    from ..evaluation.summaries import as_table
+    from ..hub.loading import choose_device
+
+    device, part = _place(args)
+    chosen = choose_device(device)
+    workers = args.workers if args.workers is not None else 4 * (chosen.type == "cuda")
+    wanted = {"num_frames": args.frames, "fps": args.fps, "max_frames": args.max_frames}
+    sampling = {name: value for name, value in wanted.items() if value is not None}
+    summaries = evaluate(
+        args.tasks,
+        args.model,
+        args.output,
+        data=args.data,
+        protocol=args.protocol,
+        asking=Asking(sampling, args.system, args.batch_size, workers),
+        limit=args.limit,
+        part=part,
+        device=device,
+        dtype=args.dtype,
+        attn_implementation=args.attn_implementation,
+        progress=_progress_bar,
+    )
+    for summary in summaries:
+        for video, reason in summary["failed_videos"].items():
+            print(f"hicom: {summary['task']}: {video} counts as wrong: {reason}", file=sys.stderr)
+    print(json.dumps(summaries, indent=2) if args.json else as_table(summaries))
+    return 0
+
+
+def _list() -> int:
+    from ..evaluation import TASKS
+
+    for task in TASKS.values():
+        paper = ", ".join(f"{percent:g} at {frames} frames" for frames, percent in task.paper.items())
+        print(f"{task.name}\t{task.title}\n\tdata: {task.data}\n\tprotocols: {', '.join(task.protocols)}")
+        if paper:
+            print(f"\tpaper, HICom-7B: {paper} ({task.paper_note})")
+    return 0
+
+
+def _place(args: argparse.Namespace) -> tuple[str, tuple[int, int]]:
+    """Device and shard; under torchrun those of the rank, unless they are given."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.shard is not None or ranks == 1:
+        return args.device, args.shard or (1, 1)
+    device = args.device
+    if device == "auto":
+        import torch
+
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    return device, (int(os.environ["RANK"]) + 1, ranks)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise ArgumentTypeError(f"must be I/N with I from 1 to N, such as 1/4; got {text!r}")
+    return int(first), int(second)
+
+
+def _progress_bar(iterable, total: int, name: str):
+    from tqdm import tqdm
+
+    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)

@@ -1,0 +1,195 @@
+"""Tasks in, summaries out: reads, asks what has no answer yet, marks, sums up."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..assets import model_source
+from ..hub.files import write_text
+from ..hub.progress import Progress, no_progress
+from ..inference.session import HiComSession
+from ..processors.frame_sampling_hicom import FrameSampling
+from .questions import Question, questions_fingerprint, shard
+from .results import SUMMARY_FILE, ResultsFolder, answer_line
+from .runner import Asked, Asking, ask_questions, num_batches
+from .summaries import summarize
+from .tasks import Task, task_named
+from .tasks.task import Mark, Protocol
+
+RESULTS_VERSION = 1  # raised when the same settings give other answers or other lines
+PROTOCOL_DTYPES: dict[Protocol, str] = {"official": "bfloat16", "lmms": "bfloat16", "ours": "auto"}
+SAMPLED_VALUES = 64  # of each weight, for its fingerprint
+
+
+def evaluate(
+    tasks: Sequence[str | Task],
+    model: str | Path | HiComSession | None,
+    output: str | Path,
+    *,
+    data: str | Path | None = None,
+    protocol: Protocol = "ours",
+    asking: Asking | None = None,
+    limit: int | None = None,
+    part: tuple[int, int] = (1, 1),
+    device: str = "auto",
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a model on tasks. What has an answer in the folder of results is not asked again.
+
+    Args:
+        tasks: names, or tasks of your own.
+        model: folder, Hub repo id, or a session; None for the packaged hicom-tiny.
+        output: folder; the results of a task lie in OUTPUT/TASK.
+        data: folder of the benchmarks' published files, that of a task in DATA/TASK, or DATA itself; None for OUTPUT/data, where
+            tasks that make their own data put it.
+        protocol: whose prompts, clip ranges, lengths and dtype: "ours", "official" (the authors' scripts), "lmms" (lmms-eval).
+        asking: sampling, system prompt, batches and workers; None for the model's own sampling.
+        limit: the first so many questions of each task.
+        part: which shard of how many, by video; the last one to end joins them.
+        device, dtype, attn_implementation: of `HiComSession.load`; dtype None for that of the protocol.
+        progress: shows progress over an iterable, given its length and a name.
+
+    Returns:
+        One summary per task, see `summarize`.
+
+    Raises:
+        FileNotFoundError: published files or all videos are missing.
+        ValueError: an unknown task or protocol, or a folder of results with other settings.
+        BlockingIOError: another process works on the same results.
+
+    Example:
+        >>> [summary] = evaluate(["shapes"], "hicom-tiny", "results", limit=50)  # doctest: +SKIP
+    """
+    asking = asking or Asking()
+    chosen = [task if isinstance(task, Task) else task_named(task) for task in tasks]
+    for task in chosen:
+        if protocol not in task.protocols:
+            raise ValueError(f"{task.name} has no protocol {protocol!r}; it has {', '.join(task.protocols)}")
+    FrameSampling(**{name: value for name, value in asking.sampling.items() if name != "max_video_tokens"})
+    progress = progress or no_progress
+    folder = Path(output) / "data" if data is None else Path(data)
+    questions = {task.name: read_questions(task, folder, protocol, limit) for task in chosen}
+    mine = {name: shard(asked, *part) for name, asked in questions.items()}
+    for task in chosen:
+        _find_videos(task, _data_of(task, folder), mine[task.name], progress)
+    session = model
+    if not isinstance(model, HiComSession):
+        session = HiComSession.load(
+            model_source(model),
+            device=device,
+            dtype=dtype or PROTOCOL_DTYPES[protocol],
+            attn_implementation=attn_implementation,
+            cache_bytes=0,
+        )
+    with ExitStack() as stack:
+        results = {
+            task.name: stack.enter_context(
+                ResultsFolder(Path(output) / task.name, _settings(task, session, protocol, asking, folder), part)
+            )
+            for task in chosen
+        }
+        _answer(chosen, mine, results, session, asking, progress)
+        return [_finish(task, questions[task.name], results[task.name], limit) for task in chosen]
+
+
+def read_questions(task: Task, data: Path, protocol: Protocol, limit: int | None = None) -> list[Question]:
+    """The questions of a task, ready to be asked.
+
+    Raises:
+        FileNotFoundError: the published files are not there.
+        ValueError: they hold something else, or two questions have one id.
+    """
+    found = task.read(_data_of(task, data), protocol)[:limit]
+    ids = [question.id for question in found]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ValueError(f"{task.name}: two questions have the id {twice!r}")
+    return [replace(question, task=task.name, max_new_tokens=task.max_new_tokens[protocol]) for question in found]
+
+
+def _data_of(task: Task, data: Path) -> Path:
+    """DATA/TASK if it is there, or is to be made; DATA otherwise."""
+    own = data / task.name
+    return own if own.is_dir() or task.prepare is not None else data
+
+
+def _find_videos(task: Task, folder: Path, questions: Sequence[Question], progress: Progress) -> None:
+    """Make the videos of a task that makes its own; refuse a folder that has none of the others."""
+    if task.prepare is not None:
+        task.prepare(folder, questions, progress)
+    if questions and not any(Path(question.video).exists() for question in questions):
+        videos = len({question.video for question in questions})
+        raise FileNotFoundError(
+            f"{folder}: none of the {videos} videos of {task.name} is there (looked first for {questions[0].video}); they are "
+            f"to be had from: {task.data}"
+        )
+
+
+def _settings(task: Task, session: HiComSession, protocol: Protocol, asking: Asking, data: Path) -> dict[str, Any]:
+    """All that an answer depends on; the number of questions asked (`limit`, shards) and batches are not."""
+    asked = read_questions(task, data, protocol)
+    return {
+        "version": RESULTS_VERSION,
+        "task": task.name,
+        "protocol": protocol,
+        "model": session.model.config.name_or_path,
+        "weights": weights_fingerprint(session.model),
+        "dtype": str(session.model.dtype).removeprefix("torch."),
+        "sampling": dict(asking.sampling),
+        "system": asking.system,
+        "max_new_tokens": task.max_new_tokens[protocol],
+        "questions": questions_fingerprint(asked),
+    }
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A digest of some values of every weight: enough to tell two trained models apart, and fast at 7B."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        step = max(1, weight.numel() // SAMPLED_VALUES)
+        digest.update(json.dumps(weight.detach().flatten()[::step].float().tolist()).encode())
+    return digest.hexdigest()[:16]
+
+
+def _answer(
+    tasks: Sequence[Task],
+    mine: Mapping[str, Sequence[Question]],
+    results: Mapping[str, ResultsFolder],
+    session: HiComSession,
+    asking: Asking,
+    progress: Progress,
+) -> None:
+    """Ask what has no line yet; each batch is written as soon as it is answered."""
+    by_name = {task.name: task for task in tasks}
+    known = {name: result.answers() for name, result in results.items()}
+    pending = [question for name, asked in mine.items() for question in asked if question.id not in known[name]]
+    batches = ask_questions(session, pending, asking)
+    for batch in progress(batches, num_batches(pending, asking.batch_size), "questions"):
+        for asked in batch:
+            task = by_name[asked.question.task]
+            results[task.name].add(answer_line(asked, mark_of(task, asked)))
+
+
+def mark_of(task: Task, asked: Asked) -> Mark:
+    """The strict mark of an answer; of a video that cannot be read, wrong."""
+    if asked.answer is None:
+        return Mark(None, None if asked.question.gold is None else 0.0)
+    return task.mark(asked.question, asked.answer.answer)
+
+
+def _finish(task: Task, questions: Sequence[Question], results: ResultsFolder, limit: int | None) -> dict[str, Any]:
+    """The summary of what is answered; shards are joined once all is."""
+    if limit is None:
+        results.join(questions)
+    summary = summarize(task, questions, results.answers(), results.settings)
+    write_text(results.folder / SUMMARY_FILE, json.dumps(summary, indent=1))
+    return summary

@@ -1,0 +1,116 @@
+"""From the lines of a folder of results to numbers: headline, categories, what failed, what it cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from .questions import Question
+from .scoring import Score, score_answers
+from .tasks.task import Protocol, Task
+
+PERCENT = 100
+
+
+def summarize(
+    task: Task, questions: Sequence[Question], lines: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The summary of a task.
+
+    What cannot be parsed and what belongs to a video that cannot be read counts as wrong in `score`.
+
+    Args:
+        task: that was run.
+        questions: that were to be answered.
+        lines: by the id of their question.
+        settings: of the folder.
+    """
+    answered = [(question, lines[question.id]) for question in questions if question.id in lines]
+    marked = [(question, line) for question, line in answered if line["value"] is not None]
+    read = [(question, line) for question, line in answered if line["failure"] is None]
+    failures = {line["video"]: line["failure"] for _, line in answered if line["failure"] is not None}
+    summary = {
+        "task": task.name,
+        "settings": dict(settings),
+        "num_questions": len(questions),
+        "num_answered": len(answered),
+        "score": _score(task, marked),
+        "unparsed": sum(line["parsed"] is None and line["failure"] is None for _, line in answered),
+        "failed_videos": failures,
+        "score_without_failed": _score(task, [pair for pair in marked if pair[1]["failure"] is None])
+        if failures
+        else None,
+        "protocol_score": _protocol_score(task, settings["protocol"], marked),
+        "paper": task.paper.get(settings["sampling"].get("num_frames")),
+        "categories": {
+            category: {
+                value: _score(
+                    task, [pair for pair in marked if pair[0].categories.get(category) == value], macro=False
+                )
+                for value in dict.fromkeys(question.categories[category] for question, _ in marked)
+            }
+            for category in dict.fromkeys(name for question, _ in marked for name in question.categories)
+        },
+        "per_question": _costs(read),
+    }
+    return summary
+
+
+def _score(task: Task, pairs: Sequence[tuple[Question, Mapping]], macro: bool = True) -> dict[str, float] | None:
+    """In percent; None where nothing is marked."""
+    if not pairs:
+        return None
+    groups = [question.categories[task.macro] for question, _ in pairs] if macro and task.macro else None
+    return as_percent(score_answers([line["value"] for _, line in pairs], [q.video for q, _ in pairs], groups))
+
+
+def as_percent(score: Score) -> dict[str, float]:
+    """A score of fractions as plain values, in percent."""
+    values = asdict(score)
+    return {name: PERCENT * values[name] if name in ("mean", "low", "high") else values[name] for name in values}
+
+
+def _protocol_score(task: Task, protocol: Protocol, marked: Sequence[tuple[Question, Mapping]]) -> dict | None:
+    """The same answers as the protocol's own scripts mark them; None where it has no parser of its own."""
+    mark = task.protocol_mark.get(protocol)
+    if mark is None or not marked:
+        return None
+    values = [{**line, "value": mark(question, line["answer"] or "").value} for question, line in marked]
+    return _score(task, [(question, line) for (question, _), line in zip(marked, values, strict=True)])
+
+
+def _costs(read: Sequence[tuple[Question, Mapping]]) -> dict[str, float]:
+    """Means of tokens per question, and seconds per video (read, encode) and batch (answer)."""
+    if not read:
+        return {}
+    found = {
+        name: fmean(line[name] for _, line in read)
+        for name in ("num_visual_tokens", "num_prompt_tokens", "num_new_tokens")
+    }
+    seconds = {
+        f"{name}_seconds": fmean(line["seconds"][name] for _, line in read) for name in ("read", "encode", "answer")
+    }
+    return found | seconds
+
+
+def as_table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """One row per task for people."""
+    rows = [("task", "questions", "score", "95 % interval", "protocol's parser", "paper", "unparsed", "failed videos")]
+    for summary in summaries:
+        score, by_protocol = summary["score"], summary["protocol_score"]
+        rows.append(
+            (
+                summary["task"],
+                f"{summary['num_answered']}/{summary['num_questions']}",
+                "-" if score is None else f"{score['mean']:.1f}",
+                "-" if score is None else f"{score['low']:.1f} to {score['high']:.1f}",
+                "-" if by_protocol is None else f"{by_protocol['mean']:.1f}",
+                "-" if summary["paper"] is None else f"{summary['paper']:g}",
+                str(summary["unparsed"]),
+                str(len(summary["failed_videos"])),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,58 @@
+"""What a task is: a record of how one benchmark is read, asked and marked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ...hub.progress import Progress
+from ..questions import Question
+
+Protocol = Literal["official", "lmms", "ours"]
+PROTOCOLS: tuple[Protocol, ...] = ("ours", "official", "lmms")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What became of an answer.
+
+    Attributes:
+        parsed: what was understood; None for nothing, which counts as wrong.
+        value: 1 right, 0 wrong; None where the right answer is not known here.
+    """
+
+    parsed: str | None
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark.
+
+    Attributes:
+        name: as in `hicom eval NAME`; also the name of its folder of results.
+        title: for people.
+        data: where its files are to be had.
+        read: questions from its published files, given their folder and the protocol.
+        mark: parses an answer strictly and compares.
+        max_new_tokens: where an answer is cut, by protocol.
+        protocols: those that are defined for it.
+        protocol_mark: marks as the scripts of a protocol do, by protocol; for the second column.
+        macro: the category whose groups' means are averaged; None for the mean of all questions.
+        prepare: makes data that are made here, given folder and questions.
+        paper: the paper's number in percent by sampled frames.
+        paper_note: table and settings of these numbers.
+    """
+
+    name: str
+    title: str
+    data: str
+    read: Callable[[Path, Protocol], list[Question]]
+    mark: Callable[[Question, str], Mark]
+    max_new_tokens: dict[Protocol, int]
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+    protocol_mark: dict[Protocol, Callable[[Question, str], Mark]] = field(default_factory=dict)
+    macro: str | None = None
+    prepare: Callable[[Path, Sequence[Question], Progress], None] | None = None
+    paper: dict[int, float] = field(default_factory=dict)
+    paper_note: str = ""

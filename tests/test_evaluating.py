@@ -1,0 +1,236 @@
+"""Evaluation from questions to results: resumed, in shards, with videos that break, always with the condition stated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from hicom_hf.assets import example_videos, hicom_tiny
+from hicom_hf.cli.main import main
+from hicom_hf.evaluation import Question, Task, evaluate
+from hicom_hf.evaluation.questions import shard
+from hicom_hf.evaluation.reading_ahead import Unreadable, read_ahead
+from hicom_hf.evaluation.results import read_answers
+from hicom_hf.evaluation.runner import Asking
+from hicom_hf.evaluation.tasks import TASKS
+from hicom_hf.evaluation.tasks.shapes import mark, read
+from hicom_hf.inference import HiComSession
+from hicom_hf.shapes import write_dataset
+
+LIMIT = 60  # questions, of five videos
+
+
+@pytest.fixture(scope="module")
+def session():
+    return HiComSession.load(dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def whole(session, data, tmp_path_factory):
+    """A run that nothing disturbed: its summary and its lines."""
+    folder = tmp_path_factory.mktemp("whole")
+    [summary] = evaluate(["shapes"], session, folder, data=data, limit=LIMIT)
+    return summary, comparable(folder / "shapes")
+
+
+def comparable(folder):
+    """Lines without what differs from run to run."""
+    return {name: {**line, "seconds": None} for name, line in read_answers(folder).items()}
+
+
+def test_the_shapes_questions_are_those_of_the_stored_scores(tmp_path):
+    questions = read(tmp_path, "ours")
+    stored = json.loads((hicom_tiny() / "scores.json").read_text())["unseen videos"]
+    kinds = [question.categories["kind"] for question in questions]
+    assert len(questions) == stored["all"]["questions"] == 3050
+    assert all(kinds.count(kind) == row["questions"] for kind, row in stored.items() if kind != "all")
+    write_dataset(tmp_path, 2, 1000, split="test", stage="tuning")
+    records = json.loads((tmp_path / "tuning.json").read_text())
+    assert [record["id"] for record in records] == [question.id for question in questions[: len(records)]]
+    assert records[5]["conversations"][0]["value"] == f"<video>\n{questions[5].prompt}"
+
+
+@pytest.mark.slow
+def test_all_questions_give_the_stored_scores(session, tmp_path):
+    [summary] = evaluate(["shapes"], session, tmp_path)
+    stored = json.loads((hicom_tiny() / "scores.json").read_text())["unseen videos"]
+    assert summary["score"]["mean"] == pytest.approx(stored.pop("all")["right"])
+    for kind, row in stored.items():
+        assert summary["categories"]["kind"][kind]["mean"] == pytest.approx(row["right"])
+
+
+def test_a_run_has_a_line_per_question_and_a_summary(whole):
+    summary, lines = whole
+    assert len(lines) == summary["num_questions"] == summary["num_answered"] == LIMIT
+    assert summary["score"]["mean"] >= 95 and summary["score"]["num_videos"] == 5
+    line = next(iter(lines.values()))
+    assert line["prompt"] == line["instruction"] and line["num_visual_tokens"] == 40 and len(line["times"]) == 8
+    assert line["parsed"] == line["answer"] and line["value"] == 1.0
+    assert summary["per_question"]["num_visual_tokens"] == 40
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_lines(session, data, whole, tmp_path):
+    command = ["eval", "shapes", "--output", str(tmp_path), "--data", str(data), "--limit", str(LIMIT)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "hicom_hf", *command, "--device", "cpu", "--dtype", "float32", "--batch-size", "4"],
+        stderr=subprocess.DEVNULL,
+    )
+    answers = tmp_path / "shapes" / "answers.jsonl"
+    while not answers.exists():
+        assert running.poll() is None, "it ended before it was killed"
+        time.sleep(0.02)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    before = read_answers(answers.parent)
+    assert 0 < len(before) < LIMIT
+    with answers.open("ab") as file:
+        file.write(b'{"id": "half a li')
+    [summary] = evaluate(["shapes"], session, tmp_path, data=data, limit=LIMIT)
+    assert comparable(answers.parent) == whole[1] and summary["score"] == whole[0]["score"]
+    assert {name: line["seconds"] for name, line in read_answers(answers.parent).items() if name in before} == {
+        name: line["seconds"] for name, line in before.items()
+    }
+
+
+def test_two_shards_joined_are_one_run(session, tmp_path, path):
+    task = task_of([question_about(path, number) for number in range(3)] + [question_about(example_videos()[1], 3)])
+    [whole] = evaluate([task], session, tmp_path / "one")
+    [first] = evaluate([task], session, tmp_path / "two", part=(1, 2))
+    assert (first["num_answered"], first["num_questions"]) == (3, 4)
+    [joined] = evaluate([task], session, tmp_path / "two", part=(2, 2))
+    assert joined["score"] == whole["score"] and joined["num_answered"] == 4
+    assert list(comparable(tmp_path / "two" / "own").items()) == list(comparable(tmp_path / "one" / "own").items())
+
+
+def test_shards_hold_whole_videos_and_every_question_once():
+    questions = [Question(str(number), f"{number // 3}.mp4", "?", "?") for number in range(30)]
+    parts = [shard(questions, number, 4) for number in range(1, 5)]
+    assert sorted(int(question.id) for part in parts for question in part) == list(range(30))
+    videos = [{question.video for question in part} for part in parts]
+    assert sum(map(len, videos)) == 10
+    with pytest.raises(ValueError, match="shard 5/4"):
+        shard(questions, 5, 4)
+
+
+@pytest.fixture
+def path():
+    return example_videos()[0]
+
+
+def question_about(path, number, **fields):
+    return Question(f"q{number}", str(path), "Which way does the cyan moon move?", "the cyan moon", "left", **fields)
+
+
+def task_of(questions):
+    return Task("own", "a task of a test", "here", lambda folder, protocol: questions, mark, {"ours": 8}, ("ours",))
+
+
+def test_a_broken_video_counts_as_wrong_and_is_listed(session, path, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(path.read_bytes()[:3000])
+    [summary] = evaluate([task_of([question_about(path, 0), question_about(broken, 1)])], session, tmp_path / "out")
+    assert summary["score"]["mean"] == 50 and summary["score_without_failed"]["mean"] == 100
+    assert list(summary["failed_videos"]) == [str(broken)] and summary["unparsed"] == 0
+    line = read_answers(tmp_path / "out" / "own")["q1"]
+    assert line["answer"] is None and line["value"] == 0 and "broken.mp4" in line["failure"]
+
+
+def test_a_clip_behind_the_end_of_its_video_counts_as_wrong(session, path, tmp_path):
+    questions = [question_about(path, 0), question_about(path, 1, start=900.0, end=901.0)]
+    [summary] = evaluate([task_of(questions)], session, tmp_path)
+    assert summary["score"]["mean"] == 50 and len(summary["failed_videos"]) == 1
+
+
+def test_a_folder_of_other_settings_is_refused_and_the_setting_named(session, path, tmp_path):
+    task = task_of([question_about(path, 0)])
+    evaluate([task], session, tmp_path)
+    with pytest.raises(ValueError, match=r"other settings \(sampling {} there and {'num_frames': 4} now\)"):
+        evaluate([task], session, tmp_path, asking=Asking({"num_frames": 4}))
+    with pytest.raises(ValueError, match="questions '"):
+        evaluate([task_of([question_about(path, 0, start=1.0)])], session, tmp_path)
+
+
+def test_another_model_is_noticed_by_its_weights(path, tmp_path):
+    task, session = task_of([question_about(path, 0)]), HiComSession.load(dtype="float32", device="cpu")
+    evaluate([task], session, tmp_path)
+    with torch.no_grad():
+        session.model.lm_head.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="weights"):
+        evaluate([task], session, tmp_path)
+
+
+def test_a_folder_without_any_of_the_videos_is_refused(session, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 videos of own is there .* here"):
+        evaluate([task_of([question_about(tmp_path / "no.mp4", 0)])], session, tmp_path)
+
+
+def test_each_video_is_encoded_once_also_for_two_tasks(session, path, tmp_path, monkeypatch):
+    calls, encode = [], session.model.encode_videos
+    monkeypatch.setattr(session.model, "encode_videos", lambda *args, **more: calls.append(1) or encode(*args, **more))
+    one = task_of([question_about(path, number) for number in range(5)])
+    other = Task("other", "", "", one.read, mark, {"ours": 4}, ("ours",))
+    first, second = evaluate([one, other], session, tmp_path, asking=Asking(batch_size=2))
+    assert len(calls) == 1 and first["num_answered"] == second["num_answered"] == 5
+
+
+def test_the_condition_is_that_of_the_task_not_of_the_prompt(session, path, tmp_path):
+    asked = [
+        question_about(path, 0),
+        Question("q1", str(path), "Which way does the cyan moon move?", "nothing at all", "left"),
+    ]
+    evaluate([task_of(asked)], session, tmp_path)
+    lines = read_answers(tmp_path / "own")
+    assert [lines[name]["instruction"] for name in ("q0", "q1")] == ["the cyan moon", "nothing at all"]
+    [alone] = [session.open(path).ask(asked[1].prompt, instruction="nothing at all", max_new_tokens=8)]
+    assert lines["q1"]["answer"] == alone.answer
+
+
+def test_worker_processes_read_the_same_frames_and_survive_what_kills_one(session, path, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    requests = [(str(path), {"num_frames": 4}), (str(broken), {}), (str(path), {"num_frames": 2})]
+    ahead = list(read_ahead(session.processor, requests, workers=1))
+    here = list(read_ahead(session.processor, requests, workers=0))
+    assert isinstance(ahead[1], Unreadable) and isinstance(here[1], Unreadable)
+    for place in (0, 2):
+        assert torch.equal(ahead[place].pixel_values, here[place].pixel_values)
+        assert ahead[place].sampling == here[place].sampling
+
+
+def test_the_command_prints_a_table_or_json(data, tmp_path, capsys):
+    assert main(["eval", "shapes", "--output", str(tmp_path), "--data", str(data), "--limit", "3", "--json"]) == 0
+    [summary] = json.loads(capsys.readouterr().out)
+    assert summary["num_answered"] == 3
+    assert main(["eval", "shapes", "--output", str(tmp_path), "--data", str(data), "--limit", "3"]) == 0
+    assert "3/3" in capsys.readouterr().out
+    assert main(["eval", "--list"]) == 0
+    assert all(name in capsys.readouterr().out for name in TASKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shapes"], "--output is missing"),
+        ([], "name at least one TASK"),
+        (["shapes", "--output", "x", "--shard", "3/2"], "I from 1 to N"),
+        (["shapes", "--output", "x", "--max-frames", "3"], "bounds --fps"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, capsys):
+    assert main(["eval", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_task_is_refused_by_name(tmp_path, capsys):
+    assert main(["eval", "shape", "--output", str(tmp_path)]) == 1
+    assert "there is no task 'shape'; known are shapes" in capsys.readouterr().err
