@@ -116,8 +116,8 @@ def _list() -> int:
     for task in TASKS.values():
         paper = ", ".join(f"{percent:g} at {frames} frames" for frames, percent in task.paper.items())
         print(f"{task.name}\t{task.title}\n\tdata: {task.data}\n\tprotocols: {', '.join(task.protocols)}")
-        if paper:
-            print(f"\tpaper, HICom-7B: {paper} ({task.paper_note})")
+        if paper or task.paper_note:
+            print(f"\tpaper, HICom-7B: {paper}{f' ({task.paper_note})' if paper else task.paper_note}")
     return 0
 
 

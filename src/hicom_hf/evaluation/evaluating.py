@@ -188,8 +188,8 @@ def mark_of(task: Task, asked: Asked) -> Mark:
 
 def _finish(task: Task, questions: Sequence[Question], results: ResultsFolder, limit: int | None) -> dict[str, Any]:
     """The summary of what is answered; shards are joined once all is."""
-    if limit is None:
-        results.join(questions)
+    if limit is None and results.join(questions) and task.finish is not None:
+        task.finish(results.folder, questions, results.answers())
     summary = summarize(task, questions, results.answers(), results.settings)
     write_text(results.folder / SUMMARY_FILE, json.dumps(summary, indent=1))
     return summary

@@ -2,11 +2,26 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..hub.files import settings_fingerprint
 from ..processors.answering_hicom import MAX_NEW_TOKENS
 from .subtitles import SubtitleRule
+
+
+class Clip(NamedTuple):
+    """A video, or a part of it; see `Question`."""
+
+    video: str
+    start: float | None
+    end: float | None
+    frame_rate: float | None
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """Keywords of reading that say the same; what is None is left out."""
+        values = {"start": self.start, "end": self.end, "frame_rate": self.frame_rate}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,7 @@ class Question:
         options: texts of the options A, B, ...; empty for an open question.
         categories: what the benchmark reports by, such as {"duration": "short"}.
         start, end: seconds of the video that are asked about; None for its beginning and its end.
+        frame_rate: frames per second of a folder of frames; None for a video.
         subtitles: which lines of which file stand in front of the prompt; None for none.
         details: what a judge or a submission needs in addition.
         max_new_tokens: where the answer is cut.
@@ -37,6 +53,7 @@ class Question:
     categories: dict[str, str] = field(default_factory=dict)
     start: float | None = None
     end: float | None = None
+    frame_rate: float | None = None
     subtitles: SubtitleRule | None = None
     details: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -52,9 +69,9 @@ class Question:
         return self.prompt if self.subtitles is None else self.subtitles.heading(times, duration) + self.prompt
 
     @property
-    def clip(self) -> tuple[str, float | None, float | None]:
+    def clip(self) -> "Clip":
         """What has to be read and encoded for it."""
-        return self.video, self.start, self.end
+        return Clip(self.video, self.start, self.end, self.frame_rate)
 
 
 def questions_fingerprint(questions: Iterable[Question]) -> str:
@@ -65,9 +82,9 @@ def questions_fingerprint(questions: Iterable[Question]) -> str:
     return settings_fingerprint({"questions": plain})
 
 
-def by_clip(questions: Iterable[Question]) -> dict[tuple[str, float | None, float | None], list[Question]]:
+def by_clip(questions: Iterable[Question]) -> dict[Clip, list[Question]]:
     """Questions by what has to be read for them, in the order in which each first appears."""
-    groups: dict[tuple[str, float | None, float | None], list[Question]] = {}
+    groups: dict[Clip, list[Question]] = {}
     for question in questions:
         groups.setdefault(question.clip, []).append(question)
     return groups

@@ -68,7 +68,7 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
         ValueError: a prompt is longer than the LLM can read, or the sampling contradicts itself.
     """
     groups = by_clip(questions)
-    requests = [(video, _request(asking.sampling, start, end)) for video, start, end in groups]
+    requests = [(clip.video, {**asking.sampling, **clip.sampling}) for clip in groups]
     frames = read_ahead(session.processor, requests, asking.workers)
     for group, found in zip(groups.values(), frames, strict=True):
         if isinstance(found, Unreadable):
@@ -104,8 +104,3 @@ def _batches(group: Sequence[Question], batch_size: int) -> list[list[Question]]
             batches.append([])
         batches[-1].append(question)
     return batches
-
-
-def _request(sampling: dict[str, Any], start: float | None, end: float | None) -> dict[str, Any]:
-    clip = {name: value for name, value in (("start", start), ("end", end)) if value is not None}
-    return {**sampling, **clip}

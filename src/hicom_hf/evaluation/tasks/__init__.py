@@ -1,9 +1,26 @@
 """The tasks that `hicom eval` knows, one file each."""
 
+from .activitynet_qa import ACTIVITYNET_QA
+from .egoschema import EGOSCHEMA, EGOSCHEMA_SUBSET
+from .mlvu import MLVU_DEV
+from .mvbench import MVBENCH
 from .shapes import SHAPES
 from .task import PROTOCOLS, Mark, Protocol, Task
+from .videochatgpt import VIDEOCHATGPT
+from .videomme import VIDEOMME, VIDEOMME_SUBTITLES
 
-TASKS: dict[str, Task] = {task.name: task for task in (SHAPES,)}
+_ALL = (
+    SHAPES,
+    VIDEOMME,
+    VIDEOMME_SUBTITLES,
+    MVBENCH,
+    EGOSCHEMA,
+    EGOSCHEMA_SUBSET,
+    MLVU_DEV,
+    ACTIVITYNET_QA,
+    VIDEOCHATGPT,
+)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
 def task_named(name: str) -> Task:

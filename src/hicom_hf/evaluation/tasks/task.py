@@ -1,9 +1,9 @@
 """What a task is: a record of how one benchmark is read, asked and marked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...hub.progress import Progress
 from ..questions import Question
@@ -40,6 +40,7 @@ class Task:
         protocol_mark: marks as the scripts of a protocol do, by protocol; for the second column.
         macro: the category whose groups' means are averaged; None for the mean of all questions.
         prepare: makes data that are made here, given folder and questions.
+        finish: writes what a server wants, given the folder of results, the questions and their lines; once all is answered.
         paper: the paper's number in percent by sampled frames.
         paper_note: table and settings of these numbers.
     """
@@ -54,5 +55,6 @@ class Task:
     protocol_mark: dict[Protocol, Callable[[Question, str], Mark]] = field(default_factory=dict)
     macro: str | None = None
     prepare: Callable[[Path, Sequence[Question], Progress], None] | None = None
+    finish: Callable[[Path, Sequence[Question], Mapping[str, Mapping[str, Any]]], None] | None = None
     paper: dict[int, float] = field(default_factory=dict)
     paper_note: str = ""

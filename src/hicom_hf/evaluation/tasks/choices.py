@@ -1,0 +1,53 @@
+"""What multiple-choice tasks share: lettered options, and marks of the strict parser and of the authors' scripts."""
+
+import re
+from collections.abc import Sequence
+
+from ..parsing import LETTERS, parse_choice
+from ..questions import Question
+from .task import Mark
+
+BEST_OPTION = "Answer with the option's letter from the given choices directly and only give the best option."
+LETTER_ONLY = "Answer with the option's letter from the given choices directly."
+
+
+def lettered(options: Sequence[str], form: str = "({letter}) {option}") -> str:
+    """Options in lines, each with its letter."""
+    return "\n".join(
+        form.format(letter=letter, option=option) for letter, option in zip(LETTERS, options, strict=False)
+    )
+
+
+def letter_of(answer: str, options: Sequence[str]) -> str:
+    """The letter of the option that is the right answer.
+
+    Raises:
+        ValueError: none is, or several are.
+    """
+    if list(options).count(answer) != 1:
+        raise ValueError(f"the answer {answer!r} is not exactly one of the options {list(options)}")
+    return LETTERS[list(options).index(answer)]
+
+
+def mark_choice(question: Question, answer: str) -> Mark:
+    """The strict mark: the letter that the answer names; what names none is wrong."""
+    parsed = parse_choice(answer, question.options)
+    return Mark(parsed, None if question.gold is None else float(parsed == question.gold))
+
+
+def official_mark(question: Question, answer: str) -> Mark:
+    """As the authors' scripts mark: the first capital letter anywhere, the first option's text, or else C.
+
+    It explains differences from published numbers and is never the headline.
+
+    Source: official release, the `*_dump` functions of its scripts of inference.
+    """
+    text = answer.replace("answer", "").replace("Answer", "")
+    letters = LETTERS[: len(question.options)]
+    found = re.search(f"[{letters}]", text)
+    if found:
+        parsed = found[0]
+    else:
+        named = [number for number, option in enumerate(question.options) if option.lower() in text.lower()]
+        parsed = LETTERS[named[0] if named else 2]
+    return Mark(parsed, None if question.gold is None else float(parsed == question.gold))

@@ -1,0 +1,248 @@
+"""Readers of published files, prompts exact to the character, conditions, and the defects of the authors' scripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hicom_hf.cli.main import main
+from hicom_hf.evaluation import TASKS, parse_choice
+from hicom_hf.evaluation.questions import Question
+from hicom_hf.evaluation.subtitles import SubtitleRule, read_subtitles
+from hicom_hf.evaluation.tasks import activitynet_qa, egoschema, mlvu, mvbench, videomme
+from hicom_hf.evaluation.tasks.choices import mark_choice, official_mark
+from hicom_hf.evaluation.tasks.mvbench import PARTS
+from hicom_hf.processors.instruction_hicom import extract_instruction
+
+QUESTION = "What colour is the car that passes first?"
+OPTIONS = ["Red.", "Blue.", "Green.", "Black."]
+SUBTITLES = """1
+00:00:01,000 --> 00:00:03,000
+<font color="white" size=".72c">hello there</font>
+
+2
+00:00:03,000 --> 00:00:05,500
+<font color="white" size=".72c">what a
+nice day</font>
+"""
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A handful of rows of each benchmark in its published field names."""
+    rows = [
+        {
+            "video_id": "001",
+            "duration": "short",
+            "domain": "Knowledge",
+            "sub_category": "Humanity & History",
+            "url": "https://www.youtube.com/watch?v=fFjv93ACGo8",
+            "videoID": "fFjv93ACGo8",
+            "question_id": f"001-{number}",
+            "task_type": "Counting Problem",
+            "question": QUESTION,
+            "options": [f"{letter}. {option}" for letter, option in zip("ABCD", OPTIONS, strict=True)],
+            "answer": "B",
+        }
+        for number in (1, 2, 3)
+    ]
+    write_json(tmp_path / "videomme" / "test-00000-of-00001.json", rows)
+    (tmp_path / "videomme" / "subtitle").mkdir()
+    (tmp_path / "videomme" / "subtitle" / "fFjv93ACGo8.srt").write_text(SUBTITLES)
+    for part, (_, _, has_range) in PARTS.items():
+        row = {"video": "ZS9XR.mp4", "question": QUESTION, "candidates": ["Red", "Blue", "Green"], "answer": "Blue"}
+        times = {"start": 11.1, "end": 19.6, "accurate_start": 11.1, "accurate_end": 19.6} if has_range else {}
+        write_json(tmp_path / "mvbench" / "json" / f"{part}.json", [row | times])
+    options = {f"option {number}": f"C does {number}" for number in range(5)}
+    asked = [
+        {"q_uid": uid, "google_drive_id": "x", "question": QUESTION, **options} for uid in ("0074f737", "00b9a0de")
+    ]
+    write_json(tmp_path / "egoschema" / "questions.json", asked)
+    write_json(tmp_path / "egoschema" / "subset_answers.json", {"00b9a0de": 3})
+    (tmp_path / "egoschema_subset").symlink_to(tmp_path / "egoschema")
+    (tmp_path / "videomme_subtitles").symlink_to(tmp_path / "videomme")
+    for part in mlvu.PARTS:
+        row = {"video": "movie101_66.mp4", "duration": 480.0, "question": QUESTION, "question_type": "plotQA"}
+        write_json(
+            tmp_path / "mlvu_dev" / "json" / f"{part}.json", [row | {"candidates": ["Red", "Blue"], "answer": "Red"}]
+        )
+    q = [
+        {"video_name": "1QIUV7WYKXg", "question": "is the athlete wearing trousers", "question_id": "v_1QIUV7WYKXg_3"}
+    ]
+    write_json(tmp_path / "activitynet_qa" / "test_q.json", q)
+    write_json(
+        tmp_path / "activitynet_qa" / "test_a.json", [{"answer": "yes", "type": 3, "question_id": "v_1QIUV7WYKXg_3"}]
+    )
+    for part in ("generic", "temporal"):
+        write_json(
+            tmp_path / "videochatgpt" / f"{part}_qa.json",
+            [{"video_name": "v_p1QGn0IzfW0", "Q": QUESTION, "A": "Blue."}],
+        )
+    write_json(
+        tmp_path / "videochatgpt" / "consistency_qa.json",
+        [{"video_name": "v_p1QGn0IzfW0", "Q1": QUESTION, "Q2": "Which colour has it?", "A": "Blue."}],
+    )
+    return tmp_path
+
+
+BENCHMARKS = sorted(set(TASKS) - {"shapes"})
+
+
+@pytest.mark.parametrize("protocol", ["ours", "official", "lmms"])
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_condition_of_every_question_is_the_bare_question(data, name, protocol):
+    questions = TASKS[name].read(data / name, protocol)
+    assert questions and len({question.id for question in questions}) == len(questions)
+    for question in questions:
+        assert question.instruction in (
+            QUESTION,
+            "Which colour has it?",
+            "is the athlete wearing trousers",
+            "Is the athlete wearing trousers?",
+        )
+        assert question.instruction in question.prompt
+        assert Path(question.video).parts[-1].endswith(".mp4") and str(data / name) in question.video
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_folder_of_something_else_is_refused_with_the_source_of_the_data(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=r"this is no folder of .* data: .*(huggingface|github)\.co"):
+        TASKS[name].read(tmp_path, "ours")
+
+
+def test_a_file_with_other_fields_is_refused_and_the_field_named(data):
+    write_json(data / "mlvu_dev" / "json" / "2_needle.json", [{"video": "a.mp4", "query": "?"}])
+    with pytest.raises(ValueError, match=r"2_needle\.json: row 0 has no 'question'"):
+        TASKS["mlvu_dev"].read(data / "mlvu_dev", "ours")
+    write_json(data / "mlvu_dev" / "json" / "2_needle.json", {})
+    with pytest.raises(ValueError, match="expected a list of rows, got dict"):
+        TASKS["mlvu_dev"].read(data / "mlvu_dev", "ours")
+
+
+def test_parquet_is_read_as_json_is(data):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").Table
+    before = TASKS["videomme"].read(data / "videomme", "ours")
+    path = data / "videomme" / "test-00000-of-00001.json"
+    parquet.write_table(table.from_pylist(json.loads(path.read_text())), path.with_suffix(".parquet"))
+    path.unlink()
+    assert TASKS["videomme"].read(data / "videomme", "ours") == before
+
+
+def test_mvbench_keeps_to_the_clip_but_in_lmms_evals_protocol(data):
+    clips = {q.categories["task"]: (q.start, q.end) for q in TASKS["mvbench"].read(data / "mvbench", "official")}
+    assert clips["action_sequence"] == (11.1, 19.6) and clips["scene_transition"] == (None, None)
+    assert sum(start is not None for start, _ in clips.values()) == 5
+    assert all(q.start is None for q in TASKS["mvbench"].read(data / "mvbench", "lmms"))
+
+
+def test_egoschema_scores_the_subset_and_writes_a_submission_for_all(data, tmp_path):
+    [question] = TASKS["egoschema_subset"].read(data / "egoschema", "ours")
+    assert (question.id, question.gold) == ("00b9a0de", "D")
+    questions = TASKS["egoschema"].read(data / "egoschema", "ours")
+    assert [question.gold for question in questions] == [None, None]
+    lines = {questions[0].id: {"parsed": "E"}, questions[1].id: {"parsed": None}}
+    egoschema.write_submission(tmp_path, questions, lines)
+    assert (tmp_path / "submission.csv").read_text() == "q_uid,answer\n0074f737,4\n00b9a0de,-1\n"
+
+
+# Prompts ----------------------------------------------------------------------------------------------------------------
+
+LETTERED = [f"{letter}. {option}" for letter, option in zip("ABCD", OPTIONS, strict=True)]
+COLOURS = ["red", "blue", "green"]
+PROMPTS = {
+    "lmms-eval videomme": videomme.prompt(QUESTION, LETTERED, "lmms"),
+    "lmms-eval mvbench": mvbench.prompt(QUESTION, COLOURS, "lmms"),
+    "lmms-eval egoschema": egoschema.prompt(QUESTION, [*COLOURS, "x", "y"], "lmms"),
+    "lmms-eval mlvu_dev": mlvu.prompt(QUESTION, [*COLOURS, "black"], "lmms"),
+    "lmms-eval activitynetqa": activitynet_qa.prompt("what is the person doing", "lmms"),
+    "official videomme": videomme.prompt(QUESTION, LETTERED, "official"),
+    "official mvbench": mvbench.prompt(QUESTION, COLOURS[:2], "official"),
+}
+STORED = {
+    row["form"]: row
+    for row in map(json.loads, Path(__file__).with_name("instruction_prompts.jsonl").read_text().splitlines())
+    if row["set"] == "tuned"
+}
+
+
+@pytest.mark.parametrize("form", PROMPTS)
+def test_prompts_are_those_of_the_harnesses_to_the_character(form):
+    assert PROMPTS[form] == STORED[form]["prompt"]
+
+
+def test_the_prompt_with_subtitles_is_that_of_lmms_eval(tmp_path):
+    (tmp_path / "a.srt").write_text(SUBTITLES)
+    rule = SubtitleRule(str(tmp_path / "a.srt"), "This video's subtitles are listed below: \n", moments=32)
+    question = Question("1", "a.mp4", videomme.prompt(QUESTION, LETTERED, "lmms", True), QUESTION, subtitles=rule)
+    assert question.prompt_at([0.0], 6.0) == STORED["lmms-eval videomme_w_subtitle"]["prompt"]
+
+
+@pytest.mark.parametrize("form", [form for form in STORED if form.startswith(("lmms-eval", "official"))])
+def test_who_has_only_the_prompt_gets_the_condition_from_it(form):
+    assert extract_instruction(STORED[form]["prompt"]) == STORED[form]["instruction"]
+
+
+def test_subtitles_are_those_of_the_sampled_frames(data):
+    [question, *_] = TASKS["videomme_subtitles"].read(data / "videomme", "official")
+    spoken = question.prompt_at([0.5, 1.5, 2.5, 4.0, 9.0], 10.0)
+    assert spoken.startswith(
+        "This video's subtitles are listed below:\nhello there\nhello there\nwhat a nice day\nSelect"
+    )
+    assert question.instruction == QUESTION
+    [ours, *_] = TASKS["videomme_subtitles"].read(data / "videomme", "ours")
+    assert ours.prompt_at([1.5, 2.5], 10.0).startswith("This video's subtitles are listed below:\nhello there\nWhat")
+    assert ours.prompt_at([9.0], 10.0) == ours.prompt
+
+
+def test_subtitles_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "a.srt").write_bytes(b"\xff\xfe\x00\x41")
+    with pytest.raises(ValueError, match=r"a\.srt: the subtitles are not text in UTF-8"):
+        read_subtitles(tmp_path / "a.srt")
+
+
+# Defects of the authors' scripts that the headline does not have ------------------------------------------------------------
+
+CARS = Question("1", "a.mp4", "?", "?", "C", ("Red", "A blue car", "Green", "Black"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "official", "strict"),
+    [
+        ("I cannot tell.", "C", None),  # what is not understood is right a quarter of the time
+        ("", "C", None),
+        ("Definitely B.", "D", "B"),  # letters inside words
+        ("ANSWER: D", "A", "D"),
+        ("Both cars are red", "B", None),
+        ("a blue car", "B", "B"),
+        ("C", "C", "C"),
+    ],
+)
+def test_the_headline_never_guesses_and_the_second_column_explains_what_the_scripts_do(answer, official, strict):
+    assert official_mark(CARS, answer).parsed == official and mark_choice(CARS, answer).parsed == strict
+    assert mark_choice(CARS, answer).value == float(strict == "C")
+
+
+def test_the_texts_of_options_keep_their_last_character(data):
+    assert TASKS["videomme"].read(data / "videomme", "official")[0].options == tuple(OPTIONS)
+    assert parse_choice("Blue", OPTIONS) == "B"
+
+
+def test_an_answer_that_is_no_option_is_refused(data):
+    row = {"video": "a.mp4", "question": "?", "candidates": ["x", "y"], "answer": "z"}
+    write_json(data / "mvbench" / "json" / "action_count.json", [row])
+    with pytest.raises(ValueError, match="'z' is not exactly one of the options"):
+        TASKS["mvbench"].read(data / "mvbench", "ours")
+
+
+def test_the_list_shows_sources_and_the_papers_numbers(capsys):
+    assert main(["eval", "--list"]) == 0
+    shown = capsys.readouterr().out
+    for name in TASKS:
+        assert f"{name}\t" in shown
+    assert "58.1 at 32 frames, 58.9 at 64 frames, 60.3 at 128 frames (table 2)" in shown
