@@ -2,7 +2,7 @@
 
 import pytest
 
-from hicom_hf.evaluation import parse_choice
+from hicom_hf.evaluation.parsing import parse_choice
 
 OPTIONS = ("Red", "A blue car", "Green", "Black")
 NAMED = {

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from hicom_hf.cli.main import main
-from hicom_hf.evaluation import TASKS, parse_choice
+from hicom_hf.evaluation.parsing import parse_choice
 from hicom_hf.evaluation.questions import Question
 from hicom_hf.evaluation.subtitles import SubtitleRule, read_subtitles
-from hicom_hf.evaluation.tasks import activitynet_qa, egoschema, mlvu, mvbench, videomme
+from hicom_hf.evaluation.tasks import TASKS, activitynet_qa, egoschema, mlvu, mvbench, videomme
 from hicom_hf.evaluation.tasks.choices import mark_choice, official_mark
 from hicom_hf.evaluation.tasks.mvbench import PARTS
 from hicom_hf.processors.instruction_hicom import extract_instruction

@@ -12,12 +12,12 @@ import torch
 
 from hicom_hf.assets import example_videos, hicom_tiny
 from hicom_hf.cli.main import main
-from hicom_hf.evaluation import Question, Task, evaluate
-from hicom_hf.evaluation.questions import shard
+from hicom_hf.evaluation.evaluating import evaluate
+from hicom_hf.evaluation.questions import Question, shard
 from hicom_hf.evaluation.reading_ahead import Unreadable, read_ahead
 from hicom_hf.evaluation.results import read_answers
 from hicom_hf.evaluation.runner import Asking
-from hicom_hf.evaluation.tasks import TASKS
+from hicom_hf.evaluation.tasks import TASKS, Task
 from hicom_hf.evaluation.tasks.shapes import mark, read
 from hicom_hf.inference import HiComSession
 from hicom_hf.shapes import write_dataset

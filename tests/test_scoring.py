@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hicom_hf.evaluation import score_answers
+from hicom_hf.evaluation.scoring import score_answers
 
 
 def test_with_one_question_per_video_the_interval_is_that_of_the_binomial():

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.max_frames is not None and args.fps is None:
         args.parser.error("argument --max-frames: bounds --fps, which is not given")
 
-    from ..evaluation import evaluate
+    from ..evaluation.evaluating import evaluate
     from ..evaluation.runner import Asking
     from ..evaluation.summaries import as_table
     from ..hub.loading import choose_device
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from ..evaluation import TASKS
+    from ..evaluation.tasks import TASKS
 
     for task in TASKS.values():
         paper = ", ".join(f"{percent:g} at {frames} frames" for frames, percent in task.paper.items())
