@@ -1,5 +1,6 @@
 """Types of arguments: what argparse calls on the text that was given."""
 
+import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -76,3 +77,18 @@ def number(text: str) -> float:
     if not abs(value) < float("inf"):
         raise ArgumentTypeError(f"must be a finite number, got {text}")
     return value
+
+
+def part_of_parts(text: str) -> tuple[int, int]:
+    """I/N as two numbers."""
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise ArgumentTypeError(f"must be I/N with I from 1 to N, such as 1/4; got {text!r}")
+    return int(first), int(second)
+
+
+def progress_bar(iterable, total: int, name: str):
+    """Progress on stderr; see `hub.progress`."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)

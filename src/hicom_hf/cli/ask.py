@@ -4,6 +4,10 @@ The answer is written to stdout as it is generated. With several questions the v
 
     hicom ask cooking.mp4 "What is the cook doing?" "Which pan is used?" --model hicom-7b
 
+    hicom ask --from questions.jsonl --output answers.jsonl
+
+asks many questions about many videos, each {"video": ..., "question": ...}; a run that was stopped goes on.
+
 Without --model answers hicom-tiny, which comes with the package and knows only its synthetic world of coloured shapes.
 """
 
@@ -20,6 +24,8 @@ from .arguments import (
     above_zero,
     at_least_one,
     not_negative,
+    part_of_parts,
+    progress_bar,
     readable_text,
     seed_number,
 )
@@ -30,12 +36,12 @@ SAMPLING = ("num_frames", "fps", "start", "end", "max_video_tokens", "short_vide
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "video", metavar="VIDEO", help="video, image, GIF or folder of frames; a path or an http(s) URL"
+        "video", metavar="VIDEO", nargs="?", help="video, image, GIF or folder of frames; a path or an http(s) URL"
     )
     parser.add_argument(
         "questions",
         metavar="QUESTION",
-        nargs="+",
+        nargs="*",
         type=readable_text,
         help="what to ask; the video is encoded once",
     )
@@ -44,6 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", type=readable_text, help="system prompt (default: that of the model's chat template)"
     )
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of the streamed answer")
+
+    many = parser.add_argument_group("many videos")
+    many.add_argument("--from", dest="questions_file", metavar="FILE", help="JSON lines with video and question")
+    many.add_argument("--output", metavar="FILE", help="JSON lines to write; FILE.run holds the run so far")
+    many.add_argument("--shard", type=part_of_parts, metavar="I/N", help="part I of N, by video")
+    many.add_argument(
+        "--batch-size",
+        type=at_least_one,
+        default=16,
+        metavar="N",
+        help="questions of one video at a time (default 16)",
+    )
+    many.add_argument(
+        "--workers", type=seed_number, default=0, metavar="N", help="processes that read videos ahead (default 0)"
+    )
 
     frames = parser.add_argument_group("which frames")
     count = frames.add_mutually_exclusive_group()
@@ -90,6 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.questions_file is not None:
+        return _run_file(args)
+    if not args.questions:
+        args.parser.error("the following arguments are required: VIDEO, QUESTION")
+    if args.output is not None or args.shard is not None:
+        args.parser.error(f"argument --{'shard' if args.output is None else 'output'}: goes with --from")
     for number, question in enumerate(args.questions, start=1):
         if not question.strip():
             args.parser.error(f"argument QUESTION: question {number} is empty")
@@ -131,6 +158,40 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         seconds = {"load": load_seconds, "decode": frames.seconds, "encode": video.encoded.seconds}
         print(_as_json(_report(name, config, video.encoded, answers, seconds, session.note)))
+    return 0
+
+
+def _run_file(args: argparse.Namespace) -> int:
+    """Answer the questions of a file."""
+    if args.video is not None:
+        args.parser.error("argument --from: goes without VIDEO and QUESTION")
+    if args.output is None:
+        args.parser.error("argument --from: --output is missing, the file to write")
+    if args.temperature:
+        args.parser.error("argument --temperature: --from takes the likeliest words, so that a run can be resumed")
+
+    from ..evaluation.bulk import RUN_SUFFIX, questions_task
+    from ..evaluation.evaluating import evaluate
+    from ..evaluation.runner import Asking
+
+    wanted = {name: getattr(args, name) for name in SAMPLING}
+    sampling = {name: value for name, value in wanted.items() if value is not None}
+    [summary] = evaluate(
+        [questions_task(args.questions_file, args.output, args.max_new_tokens)],
+        args.model,
+        args.output + RUN_SUFFIX,
+        asking=Asking(sampling, args.system, args.batch_size, args.workers),
+        part=args.shard or (1, 1),
+        device=args.device,
+        dtype=args.dtype,
+        attn_implementation=args.attn_implementation,
+        progress=progress_bar,
+    )
+    for video, reason in summary["failed_videos"].items():
+        _say(f"{video} was not read: {reason}")
+    _say(f"{summary['num_answered']} of {summary['num_questions']} questions have an answer")
+    if args.json:
+        print(json.dumps(summary, indent=2))
     return 0
 
 

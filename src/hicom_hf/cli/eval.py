@@ -11,9 +11,8 @@ import argparse
 import json
 import os
 import sys
-from argparse import ArgumentTypeError
 
-from .arguments import above_zero, at_least_one, seed_number
+from .arguments import above_zero, at_least_one, part_of_parts, progress_bar, seed_number
 
 HELP = "measure a model on benchmarks"
 PROTOCOLS = ("ours", "official", "lmms")
@@ -23,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", metavar="TASK", nargs="*", help="tasks; --list names them")
     parser.add_argument(
         "--list", action="store_true", help="show the tasks, where their data are, and the paper's numbers"
+    )
+    parser.add_argument(
+        "--compare", nargs="+", metavar="RESULTS", help="folders OUTPUT/TASK: paired differences to the first one"
     )
     parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
     parser.add_argument(
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     part = parser.add_argument_group("which questions")
     part.add_argument("--limit", type=at_least_one, metavar="N", help="the first N questions of each task")
     part.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="part I of N, by video (default under torchrun: the rank's)"
+        "--shard", type=part_of_parts, metavar="I/N", help="part I of N, by video (default under torchrun: the rank's)"
     )
 
     machine = parser.add_argument_group("the machine")
@@ -72,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
+    if args.compare:
+        return _compare(args)
     if not args.tasks:
         args.parser.error("name at least one TASK, or --list")
     if args.output is None:
@@ -101,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         device=device,
         dtype=args.dtype,
         attn_implementation=args.attn_implementation,
-        progress=_progress_bar,
+        progress=progress_bar,
     )
     for summary in summaries:
         for video, reason in summary["failed_videos"].items():
@@ -121,6 +125,14 @@ def _list() -> int:
     return 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from ..evaluation.comparing import as_text, compare
+
+    differences = compare(args.compare)
+    print(json.dumps(differences, indent=2) if args.json else as_text(differences))
+    return 0
+
+
 def _place(args: argparse.Namespace) -> tuple[str, tuple[int, int]]:
     """Device and shard; under torchrun those of the rank, unless they are given."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -132,16 +144,3 @@ def _place(args: argparse.Namespace) -> tuple[str, tuple[int, int]]:
 
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     return device, (int(os.environ["RANK"]) + 1, ranks)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    first, slash, second = text.partition("/")
-    if not (slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
-        raise ArgumentTypeError(f"must be I/N with I from 1 to N, such as 1/4; got {text!r}")
-    return int(first), int(second)
-
-
-def _progress_bar(iterable, total: int, name: str):
-    from tqdm import tqdm
-
-    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)

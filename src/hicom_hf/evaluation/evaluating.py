@@ -73,13 +73,15 @@ def evaluate(
     for task in chosen:
         if protocol not in task.protocols:
             raise ValueError(f"{task.name} has no protocol {protocol!r}; it has {', '.join(task.protocols)}")
-    FrameSampling(**{name: value for name, value in asking.sampling.items() if name != "max_video_tokens"})
+    FrameSampling(**{name: value for name, value in asking.sampling.items() if name in FrameSampling.__annotations__})
     progress = progress or no_progress
     folder = Path(output) / "data" if data is None else Path(data)
     questions = {task.name: read_questions(task, folder, protocol, limit) for task in chosen}
     mine = {name: shard(asked, *part) for name, asked in questions.items()}
     for task in chosen:
-        _find_videos(task, _data_of(task, folder), mine[task.name], progress)
+        if task.prepare is not None:
+            task.prepare(_data_of(task, folder), mine[task.name], progress)
+        _check_videos(task, _data_of(task, folder), questions[task.name])
     session = model
     if not isinstance(model, HiComSession):
         session = HiComSession.load(
@@ -121,11 +123,9 @@ def _data_of(task: Task, data: Path) -> Path:
     return own if own.is_dir() or task.prepare is not None else data
 
 
-def _find_videos(task: Task, folder: Path, questions: Sequence[Question], progress: Progress) -> None:
-    """Make the videos of a task that makes its own; refuse a folder that has none of the others."""
-    if task.prepare is not None:
-        task.prepare(folder, questions, progress)
-    if questions and not any(Path(question.video).exists() for question in questions):
+def _check_videos(task: Task, folder: Path, questions: Sequence[Question]) -> None:
+    """Refuse a folder that has none of the videos: single ones that are missing count as wrong."""
+    if questions and not any("://" in question.video or Path(question.video).exists() for question in questions):
         videos = len({question.video for question in questions})
         raise FileNotFoundError(
             f"{folder}: none of the {videos} videos of {task.name} is there (looked first for {questions[0].video}); they are "

@@ -33,6 +33,7 @@ class Question:
         video: path of the video or image.
         prompt: what the LLM reads, without subtitles.
         instruction: the condition of the compression: the bare question, stated by the task and never guessed from the prompt.
+            None where there is nothing but a prompt: then the processor extracts it.
         gold: the right answer as the task marks it: a letter, or words; None where it is not published.
         options: texts of the options A, B, ...; empty for an open question.
         categories: what the benchmark reports by, such as {"duration": "short"}.
@@ -47,7 +48,7 @@ class Question:
     id: str
     video: str
     prompt: str
-    instruction: str
+    instruction: str | None
     gold: str | None = None
     options: tuple[str, ...] = ()
     categories: dict[str, str] = field(default_factory=dict)

@@ -107,7 +107,7 @@ def answer_line(asked: Asked, mark: Mark) -> dict[str, Any]:
         "video": question.video,
         "categories": question.categories,
         "prompt": asked.prompt,
-        "instruction": question.instruction,
+        "instruction": question.instruction if answer is None else answer.instruction,
         "gold": question.gold,
         "failure": asked.failure,
         "answer": None,

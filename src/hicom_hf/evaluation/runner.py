@@ -80,7 +80,12 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
             prompts = [question.prompt_at(record.times, record.duration) for question in batch]
             answers = video.ask_all(
                 prompts,
-                instruction=[question.instruction for question in batch],
+                instruction=[
+                    session.processor.extract_instruction(question.prompt)
+                    if question.instruction is None
+                    else question.instruction
+                    for question in batch
+                ],
                 system=asking.system,
                 max_new_tokens=batch[0].max_new_tokens,
             )
