@@ -8,13 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.captions import clip_pictures, filled, media_parts, prompt_text
+from hicom_hf.dataset_building.decontamination import benchmark_names
+from hicom_hf.dataset_building.deduplication import find_duplicates
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer, pairs_of
+from hicom_hf.dataset_building.export import decontamination_note, export
+from hicom_hf.dataset_building.filtering import reason_to_drop
 from hicom_hf.dataset_building.pairs import parse_pairs
 from hicom_hf.dataset_building.settings import CaptionSettings, settings_from_dict
 from hicom_hf.evaluation.client import EndpointError
@@ -190,3 +195,116 @@ def test_a_clip_that_cannot_be_read_is_a_row(films, scenes, output_dir):
         build.videos[clip.video.id] = type(video)(video.id, video.path + ".gone", video.relative, video.num_bytes)
         build.run(until="captions")
     assert {row["stage"] for row in build.failures()} == {"captions"}
+
+
+# Export --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answered(films, scenes, clipped, tmp_path_factory):
+    output_dir = shutil.copytree(clipped, tmp_path_factory.mktemp("answered") / "out")
+    with SceneServer(scenes) as server:
+        build = Build(settings_of(films, output_dir, server.base_url))
+        build.run()
+    return build
+
+
+def variant(answered, tmp_path, **values):
+    """The answered build in a folder of its own, with other settings."""
+    output_dir = tmp_path / "out"
+    shutil.copytree(answered.output_dir, output_dir)
+    return Build(settings_from_dict({**answered.settings.to_dict(), "output_dir": str(output_dir), **values}))
+
+
+def test_exported_records_pass_the_check_and_carry_their_provenance(answered, films):
+    from pyarrow import parquet
+
+    from hicom_hf.data.checking import check_data
+
+    found = export(answered)
+    assert len(found.records) == 3 * found.clips == 3 * len(list(answered.clips()))
+    report = check_data(answered.output_dir / "train.jsonl")
+    assert not report.problems
+    table = parquet.read_table(answered.output_dir / "train.provenance.parquet").to_pylist()
+    assert [row["id"] for row in table] == [record["id"] for record in found.records]
+    assert table[0]["captioner"] == MODEL and table[0]["licence"] == "not stated"
+    card = (answered.output_dir / "data_card.md").read_text()
+    assert "not decontaminated" in card and "25.67" in card
+
+
+def test_a_deleted_video_leaves_nothing_and_stays_away(answered, tmp_path):
+    build = variant(answered, tmp_path)
+    first = next(iter(build.videos))
+    assert build.delete_video(first) > 3
+    assert not list(build.output_dir.glob(f"*/*/{first}*"))
+    again = Build(build.settings)
+    assert first not in again.videos
+    assert first not in {row["video_id"] for row in export(again).provenance}
+    with pytest.raises(ValueError, match="is no video of this build"):
+        build.delete_video("none")
+
+
+def test_copies_of_clips_are_left_out(answered, films, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(films[0] / "film0.mp4", videos / name)
+    values = {"videos": [str(videos)], "deduplicate": {"threshold": 0.9999}}
+    build = variant(answered, tmp_path, **values)
+    build.run(until="clips")
+    clips = list(build.clips())
+    assert {clip.video.relative.rpartition("/")[2] for clip in build.selected_clips()} == {"a.mp4"}
+    assert 2 * len(build.selected_clips()) == len(clips)
+    assert build.status()["left out"] == {"duplicate": len(clips) // 2}
+
+
+def test_videos_of_benchmarks_are_left_out_by_name_and_by_their_pictures(answered, films, tmp_path):
+    (tmp_path / "benchmark.json").write_text(json.dumps([{"url": "x", "video": "clips/film1.mp4"}]))
+    build = variant(answered, tmp_path, decontaminate={"benchmark_files": [str(tmp_path / "benchmark.json")]})
+    assert {Path(clip.video.path).stem for clip in build.selected_clips()} == {"film0"}
+    assert decontamination_note(build) == "decontaminated against benchmark.json"
+    folder = tmp_path / "benchmark"
+    folder.mkdir()
+    shutil.copy(films[0] / "film0.mp4", folder / "renamed.mp4")
+    shutil.rmtree(build.output_dir)
+    build = variant(answered, tmp_path, decontaminate={"benchmark_videos": str(folder), "threshold": 0.999})
+    build.run(until="clips")
+    assert {Path(clip.video.path).stem for clip in build.selected_clips()} == {"film1"}
+
+
+def test_names_are_found_in_every_kind_of_file(tmp_path):
+    for name, text in {
+        "a.jsonl": '{"url": "https://www.youtube.com/watch?v=abcdefghijk"}\n',
+        "b.csv": "id,name\n1,dir/second.mp4\n",
+        "c.txt": "third\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    names = benchmark_names([str(path) for path in sorted(tmp_path.iterdir())])
+    assert {"abcdefghijk", "second", "third"} <= names
+    (tmp_path / "d.bin").write_text("")
+    with pytest.raises(ValueError, match=r"d\.bin: of a kind that is not read"):
+        benchmark_names([str(tmp_path / "d.bin")])
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        benchmark_names([str(tmp_path / "none.json")])
+
+
+@pytest.mark.parametrize(
+    ("instruction", "answer", "reason"),
+    [
+        ("Describe the cat.", "The video does not describe the cat at all.", "paper: not provide, not describe"),
+        ("Describe the cat.", "I'm sorry, I have no idea about it.", "refusal"),
+        ("Describe the cat.", "In the frames one sees a cat.", "speaks of its task"),
+        ("Describe the cat.", "A cat.", "too short an answer"),
+        ("?", "A black cat that sleeps.", "instruction is empty"),
+        ("Describe the cat.", "A black cat that does not show its tail.", None),
+    ],
+)
+def test_each_rule_drops_its_pairs_and_no_others(instruction, answer, reason):
+    assert reason_to_drop({"instruction": instruction, "answer": answer}) == reason
+
+
+def test_duplicates_are_found_within_and_across_blocks(monkeypatch):
+    vectors = np.eye(6)[[0, 1, 0, 2, 1, 0]]
+    assert find_duplicates(vectors, 0.99) == {2: 0, 4: 1, 5: 0}
+    monkeypatch.setattr("hicom_hf.dataset_building.deduplication.BLOCK", 2)
+    assert find_duplicates(vectors, 0.99) == {2: 0, 4: 1, 5: 0}

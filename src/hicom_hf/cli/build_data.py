@@ -3,6 +3,8 @@
     hicom build-data plan build.yaml      what there is to do; no work
     hicom build-data run build.yaml       do what is missing; may be killed and repeated at any time
     hicom build-data status build.yaml    how far it is, and what failed
+    hicom build-data export build.yaml    records for `hicom train`, their provenance, a data card
+    hicom build-data delete build.yaml ID   remove what came from one video
 
 docs/building_data.md explains the file.
 """
@@ -14,6 +16,7 @@ import sys
 from .arguments import at_least_one
 
 HELP = "build training data from untrimmed videos, as HICom-248K was built"
+FORMATS = ("jsonl", "parquet")
 STAGES = ("probe", "watch", "clips", "captions")
 
 
@@ -22,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan = actions.add_parser("plan", help="read what the files say of themselves, and print what there is to do")
     run_ = actions.add_parser("run", help="do what is missing")
     status = actions.add_parser("status", help="print how far the build is, and what failed")
-    for action in (plan, run_, status):
+    export = actions.add_parser("export", help="write train.jsonl, train.provenance.parquet and data_card.md")
+    delete = actions.add_parser("delete", help="remove everything that came from one video; export again afterwards")
+    for action in (plan, run_, status, export, delete):
         action.add_argument("build", metavar="BUILD.yaml", help="the build; docs/building_data.md explains its keys")
         action.add_argument(
             "--set",
@@ -41,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     run_.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage (default: %(default)s)")
     run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    export.add_argument(
+        "--format", choices=FORMATS, nargs="+", default=list(FORMATS), help="what to write (default: %(default)s)"
+    )
+    delete.add_argument("video", metavar="ID", help="of the video, as in the provenance")
+    export.set_defaults(do=_export)
+    delete.set_defaults(do=_delete)
     plan.set_defaults(do=_plan)
     run_.set_defaults(do=_run)
     status.set_defaults(do=_status)
@@ -86,6 +97,21 @@ def _status(args: argparse.Namespace) -> int:
     _print({**status, "failures": build.failures()} if args.json else status, args.json)
     for failure in [] if args.json else build.failures():
         print(f"{failure['path']}\t{failure['stage']}\t{failure['error']}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ..dataset_building.export import decontamination_note, export
+
+    build = _build(args)
+    found = export(build, tuple(args.format))
+    counts = {"folder": str(build.output_dir), "clips": found.clips, "pairs": len(found.records)}
+    _print({**counts, "dropped": dict(found.dropped), "benchmarks": decontamination_note(build)}, args.json)
+    return 0
+
+
+def _delete(args: argparse.Namespace) -> int:
+    _print({"files removed": _build(args).delete_video(args.video)}, args.json)
     return 0
 
 

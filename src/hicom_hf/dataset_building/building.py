@@ -9,10 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..hub.files import FolderLock
+import numpy as np
+
+from ..hub.files import FolderLock, append_json_line, read_json_lines
 from ..hub.progress import Progress, no_progress
 from .asking import Asker, answer_stages
 from .clips import KEPT, choose_clips
+from .decontamination import benchmark_names, shows_a_benchmark
+from .deduplication import clip_vector, find_duplicates
 from .embedders import Embedder, make_embedder
 from .engine_local import run_stage
 from .probe import SourceVideo, find_videos, probe
@@ -22,6 +26,8 @@ from .watching import watch
 
 # Raised whenever the same settings give another result of a stage.
 PROBE_VERSION = WATCH_VERSION = CLIPS_VERSION = 1
+DUPLICATE, CONTAMINATED = "duplicate", "of a benchmark"
+DELETED_FILE = "deleted.jsonl"
 STAGES = ("probe", "watch", "clips", "captions")
 # CPU seconds of one core per hour of 720p video at 30 frames per second, measured (docs/building_data.md).
 WATCH_CPU_SECONDS_PER_HOUR = 285
@@ -63,9 +69,10 @@ class Build:
 
     def __init__(self, settings: BuildSettings, shard: tuple[int, int] = (0, 1), limit: int | None = None):
         self.settings, self.shard = settings, shard
-        videos = find_videos(settings.videos, settings.media_root)[shard[0] :: shard[1]]
-        self.videos = {video.id: video for video in islice(videos, limit)}
         self.output_dir = Path(settings.output_dir)
+        deleted = {entry["video"] for entry in read_json_lines(self.output_dir / DELETED_FILE)}
+        videos = find_videos(settings.videos, settings.media_root)[shard[0] :: shard[1]]
+        self.videos = {video.id: video for video in islice(videos, limit) if video.id not in deleted}
         keyframes = settings.to_dict()["keyframes"]
         watched = {"version": WATCH_VERSION} | {
             key: keyframes[key] for key in ("embedder", "model", "fps", "max_side")
@@ -117,6 +124,9 @@ class Build:
         run_stage(self.probed, self.videos, probe, self.settings.workers, progress)
 
     def _watch(self, progress: Progress) -> None:
+        known = self._benchmark_videos()
+        work = partial(watch_with, self.settings.keyframes, self.settings.device)
+        run_stage(self.watched, {item: known[item].path for item in known}, work, self.settings.workers, progress)
         known = {item: self.videos[item].path for item in self.videos if self.probed.is_done(item)}
         work = partial(watch_with, self.settings.keyframes, self.settings.device)
         run_stage(self.watched, known, work, self.settings.workers, progress)
@@ -133,7 +143,8 @@ class Build:
         if self.captions is None:
             return
         asker = Asker(self.settings, (self.captions, self.pairs))
-        missing = [clip for clip in self.clips() if asker.is_missing(clip)]
+        left_out = self.left_out()
+        missing = [clip for clip in self.clips() if clip.id not in left_out and asker.is_missing(clip)]
         loop = asyncio.new_event_loop()
         answers = asker.run(missing)
         try:
@@ -159,6 +170,63 @@ class Build:
                 if shot["verdict"] == KEPT:
                     yield Clip(shot["id"], video, shot["start"], shot["end"], tuple(shot["keyframes"]))
 
+    def left_out(self) -> dict[str, str]:
+        """Clips that are not captioned although they are kept, with the reason."""
+        settings, clips = self.settings, list(self.clips())
+        found: dict[str, str] = {}
+        vectors = []
+        names = benchmark_names((settings.decontaminate and settings.decontaminate.benchmark_files) or [])
+        shown = self._benchmark_vectors()
+        for clip in clips:
+            if Path(clip.video.path).stem in names:
+                found[clip.id] = CONTAMINATED
+            if settings.deduplicate is None and not len(shown):
+                continue
+            watched = self.watched.read(clip.video.id)
+            times, frames = watched["sampled_times"], watched["vectors"]
+            inside = (times >= clip.start) & (times < clip.end)
+            if len(shown) and shows_a_benchmark(frames[inside], shown, settings.decontaminate.threshold):
+                found[clip.id] = CONTAMINATED
+            vectors.append(clip_vector(times, frames, clip.start, clip.end))
+        if settings.deduplicate is not None and vectors:
+            for number in find_duplicates(np.stack(vectors), settings.deduplicate.threshold):
+                found.setdefault(clips[number].id, DUPLICATE)
+        return found
+
+    def selected_clips(self) -> list[Clip]:
+        """Clips that are captioned."""
+        left_out = self.left_out()
+        return [clip for clip in self.clips() if clip.id not in left_out]
+
+    def _benchmark_videos(self) -> dict[str, SourceVideo]:
+        chosen = self.settings.decontaminate
+        if chosen is None or chosen.benchmark_videos is None:
+            return {}
+        return {video.id: video for video in find_videos([chosen.benchmark_videos], self.settings.media_root)}
+
+    def _benchmark_vectors(self) -> np.ndarray:
+        """Vectors of all sampled frames of the benchmarks' videos that could be read."""
+        known = [self.watched.read(item)["vectors"] for item in self._benchmark_videos() if self.watched.is_done(item)]
+        return np.concatenate(known) if known else np.empty((0, 0))
+
+    def delete_video(self, video_id: str) -> int:
+        """Remove everything that came from a video, for good: later runs leave it out. Export again afterwards.
+
+        Returns:
+            How many files were removed.
+
+        Raises:
+            ValueError: the build has no such video.
+        """
+        if video_id not in self.videos:
+            raise ValueError(f"{video_id!r} is no video of this build; the exported records' provenance names them")
+        append_json_line(self.output_dir / DELETED_FILE, {"video": video_id})
+        del self.videos[video_id]
+        files = [path for path in self.output_dir.glob(f"*/{video_id[:2]}/{video_id}*") if path.is_file()]
+        for path in files:
+            path.unlink()
+        return len(files)
+
     def failures(self) -> list[dict[str, str]]:
         """One row for each video or clip of each stage that failed, with the video's path."""
         rows = [row for stage in self.stages.values() for row in stage.failures(self.videos)]
@@ -183,18 +251,20 @@ class Build:
 
     def _num_requests(self) -> int:
         """Two for each chosen clip that has no answer yet; before clips are chosen nobody knows how many there will be."""
-        return sum(len(stage.missing(clip.id for clip in self.clips())) for stage in self.clip_stages.values())
+        clips = [clip.id for clip in self.selected_clips()]
+        return sum(len(stage.missing(clips)) for stage in self.clip_stages.values())
 
     def status(self) -> dict[str, Any]:
         """How far the build is: results and failures of each stage, and what became of the shots."""
         shots = Counter(shot["verdict"] for _, chosen in self.chosen_videos() for shot in chosen["shots"])
-        clips = [clip.id for clip in self.clips()]
+        clips = [clip.id for clip in self.selected_clips()]
         counted = {name: _count(stage, self.videos) for name, stage in self.stages.items()}
         counted |= {name: _count(stage, clips) for name, stage in self.clip_stages.items()}
         return {
             "videos": len(self.videos),
             "stages": counted,
             "shots": {"all": shots.total(), **dict(sorted(shots.items()))},
+            "left out": dict(sorted(Counter(self.left_out().values()).items())),
         }
 
     def has_too_many_failures(self) -> bool:

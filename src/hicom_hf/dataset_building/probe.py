@@ -22,7 +22,7 @@ class SourceVideo:
     Attributes:
         id: of its path relative to the media root, and its size: a file that was changed is another video.
         path: where it lies.
-        relative: its path in the result.
+        relative: its path in the result; absolute without a media root.
         num_bytes: size.
     """
 
@@ -53,7 +53,7 @@ def find_videos(sources: Sequence[str], media_root: str | None) -> list[SourceVi
 
 
 def _source(path: Path, media_root: str | None) -> SourceVideo:
-    relative = Path(os.path.relpath(path, media_root or ".")).as_posix()
+    relative = path.resolve().as_posix() if media_root is None else Path(os.path.relpath(path, media_root)).as_posix()
     num_bytes = path.stat().st_size
     name = hashlib.sha256(f"{relative}\0{num_bytes}".encode()).hexdigest()[:ID_LENGTH]
     return SourceVideo(name, str(path), relative, num_bytes)

@@ -115,15 +115,42 @@ class PairSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeduplicationSettings:
+    """Which clips count as the same, before they are captioned. The paper states no deduplication.
+
+    Args:
+        threshold: cosine of two clips' mean vectors, of the keyframes' embedder.
+    """
+
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminationSettings:
+    """What must not be trained on. The paper states no decontamination.
+
+    Args:
+        benchmark_files: JSON, JSONL, CSV, TSV or text; a video whose file name (without suffix) stands in one is left out.
+        benchmark_videos: a folder of videos; clips that look like one of them are left out.
+        threshold: cosine of two frames from which on they look alike; needed with `benchmark_videos`.
+    """
+
+    benchmark_files: list[str] | None = None
+    benchmark_videos: str | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildSettings:
     """A whole build.
 
     Args:
         videos: files or folders, which are searched through.
         output_dir: everything that is made lies there.
-        media_root: the folder that the paths in the result are relative to; null: the current one.
+        media_root: the folder that the paths in the result are relative to; null: they are absolute.
         licence: of the videos; goes into every record's provenance and the data card.
         shots, keyframes, clips, captions, pairs: see there. Without `captions` the build ends with clips.
+        deduplicate, decontaminate: what is left out before clips are captioned; null leaves out nothing.
         workers: processes that decode.
         device: where the embedder computes, "cpu" or "cuda"; with a GPU, each worker holds an embedder there.
         max_failures: fraction of the videos that may fail before the command itself fails.
@@ -138,6 +165,8 @@ class BuildSettings:
     clips: ClipSettings = field(default_factory=ClipSettings)
     captions: CaptionSettings | None = None
     pairs: PairSettings = field(default_factory=PairSettings)
+    deduplicate: DeduplicationSettings | None = None
+    decontaminate: DecontaminationSettings | None = None
     workers: int = 1
     device: str = "cpu"
     max_failures: float = 0.1
@@ -204,6 +233,11 @@ def settings_from_dict(values: dict[str, Any], name: str = "build") -> BuildSett
             raise ValueError(f"{name}: captions.base_url must begin with http:// or https://")
     if settings.pairs.num_pairs < 1:
         raise ValueError(f"{name}: pairs.num_pairs must be at least 1, got {settings.pairs.num_pairs}")
+    chosen = settings.decontaminate
+    if chosen is not None and (chosen.benchmark_videos is None) != (chosen.threshold is None):
+        raise ValueError(f"{name}: give decontaminate.benchmark_videos and decontaminate.threshold both, or neither")
+    if chosen is not None and chosen.benchmark_videos is None and chosen.benchmark_files is None:
+        raise ValueError(f"{name}: decontaminate needs benchmark_files or benchmark_videos")
     if not 0 <= settings.max_failures <= 1:
         raise ValueError(f"{name}: max_failures is a fraction from 0 to 1, got {settings.max_failures}")
     return settings
