@@ -159,7 +159,7 @@ Made with `hicom build-data` as section 3.2 of the HICom paper describes it. Tex
 | benchmarks | {decontamination_note(build)} |
 {dropped}
 
-`{RECORDS_FILE}` names videos, times and texts. It holds no video: the videos stay under their own licence, and training needs them.
-Faces, number plates and voices are as the videos show them; nothing was blurred. `hicom build-data delete` removes what came from
-one video.
+`{RECORDS_FILE}` names videos, times and texts. It holds no video: the videos stay under their own licence, and training needs
+them. Faces, number plates and voices are as the videos show them; nothing was blurred. `hicom build-data delete` removes what
+came from one video.
 """
