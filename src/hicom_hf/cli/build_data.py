@@ -4,7 +4,9 @@
     hicom build-data run build.yaml       do what is missing; may be killed and repeated at any time
     hicom build-data status build.yaml    how far it is, and what failed
     hicom build-data export build.yaml    records for `hicom train`, their provenance, a data card
+    hicom build-data report build.yaml    a page with pictures: report.html in the build's folder
     hicom build-data delete build.yaml ID   remove what came from one video
+    hicom build-data demo DIR             all of it offline, on films of the built-in world
 
 docs/building_data.md explains the file.
 """
@@ -27,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status = actions.add_parser("status", help="print how far the build is, and what failed")
     export = actions.add_parser("export", help="write train.jsonl, train.provenance.parquet and data_card.md")
     delete = actions.add_parser("delete", help="remove everything that came from one video; export again afterwards")
-    for action in (plan, run_, status, export, delete):
+    report = actions.add_parser("report", help="write a page with pictures of what the build did")
+    for action in (plan, run_, status, report, export, delete):
         action.add_argument("build", metavar="BUILD.yaml", help="the build; docs/building_data.md explains its keys")
         action.add_argument(
             "--set",
@@ -50,6 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, nargs="+", default=list(FORMATS), help="what to write (default: %(default)s)"
     )
     delete.add_argument("video", metavar="ID", help="of the video, as in the provenance")
+    demo = actions.add_parser(
+        "demo", help="build from films of the built-in world, offline, and compare with the truth"
+    )
+    demo.add_argument("folder", metavar="DIR", help="folder to write to")
+    demo.add_argument("--films", type=at_least_one, default=4, metavar="N", help="films (default: %(default)s)")
+    demo.add_argument("--json", action="store_true", help="print JSON")
+    demo.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
+    demo.set_defaults(do=_demo)
+    report.set_defaults(do=_report)
     export.set_defaults(do=_export)
     delete.set_defaults(do=_delete)
     plan.set_defaults(do=_plan)
@@ -108,6 +120,27 @@ def _export(args: argparse.Namespace) -> int:
     counts = {"folder": str(build.output_dir), "clips": found.clips, "pairs": len(found.records)}
     _print({**counts, "dropped": dict(found.dropped), "benchmarks": decontamination_note(build)}, args.json)
     return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from ..dataset_building.report import write_report
+
+    _print({"report": write_report(_build(args))}, args.json)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from ..dataset_building.demo import run_demo
+    from ..dataset_building.export import RECORDS_FILE
+    from ..dataset_building.report import REPORT_FILE
+
+    build, truth, num_problems = run_demo(args.folder, args.films, _progress_bar)
+    truth = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(truth).items()}
+    files = {"records": str(build.output_dir / RECORDS_FILE), "report": str(build.output_dir / REPORT_FILE)}
+    _print({**build.status(), "truth": truth, "data check": {"problems": num_problems}, "files": files}, args.json)
+    return 1 if num_problems else 0
 
 
 def _delete(args: argparse.Namespace) -> int:

@@ -1,0 +1,196 @@
+"""One HTML page with pictures of what a build did: funnel, lengths, cuts and keyframes, clips with their texts, failures."""
+
+import base64
+import html
+import io
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..hub.files import read_json_lines, write_text
+from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.video_reading_hicom import read_video
+from .building import Build, Clip
+from .export import Exported, collect, decontamination_note
+from .keyframes import similarity_quantiles
+from .probe import SourceVideo
+from .stages import LOG_FILE
+
+REPORT_FILE = "report.html"
+PAPER_MEAN = 25.67  # seconds; figure 4 of the paper
+LENGTH_EDGES = (0, 5, 10, 20, 30, 45, 60, 90, 120)  # seconds
+THUMBNAIL = 96  # pixels
+NUM_VIDEOS, NUM_CLIPS, NUM_FRAMES = 4, 12, 6  # shown
+CURVE_WIDTH, CURVE_HEIGHT = 900, 80
+STYLE = """body{font:14px sans-serif;max-width:1000px;margin:2em auto}table{border-collapse:collapse}td,th{padding:2px 10px;
+text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{margin-right:2px}.bar{background:#69c;height:12px}"""
+
+
+def write_report(build: Build) -> str:
+    """Write report.html into the build's folder, as far as the build is; returns its path."""
+    found = collect(build) if build.pairs is not None else Exported()
+    parts = [
+        "<h1>Build</h1>",
+        f"<p>{html.escape(str(build.output_dir))}. Benchmarks: {html.escape(decontamination_note(build))}.</p>",
+        _section("From videos to pairs", _table(("", "number"), funnel(build, found))),
+        _section("Lengths of clips", _lengths([clip.end - clip.start for clip in build.clips()])),
+        _section("Similarity of sampled frames", _quantiles(build)),
+        _section(
+            "Cuts and keyframes", "".join(_film(build, video) for video in list(build.videos.values())[:NUM_VIDEOS])
+        ),
+        _section("Clips", "".join(_clip(build, clip) for clip in _chosen(build.selected_clips(), NUM_CLIPS))),
+        _section("How instructions begin", _table(("first two words", "pairs"), first_words(found.records))),
+        _section("Tokens", _table(("", ""), tokens(build))),
+        _section(
+            "Failures",
+            _table(("video", "stage", "error"), [(r["path"], r["stage"], r["error"]) for r in build.failures()[:100]]),
+        ),
+    ]
+    path = build.output_dir / REPORT_FILE
+    page = f"<!doctype html><meta charset=utf-8><title>hicom build-data</title><style>{STYLE}</style>{''.join(parts)}"
+    write_text(path, page)
+    return str(path)
+
+
+def funnel(build: Build, found: Exported) -> list[tuple[str, int]]:
+    """What is left after each step, and what each rule took."""
+    status = build.status()
+    stages, shots = status["stages"], status["shots"]
+    rows = [("videos", status["videos"])]
+    rows += [(f"videos that failed: {name}", stages[name]["failed"]) for name in build.stages]
+    rows += [("shots", shots["all"])]
+    rows += [(f"shots: {reason}", count) for reason, count in shots.items() if reason != "all"]
+    rows += [(f"clips left out: {reason}", count) for reason, count in status["left out"].items()]
+    rows += [(f"clips with {name}", stages[name]["done"]) for name in build.clip_stages]
+    rows += [(f"clips that failed: {name}", stages[name]["failed"]) for name in build.clip_stages]
+    rows += [(f"pairs dropped: {reason}", count) for reason, count in sorted(found.dropped.items())]
+    return [*rows, ("pairs", len(found.records))]
+
+
+def first_words(records: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    """The commonest two words that instructions begin with."""
+    instructions = [record["conversations"][0]["value"].partition("\n")[2] for record in records]
+    return Counter(" ".join(text.lower().split()[:2]) for text in instructions).most_common(10)
+
+
+def tokens(build: Build) -> list[tuple[str, int]]:
+    """What the server counted, over everything that was ever answered in this folder."""
+    total = Counter()
+    for entry in read_json_lines(build.output_dir / LOG_FILE):
+        total["answers"] += "attempts" in entry
+        total["tries"] += entry.get("attempts", 0)
+        for name, count in entry.get("usage", {}).items():
+            total[name] += count if isinstance(count, int) else 0
+    return sorted(total.items())
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------------
+
+
+def _lengths(lengths: list[float]) -> str:
+    if not lengths:
+        return "<p>No clips.</p>"
+    counts, _ = np.histogram(lengths, LENGTH_EDGES)
+    rows = "".join(
+        f"<tr><td>{low} to {high} s<td>{count}<td><div class=bar style='width:{300 * count / max(counts.max(), 1):.0f}px'></div>"
+        for low, high, count in zip(LENGTH_EDGES, LENGTH_EDGES[1:], counts.tolist(), strict=False)
+    )
+    return f"<p>Mean {np.mean(lengths):.2f} s; HICom-248K: {PAPER_MEAN} s (figure 4).</p><table>{rows}</table>"
+
+
+def _quantiles(build: Build) -> str:
+    """Of some videos, so that a threshold can be chosen between the two rows."""
+    rows: dict[str, list[list[float]]] = {}
+    for video, chosen in list(build.chosen_videos())[: 10 * NUM_VIDEOS]:
+        watched = build.watched.read(video.id)
+        shots = np.searchsorted(chosen["cuts"], watched["sampled_times"], side="right")
+        for name, values in similarity_quantiles(watched["vectors"], shots).items():
+            rows.setdefault(name, []).extend([values] if values else [])
+    means = [(name, *(f"{value:.3f}" for value in np.mean(values, axis=0))) for name, values in rows.items() if values]
+    note = f"<p>keyframes.threshold is {build.settings.keyframes.threshold}; quantiles are means over videos.</p>"
+    return note + _table(("two frames", "5 %", "25 %", "50 %", "75 %", "95 %"), means)
+
+
+def _film(build: Build, video: SourceVideo) -> str:
+    """A video's keyframes, and the curves of both measures over its time."""
+    if not build.chosen.is_done(video.id):
+        return ""
+    chosen, watched = build.chosen.read(video.id), build.watched.read(video.id)
+    duration = max(chosen["duration"], 1e-6)
+    x = CURVE_WIDTH / duration
+    distances, similarities = watched["distances"], np.clip(chosen["similarities"], 0, 1)
+    marks = "".join(
+        f"<line x1={cut * x:.1f} x2={cut * x:.1f} y1=0 y2={CURVE_HEIGHT} stroke=#c33 />" for cut in chosen["cuts"]
+    )
+    marks += "".join(f"<circle cx={time * x:.1f} cy=6 r=3 fill=#393 />" for time in chosen["keyframes"])
+    curves = _curve(watched["times"] * x, np.clip(distances, 0, 1), "#c99")
+    curves += _curve(watched["sampled_times"] * x, similarities, "#69c")
+    curves += _level(build.settings.shots.threshold, "#c99") + _level(build.settings.keyframes.threshold, "#69c")
+    times = _chosen(chosen["keyframes"], 2 * NUM_FRAMES)
+    return (
+        f"<h3>{html.escape(video.relative)}</h3><p>{duration:.1f} s. Red: distance of neighbouring frames, and cuts. Blue: "
+        f"similarity to earlier keyframes. Dashed: thresholds. Green: keyframes.</p><svg width={CURVE_WIDTH} "
+        f"height={CURVE_HEIGHT}>{curves}{marks}</svg><br>{''.join(_picture(video.path, time, time + 0.5) for time in times)}"
+    )
+
+
+def _curve(x: np.ndarray, values: np.ndarray, colour: str) -> str:
+    points = " ".join(
+        f"{a:.1f},{CURVE_HEIGHT * (1 - b):.1f}" for a, b in zip(x.tolist(), values.tolist(), strict=True)
+    )
+    return f"<polyline points='{points}' fill=none stroke='{colour}' />"
+
+
+def _level(value: float, colour: str) -> str:
+    y = CURVE_HEIGHT * (1 - value)
+    return f"<line x1=0 x2={CURVE_WIDTH} y1={y:.1f} y2={y:.1f} stroke='{colour}' stroke-dasharray=4 />"
+
+
+def _clip(build: Build, clip: Clip) -> str:
+    texts = ""
+    if build.pairs is not None and build.pairs.is_done(clip.id):
+        caption = html.escape(build.captions.read(clip.id)["caption"])
+        pairs = build.pairs.read(clip.id)["pairs"]
+        rows = [(pair["instruction"], pair["answer"]) for pair in pairs]
+        texts = f"<p>{caption}</p>{_table(('instruction', 'answer'), rows)}"
+    name = html.escape(f"{clip.video.relative}, {clip.start:.1f} to {clip.end:.1f} s")
+    return f"<h3>{name}</h3>{_picture(clip.video.path, clip.start, clip.end, NUM_FRAMES)}{texts}"
+
+
+def _picture(path: str, start: float, end: float, num_frames: int = 1) -> str:
+    """Frames of a part of a video side by side."""
+
+    def small(frame: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(frame)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(image)
+
+    sampling = FrameSampling(num_frames=num_frames, start=start, end=end)
+    frames, _ = read_video(path, sampling, transform=small, on_decode_error="keep")
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(list(frames), axis=1)).save(buffer, "JPEG", quality=80)
+    return f"<img src='data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+
+
+# HTML ----------------------------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{title}</h2>{content}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}' for cell in row)}" for row in rows)
+    return f"<table><tr>{''.join(f'<th>{html.escape(cell)}' for cell in head)}{cells}</table>"
+
+
+def _chosen(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of them, spread evenly."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, count)]
