@@ -75,9 +75,11 @@ class InstructionEncoding:
 
         Raises:
             TypeError: if one of them is not a string.
+            ValueError: if one of them is no Unicode text.
         """
         if not all(isinstance(text, str) for text in texts):
             raise TypeError(f"every instruction must be a string, got {[type(text).__name__ for text in texts]}")
+        check_unicode(texts)
         for text in dict.fromkeys(texts) if report else ():
             length = self.num_instruction_tokens(text)
             if length > self.instruction_length:
@@ -129,6 +131,22 @@ class InstructionEncoding:
             if texts:
                 data[f"{kind}_instruction_ids"] = self.encode_instructions(texts)
         return data
+
+
+def check_unicode(texts: list[str]) -> None:
+    """Refuse texts that no tokenizer reads: with halves of characters, as of a file that was read in the wrong encoding.
+
+    Raises:
+        ValueError: shows the text.
+    """
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text {_shortened(text)} holds {text[error.start]!r}, half of a character; was it read in the wrong "
+                "encoding?"
+            ) from None
 
 
 def _shortened(text: str, length: int = 80) -> str:

@@ -15,7 +15,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
 from .frame_sampling_hicom import with_request
-from .instruction_encoding_hicom import InstructionEncoding
+from .instruction_encoding_hicom import InstructionEncoding, check_unicode
 from .instruction_hicom import InstructionRules, check_instruction_rules, unescaped
 from .video_sources_hicom import is_frame_list
 
@@ -219,6 +219,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         if not (text or videos or images):
             raise ValueError("give text, videos or images")
         rows = None if text is None else [text] if isinstance(text, str) else list(text)
+        check_unicode(rows or [])
 
         data = {}
         if videos and video_num_frames is not None:

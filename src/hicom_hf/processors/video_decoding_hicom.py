@@ -166,6 +166,8 @@ class StreamReader:
             targets.popleft()
             if not targets or self._should_seek(position, targets[0]):
                 return
+        if self._linear:  # damaged so that the decoder does not give all of its frames again
+            raise ValueError("the decoder gives fewer frames than before")
         # The stream ended or went past the target without giving it: the packets do not tell which frames there are.
         self._index_by_decoding()
         raise TimesChangedError

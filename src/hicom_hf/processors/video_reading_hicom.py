@@ -103,7 +103,7 @@ def read_video(
 
     Raises:
         VideoReadError: the source cannot be read, or does not hold what was asked for.
-        TypeError: the source is of no known type.
+        TypeError: the source, `bounds` or `media_access` is of no known type.
         ValueError: `on_decode_error` or `frame_rate` is not one of the allowed values.
 
     Example:
@@ -115,6 +115,10 @@ def read_video(
         raise ValueError(f'on_decode_error must be "raise" or "keep", got {on_decode_error!r}')
     if frame_rate is not None and not 0 < frame_rate < float("inf"):
         raise ValueError(f"frame_rate must be above 0 frames per second and finite, got {frame_rate!r}")
+    if not isinstance(bounds, MediaBounds) or not isinstance(media_access, MediaAccess):
+        raise TypeError(
+            f"bounds are a MediaBounds and media_access a MediaAccess, got {bounds!r} and {media_access!r}"
+        )
     file = None
     try:
         if _is_frames(source, media_access):

@@ -1,0 +1,1 @@
+"""Hostile and damaged inputs from a seed: what makes them, what runs them, and what may come out."""

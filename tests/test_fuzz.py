@@ -1,0 +1,36 @@
+"""Damaged and hostile inputs of every kind give a right value, a warning or a clear error, within 2 GB and 20 s; see `fuzz/`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz.cases import KINDS
+
+TESTS = Path(__file__).parent
+TIMES_FOR_10000 = -(-10_000 // sum(number for _, number in KINDS.values()))
+
+
+def run_fuzz(*arguments):
+    # A process of its own, with one thread: forks of a process with threads may wait for a lock that nobody holds.
+    paths = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "fuzz.run", *map(str, arguments)]
+    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")
+def test_a_few_hundred_damaged_inputs_give_what_is_allowed():
+    lines = run_fuzz().splitlines()
+    assert [line.partition(":")[0] for line in lines if line.partition(":")[0] in KINDS] == list(KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")
+@pytest.mark.parametrize("kind", KINDS)
+def test_10000_damaged_inputs_give_what_is_allowed(kind):
+    run_fuzz(kind, "--seed", 1, "--times", TIMES_FOR_10000)
