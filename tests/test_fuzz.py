@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz.cases import KINDS
+from fuzz.cases import KINDS, Case, problem
+from fuzz.forked import Outcome
 
 TESTS = Path(__file__).parent
 TIMES_FOR_10000 = -(-10_000 // sum(number for _, number in KINDS.values()))
@@ -20,6 +21,17 @@ def run_fuzz(*arguments):
     done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
+
+
+def test_crashes_hangs_foreign_errors_and_nameless_ones_are_problems():
+    case = Case("0", lambda: None, "a.mp4")
+    clear = ("builtins.ValueError", "builtins.Exception")
+    assert problem(case, Outcome("value")) is None
+    assert problem(case, Outcome("error", error="ValueError: a.mp4 is cut", types=clear)) is None
+    assert "does not name a.mp4" in problem(case, Outcome("error", error="ValueError: it is cut", types=clear))
+    assert "KeyError" in problem(case, Outcome("error", error="KeyError: a.mp4", types=("builtins.KeyError",)))
+    assert "hang" in problem(case, Outcome("hang"))
+    assert "signal 11" in problem(case, Outcome("signal", error="signal 11"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked")

@@ -255,3 +255,22 @@ def test_delays_of_10_milliseconds_count_as_100():
     assert read_video(MEDIA / "short_delays.gif", EIGHT)[1].duration == pytest.approx(1.0)
     settings = PictureSettings(browser_delays=False)
     assert read_video(MEDIA / "short_delays.gif", EIGHT, settings=settings)[1].duration == pytest.approx(0.1)
+
+
+def test_a_decoder_that_gives_fewer_frames_the_second_time_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "video.avi", 24)
+    original = video_decoding_hicom.StreamDecoder.decode
+
+    def forgetful(self, packet):
+        is_counting = self.codec.options.get("err_detect") is None
+        return original(self, packet) if is_counting else []
+
+    monkeypatch.setattr(video_decoding_hicom.StreamDecoder, "decode", forgetful)
+    frames, record = read_video(path, EIGHT)
+    assert len(frames) == 8
+    assert "the decoder gives fewer frames than before" in record.warnings[-1]
+
+
+def test_bounds_and_access_are_of_their_own_types():
+    with pytest.raises(TypeError, match="bounds are a MediaBounds and media_access a MediaAccess, got 1"):
+        read_video(MEDIA / "alpha.mov", EIGHT, bounds=1)

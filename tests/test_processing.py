@@ -441,3 +441,14 @@ def test_an_argument_that_is_given_flat_and_nested_is_refused(processor, tmp_pat
     path = write_video(tmp_path / "video.mp4", 12)
     with pytest.raises(ValueError, match="num_frames was given twice"):
         processor(videos=[path], num_frames=2, videos_kwargs={"num_frames": 3})
+
+
+def test_text_that_no_tokenizer_reads_is_shown(processor):
+    chat = [{"role": "user", "content": [{"type": "image", "image": image()}, {"type": "text", "text": "caf\udce9"}]}]
+    for refused in (
+        lambda: processor.apply_chat_template(chat, tokenize=True, return_dict=True),
+        lambda: processor(text="caf\udce9"),
+        lambda: processor.encode_instructions(["caf\udce9"]),
+    ):
+        with pytest.raises(ValueError, match=r"half of a character; was it read in the wrong encoding"):
+            refused()
