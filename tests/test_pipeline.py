@@ -13,6 +13,7 @@ from transformers import AutoModel, TextStreamer, pipeline
 from video_files import write_corrupted_video, write_video
 
 import hicom_hf
+from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub import save_hub_folder
 from hicom_hf.processors.video_text_to_text import collate_requests
 
@@ -426,3 +427,27 @@ def test_every_answer_reports_the_instruction_that_was_used(model, processor, cl
     assert [records[0]["instruction"] for records in several] == ["Who is it?", "Why?"]
     given = pipe({"video": str(clip), "text": question, "instruction": "the man"})
     assert given[0]["instruction"] == "the man"
+
+
+def test_tables_and_columns_of_the_library_datasets_are_streams_of_inputs(pipe, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = [str(write_video(tmp_path / f"{number}.mp4", 4 + number)) for number in range(3)]
+    table = datasets.Dataset.from_dict({"video": paths, "text": ["Who?", "What?", "Where?"]})
+    asked = [pipe(path, text=text, max_new_tokens=4) for path, text in zip(paths, table["text"], strict=True)]
+    assert list(pipe(table, max_new_tokens=4)) == asked
+    assert list(pipe(table, max_new_tokens=4, batch_size=2)) == asked
+    assert list(pipe(table["video"], text="Who?", max_new_tokens=4)) == pipe(paths, text="Who?", max_new_tokens=4)
+
+
+def test_generation_stops_at_given_words_of_a_tokenizer_of_whole_words(clip):
+    tiny = pipeline("video-text-to-text", model=str(hicom_tiny()))
+    [answer] = words(tiny(clip, text="Where is the red circle?", max_new_tokens=8))
+    [short] = words(tiny(clip, text="Where is the red circle?", max_new_tokens=8, stop_strings=answer.split()[0]))
+    assert short == answer.split()[0] != answer
+
+
+def test_image_text_to_text_makes_batches(model, processor):
+    pipe = pipeline("image-text-to-text", model=model, processor=processor)
+    chats = [chat_about(Image.new("RGB", (40, 30), colour), "Who is it?", "image") for colour in ("red", "blue")]
+    options = {"max_new_tokens": 4, "return_full_text": False}
+    assert pipe(text=chats, batch_size=2, **options) == [pipe(text=chat, **options) for chat in chats]

@@ -1,6 +1,8 @@
 """The processor: placeholders, instructions, budgets, and what it refuses."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -452,3 +454,32 @@ def test_text_that_no_tokenizer_reads_is_shown(processor):
     ):
         with pytest.raises(ValueError, match=r"half of a character; was it read in the wrong encoding"):
             refused()
+
+
+def test_placeholders_are_counted_from_sizes(processor):
+    counts = processor._get_num_multimodal_tokens(image_sizes=[(40, 30), (9, 9)], video_sizes=[(8, 40, 30), (3, 1, 1)])
+    assert counts["num_image_tokens"] == [processor.num_visual_tokens(1)] * 2
+    assert counts["num_image_patches"] == [1, 1]
+    assert counts["num_video_tokens"] == [processor.num_visual_tokens(8), processor.num_visual_tokens(3)]
+    assert processor._get_num_multimodal_tokens(video_sizes=[(1, 9, 9)])["num_image_tokens"] is None
+
+
+def test_the_tokenizers_own_padding_holds_where_a_call_says_nothing(processor, monkeypatch):
+    made_with = {**processor.tokenizer.init_kwargs, "padding": "max_length", "max_length": 167}
+    monkeypatch.setattr(processor.tokenizer, "init_kwargs", made_with)
+    assert processor(text="Who?", return_tensors="pt")["input_ids"].shape == (1, 167)
+    assert processor(text="Who?", padding=True, max_length=None, return_tensors="pt")["input_ids"].shape[1] < 100
+
+
+def test_arguments_of_other_processors_are_refused_with_what_takes_their_place(processor):
+    with pytest.raises(TypeError, match=r"no argument 'video_metadata'.* return_metadata=True returns it"):
+        processor(text="Who?", video_metadata=[{}])
+    with pytest.raises(TypeError, match=r"no argument 'video_fps'.* frame_rate="):
+        processor(text="Who?", video_fps=2.0)
+
+
+def test_defaults_of_siglip_are_no_news(model, tmp_path):
+    code = "import sys, hicom_hf; hicom_hf.HiComConfig.from_pretrained(sys.argv[1]).to_json_string()"
+    model.config.save_pretrained(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "token_id" not in done.stderr

@@ -1,6 +1,8 @@
 """What a HICom model is made of: four configurations and the rules between them."""
 
 import copy
+import logging
+import re
 from math import ceil, prod
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +19,9 @@ SIGLIP_SO400M_VISION = {
     "image_size": 384,
     "patch_size": 14,
 }
+SIGLIP_DEFAULTS_RE = re.compile(
+    r"Model config: (bos_token_id must be .*, got 49406|eos_token_id must be .*, got 49407)\."
+)
 SIGLIP_SO400M_TEXT = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -190,6 +195,14 @@ class HiComCompressorConfig(PreTrainedConfig):
 
 
 FIELDS = {name for name in HiComCompressorConfig.__annotations__ if name in HiComCompressorConfig.__dict__}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what transformers says of the defaults of its own `SiglipTextConfig`, which it makes whenever it compares."""
+    return not SIGLIP_DEFAULTS_RE.match(record.getMessage())
+
+
+logging.getLogger("transformers.configuration_utils").addFilter(_is_news)
 
 
 @strict

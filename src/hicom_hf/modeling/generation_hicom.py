@@ -4,9 +4,40 @@ Letters: B batch rows, C LLM width.
 """
 
 import torch
-from transformers import GenerationMixin
+from transformers import GenerationMixin, PreTrainedTokenizerBase, StoppingCriteria
 
 from .outputs_hicom import HiComVisualOutput
+
+PROBE = "abcdef"  # what transformers spells to learn what a tokenizer puts around its tokens
+NUM_TOKENS_LOOKED_AT = 64  # of an answer's end, for stop strings
+
+
+class StopTexts(StoppingCriteria):
+    """Ends a row whose answer holds one of some texts. For tokenizers of whole words, which transformers' own criterion, which
+    is exact within tokens, cannot take apart.
+
+    Args:
+        tokenizer: of the LLM.
+        texts: one or several.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: str | list[str]):
+        self.tokenizer = tokenizer
+        self.texts = [texts] if isinstance(texts, str) else list(texts)
+        self.prompt_length: int | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs) -> torch.Tensor:
+        if self.prompt_length is None:  # called for the first time behind the first new token
+            self.prompt_length = input_ids.shape[1] - 1
+        ends = input_ids[:, max(self.prompt_length, input_ids.shape[1] - NUM_TOKENS_LOOKED_AT) :]
+        answers = self.tokenizer.batch_decode(ends, skip_special_tokens=True)
+        is_done = [any(text in answer for text in self.texts) for answer in answers]
+        return torch.tensor(is_done, device=input_ids.device)
+
+
+def _spells(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return text in tokenizer.convert_tokens_to_string(tokenizer.convert_ids_to_tokens(ids))
 
 
 class HiComGenerationMixin(GenerationMixin):
@@ -28,6 +59,13 @@ class HiComGenerationMixin(GenerationMixin):
                 "assistant_model cannot be a HICom model: transformers hands no videos to a model that drafts; give a "
                 "text-only LLM with the same tokenizer"
             )
+        stop_strings, tokenizer = kwargs.get("stop_strings"), kwargs.get("tokenizer")
+        if stop_strings and tokenizer is not None and not _spells(tokenizer, PROBE):
+            del kwargs["stop_strings"], kwargs["tokenizer"]
+            kwargs["stopping_criteria"] = [
+                *(kwargs.get("stopping_criteria") or ()),
+                StopTexts(tokenizer, stop_strings),
+            ]
         inputs = kwargs.pop("input_ids", None) if inputs is None else inputs
         mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
         prompt = embeds if inputs is None else inputs

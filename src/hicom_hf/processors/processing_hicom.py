@@ -10,7 +10,7 @@ from numbers import Integral
 import torch
 from transformers import PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import _MARKED_RE, ProcessorMixin, TextKwargs
+from transformers.processing_utils import _MARKED_RE, MultiModalData, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
@@ -37,6 +37,11 @@ SAMPLING_KEYS = (
     "return_metadata",
 )
 TEXT_KEYS = {*TextKwargs.__annotations__, "return_text_replacement_offsets", "sanitize_control_tokens"}
+# Arguments of other processors of transformers -> what is there in their place.
+REFUSED = {
+    "video_metadata": "return_metadata=True returns it; frames without a clock take frame_rate=",
+    "video_fps": "fps= says how many frames are taken per second; frames without a clock take frame_rate=",
+}
 OWN_KEYS = (*SAMPLING_KEYS, "instruction", "video_num_frames")
 SIGLIP_POSITIONS = 64  # instruction tokens; SigLIP pools the last of exactly these (official release)
 
@@ -174,6 +179,26 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         tokens_per_step = self.num_visual_tokens(1) - self.num_global_tokens
         return (max_video_tokens - self.num_global_tokens) // tokens_per_step * self.ratio[0]
 
+    @property
+    def image_processor(self) -> BaseVideoProcessor:
+        """What prepares images: transformers' pipelines look for this name before they make batches."""
+        return self.video_processor
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs) -> MultiModalData:
+        """How many placeholder tokens images and videos take, for programs that serve models of transformers.
+
+        Args:
+            image_sizes: (height, width) of each image.
+            video_sizes: (frames, height, width) of each video.
+        """
+        counts = {}
+        if image_sizes is not None:
+            counts["num_image_tokens"] = [self.num_visual_tokens(1) for _ in image_sizes]
+            counts["num_image_patches"] = [1 for _ in image_sizes]  # rows of `pixel_values` per image
+        if video_sizes is not None:
+            counts["num_video_tokens"] = [self.num_visual_tokens(num_frames) for num_frames, _, _ in video_sizes]
+        return MultiModalData(**counts)
+
     # Calls -------------------------------------------------------------------------------------------------------------
 
     def __call__(
@@ -306,8 +331,9 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         sampling = with_request({key: kwargs.pop(key) for key in SAMPLING_KEYS if key in kwargs})
         unknown = sorted(set(kwargs) - TEXT_KEYS)
         if unknown:
+            hints = [f". {key}: {REFUSED[key]}" for key in unknown if key in REFUSED]
             raise TypeError(
-                f"HiComProcessor has no argument {', '.join(map(repr, unknown))}; see HiComProcessor.__call__"
+                f"HiComProcessor has no argument {', '.join(map(repr, unknown))}; see HiComProcessor.__call__{''.join(hints)}"
             )
         return sampling, kwargs
 
@@ -364,7 +390,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
 
     def _tokenize(self, rows: list[str], video_num_frames: list[int], num_images: int, text_kwargs: dict) -> dict:
         """Repeat every placeholder once per visual token, and tokenize."""
-        text_kwargs = {"padding": True, **text_kwargs}
+        text_kwargs = {"padding": True, **self._tokenizer_defaults(), **text_kwargs}
         text_kwargs.pop("return_tensors", None)
         return_types = text_kwargs.pop("return_mm_token_type_ids", False)
         return_offsets = text_kwargs.pop("return_text_replacement_offsets", False)
@@ -382,6 +408,13 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         if return_types:
             encoded["mm_token_type_ids"] = self.create_mm_token_type_ids(encoded["input_ids"])
         return dict(encoded)
+
+    def _tokenizer_defaults(self) -> dict:
+        """Arguments that the tokenizer was made with, as padding="max_length": they hold where a call says nothing else."""
+        made_with = self.tokenizer.init_kwargs
+        return {
+            key: getattr(self.tokenizer, key, made_with[key]) for key in TextKwargs.__annotations__ if key in made_with
+        }
 
     def marked(self, chat: list[dict]) -> list[dict]:
         """A chat whose special tokens in texts are marked as words, so that a tokenizer called with

@@ -4,7 +4,7 @@ Once per video: read it, encode it. Once per question: compress, generate. Lette
 """
 
 import shutil
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -80,6 +80,19 @@ class Request:
     metadata: list = field(default_factory=list)
 
 
+class Rows(Dataset):
+    """A table or a column of the library datasets, as what transformers takes for a data set."""
+
+    def __init__(self, table: Sequence):
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.table[index]
+
+
 class VideoTextToTextPipeline(Pipeline):
     """Answers questions about videos and images.
 
@@ -91,7 +104,7 @@ class VideoTextToTextPipeline(Pipeline):
         * a chat, which may hold several videos and images: `pipe([{"role": "user", "content": [...]}])`;
         * a list of any of these, with one question for all or one each: a list of answers comes back, `batch_size` at a time;
         * a video and a list of questions: the video is read and encoded once, and a list of answers comes back;
-        * a generator or a data set of any of these: answers come as they are made.
+        * a generator, a data set of any of these, or a table or column of the library datasets: answers come as they are made.
 
     What it returns: per input a list of `{"generated_text": ..., "instruction": ...}`, one for each of `num_return_sequences`.
     The instruction is the words that conditioned the compression.
@@ -146,6 +159,8 @@ class VideoTextToTextPipeline(Pipeline):
             inputs, question = question, None
         if inputs is None or (isinstance(inputs, (str, bytes)) and not inputs):
             raise ValueError("give a video and a question, a chat, or a list of them")
+        if _is_table(inputs):
+            inputs = Rows(inputs)
         if isinstance(inputs, (GeneratorType, Dataset)):
             if isinstance(question, (list, tuple)):
                 raise ValueError("a stream of inputs takes one question for all, or each brings its own")
@@ -382,6 +397,12 @@ def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> d
         else:
             batch[key] = torch.cat(values)
     return batch
+
+
+def _is_table(inputs: Any) -> bool:
+    """Whether inputs are a `Dataset` or a column of the library datasets, which need not be installed."""
+    is_sequence = isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list, tuple, memoryview))
+    return is_sequence or (hasattr(inputs, "column_names") and hasattr(inputs, "__getitem__"))
 
 
 def _single(items: list) -> Any:
