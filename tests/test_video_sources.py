@@ -1,12 +1,14 @@
 """The forms in which people hand over a video or an image, and what messages say of them."""
 
 import base64
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from video_files import write_frame_folder, write_video
+from video_files import numbered_frames, write_frame_folder, write_video
 
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.source_names_hicom import MAX_NAME_LENGTH, source_name
@@ -94,3 +96,61 @@ def test_a_name_is_short_clean_and_without_secrets():
     with pytest.raises(VideoReadError) as caught:
         read_video("data:video/mp4;base64," + base64.b64encode(b"no film" * 1000).decode(), ALL)
     assert len(str(caught.value)) < 300
+
+
+class TorchcodecDecoder:
+    """The part of `torchcodec.decoders.VideoDecoder` that is used."""
+
+    def __init__(self, frames, broken=()):
+        self.frames, self.broken = torch.from_numpy(frames).movedim(-1, 1), broken
+        self.metadata = SimpleNamespace(average_fps=10.0)
+
+    def __len__(self):
+        return len(self.frames)
+
+    def get_frame_at(self, index):
+        if index in self.broken:
+            raise RuntimeError("Could not push packet to decoder")
+        return SimpleNamespace(data=self.frames[index], pts_seconds=index / 10)
+
+
+class DecordReader:
+    """The part of `decord.VideoReader` that is used."""
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __len__(self):
+        return len(self.frames)
+
+    def get_avg_fps(self):
+        return 10.0
+
+    def get_batch(self, indices):
+        raise AssertionError("frames are read one by one")
+
+    def __getitem__(self, index):
+        return SimpleNamespace(asnumpy=lambda: self.frames[index])
+
+
+@pytest.mark.parametrize("decoder", [TorchcodecDecoder, DecordReader])
+def test_decoder_objects_of_other_libraries_are_videos(decoder, processor):
+    frames = numbered_frames(12)
+    result, record = read_video(decoder(frames), FrameSampling(num_frames=3, start=0.6))
+    assert np.array_equal(result, frames[record.indices])
+    assert (record.indices, record.source) == ([7, 9, 10], f"<{decoder.__name__}>")
+    assert record.times == pytest.approx([0.7, 0.9, 1.0])
+    encoded = processor(videos=[decoder(frames)], text=processor.video_token, num_frames=2)
+    assert encoded["video_num_frames"].tolist() == [2]
+    with pytest.raises(VideoReadError, match="has its own times"):
+        read_video(decoder(frames), FrameSampling(), frame_rate=5.0)
+    with pytest.raises(VideoReadError, match=r"has 0 frames at 10.0 frames per second"):
+        read_video(decoder(frames[:0]), FrameSampling())
+
+
+def test_a_decoder_object_that_fails_is_a_video_that_breaks():
+    broken, everything = TorchcodecDecoder(numbered_frames(6), broken=(3,)), FrameSampling(num_frames="all")
+    with pytest.raises(VideoReadError, match=r"<TorchcodecDecoder>: .*its decoder fails: Could not push packet"):
+        read_video(broken, everything)
+    _, record = read_video(TorchcodecDecoder(numbered_frames(6), broken=(3,)), everything, on_decode_error="keep")
+    assert record.indices == [0, 1, 2, 4, 5]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .animation_reading_hicom import AnimationReader, open_pictures
+from .decoder_objects_hicom import DecoderReader, is_decord, is_torchcodec
 from .frame_sampling_hicom import FrameSampling, num_requested, select_frames
 from .media_access_hicom import OPEN_ACCESS, MediaAccess
 from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
@@ -88,7 +89,7 @@ def read_video(
     Args:
         source: path of a video, animation, image or folder of images; http(s), file or data URL; bytes; binary file object;
             {"bytes", "path"} as the library datasets gives it; uint8 array or tensor (T, height, width, 3) or
-            (T, 3, height, width); list of images (PIL, array, tensor, path).
+            (T, 3, height, width); list of images (PIL, array, tensor, path); a decoder of torchcodec or decord.
         sampling: the request.
         on_decode_error: for a file that breaks after some frames: "raise", or "keep" those that can be read.
         frame_rate: frames per second of a source that has no clock (folder, array, list); only for those.
@@ -123,12 +124,14 @@ def read_video(
     try:
         if _is_frames(source, media_access):
             reader = FramesReader(source, frame_rate, media_access, bounds, settings)
+        elif frame_rate is not None:
+            raise VideoReadError(
+                f"{source_name(source)}: frame_rate={frame_rate:g} is for frames without a clock, "
+                "and this source has its own times; leave it out"
+            )
+        elif is_torchcodec(source) or is_decord(source):
+            reader = DecoderReader(source, bounds)
         else:
-            if frame_rate is not None:
-                raise VideoReadError(
-                    f"{source_name(source)}: frame_rate={frame_rate:g} is for frames without a clock, "
-                    "and this source has its own times; leave it out"
-                )
             file = open_binary(source, media_access)
             reader = _open_reader(file, source_name(source), bounds, settings)
         frames, record = _read(reader, sampling, on_decode_error == "keep", transform, bounds)
@@ -185,6 +188,9 @@ class FramesReader:
             yield index, frame
 
 
+Reader = FramesReader | DecoderReader | AnimationReader | StreamReader
+
+
 def _is_frames(source: Any, access: MediaAccess) -> bool:
     if isinstance(source, (np.ndarray, torch.Tensor, list, tuple)):
         return True
@@ -203,7 +209,7 @@ def _open_reader(
 
 
 def _read(
-    reader: FramesReader | AnimationReader | StreamReader,
+    reader: Reader,
     sampling: FrameSampling,
     keep: bool,
     transform: Callable[[np.ndarray], np.ndarray] | None,
@@ -239,9 +245,7 @@ def _read(
     return frames, record
 
 
-def _choose(
-    reader: FramesReader | AnimationReader | StreamReader, sampling: FrameSampling, keep: bool
-) -> tuple[list[int], int | None]:
+def _choose(reader: Reader, sampling: FrameSampling, keep: bool) -> tuple[list[int], int | None]:
     """Indices that the request chooses, and how many it asks for."""
     times = reader.times
     if times is None:
@@ -260,7 +264,7 @@ def _choose(
 
 
 def _collect(
-    reader: FramesReader | AnimationReader | StreamReader,
+    reader: Reader,
     indices: list[int],
     keep: bool,
     transform: Callable[[np.ndarray], np.ndarray] | None,
@@ -294,13 +298,13 @@ def _collect(
     return stack[[places[index] for index in kept]], kept, size
 
 
-def _reaches_the_break(reader: AnimationReader | StreamReader, sampling: FrameSampling) -> bool:
+def _reaches_the_break(reader: Reader, sampling: FrameSampling) -> bool:
     """Whether the request covers the point at which the file breaks."""
     if sampling.end is None or reader.num_readable == 0:
         return True
     return sampling.end > reader.times[reader.num_readable - 1]
 
 
-def _breaks_after(reader: AnimationReader | StreamReader) -> str:
+def _breaks_after(reader: Reader) -> str:
     promised = f" of {reader.num_promised}" if reader.num_promised > reader.num_readable else ""
     return f"the file breaks after {reader.num_readable}{promised} frames ({reader.failure})"

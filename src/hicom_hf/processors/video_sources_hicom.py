@@ -78,7 +78,8 @@ def open_binary(source: Any, access: MediaAccess = OPEN_ACCESS) -> BinaryIO:
     else:
         raise TypeError(
             f"{name}: a video is a path, a URL (http, https, file, data), bytes, a binary file object, a folder of images, a "
-            f"uint8 array or tensor (T, height, width, 3), or a list of images; got {type(source).__name__}"
+            f"uint8 array or tensor (T, height, width, 3), a list of images, or a decoder of torchcodec or decord; got "
+            f"{type(source).__name__}"
         )
     if file.seek(0, os.SEEK_END) == 0:
         if file is not source:
