@@ -1,7 +1,8 @@
 """How questions about a video are answered: the core of the session, of the pipeline and of `hicom ask`.
 
-Once per video: `read_frames`, `encode_video`. Once per question: `answer_questions`, which compresses and generates. Nothing
-here knows of files of a model, of threads or of terminals. Letters: B questions, T frames, H/W patch grid, S image side.
+Once per video: `read_frames`, `encode_video`. Once per question, to compress and generate: `answer_questions`, or `answer_chats`
+for several turns and videos. Nothing here knows of files of a model, of threads or of terminals. Letters: B questions, T frames,
+H/W patch grid, S image side.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,6 +50,27 @@ class EncodedVideo:
     num_patches: int
     num_visual_tokens: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A chat that ends in a question about encoded videos.
+
+    Attributes:
+        turns: messages; the content of each is a list of `{"type": "text", "text": ...}` and `{"type": "video"}`.
+        videos: the `EncodedVideo` of each video part, in order.
+        instruction: conditions the compression of all of them; None for the words of the last user turn.
+    """
+
+    turns: list[dict[str, Any]]
+    videos: list[EncodedVideo]
+    instruction: str | None = None
+
+    @property
+    def question(self) -> str:
+        """The text of the last user turn."""
+        asked = [turn for turn in self.turns if turn["role"] == "user"]
+        return "\n".join(part["text"] for part in asked[-1]["content"] if part["type"] == "text") if asked else ""
 
 
 @dataclass(frozen=True)
@@ -135,16 +157,9 @@ def answer_questions(
     *,
     instruction: str | Sequence[str] | None = None,
     system: str | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    temperature: float = 0.0,
-    seed: int | None = None,
-    on_text: Callable[[int, str], None] | None = None,
-    is_cancelled: Callable[[int], bool] | None = None,
+    **options: Any,
 ) -> list[Answer]:
     """Answer questions about one encoded video together, in one static batch.
-
-    In float32 at temperature 0 each answer has the token ids that it has alone; in half precision sums in another order may
-    exchange near ties.
 
     Args:
         model, processor: a `HiComForConditionalGeneration` and its `HiComProcessor`.
@@ -152,12 +167,7 @@ def answer_questions(
         questions: B of them, none empty. What they hold of special tokens is read as plain text.
         instruction: conditions the compression in place of the words of each question: one for all, or one per question.
         system: system prompt; None for that of the chat template.
-        max_new_tokens: where an answer is cut.
-        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
-        seed: of the draw; None for torch's own state.
-        on_text: called with the number of the question and each piece of its answer as it is generated.
-        is_cancelled: asked with the number of a question before each further token; true ends that answer. The others go on
-            unchanged.
+        **options: max_new_tokens, temperature, top_p, seed, on_text, is_cancelled; see `answer_chats`.
 
     Returns:
         B answers. Their times are those of the batch.
@@ -166,33 +176,70 @@ def answer_questions(
         ValueError: a question is empty, the temperature negative, there are more or fewer instructions than questions, or a
             prompt is longer than the LLM can read.
     """
-    for question in questions:
+    before = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    chats = []
+    for question, own in zip(questions, _instructions(questions, instruction), strict=True):
         check_question(question)
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 or above, got {temperature}")
-    if not questions:
+        turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
+        chats.append(Chat([*before, turn], [video], own))
+    return answer_chats(model, processor, chats, **options)
+
+
+def answer_chats(
+    model: Any,
+    processor: Any,
+    chats: Sequence[Chat],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = 0.0,
+    top_p: float | None = None,
+    seed: int | None = None,
+    on_text: Callable[[int, str], None] | None = None,
+    is_cancelled: Callable[[int], bool] | None = None,
+) -> list[Answer]:
+    """Answer chats about encoded videos together, in one static batch.
+
+    In float32 at temperature 0 each answer has the token ids that it has alone; in half precision sums in another order may
+    exchange near ties.
+
+    Args:
+        model, processor: a `HiComForConditionalGeneration` and its `HiComProcessor`.
+        chats: B of them, each ending in a user's turn that is not empty.
+        max_new_tokens: where an answer is cut.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+        top_p: of the draw: only the likeliest tokens that together have this probability, above 0 and at most 1.
+        seed: of the draw; None for torch's own state.
+        on_text: called with the number of the chat and each piece of its answer as it is generated.
+        is_cancelled: asked with the number of a chat before each further token; true ends that answer. The others go on
+            unchanged.
+
+    Returns:
+        B answers. Their times are those of the batch.
+
+    Raises:
+        ValueError: a question is empty, a setting out of its range, or a prompt longer than the LLM can read.
+    """
+    for chat in chats:
+        check_question(chat.question)
+    sampling = _drawing(temperature, top_p)
+    if not chats:
         return []
     started = perf_counter()
-    instructions = _instructions(processor, questions, instruction)
-    inputs = _prompts(processor, video, questions, instructions, system).to(model.device)
+    instructions = [
+        processor.extract_instruction(chat.question) if chat.instruction is None else chat.instruction
+        for chat in chats
+    ]
+    inputs = _prompts(processor, chats, instructions).to(model.device)
     num_padded = inputs["input_ids"].shape[1]
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
-    check_length(
-        model.config,
-        max(lengths),
-        max_new_tokens,
-        f" ({video.num_visual_tokens} of them for {video.num_frames} frames)",
-    )
+    check_length(model.config, max(lengths), max_new_tokens, _visual_part(chats[lengths.index(max(lengths))].videos))
 
-    watch = _Watch(processor.tokenizer, num_padded, len(questions), end_tokens(model), on_text, is_cancelled)
-    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature}
+    watch = _Watch(processor.tokenizer, num_padded, len(chats), end_tokens(model), on_text, is_cancelled)
     if seed is not None:
         torch.manual_seed(seed)
     output = model.generate(
         **inputs,
-        video_features=_repeat(video.features, len(questions)),
+        **_joined_features([video for chat in chats for video in chat.videos]),
         max_new_tokens=max_new_tokens,
         stopping_criteria=StoppingCriteriaList([watch]),
         **sampling,
@@ -200,11 +247,11 @@ def answer_questions(
     watch.end()
     seconds = perf_counter() - started
     answers = []
-    for row, question in enumerate(questions):
+    for row, chat in enumerate(chats):
         tokens = output[row, num_padded : num_padded + watch.num_tokens[row]].tolist()
         answers.append(
             Answer(
-                question=question,
+                question=chat.question,
                 instruction=instructions[row],
                 answer=processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
                 num_prompt_tokens=lengths[row],
@@ -218,14 +265,12 @@ def answer_questions(
     return answers
 
 
-def _instructions(processor: Any, questions: Sequence[str], instruction: str | Sequence[str] | None) -> list[str]:
-    """The instruction of each question."""
-    if instruction is None:
-        return [processor.extract_instruction(text) for text in questions]
-    if isinstance(instruction, str):
+def _instructions(questions: Sequence[str], instruction: str | Sequence[str] | None) -> list[str | None]:
+    """The instruction of each question; None where it is taken from the question."""
+    if instruction is None or isinstance(instruction, str):
         return [instruction] * len(questions)
     if len(instruction) != len(questions):
-        raise ValueError(f"instruction has {len(instruction)} texts for {len(questions)} questions; give one for each")
+        raise ValueError(f"got {len(instruction)} instructions for {len(questions)} questions; give one for all, or one each")
     return list(instruction)
 
 
@@ -279,31 +324,52 @@ def end_tokens(model: Any) -> list[int]:
     return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
 
 
-def _prompts(processor, video: EncodedVideo, questions: Sequence[str], instructions: list[str], system: str | None):
-    """The chats with the questions, as tensors padded on the left; the video is already encoded, so only its length is given."""
-    before = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
-    chats = [
-        [*before, {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
-        for question in questions
-    ]
+def _drawing(temperature: float, top_p: float | None) -> dict[str, Any]:
+    """The arguments of `generate` that say how a token is chosen."""
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 or above, got {temperature}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if temperature == 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": temperature, **({} if top_p is None else {"top_p": top_p})}
+
+
+def _prompts(processor, chats: Sequence[Chat], instructions: list[str]):
+    """The chats as tensors padded on the left; videos are already encoded, so only their lengths are given."""
     return processor.apply_chat_template(
-        chats,
+        [chat.turns for chat in chats],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
         sanitize_control_tokens=True,
         instruction=instructions,
-        video_num_frames=[video.num_frames] * len(questions),
-        processor_kwargs={"padding": len(questions) > 1, "padding_side": "left"},
+        video_num_frames=[video.num_frames for chat in chats for video in chat.videos],
+        processor_kwargs={"padding": len(chats) > 1, "padding_side": "left"},
     )
 
 
-def _repeat(features: Any, times: int) -> Any:
-    """The features of one video for each of several questions."""
-    if times == 1:
-        return features
-    return {name: torch.cat([value] * times) for name, value in features.items() if value is not None}
+def _visual_part(videos: Sequence[EncodedVideo]) -> str:
+    """What an error message adds on the visual tokens of a prompt."""
+    num_tokens, num_frames = (
+        sum(getattr(video, name) for video in videos) for name in ("num_visual_tokens", "num_frames")
+    )
+    return f" ({num_tokens} of them for {num_frames} frames)" if videos else ""
+
+
+def _joined_features(videos: Sequence[EncodedVideo]) -> dict[str, Any]:
+    """The features of all videos of a batch, one after another, as the argument of `generate`."""
+    if not videos:
+        return {}
+    if len(videos) == 1:
+        return {"video_features": videos[0].features}
+    parts = {
+        name: [video.features[name] for video in videos]
+        for name, value in videos[0].features.items()
+        if value is not None
+    }
+    return {"video_features": {name: torch.cat(values) for name, values in parts.items()}}
 
 
 def _wait_for(device: torch.device) -> None:

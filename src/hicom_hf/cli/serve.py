@@ -1,0 +1,159 @@
+"""Serve a model over HTTP, as OpenAI's chat completions.
+
+Answers at http://127.0.0.1:8000/v1 until it is interrupted; then it finishes the answers that are running. Local files and
+private addresses are not read unless they are allowed. Log lines are JSON, on stderr.
+
+    hicom serve hicom-7b --api-key "$KEY" --allowed-media-domains example.org
+    hicom serve --allowed-local-media-path ~/videos
+
+Without MODEL answers hicom-tiny, which comes with the package and knows only its synthetic world of coloured shapes.
+"""
+
+import argparse
+import os
+import signal
+import sys
+
+from .arguments import above_zero, at_least_one, not_negative, seed_number
+
+HELP = "serve a model over HTTP to the clients of OpenAI's API (extra: serve)"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KEY_VARIABLE = "HICOM_API_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="folder or Hub repo id (default: the packaged hicom-tiny)"
+    )
+    parser.add_argument("--served-model-name", metavar="NAME", help="what clients call it (default: MODEL)")
+
+    http = parser.add_argument_group("HTTP")
+    http.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
+    )
+    http.add_argument("--port", type=seed_number, default=8000, help="default 8000; 0 takes a free one")
+    http.add_argument("--api-key", metavar="KEY", help=f"clients must send it (default: ${KEY_VARIABLE}, or none)")
+    http.add_argument(
+        "--max-body-mb", type=at_least_one, default=64, metavar="N", help="size of a request, in MiB (default 64)"
+    )
+
+    add_media_arguments(parser)
+    add_engine_arguments(parser)
+
+
+def add_media_arguments(parser: argparse.ArgumentParser) -> None:
+    """What clients may have read; the names are vLLM's."""
+    media = parser.add_argument_group("which media clients may name")
+    media.add_argument(
+        "--allowed-local-media-path",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="files below it may be named; may be repeated (default: no local file)",
+    )
+    media.add_argument(
+        "--allowed-media-domains",
+        nargs="+",
+        metavar="HOST",
+        help="the only hosts to fetch from (default: all public ones)",
+    )
+    media.add_argument(
+        "--allowed-private-hosts",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="hosts to fetch from though they are private",
+    )
+    media.add_argument(
+        "--max-media-mb", type=at_least_one, default=256, metavar="N", help="size of one video, in MiB (default 256)"
+    )
+    media.add_argument("--max-frames", type=at_least_one, default=128, metavar="N", help="of one video (default 128)")
+    media.add_argument(
+        "--max-read-seconds", type=above_zero, default=30.0, metavar="S", help="to read one video (default 30)"
+    )
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """How requests are answered."""
+    engine = parser.add_argument_group("the engine")
+    engine.add_argument(
+        "--max-queue", type=at_least_one, default=64, metavar="N", help="requests at once; then 429 (64)"
+    )
+    engine.add_argument(
+        "--max-num-seqs", type=at_least_one, default=8, metavar="N", help="answers in a batch (default 8)"
+    )
+    engine.add_argument("--max-new-tokens", type=at_least_one, default=1024, metavar="N", help="of an answer (1024)")
+    engine.add_argument("--default-max-tokens", type=at_least_one, metavar="N", help="where a client names none (256)")
+    engine.add_argument("--max-seconds", type=above_zero, default=300.0, metavar="S", help="for one request (300)")
+    engine.add_argument("--workers", type=seed_number, default=2, metavar="N", help="processes that read videos (2)")
+    engine.add_argument(
+        "--cache-gb", type=not_negative, default=2.0, metavar="N", help="features kept, in GiB (default 2)"
+    )
+    engine.add_argument("--cache-dir", metavar="FOLDER", help="keep features on disk as well")
+    engine.add_argument(
+        "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
+    )
+    engine.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto (default): as saved"
+    )
+    engine.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
+
+
+def run(args: argparse.Namespace) -> int:
+    import uvicorn
+
+    from ..assets import HICOM_TINY
+    from ..serving.app import ServerOptions, log_as_json, make_app
+
+    engine = open_engine(args)
+    key = args.api_key or os.environ.get(KEY_VARIABLE)
+    name = args.served_model_name or args.model or HICOM_TINY
+    default = min(args.default_max_tokens or 256, args.max_new_tokens)
+    options = ServerOptions(name, key, default, args.max_body_mb * 2**20)
+    log_as_json()
+    if engine.session.note:
+        _say(f"note: {engine.session.note}")
+    if key is None and args.host not in LOOPBACK:
+        _say(f"warning: {args.host} may be reached by others, and there is no --api-key")
+    app = make_app(engine, options)
+    server = uvicorn.Server(uvicorn.Config(app, args.host, args.port, log_config=None, access_log=False))
+    # uvicorn finishes running answers, then raises the signal again for whoever handled it before: this, which ends quietly.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    server.run()
+    return 0 if server.started else 1
+
+
+def open_engine(args: argparse.Namespace):
+    """The engine that the arguments describe, with its model loaded."""
+    from ..inference.session import HiComSession
+    from ..processors.media_access_hicom import MediaAccess
+    from ..serving.engine import Engine
+    from ..serving.requests import Limits
+
+    access = MediaAccess.guarded(  # what is cheap and may be wrong comes before the weights
+        allowed_local_media_path=[os.path.expanduser(folder) for folder in args.allowed_local_media_path],
+        allowed_media_domains=args.allowed_media_domains,
+        allowed_private_hosts=args.allowed_private_hosts,
+        max_bytes=args.max_media_mb * 2**20,
+    )
+    limits = Limits(
+        max_queue=args.max_queue,
+        max_batch=args.max_num_seqs,
+        max_new_tokens=args.max_new_tokens,
+        max_frames=args.max_frames,
+        max_read_seconds=args.max_read_seconds,
+        max_seconds=args.max_seconds,
+    )
+    session = HiComSession.load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        attn_implementation=args.attn_implementation,
+        cache_bytes=int(args.cache_gb * 2**30),
+        cache_dir=args.cache_dir,
+    )
+    return Engine(session, access=access, limits=limits, num_workers=args.workers)
+
+
+def _say(line: str) -> None:
+    print(f"hicom: {line}", file=sys.stderr, flush=True)

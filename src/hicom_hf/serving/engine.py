@@ -1,0 +1,345 @@
+"""The engine: many clients, one model. Knows nothing of HTTP.
+
+    with Engine(HiComSession.load("hicom-7b")) as engine:
+        ticket = engine.submit(Request(turns, [VideoSource("https://example.org/cat.mp4")]))
+        print(ticket.future.result().texts[0])
+
+A request is fetched and read beside the model, waits, and is answered in a static batch:
+
+```
+submit --> fetch, hash --(features in the cache?)--> read in a process --> waiting --> one thread: encode, generate --> future
+```
+The thread that owns the model takes the request that waits longest, then those about the same videos, then others with the same
+settings. So an arrival waits for one running batch where all have the same settings, and nothing is passed over for ever.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic
+
+import torch
+
+from ..inference.session import HiComSession
+from ..inference.video_cache import video_key
+from ..processors.answering_hicom import EncodedVideo, ReadVideo, answer_chats, check_question, encode_video
+from ..processors.media_access_hicom import MediaAccess
+from .media import Media
+from .requests import (
+    EngineBusy,
+    EngineClosed,
+    Limits,
+    Request,
+    RequestCancelled,
+    RequestTooSlow,
+    Result,
+    Ticket,
+    VideoSlot,
+    VideoSource,
+)
+from .statistics import Statistics
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Answers requests of many threads with the model of a session.
+
+    Args:
+        session: whose model, processor and cache are used; it may be asked directly as well, which takes turns.
+        access: which files and servers may be read; None for `MediaAccess.guarded()`.
+        limits: what requests may cost.
+        num_workers: processes that read videos; 0 reads them in threads of this process.
+
+    Attributes:
+        statistics: what was counted.
+    """
+
+    def __init__(
+        self,
+        session: HiComSession,
+        *,
+        access: MediaAccess | None = None,
+        limits: Limits | None = None,
+        num_workers: int = 2,
+    ):
+        self.session = session
+        self.limits = limits or Limits()
+        self.statistics = Statistics()
+        self.media = Media(
+            session.processor,
+            MediaAccess.guarded() if access is None else access,
+            num_workers,
+            self.limits.max_read_seconds,
+        )
+        self._changed = threading.Condition()
+        self._waiting: list[Ticket] = []
+        self._num_inside = 0  # tickets whose future is not done
+        self._seconds_per_answer = 1.0
+        self._closed = self._ended = False
+        self._reading: dict[str, Future[ReadVideo]] = {}
+        self._threads = ThreadPoolExecutor(self.limits.max_queue, "hicom-fetch")
+        self._thread = threading.Thread(target=self._run, name="hicom-model", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # From any thread ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request, on_text: Callable[[int, str], None] | None = None) -> Ticket:
+        """Take a request.
+
+        Args:
+            request: a chat that ends in a question.
+            on_text: called in the engine's thread with the number of an answer and each piece of it; must not wait.
+
+        Raises:
+            EngineBusy: `max_queue` requests are inside.
+            EngineClosed: the engine is shutting down.
+            ValueError: the request is beyond the limits.
+        """
+        request.check(self.limits)
+        ticket = Ticket(request, on_text, self._leave)
+        check_question(ticket.chat().question)
+        with self._changed:
+            if self._closed:
+                raise EngineClosed("the server is shutting down")
+            if self.is_full:
+                raise self.refusal()
+            self._num_inside += 1
+        self._threads.submit(self._prepare, ticket)
+        return ticket
+
+    @property
+    def num_inside(self) -> int:
+        """Requests that wait or are being answered."""
+        return self._num_inside
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_inside >= self.limits.max_queue
+
+    def refusal(self) -> EngineBusy:
+        """The error for a request that finds the queue full; it is counted."""
+        with self._changed:
+            self.statistics.refused += 1
+        wait = max(1, round(self._num_inside * self._seconds_per_answer))
+        return EngineBusy(f"{self._num_inside} requests are waiting, the limit; come again in {wait} s", wait)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are taken and answered."""
+        return not self._closed and self._thread.is_alive()
+
+    def close(self) -> None:
+        """Take no more requests, answer those that are inside, and end."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._num_inside == 0)
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._threads.shutdown()
+        self.media.close()
+
+    # In a thread of the request ----------------------------------------------------------------------------------------
+
+    def _prepare(self, ticket: Ticket) -> None:
+        try:
+            for video in ticket.request.videos:
+                if ticket.cancelled.is_set():
+                    raise RequestCancelled("the client has left")
+                ticket.slots.append(self._slot(video))
+        except Exception as error:  # raised again where the future is read
+            self._fail(ticket, error)
+            return
+        with self._changed:
+            self._waiting.append(ticket)
+            self._changed.notify_all()
+        if ticket.cancelled.is_set():
+            self._leave(ticket)
+
+    def _slot(self, video: VideoSource) -> VideoSlot:
+        sampling = dict(video.sampling)
+        if sampling.get("num_frames") is None:  # bounds what fps, or the model's own setting, takes
+            sampling["max_frames"] = min(sampling.get("max_frames") or self.limits.max_frames, self.limits.max_frames)
+        with self.media.fetched(video.source) as path:
+            key = video_key(path, sampling)
+            encoded = self.session.cache.get(key)
+            if encoded is not None:
+                return VideoSlot(key, encoded, None, was_cached=True)
+            return VideoSlot(key, None, self._read_once(key, path, sampling), was_cached=False)
+
+    def _read_once(self, key: str, path, sampling: dict) -> ReadVideo:
+        """Read a video; whoever asks for the same one meanwhile waits for the first to have read it."""
+        mine: Future[ReadVideo] = Future()
+        with self._changed:
+            found = self._reading.setdefault(key, mine)
+        if found is not mine:
+            return found.result()
+        try:
+            mine.set_result(self.media.read(path, sampling))
+        except Exception as error:  # raised again below and where others wait
+            mine.set_exception(error)
+        finally:
+            with self._changed:
+                del self._reading[key]
+        return mine.result()
+
+    # In the model's thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    return
+                batch = self._next_batch()
+            self._answer(batch)
+            del batch  # its features would stay until the next one
+
+    def _next_batch(self) -> list[Ticket]:
+        """The oldest ticket, those about the same videos, and others with the same settings; they leave the queue."""
+        oldest = self._waiting[0]
+        batch = [oldest]
+        if oldest.request.settings.shares_batches:
+            keys = [slot.key for slot in oldest.slots]
+            others = [one for one in self._waiting[1:] if one.request.settings == oldest.request.settings]
+            others.sort(
+                key=lambda one: [slot.key for slot in one.slots] != keys
+            )  # keeps the order of arrival otherwise
+            batch += others[: self.limits.max_batch - 1]
+        self._waiting = [one for one in self._waiting if one not in batch]
+        return batch
+
+    def _answer(self, batch: list[Ticket]) -> None:
+        """Answer tickets together; where that fails, each alone, so that a bad request fails nobody else's."""
+        try:
+            results = self._generate(batch)
+        except Exception as error:  # raised again where the future is read
+            torch.cuda.empty_cache()
+            retried = [ticket for ticket in batch if len(batch) > 1 and ticket.first_token is None]
+            for ticket in batch:
+                if ticket in retried:
+                    self._answer([ticket])
+                else:
+                    self._fail(ticket, error)
+            return
+        for ticket, result in zip(batch, results, strict=True):
+            self._finish(ticket, result)
+
+    def _generate(self, batch: list[Ticket]) -> list[Result | Exception]:
+        settings = batch[0].request.settings
+        with self.session.lock:
+            self._encode(batch)
+            rows = [(ticket, number) for ticket in batch for number in range(settings.num_answers)]
+            started = monotonic()
+            answers = answer_chats(
+                self.session.model,
+                self.session.processor,
+                [ticket.chat() for ticket, _ in rows],
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+                on_text=lambda row, text: rows[row][0].add_text(rows[row][1], text),
+                is_cancelled=lambda row: self._ends(*rows[row]),
+            )
+        seconds = monotonic() - started
+        with self._changed:
+            self.statistics.batches += 1
+            self.statistics.rows += len(rows)
+            self._seconds_per_answer = 0.9 * self._seconds_per_answer + 0.1 * seconds / len(batch)
+        results = []
+        for place, ticket in enumerate(batch):
+            own = answers[place * settings.num_answers : (place + 1) * settings.num_answers]
+            results.append(self._result(ticket, own, started))
+        return results
+
+    def _ends(self, ticket: Ticket, number: int) -> bool:
+        """Whether an answer ends at this token: the client has left, a stop text has come, or time is over."""
+        return ticket.cancelled.is_set() or ticket.texts[number].stopped or self._is_late(ticket)
+
+    def _is_late(self, ticket: Ticket) -> bool:
+        return monotonic() - ticket.arrived > self.limits.max_seconds
+
+    def _encode(self, batch: list[Ticket]) -> None:
+        """Run SigLIP over the videos of a batch that have no features yet, each once."""
+        new: dict[str, EncodedVideo] = {}
+        for slot in (slot for ticket in batch for slot in ticket.slots if slot.encoded is None):
+            slot.encoded = new.get(slot.key) or self.session.cache.get(slot.key)
+            if slot.encoded is not None:
+                slot.was_cached = True
+            else:
+                slot.encoded = new[slot.key] = encode_video(self.session.model, slot.read)
+                self.session.cache.put(slot.key, slot.encoded)
+            slot.read = None  # frees the pixels
+
+    def _result(self, ticket: Ticket, answers: list, started: float) -> Result | Exception:
+        if self._is_late(ticket) and not all(answer.finished for answer in answers):
+            return RequestTooSlow(f"the answer took longer than {self.limits.max_seconds:g} s; ask for fewer tokens")
+        ticket.end_text()
+        now, first = monotonic(), started + answers[0].first_token_seconds
+        return Result(
+            answers=answers,
+            texts=[text.cut(answer.answer) for text, answer in zip(ticket.texts, answers, strict=True)],
+            stopped=[answer.finished or text.stopped for text, answer in zip(ticket.texts, answers, strict=True)],
+            num_visual_tokens=sum(slot.encoded.num_visual_tokens for slot in ticket.slots),
+            num_cached_tokens=sum(slot.encoded.num_visual_tokens for slot in ticket.slots if slot.was_cached),
+            videos=[slot.encoded for slot in ticket.slots],
+            first_token_seconds=first - ticket.arrived,
+            seconds=now - ticket.arrived,
+        )
+
+    # The end of a ticket -----------------------------------------------------------------------------------------------
+
+    def _leave(self, ticket: Ticket) -> None:
+        """Take a cancelled ticket out of the queue, if it waits there."""
+        with self._changed:
+            if ticket not in self._waiting:
+                return
+            self._waiting.remove(ticket)
+        self._fail(ticket, RequestCancelled("the client has left"))
+
+    def _finish(self, ticket: Ticket, result: Result | Exception) -> None:
+        if isinstance(result, Exception):
+            self._fail(ticket, result)
+            return
+        statistics = self.statistics
+        with self._changed:
+            if ticket.cancelled.is_set():
+                statistics.cancelled += 1
+            else:
+                statistics.answered += 1
+            statistics.prompt_tokens += result.answers[0].num_prompt_tokens
+            statistics.visual_tokens += result.num_visual_tokens
+            statistics.cached_tokens += result.num_cached_tokens
+            statistics.new_tokens += sum(answer.num_new_tokens for answer in result.answers)
+            statistics.videos_cached += sum(slot.was_cached for slot in ticket.slots)
+            statistics.videos_encoded += sum(not slot.was_cached for slot in ticket.slots)
+            statistics.first_token.add(result.first_token_seconds)
+            statistics.whole_answer.add(result.seconds)
+        self._release(ticket)
+        ticket.future.set_result(result)
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        if not isinstance(error, (ValueError, RequestCancelled, RequestTooSlow)):
+            logger.error("a request failed", exc_info=error)
+        with self._changed:
+            if isinstance(error, RequestCancelled):
+                self.statistics.cancelled += 1
+            else:
+                self.statistics.failed += 1
+        self._release(ticket)
+        ticket.future.set_exception(error)
+
+    def _release(self, ticket: Ticket) -> None:
+        ticket.slots = []  # features and pixels go, whoever keeps the ticket
+        with self._changed:
+            self._num_inside -= 1
+            self._changed.notify_all()

@@ -1,0 +1,169 @@
+"""Videos that clients name: fetched through `MediaAccess` into a file, then read in a pool of processes.
+
+A file that makes the decoder crash ends one worker, not the server. Texts of errors call a source "the video": what a client
+sent, an address with a signature or megabytes of base64, appears in no message and no log.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..processors.answering_hicom import ReadVideo, read_frames
+from ..processors.media_access_hicom import MediaAccess
+from ..processors.processing_hicom import HiComProcessor
+from ..processors.source_names_hicom import source_name, url_scheme
+from ..processors.video_sources_hicom import VideoReadError, local_path, open_binary
+
+NAME = "the video"
+
+
+class Media:
+    """Fetches and reads videos for an engine; may be shared by threads.
+
+    Args:
+        processor: of the model.
+        access: which files and servers may be read.
+        num_workers: processes that read videos; 0 reads in the calling thread.
+        max_seconds: that one video may take to be read, where the platform has timers (not on Windows).
+    """
+
+    def __init__(self, processor: HiComProcessor, access: MediaAccess, num_workers: int, max_seconds: float):
+        self.processor = processor
+        self.access = access
+        self.num_workers = num_workers
+        self.max_seconds = max_seconds
+        self.num_bytes = 0  # fetched
+        self._lock = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="hicom-serving-")
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor | None:
+        if self.num_workers == 0:
+            return None
+        return ProcessPoolExecutor(self.num_workers, get_context("spawn"), _start_worker, (self.processor,))
+
+    def warm(self) -> None:
+        """Start the workers, which import the package."""
+        for started in [self._pool.submit(os.getpid) for _ in range(self.num_workers)]:
+            started.result()
+
+    @contextmanager
+    def fetched(self, source: Any) -> Iterator[Path]:
+        """A file with the content of a source, for the time of the block.
+
+        Raises:
+            VideoReadError: it is not allowed, not there, too large, or a folder.
+        """
+        name = source_name(source)
+        try:
+            if url_scheme(source) in (None, "file") and isinstance(source, (str, os.PathLike)):
+                path = local_path(source, self.access)
+                if path.is_dir():
+                    raise VideoReadError(f"{NAME}: this is a folder; the server reads files")
+                open_binary(path, self.access).close()
+                self._count(path)
+                yield path
+                return
+            path = self._written(source)
+        except VideoReadError as error:
+            raise _without_name(error, name) from None
+        try:
+            yield path
+        finally:
+            path.unlink()
+
+    def _written(self, source: Any) -> Path:
+        handle, name = tempfile.mkstemp(dir=self._folder.name)
+        path = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as target, open_binary(source, self.access) as content:
+                shutil.copyfileobj(content, target, 2**20)
+        except BaseException:
+            path.unlink()
+            raise
+        self._count(path)
+        return path
+
+    def _count(self, path: Path) -> None:
+        with self._lock:
+            self.num_bytes += path.stat().st_size
+
+    def read(self, path: Path, sampling: dict[str, Any]) -> ReadVideo:
+        """Read the frames of a fetched video.
+
+        Raises:
+            VideoReadError: it cannot be read, takes too long, or ends the process that reads it.
+            ValueError: the request contradicts itself.
+        """
+        pool = self._pool
+        try:
+            if pool is None:
+                video = read_frames(self.processor, path, **sampling)
+            else:
+                pixels, record, seconds = pool.submit(_read, path, sampling, self.max_seconds).result()
+                video = ReadVideo(torch.from_numpy(pixels), record, seconds)
+        except BrokenProcessPool:
+            with self._lock:
+                if self._pool is pool:
+                    self._pool = self._new_pool()
+            raise VideoReadError(
+                f"{NAME}: the process that read it ended; the file is damaged, or send it again"
+            ) from None
+        except VideoReadError as error:
+            raise _without_name(error, source_name(path)) from None
+        return replace(video, sampling=replace(video.sampling, source=NAME))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._folder.cleanup()
+
+
+def _without_name(error: VideoReadError, name: str) -> VideoReadError:
+    return VideoReadError(str(error).replace(name, NAME))
+
+
+# In a worker ---------------------------------------------------------------------------------------------------------------
+
+_worker: dict[str, HiComProcessor] = {}
+
+
+def _start_worker(processor: HiComProcessor) -> None:
+    for stop in (signal.SIGINT, signal.SIGTERM):  # of the whole group; the server ends its workers itself
+        signal.signal(stop, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _worker["processor"] = processor
+
+
+def _read(path: Path, sampling: dict[str, Any], max_seconds: float) -> tuple[Any, Any, float]:
+    with suppress(AttributeError):  # Windows has no timers
+        signal.signal(signal.SIGALRM, _out_of_time)
+        signal.setitimer(signal.ITIMER_REAL, max_seconds)
+    try:
+        video = read_frames(_worker["processor"], path, **sampling)
+    except _OutOfTime:
+        raise VideoReadError(f"{NAME}: it took longer than {max_seconds:g} s to read; send a shorter one") from None
+    finally:
+        with suppress(AttributeError):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    return video.pixel_values.numpy(), video.sampling, video.seconds
+
+
+class _OutOfTime(BaseException):
+    """Not an Exception, so that no reader takes it for damage of the file."""
+
+
+def _out_of_time(*signal_and_frame: Any) -> None:
+    raise _OutOfTime

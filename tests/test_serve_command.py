@@ -1,0 +1,166 @@
+"""`hicom serve` as a process of its own: real sockets, the openai client, a client that leaves, SIGTERM."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from hicom_hf.assembly.random_model import tiny_model, tiny_processor
+from hicom_hf.assets import example_videos
+from hicom_hf.hub import save_hub_folder
+from hicom_hf.inference import HiComSession
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+openai = pytest.importorskip("openai")
+
+QUESTION = "What colour is the ring?"
+URL = "data:video/mp4;base64," + base64.b64encode(example_videos()[0].read_bytes()).decode()
+
+
+def chat(question, url=URL):
+    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": content}]
+
+
+class Process:
+    """A running `hicom serve`."""
+
+    def __init__(self, *arguments):
+        command = [
+            sys.executable,
+            "-m",
+            "hicom_hf.cli.main",
+            "serve",
+            "--port",
+            "0",
+            "--workers",
+            "0",
+            *map(str, arguments),
+        ]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self.lines = []
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
+                self.address = found[1]
+                return
+        raise AssertionError("".join(self.lines))
+
+    def get(self, path):
+        with urllib.request.urlopen(self.address + path, timeout=30) as response:
+            return response.read().decode()
+
+    def metric(self, name):
+        return float(re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics"), re.MULTILINE)[1])
+
+    def client(self, **options):
+        return openai.OpenAI(
+            base_url=f"{self.address}/v1", api_key=options.pop("api_key", "none"), timeout=60, **options
+        )
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def end(self):
+        _, rest = self.process.communicate(timeout=60)
+        self.lines += rest.splitlines()
+        return self.process.returncode
+
+
+def close(server):
+    if server.process.poll() is None:
+        server.process.kill()
+    server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """hicom-tiny, with a key; no model is named."""
+    server = Process("--api-key", "secret", "--dtype", "float32", "--device", "cpu")
+    yield server
+    close(server)
+
+
+@pytest.fixture
+def endless(tmp_path):
+    """A random model that never ends an answer by itself."""
+    model = tiny_model()
+    model.generation_config.eos_token_id = None
+    model.config.text_config.max_position_embeddings = 10_000
+    save_hub_folder(model, tiny_processor(), tmp_path / "model")
+    server = Process(tmp_path / "model", "--served-model-name", "endless", "--max-new-tokens", "5000")
+    yield server
+    close(server)
+
+
+def test_the_openai_client_asks_and_streams(server):
+    client = server.client(api_key="secret")
+    alone = HiComSession.load(dtype="float32", device="cpu").open(example_videos()[0]).ask(QUESTION)
+    assert [model.id for model in client.models.list()] == ["hicom-tiny"]
+    answer = client.chat.completions.create(model="hicom-tiny", messages=chat(QUESTION))
+    assert answer.choices[0].message.content == alone.answer
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(model="hicom-tiny", messages=chat(QUESTION), **options))
+    pieces = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
+    assert "".join(pieces) == alone.answer
+    assert chunks[-1].usage.prompt_tokens_details.cached_tokens > 0
+    extras = {"mm_processor_kwargs": {"num_frames": 2, "instruction": "the ring"}}
+    few = client.chat.completions.create(model="hicom-tiny", messages=chat(QUESTION), extra_body=extras)
+    assert (
+        few.model_extra["hicom"]["instruction"] == "the ring" and few.usage.prompt_tokens < answer.usage.prompt_tokens
+    )
+
+
+def test_errors_are_those_of_the_openai_client(server):
+    client = server.client(api_key="secret")
+    with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+        server.client().models.list()
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt' here"):
+        client.chat.completions.create(model="gpt", messages=chat(QUESTION))
+    with pytest.raises(openai.BadRequestError, match="is not a public address"):
+        client.chat.completions.create(model="hicom-tiny", messages=chat(QUESTION, "http://127.0.0.1/a.mp4"))
+    with pytest.raises(openai.NotFoundError, match="POST /v1/embeddings is not served here"):
+        client.embeddings.create(model="hicom-tiny", input="a")
+
+
+def test_a_client_that_leaves_ends_its_answer(endless):
+    client = endless.client()
+    stream = client.chat.completions.create(model="endless", messages=chat(QUESTION), max_tokens=5000, stream=True)
+    for chunk in stream:
+        if chunk.choices[0].delta.content:
+            break
+    stream.close()
+    deadline = time.monotonic() + 30
+    while endless.metric("hicom_requests_inside") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert endless.metric('hicom_requests_total{outcome="cancelled"}') == 1
+    assert endless.metric("hicom_new_tokens_total") < 5000
+
+
+def test_sigterm_in_an_answer_finishes_it_and_exits_0(endless):
+    stream = endless.client().chat.completions.create(
+        model="endless", messages=chat(QUESTION), max_tokens=300, stream=True
+    )
+    received = []
+    for chunk in stream:
+        received.append(chunk)
+        if len(received) == 3:
+            endless.terminate()
+    assert received[-1].choices[0].finish_reason == "length"
+    assert endless.end() == 0
+    requests = [json.loads(line) for line in endless.lines if line.startswith("{") and '"request"' in line]
+    assert [one["new_tokens"] for one in requests] == [300]
+
+
+def test_sigterm_while_idle_exits_0_and_the_model_need_not_be_named(server):
+    assert any("hicom-tiny knows only its synthetic world" in line for line in server.lines)
+    server.terminate()
+    assert server.end() == 0
