@@ -21,6 +21,7 @@ from .modeling.configuration_hicom import HiComCompressorConfig, HiComConfig
 from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .modeling.outputs_hicom import HiComVideoFeatures
 from .processors.frame_sampling_hicom import FrameSampling
+from .processors.frame_selection_hicom import FrameSelection
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_processing_hicom import HiComVideoProcessor
 from .processors.video_text_to_text import NOTES, VideoTextToTextPipeline
@@ -28,6 +29,7 @@ from .processors.video_text_to_text import NOTES, VideoTextToTextPipeline
 __version__ = "0.1.0"
 __all__ = [
     "FrameSampling",
+    "FrameSelection",
     "HiComCompressorConfig",
     "HiComConfig",
     "HiComForConditionalGeneration",

@@ -89,6 +89,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file that breaks after some frames is an error (default), or gives the frames before",
     )
 
+    frames.add_argument(
+        "--select",
+        choices=("question", "mixture", "uniform"),
+        help="let each question choose among these frames, of a video of any length: --fps 1 --select question --frames 32",
+    )
+    frames.add_argument(
+        "--frames",
+        type=at_least_one,
+        metavar="N",
+        help="with --select: how many are chosen (or as --max-video-tokens fits)",
+    )
+
     answer = parser.add_argument_group("the answer")
     answer.add_argument(
         "--max-new-tokens", type=at_least_one, default=256, metavar="N", help="cut it here (default 256)"
@@ -122,6 +134,10 @@ def run(args: argparse.Namespace) -> int:
             args.parser.error(f"argument QUESTION: question {number} is empty")
     if args.end is not None and args.end <= (args.start or 0):
         args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
+    if (args.frames is None) != (args.select is None or args.max_video_tokens is not None):
+        args.parser.error(
+            "argument --select: takes --frames or --max-video-tokens, one of them; --frames is for --select only"
+        )
 
     from ..assets import HICOM_TINY, model_source
     from ..hub.loading import check_fits, choose_device, load_config, load_model, load_processor
@@ -133,16 +149,15 @@ def run(args: argparse.Namespace) -> int:
     source, name = model_source(args.model), args.model or HICOM_TINY
     config, processor = load_config(source), load_processor(source)
     check_fits(config, processor, source)
-    frames = _read(read_frames, processor, args)
-    _say(_describe(frames, config))
-    for warning in frames.sampling.warnings:
-        _say(f"warning: {args.video}: {warning}")
+    frames = None if args.select else _read(read_frames, processor, args)
+    if frames is not None:
+        _say_frames(frames, config)
     started = perf_counter()
     _say(f"loading {name}")
     model = load_model(source, args.device, args.dtype, args.attn_implementation)
     load_seconds = perf_counter() - started
     session = HiComSession(model, processor, note=model_notes(source, config))
-    video = session.encode(frames)
+    video = _open(session, args) if frames is None else session.encode(frames)
     if session.note:
         _say(f"note: {session.note}")
     answers = []
@@ -155,8 +170,12 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(flush=True)
             _say(_describe_answer(answers[-1]))
+            if answers[-1].selection is not None:
+                _say(_describe_selection(answers[-1].selection))
     if args.json:
-        seconds = {"load": load_seconds, "decode": frames.seconds, "encode": video.encoded.seconds}
+        seconds = {"load": load_seconds, "decode": 0.0, "encode": video.encoded.seconds}
+        if frames is not None:
+            seconds["decode"] = frames.seconds
         print(_as_json(_report(name, config, video.encoded, answers, seconds, session.note)))
     return 0
 
@@ -195,10 +214,38 @@ def _run_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(read_frames, processor, args: argparse.Namespace):
+def _open(session, args: argparse.Namespace):
+    """Encode the candidates of a selection, and say what they are."""
+    from ..processors.frame_selection_hicom import FrameSelection
+
+    selection = FrameSelection(args.select, args.frames, args.max_video_tokens)
+    names = [name for name in SAMPLING if name != "max_video_tokens"]
+
+    def read(_, video, **request):
+        return session.open(video, selection=selection, **request)
+
+    video = _read(read, None, args, names)
+    candidates = video.candidates
+    for warning in candidates.sampling.warnings:
+        _say(f"warning: {args.video}: {warning}")
+    _say(
+        f"{candidates.sampling.source}: {len(candidates)} candidates of {candidates.sampling.num_source_frames} frames, "
+        f"{candidates.num_bytes / 1e6:.0f} MB of features; each question sees {video.encoded.num_frames} of them, "
+        f"{video.encoded.num_visual_tokens} visual tokens"
+    )
+    return video
+
+
+def _say_frames(frames, config) -> None:
+    _say(_describe(frames, config))
+    for warning in frames.sampling.warnings:
+        _say(f"warning: {frames.sampling.source}: {warning}")
+
+
+def _read(read_frames, processor, args: argparse.Namespace, names=SAMPLING):
     """Read the video; what an error recommends is said in the command's own words."""
     try:
-        return read_frames(processor, args.video, **{name: getattr(args, name) for name in SAMPLING})
+        return read_frames(processor, args.video, **{name: getattr(args, name) for name in names})
     except ValueError as error:
         raise ValueError(str(error).replace('on_decode_error="keep"', "--on-decode-error keep")) from error
 
@@ -226,6 +273,8 @@ def _report(model, config, video, answers, seconds, note) -> dict:
 
 def _answer_report(answer) -> dict:
     fields = asdict(answer)
+    if answer.selection is None:
+        del fields["selection"]
     seconds = {"first_token": fields.pop("first_token_seconds"), "generate": fields.pop("seconds")}
     return {**fields, "seconds": seconds}
 
@@ -251,6 +300,14 @@ def _describe_answer(answer) -> str:
         f"first token after {answer.first_token_seconds:.2f} s, {answer.num_new_tokens} tokens after "
         f"{answer.seconds:.2f} s{cut}; compressed on: {answer.instruction.translate(CONTROL_CHARACTERS)}"
     )
+
+
+def _describe_selection(selection) -> str:
+    """Which frames a question chose: the shots with their times, or why they are spread evenly."""
+    if selection.used == "uniform" or not selection.times:
+        return f"{len(selection.frames)} of {selection.num_candidates} frames: {selection.reason}"
+    times = ", ".join(f"{time:.1f}" for time in selection.times)
+    return f"{len(selection.frames)} of {selection.num_candidates} frames from {selection.reason}, at seconds {times}"
 
 
 def _print_piece(text: str) -> None:

@@ -11,7 +11,9 @@ or terminals.
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ..assets import model_note, model_source
@@ -28,6 +30,8 @@ from ..processors.answering_hicom import (
     read_frames,
     untrained_note,
 )
+from ..processors.candidate_frames_hicom import CandidateFrames, choose_for_questions, chosen_video, encode_candidates
+from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ..processors.processing_hicom import HiComProcessor
 from .attention_maps import AttentionMaps, attention_maps
 from .video_cache import VideoCache, video_key
@@ -103,11 +107,13 @@ class HiComSession:
         options.setdefault("note", model_notes(source, config))
         return cls(loaded, processor, **options)
 
-    def open(self, video: Any, **sampling: Any) -> "Video":
+    def open(self, video: Any, *, selection: FrameSelection | None = None, **sampling: Any) -> "Video":
         """Read and encode a video or an image, or take its features from the cache.
 
         Args:
             video: path, URL, bytes, folder of frames, array, list of PIL images, ...; see `read_video`.
+            selection: each question chooses among the frames that are taken, which may then be hours of video; they are encoded
+                in chunks and kept in a temporary file. None lets every question see all frames.
             **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
                 on_decode_error; see `HiComProcessor`.
 
@@ -115,6 +121,10 @@ class HiComSession:
             VideoReadError: it cannot be read.
             ValueError: the request contradicts itself.
         """
+        if selection is not None:
+            with self.lock:
+                candidates = encode_candidates(self.model, self.processor, video, **sampling)
+            return ChoosingVideo(self, candidates, selection)
         key = video_key(video, sampling)
         encoded = self.cache.get(key)
         if encoded is None:
@@ -202,6 +212,82 @@ class Video:
         """Where the compressor attends for a question; nothing is generated. See `attention_maps`."""
         with self.session.lock:
             return attention_maps(self.session.model, self.session.processor, self.encoded, question)
+
+
+class ChoosingVideo(Video):
+    """An open video of any length: each question sees the frames that it chooses among the candidates.
+
+    Attributes:
+        session: that opened it.
+        candidates: the `CandidateFrames`.
+        selection: how frames are chosen.
+        encoded: the frames that a question sees when nothing stands out for it, spread evenly.
+    """
+
+    def __init__(self, session: HiComSession, candidates: CandidateFrames, selection: FrameSelection):
+        self.candidates, self.selection = candidates, selection
+        with session.lock:
+            [evenly] = choose_for_questions(
+                session.model, session.processor, candidates, [""], replace(selection, rule="uniform")
+            )
+            super().__init__(session, chosen_video(session.model, candidates, evenly))
+
+    def choose(self, question: str) -> SelectionRecord:
+        """Which frames a question sees, without asking it."""
+        check_question(question)
+        return self._choose([question])[0]
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        cancel: Sequence[threading.Event] | None = None,
+        instruction: str | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answer several questions, one after another, as each sees other frames; see `Video.ask_all`.
+
+        An `instruction` also chooses the frames.
+        """
+        for question in questions:
+            check_question(question)
+        with self.session.lock:
+            started = perf_counter()
+            records = self._choose(questions, instruction)
+            seconds = (perf_counter() - started) / max(len(questions), 1)
+            answers = []
+            for number, (question, record) in enumerate(zip(questions, records, strict=True)):
+                pieces = None if on_text is None else lambda _, text, number=number: on_text(number, text)
+                [answer] = self._video(record).ask_all(
+                    [question],
+                    on_text=pieces,
+                    cancel=None if cancel is None else [cancel[number]],
+                    instruction=instruction,
+                    **options,
+                )
+                answers.append(
+                    replace(
+                        answer,
+                        selection=record,
+                        first_token_seconds=answer.first_token_seconds + seconds,
+                        seconds=answer.seconds + seconds,
+                    )
+                )
+        return answers
+
+    def attention(self, question: str) -> AttentionMaps:
+        """Where the compressor attends for a question, in the frames that it chooses. See `attention_maps`."""
+        return self._video(self.choose(question)).attention(question)
+
+    def _choose(self, questions: Sequence[str], instruction: str | None = None) -> list[SelectionRecord]:
+        with self.session.lock:
+            return choose_for_questions(
+                self.session.model, self.session.processor, self.candidates, questions, self.selection, instruction
+            )
+
+    def _video(self, record: SelectionRecord) -> Video:
+        return Video(self.session, chosen_video(self.session.model, self.candidates, record))
 
 
 class AnswerStream:

@@ -11,6 +11,7 @@ from transformers.utils import can_return_tuple
 from .backbone_hicom import HiComModel, HiComPreTrainedModel
 from .cache_hicom import CACHE, one_cache
 from .configuration_hicom import HiComConfig
+from .frame_scores_hicom import FrameScoringMixin
 from .generation_hicom import HiComGenerationMixin
 from .outputs_hicom import HiComCausalLMOutputWithPast, HiComVideoFeatures
 from .quantization_hicom import spare_from_quantization
@@ -19,7 +20,7 @@ from .saving_hicom import HubFolderMixin
 IGNORED_LABEL = -100  # transformers' and PyTorch's
 
 
-class HiComForConditionalGeneration(HubFolderMixin, HiComPreTrainedModel, HiComGenerationMixin):
+class HiComForConditionalGeneration(HubFolderMixin, FrameScoringMixin, HiComPreTrainedModel, HiComGenerationMixin):
     """HICom: an LLM that answers about videos and images through instruction-conditioned visual tokens.
 
     Example:

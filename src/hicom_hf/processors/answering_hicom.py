@@ -87,6 +87,7 @@ class Answer:
         cancelled: whether it was cancelled.
         first_token_seconds: from the question to the first token: compressing and reading the prompt.
         seconds: from the question to the end of the answer.
+        selection: the `SelectionRecord` of the frames that were chosen for the question; None if none were chosen for it.
     """
 
     question: str
@@ -98,6 +99,7 @@ class Answer:
     cancelled: bool
     first_token_seconds: float
     seconds: float
+    selection: Any = None
 
 
 def read_frames(processor: Any, video: Any, **sampling: Any) -> ReadVideo:
@@ -270,7 +272,7 @@ def _instructions(questions: Sequence[str], instruction: str | Sequence[str] | N
     if instruction is None or isinstance(instruction, str):
         return [instruction] * len(questions)
     if len(instruction) != len(questions):
-        raise ValueError(f"got {len(instruction)} instructions for {len(questions)} questions; give one for all, or one each")
+        raise ValueError(f"instruction has {len(instruction)} texts for {len(questions)} questions; give one for each")
     return list(instruction)
 
 

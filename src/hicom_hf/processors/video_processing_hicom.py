@@ -3,6 +3,7 @@
 Letters: V videos, T frames of one video, S side of the square that the tower takes.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from .frame_sampling_hicom import DEFAULT_NUM_FRAMES, FrameSampling
 from .media_access_hicom import OPEN_ACCESS, MediaAccess
 from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from .picture_settings_hicom import PictureSettings
-from .video_reading_hicom import read_video
+from .video_reading_hicom import SamplingRecord, read_video
 from .video_sources_hicom import is_frame_list, load_image
 
 PAD_VALUE = 127  # grey, in every channel; official release
@@ -210,6 +211,60 @@ class HiComVideoProcessor(BaseVideoProcessor):
         if return_metadata:
             features["video_metadata"] = records
         return features
+
+    def read_in_chunks(
+        self,
+        video: Any,
+        consume: Callable[[torch.Tensor], None],
+        chunk_size: int,
+        *,
+        sampling: FrameSampling | None = None,
+        on_decode_error: Literal["raise", "keep"] | None = None,
+        frame_rate: float | None = None,
+        media_access: MediaAccess | None = None,
+        **request: Any,
+    ) -> tuple[SamplingRecord, list[int]]:
+        """Reads a video of any length, handing on its frames as they are read.
+
+        Args:
+            video: one source.
+            consume: called with normalised frames, float32 (chunk_size, 3, S, S); the last chunk may be shorter.
+            chunk_size: see above.
+            sampling: which frames, or the fields of `FrameSampling` as keywords; the processor's own are not used.
+            on_decode_error, frame_rate, media_access: see `read_video`.
+
+        Returns:
+            The record, and which of the frames that were handed on each of its frames is. They are all, one after another,
+            unless frames are repeated or the file's times turned out wrong while it was read: then it is read once more.
+
+        Raises:
+            VideoReadError: the video cannot be read.
+            ValueError: a contradicting request.
+        """
+        chunk: list[np.ndarray] = []
+        num_read = 0
+
+        def hand_on(frame: np.ndarray) -> np.ndarray:
+            nonlocal num_read
+            chunk.append(self.square_frame(frame))
+            if len(chunk) == chunk_size:
+                consume(self._normalised(np.stack(chunk)))
+                chunk.clear()
+            num_read += 1
+            return np.array(num_read - 1)
+
+        rows, record = read_video(
+            video,
+            FrameSampling(**request) if sampling is None else sampling,
+            on_decode_error=on_decode_error or self.on_decode_error,
+            frame_rate=frame_rate,
+            transform=hand_on,
+            settings=PictureSettings(self.square_pixels, self.alpha_on_white, self.browser_delays),
+            media_access=media_access or OPEN_ACCESS,
+        )
+        if chunk:
+            consume(self._normalised(np.stack(chunk)))
+        return record, rows.tolist()
 
     def preprocess_images(
         self,

@@ -1,0 +1,326 @@
+"""Which frames a question chooses: the rules as pure functions, the scores against loops, the session end to end."""
+
+import json
+import math
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+
+from hicom_hf.assembly.random_model import tiny_model, tiny_processor
+from hicom_hf.assets import example_videos
+from hicom_hf.cli.main import main
+from hicom_hf.inference import HiComSession
+from hicom_hf.modeling.frame_scores_hicom import HiComFrameScorer, frame_changes
+from hicom_hf.processors.candidate_frames_hicom import FeatureFile, encode_candidates
+from hicom_hf.processors.frame_sampling_hicom import FrameSampling, uniform_indices
+from hicom_hf.processors.frame_selection_hicom import FrameSelection, choose_frames, find_shots, prominence
+from hicom_hf.shapes import Scene, questions, render
+
+BACKGROUND = [0.0, 0.1, -0.1, 0.05, -0.05, 0.02, -0.08, 0.07]  # scores of frames that do not fit
+
+
+def haystack(num_shots, fitting, length=8):
+    """Scores of shots of equal length; `fitting` gives the height of those that fit."""
+    return [
+        fitting.get(shot, 0.0) + BACKGROUND[frame % len(BACKGROUND)]
+        for shot in range(num_shots)
+        for frame in range(length)
+    ]
+
+
+def choose(selection, scores, length=8, group_length=4, times=()):
+    shots = [(start, start + length) for start in range(0, len(scores), length)]
+    return choose_frames(
+        selection, selection.num_frames, group_length, len(scores), scores=scores, shots=shots, times=times
+    )
+
+
+# The request ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"rule": "best", "num_frames": 8}, ValueError, "rule must be one of uniform, question, mixture, got 'best'"),
+        ({}, ValueError, "a selection needs one budget"),
+        ({"num_frames": 8, "max_video_tokens": 80}, ValueError, "a selection needs one budget"),
+        ({"num_frames": 0}, ValueError, "num_frames must be at least 1"),
+        ({"num_frames": 2.5}, TypeError, "num_frames must be a whole number"),
+        ({"num_frames": 8, "max_shots": True}, TypeError, "max_shots must be a whole number"),
+        ({"num_frames": 8, "shot_threshold": 1.5}, ValueError, "shot_threshold must be from 0 to 1"),
+        ({"num_frames": 8, "min_spacing": -1}, ValueError, "min_spacing must be at least 0"),
+        ({"num_frames": 8, "min_prominence": math.inf}, ValueError, "min_prominence must be at least 0 and finite"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        FrameSelection(**values)
+
+
+# Shots ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_shot_ends_where_more_changes_than_usual():
+    changes = [1, 1, 1, 1, 5, 1, 1, 1, 1, 3, 1, 1, 1]
+    assert find_shots(changes, min_frames=4) == [(0, 5), (5, 10), (10, 14)]
+
+
+def test_the_stronger_of_two_close_cuts_counts():
+    changes = [1, 1, 1, 1, 5, 1, 9, 1, 1, 1, 1, 1]
+    assert find_shots(changes, min_frames=4) == [(0, 7), (7, 13)]
+
+
+def test_no_shot_is_shorter_than_a_group_or_longer_than_asked_for():
+    draw = np.random.default_rng(0)
+    for size in (1, 3, 4, 9, 100, 333):
+        shots = find_shots(draw.exponential(size=size - 1).tolist(), min_frames=4, max_frames=16)
+        assert shots[0][0] == 0 and shots[-1][1] == size
+        assert all(one[1] == other[0] for one, other in pairwise(shots))
+        assert all(min(4, size) <= stop - start <= 16 for start, stop in shots)
+
+
+# The choice -------------------------------------------------------------------------------------------------------------
+
+
+def test_all_groups_go_to_the_one_shot_that_fits_spread_over_it():
+    record = choose(FrameSelection(num_frames=4), haystack(10, {6: 5.0}))
+    assert record.used == "question" and record.frames == tuple(48 + place for place in uniform_indices(8, 4))
+    assert [shot[:2] for shot in record.shots] == [(48, 56)]
+
+
+def test_two_shots_that_fit_get_a_group_each_in_order_of_time():
+    record = choose(FrameSelection(num_frames=8), haystack(10, {7: 5.0, 2: 4.0}))
+    expected = [start + place for start in (16, 56) for place in uniform_indices(8, 4)]
+    assert record.frames == tuple(expected)
+
+
+def test_groups_of_consecutive_frames_lie_within_one_shot():
+    draw = np.random.default_rng(1)
+    for _ in range(30):
+        scores = (draw.normal(size=160) + 8 * (draw.random(160) > 0.97)).tolist()
+        record = choose(FrameSelection(num_frames=12, min_prominence=0.0), scores)
+        assert len(record.frames) == len(set(record.frames)) == 12 and list(record.frames) == sorted(record.frames)
+        for group in range(0, 12, 4):
+            assert len({frame // 8 for frame in record.frames[group : group + 4]}) == 1
+
+
+def test_a_flat_score_gives_even_frames_and_says_so():
+    record = choose(FrameSelection(num_frames=8), haystack(10, {}))
+    assert record.used == "uniform" and record.frames == tuple(uniform_indices(80, 8))
+    assert record.reason.startswith("no frame stands out for this question (1.")
+
+
+def test_constant_scores_are_flat():
+    assert prominence([2.0] * 5) == 0.0 and prominence([2.0] * 4 + [3.0]) == math.inf
+
+
+def test_prominence_is_that_of_its_formula():
+    scores = [0.3, -1.0, 2.0, 0.5, 7.0]
+    spread = 1.4826 * median([abs(score - 0.5) for score in scores])
+    assert prominence(scores) == pytest.approx((7.0 - 0.5) / spread)
+
+
+def test_a_budget_that_holds_everything_takes_everything():
+    assert choose(FrameSelection(num_frames=99), haystack(4, {1: 5.0})).frames == tuple(range(32))
+
+
+def test_a_mixture_gives_half_of_the_groups_to_evenly_spread_shots():
+    record = choose(FrameSelection("mixture", num_frames=16), haystack(9, {1: 5.0}))
+    starts = [shot[0] // 8 for shot in record.shots]
+    assert starts == [1, 2, 6]  # the best, and those of uniform_indices(9, 2)
+    assert len([frame for frame in record.frames if frame // 8 == 1]) == 8
+
+
+def test_spacing_leaves_out_a_shot_that_is_too_near_a_better_one():
+    scores, times = haystack(10, {2: 5.0, 3: 4.9, 8: 4.8}), [float(frame) for frame in range(80)]
+    near = choose(FrameSelection(num_frames=8), scores, times=times)
+    apart = choose(FrameSelection(num_frames=8, min_spacing=20.0), scores, times=times)
+    assert [shot[0] // 8 for shot in near.shots] == [2, 3]
+    assert [shot[0] // 8 for shot in apart.shots] == [2, 8]
+    assert apart.times == tuple(float(frame) for frame in apart.frames)
+
+
+def test_max_shots_bounds_the_shots_that_fit():
+    record = choose(FrameSelection(num_frames=8, max_shots=1), haystack(10, {2: 5.0, 8: 5.0}))
+    assert [shot[0] // 8 for shot in record.shots] == [2]
+
+
+def test_scores_that_are_missing_are_an_error():
+    with pytest.raises(ValueError, match='rule "question" needs scores and shots of all 40 candidates'):
+        choose_frames(FrameSelection(num_frames=8), 8, 4, 40)
+
+
+# Scores -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_score_of_a_frame_is_that_of_a_loop_over_its_patches():
+    model, processor = tiny_model(), tiny_processor()
+    ids = processor.encode_instructions(["What colour is the ring?", "Where is it?"])
+    grid = (3, *model.config.grid, model.config.vision_config.hidden_size)
+    keys = torch.randn(grid)
+    scores = model.frame_scorer(ids).frame_scores(keys)
+    pooled, tokens = model.model.instruction_encoder(ids)
+    queries = model.model.compressor.local_branch.injection(None, pooled, tokens)
+    for question in range(2):
+        for frame in range(3):
+            patches = keys[frame].flatten(0, 1)
+            best = max(sum(a * b for a, b in zip(patch, queries[question, 0], strict=True)) for patch in patches)
+            assert scores[question, frame].item() == pytest.approx(best.item(), abs=1e-4)  # float32, other order
+
+
+@pytest.mark.parametrize("local_injection", ["none", "coarse", "fine"])
+def test_without_direct_injection_the_score_is_the_cosine_of_siglip(local_injection):
+    model, processor = tiny_model(local_injection=local_injection), tiny_processor()
+    ids = processor.encode_instructions(["What colour is the ring?"])
+    keys = torch.randn(2, *model.config.grid, model.config.vision_config.hidden_size)
+    scores = model.frame_scorer(ids).patch_scores(keys)
+    pooled = model.model.instruction_encoder(ids)[0][0]
+    expected = torch.nn.functional.cosine_similarity(keys, pooled, dim=-1)
+    torch.testing.assert_close(scores[0], expected, atol=1e-5, rtol=0)  # float32
+
+
+def test_instructions_that_are_not_padded_are_refused():
+    with pytest.raises(ValueError, match="must be padded to all"):
+        HiComFrameScorer(tiny_model(), torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_change_is_the_median_over_patches():
+    features = torch.randn(4, 3, 3, 8)
+    expected = [
+        median(
+            1
+            - torch.nn.functional.cosine_similarity(
+                features[t, row, column], features[t + 1, row, column], dim=0
+            ).item()
+            for row in range(3)
+            for column in range(3)
+        )
+        for t in range(3)
+    ]
+    assert frame_changes(features).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+# Candidates -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session():
+    return HiComSession(tiny_model(), tiny_processor(), cache_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def film():
+    """40 frames of five scenes, uint8."""
+    return np.concatenate([render(Scene.from_seed(seed), num_frames=8, size=56)[0] for seed in range(5)])
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 40, 64])
+def test_candidates_are_the_features_of_the_frames_whatever_the_chunk(session, film, chunk_size):
+    session.model.config.vision_batch_size = chunk_size
+    candidates = encode_candidates(session.model, session.processor, film, num_frames=20)
+    pixels = session.processor.video_processor(film, num_frames=20)["pixel_values_videos"]
+    features = session.model.encode_videos(pixels, [20])
+    for name in ("features", "aligned_features"):
+        kept = getattr(candidates, name).read(0, 20)
+        torch.testing.assert_close(kept, features[name], atol=1e-5, rtol=0)  # float32, other chunks
+    assert candidates.changes == pytest.approx(frame_changes(features["features"]).tolist(), abs=1e-5)
+    assert candidates.sampling.indices == uniform_indices(40, 20)
+
+
+def test_features_may_be_kept_in_half_the_bytes(session, film):
+    full = encode_candidates(session.model, session.processor, film, num_frames=10)
+    half = encode_candidates(session.model, session.processor, film, num_frames=10, dtype=torch.bfloat16)
+    assert 2 * half.num_bytes == full.num_bytes
+    assert torch.equal(half.features.read(3, 5), full.features.read(3, 5).bfloat16())
+
+
+def test_rows_that_are_forgotten_are_not_numbered():
+    file = FeatureFile()
+    file.append(torch.arange(12.0).view(6, 2))
+    file.forget(2)
+    file.append(torch.tensor([[20.0, 21.0]]))
+    assert file.num_rows == 5
+    assert file.take([0, 3, 4]).tolist() == [[4.0, 5.0], [10.0, 11.0], [20.0, 21.0]]
+
+
+def test_repeated_candidates_are_refused(session, film):
+    with pytest.raises(ValueError, match="candidates must be different frames"):
+        encode_candidates(session.model, session.processor, film, num_frames=50, short_video="repeat")
+
+
+def test_a_uniform_selection_answers_as_a_session_without_one(session, film):
+    plain = session.open(film, num_frames=8).ask("Where is the ring?", max_new_tokens=6)
+    chosen = session.open(film, num_frames="all", selection=FrameSelection("uniform", num_frames=8)).ask(
+        "Where is the ring?", max_new_tokens=6
+    )
+    assert chosen.answer == plain.answer and plain.selection is None
+    assert chosen.selection.frames == tuple(uniform_indices(40, 8))
+
+
+def test_every_question_is_answered_from_the_frames_that_it_chose(session, film):
+    selection = FrameSelection(num_frames=8, min_prominence=0.0)
+    video = session.open(film, sampling=FrameSampling(num_frames="all"), selection=selection, frame_rate=4.0)
+    texts = ["Where is the red circle?", "What shape is it?"]
+    answers = video.ask_all(texts, max_new_tokens=6)
+    for text, answer in zip(texts, answers, strict=True):
+        record = video.choose(text)
+        assert answer.selection == record and len(record.frames) == 8
+        assert record.times == tuple(frame / 4 for frame in record.frames)
+        by_hand = session.open(film[list(record.frames)], num_frames="all").ask(text, max_new_tokens=6)
+        assert by_hand.answer == answer.answer
+
+
+def test_an_instruction_chooses_in_place_of_the_question(session, film):
+    video = session.open(film, num_frames="all", selection=FrameSelection(num_frames=8, min_prominence=0.0))
+    answer = video.ask("And now?", instruction="Where is the red circle?", max_new_tokens=2)
+    assert answer.selection == video.choose("Where is the red circle?")
+
+
+def test_a_budget_of_tokens_is_as_many_frames_as_fit(session, film):
+    tokens = session.processor.num_visual_tokens(8)
+    video = session.open(film, num_frames="all", selection=FrameSelection("uniform", max_video_tokens=tokens))
+    assert video.encoded.num_frames == 8 and video.encoded.num_visual_tokens == tokens
+
+
+def test_the_packaged_model_finds_a_scene_among_others_and_answers_from_it():
+    session = HiComSession.load(dtype="float32", device="cpu")
+    scene = Scene.from_seed(800_003, clutter="normal", split="test")
+    question = next(question for question in questions(scene) if question.kind == "colour")
+    [referent] = question.referents
+    others = (Scene.from_seed(seed, clutter="sparse", split="test") for seed in range(900_000, 900_100))
+    hay = [other for other in others if not any(referent.name.fits(*found.attributes) for found in other.objects)][:15]
+    film = np.concatenate([render(each)[0] for each in [*hay[:9], scene, *hay[9:]]])
+    video = session.open(film, num_frames="all", selection=FrameSelection(num_frames=8))
+    answer = video.ask(question.text, max_new_tokens=8)
+    assert all(144 <= frame < 160 for frame in answer.selection.frames)
+    assert answer.answer == question.answer
+    assert video.choose("What is this video mainly about?").used == "uniform"
+
+
+# hicom ask --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_answers_from_the_chosen_frames_and_names_them(capsys):
+    asked = [str(example_videos()[0]), "What colour is the ring?", "--num-frames", "16", "--select", "question"]
+    assert main(["ask", *asked, "--frames", "8", "--max-new-tokens", "4", "--json"]) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    [answer] = report["answers"]
+    assert len(answer["selection"]["frames"]) == 8 and answer["selection"]["num_candidates"] == 16
+    assert "16 candidates" in printed.err and "each question sees 8 of them" in printed.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--select", "question"],
+        ["--frames", "8"],
+        ["--select", "uniform", "--frames", "8", "--max-video-tokens", "99"],
+    ],
+)
+def test_the_command_wants_one_budget_with_a_selection(options, capsys):
+    assert main(["ask", str(example_videos()[0]), "Where?", *options]) == 2
+    assert "--select: takes --frames or --max-video-tokens" in capsys.readouterr().err
