@@ -7,7 +7,6 @@ where the question's object is seen. Letters: B questions, T frames, H/W patch r
 import torch
 from torch import nn
 
-from .injection_hicom import HiComDirectInjection
 from .vision_hicom import encode_in_chunks
 
 
@@ -33,18 +32,19 @@ class HiComFrameScorer:
         branch = compressor.local_branch
         injection = None if branch is None or compressor.config.bypass_injection else branch.injection
         pooled, tokens = model.model.instruction_encoder(instruction_ids.to(model.device))
-        self.is_direct = isinstance(injection, HiComDirectInjection)
-        self.key_adapter = branch.key_adapter if self.is_direct else None
-        if self.is_direct:
-            self.query = injection(None, pooled, tokens)[:, 0]  # (B, D)
+        self.instruction = pooled, tokens
+        self.branch = None if injection is None or injection.needs_queries else branch
+        if self.branch is None:
+            self.query = nn.functional.normalize(pooled, dim=-1)  # (B, D)
         else:
-            self.query = nn.functional.normalize(pooled, dim=-1)
+            self.query = injection(None, *self.instruction)[:, 0]
 
     def patch_scores(self, aligned_features: torch.Tensor) -> torch.Tensor:
         """How well each patch fits: aligned features (T, H, W, D) of one video -> (B, T, H, W), in float32."""
-        keys = aligned_features if self.key_adapter is None else self.key_adapter(aligned_features)
-        if not self.is_direct:
-            keys = nn.functional.normalize(keys, dim=-1)
+        if self.branch is None:
+            keys = nn.functional.normalize(aligned_features, dim=-1)
+        else:
+            keys = self.branch.keys(aligned_features, aligned_features, self.instruction)
         # In float32, as bfloat16 has too few digits to tell the best of thousands of scores apart.
         scores = keys.flatten(0, 2).float() @ self.query.float().T  # (T * H * W, B)
         return scores.T.unflatten(1, keys.shape[:3])
