@@ -71,7 +71,7 @@ def main() -> None:
                 "read only": lambda: read_video(path, FrameSampling(num_frames=num_frames)),
                 "pad and resize, torch": lambda: [by_torch.square_frame(frame) for frame in frames],
                 "pad and resize, Pillow": lambda: [by_pillow.square_frame(frame) for frame in frames],
-                "normalise": lambda: by_torch._normalised(squares),
+                "normalise": lambda: by_torch.normalised(torch.from_numpy(squares).movedim(-1, 1)),
             },
             arguments.rounds,
         )

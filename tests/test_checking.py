@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from training_runs import encoder_of
 from video_files import write_truncated_video, write_video
 
 from hicom_hf.cli.main import main
@@ -50,7 +51,7 @@ def test_a_good_data_set_is_counted_and_measured(folder, processor):
     report = check_data(folder / "good.json", processor, num_frames=8, max_length=2000, num_workers=2)
     assert (report.num_records, report.num_media, report.problems) == (3, 2, [])
     assert report.samples == {"text": 1, "image": 1, "video": 2}
-    dataset = HiComDataset(folder / "good.json", processor, num_frames=8)
+    dataset = HiComDataset(folder / "good.json", encoder_of(processor))
     assert report.lengths == [len(dataset[index]["input_ids"]) for index in range(4)]
     assert report.length_quantiles()["max"] == max(report.lengths)
 
@@ -60,7 +61,7 @@ def test_records_are_measured_with_their_own_numbers_of_frames(folder, processor
     media = [{"video": source, "num_frames": n} for source in ("twelve.mp4", [frames]) for n in (2, 12, None)]
     records = [record(number, "<video>Who?", "Ann.", **medium) for number, medium in enumerate(media)]
     report = check_data(records, processor, folder, num_frames=8)
-    dataset = HiComDataset(records, processor, folder, num_frames=8)
+    dataset = HiComDataset(records, encoder_of(processor), folder)
     assert (report.num_media, report.problems) == (6, [])
     assert report.lengths == [len(dataset[index]["input_ids"]) for index in range(6)]
     assert len(set(report.lengths)) == 3

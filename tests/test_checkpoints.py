@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.data import Subset
-from training_runs import losses_of, processes, recipe, recipe_values, run_quietly, weights_of, write_data, write_model
+from training_runs import (
+    encoder_of,
+    losses_of,
+    processes,
+    recipe,
+    recipe_values,
+    run_quietly,
+    weights_of,
+    write_data,
+    write_model,
+)
 from transformers import TrainerCallback, TrainingArguments
 
 from hicom_hf import HiComForConditionalGeneration
@@ -265,7 +275,7 @@ def evaluated(start, tmp_path):
     def trainer(trainable_only=False, folder="run", **arguments) -> HiComTrainer:
         torch.manual_seed(0)
         model, processor = HiComForConditionalGeneration.from_pretrained(start[0]), tiny_processor()
-        dataset = HiComDataset(start[1], processor, num_frames=2)
+        dataset = HiComDataset(start[1], encoder_of(processor, 2))
         settings = {"max_steps": 4, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "use_cpu": True}
         settings |= {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_loss"}
         settings |= {"load_best_model_at_end": True, "remove_unused_columns": False, "label_names": ["labels"]}

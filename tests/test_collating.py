@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from training_runs import encoder_of
 from video_files import write_video
 
 from hicom_hf.data.collating import BatchStatistics, HiComDataCollator
@@ -28,7 +29,7 @@ def samples(tmp_path_factory, processor):
         record("<image><image>Same?", "No, they differ.", image=["red.png", "blue.png"]),
         record("<video>\nAnd now?", "Bob.", video="three.mp4"),
     ]
-    dataset = HiComDataset(records, processor, folder, num_frames=8)
+    dataset = HiComDataset(records, encoder_of(processor), folder)
     return [dataset[index] for index in range(len(dataset))]
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from training_runs import encoder_of
 from video_files import write_frame_folder, write_truncated_video, write_video
 
+from hicom_hf import FrameSampling
 from hicom_hf.data.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
 from hicom_hf.data.datasets import HiComDataset, PackedRecords, SkippedSample, load_records, read_records
-from hicom_hf.data.encoding import IGNORED
+from hicom_hf.data.encoding import IGNORED, ItemEncoder
 
 
 def record(question="<video>\nWho runs?", answer="Ann.", **entries):
@@ -37,7 +39,7 @@ def supervised_text(sample, processor):
 
 
 def test_a_video_sample_is_what_the_processor_makes_of_the_chat(folder, processor):
-    dataset = HiComDataset([record(video="twelve.mp4")], processor, folder, num_frames=8)
+    dataset = HiComDataset([record(video="twelve.mp4")], encoder_of(processor), folder)
     sample = dataset[0]
     chat = [
         {
@@ -68,13 +70,13 @@ def test_a_video_sample_is_what_the_processor_makes_of_the_chat(folder, processo
 
 
 def test_a_short_video_has_the_visual_tokens_of_its_own_frames(folder, processor):
-    sample = HiComDataset([record(video="three.mp4")], processor, folder, num_frames=8)[0]
+    sample = HiComDataset([record(video="three.mp4")], encoder_of(processor), folder)[0]
     assert sample["video_num_frames"].tolist() == [3]
     assert (sample["input_ids"] == processor.video_token_id).sum() == processor.num_visual_tokens(3)
 
 
 def test_the_seconds_that_a_record_names_are_used(folder, processor):
-    sample = HiComDataset([record(video="twelve.mp4", start=0.3, end=0.6)], processor, folder, num_frames=8)[0]
+    sample = HiComDataset([record(video="twelve.mp4", start=0.3, end=0.6)], encoder_of(processor), folder)[0]
     assert sample["video_num_frames"].tolist() == [3]
 
 
@@ -82,7 +84,26 @@ def test_one_video_may_appear_twice_with_other_seconds(folder, processor):
     path = str(folder / "twelve.mp4")
     parts = [{"type": "video", "path": path, "end": 0.3}, {"type": "video", "path": path, "start": 0.3, "end": 0.8}]
     messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Two."}]
-    assert HiComDataset([{"messages": messages}], processor, num_frames=8)[0]["video_num_frames"].tolist() == [3, 5]
+    assert HiComDataset([{"messages": messages}], encoder_of(processor))[0]["video_num_frames"].tolist() == [3, 5]
+
+
+def test_raw_pixels_are_bytes_that_the_processor_normalises_to_the_same_values(folder, processor):
+    records = [record("<image><video>Is it him?", video="twelve.mp4", image="red.png")]
+    expected = HiComDataset(records, encoder_of(processor), folder)[0]
+    raw = HiComDataset(records, encoder_of(processor, raw_pixels=True), folder)[0]
+    for name in ("pixel_values", "pixel_values_videos"):
+        assert raw[name].dtype == torch.uint8
+        assert raw[name].nbytes * 4 == expected[name].nbytes
+        assert torch.equal(processor.video_processor.normalised(raw[name]), expected[name])
+
+
+def test_what_is_no_encoder_or_no_request_is_refused(processor):
+    with pytest.raises(
+        TypeError, match=r"encoder must be an ItemEncoder, got \w+; ItemEncoder\(processor, FrameSampling"
+    ):
+        HiComDataset([record("Who?")], processor)
+    with pytest.raises(TypeError, match=r"sampling must be a FrameSampling or None, got int"):
+        ItemEncoder(processor, 32)
 
 
 # Numbers of frames of their own ----------------------------------------------------------------------------------------
@@ -93,7 +114,8 @@ def test_one_video_may_appear_twice_with_other_seconds(folder, processor):
     [{"num_frames": 8}, {"fps": 2.0}, {"num_frames": 8, "max_frames": 3}, {"fps": 10.0, "max_frames": 3}, {}],
 )
 def test_a_record_has_as_many_frames_as_it_says_whatever_the_data_set_says(folder, processor, sampling):
-    sample = HiComDataset([record(video="twelve.mp4", num_frames=5)], processor, folder, **sampling)[0]
+    encoder = ItemEncoder(processor, FrameSampling(**sampling) if sampling else None)
+    sample = HiComDataset([record(video="twelve.mp4", num_frames=5)], encoder, folder)[0]
     expected = processor.video_processor([str(folder / "twelve.mp4")], num_frames=5)
     assert sample["video_num_frames"].tolist() == [5]
     assert torch.equal(sample["pixel_values_videos"], expected["pixel_values_videos"])
@@ -106,21 +128,23 @@ def test_a_bound_of_the_processor_does_not_apply_to_a_record_with_its_own_number
     bounded = tiny_processor()
     bounded.video_processor.max_frames = 3
     records = [record(video="twelve.mp4", num_frames=5), record(video="twelve.mp4")]
-    dataset = HiComDataset(records, bounded, folder)
+    dataset = HiComDataset(records, ItemEncoder(bounded), folder)
     assert [sample["video_num_frames"].tolist() for sample in (dataset[0], dataset[1])] == [[5], [3]]
 
 
 def test_a_short_video_gives_the_frames_it_has_or_repeats_them_as_the_data_set_says(folder, processor):
     records = [record(video="three.mp4", num_frames=6)]
     for short_video, expected in (("once", 3), ("repeat", 6)):
-        dataset = HiComDataset(records, processor, folder, num_frames=2, short_video=short_video)
+        dataset = HiComDataset(
+            records, ItemEncoder(processor, FrameSampling(num_frames=2, short_video=short_video)), folder
+        )
         assert dataset[0]["video_num_frames"].tolist() == [expected]
 
 
 def test_a_range_and_a_number_of_frames_go_together(folder, processor):
     records = [record(video="twelve.mp4", start=0.3, end=0.8, num_frames=2)]
     expected = processor.video_processor([str(folder / "twelve.mp4")], num_frames=2, start=0.3, end=0.8)
-    sample = HiComDataset(records, processor, folder, num_frames=8)[0]
+    sample = HiComDataset(records, encoder_of(processor), folder)[0]
     assert torch.equal(sample["pixel_values_videos"], expected["pixel_values_videos"])
 
 
@@ -128,7 +152,7 @@ def test_folders_and_lists_of_frames_have_their_own_number_of_frames_too(process
     frames = write_frame_folder(tmp_path / "frames", 10)
     files = [str(frames / f"{index}.png") for index in range(10)]
     records = [record(video="frames", num_frames=4), record(video=[files], num_frames=3), record(video="frames")]
-    dataset = HiComDataset(records, processor, tmp_path, num_frames=6)
+    dataset = HiComDataset(records, encoder_of(processor, 6), tmp_path)
     assert [dataset[index]["video_num_frames"].tolist() for index in range(3)] == [[4], [3], [6]]
 
 
@@ -136,13 +160,13 @@ def test_one_video_may_appear_twice_with_other_numbers_of_frames(folder, process
     path = str(folder / "twelve.mp4")
     parts = [{"type": "video", "path": path, "num_frames": 2}, {"type": "video", "path": path, "num_frames": 7}]
     messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Two."}]
-    sample = HiComDataset([{"messages": messages}], processor, num_frames=8)[0]
+    sample = HiComDataset([{"messages": messages}], encoder_of(processor))[0]
     assert sample["video_num_frames"].tolist() == [2, 7]
 
 
 def test_records_of_one_video_with_other_numbers_of_frames_are_listed_and_read_apart(folder, processor):
     records = [record(video="twelve.mp4", num_frames=number) for number in (2, 7, 2)] + [record(video="twelve.mp4")]
-    dataset = HiComDataset(records, processor, folder, num_frames=4)
+    dataset = HiComDataset(records, encoder_of(processor, 4), folder)
     assert [dataset[index]["video_num_frames"].tolist() for index in range(4)] == [[2], [7], [2], [4]]
     assert [medium.num_frames for medium in dataset.media()] == [2, 7, None]
 
@@ -151,8 +175,8 @@ def test_a_wrong_number_of_frames_is_an_error_before_training_begins_or_a_counte
     records = [record(video="twelve.mp4", id="q7", num_frames=0), record(video="twelve.mp4")]
     message = r"record 0 \(id q7\): bad record: num_frames must be a whole number of at least 1, got 0"
     with pytest.raises(SampleError, match=message):
-        HiComDataset(records, processor, folder)
-    dataset = HiComDataset(records, processor, folder, on_bad_sample="skip")
+        HiComDataset(records, ItemEncoder(processor), folder)
+    dataset = HiComDataset(records, ItemEncoder(processor), folder, on_bad_sample="skip")
     assert (len(dataset), len(dataset.skipped)) == (1, 1)
 
 
@@ -161,7 +185,7 @@ def test_a_wrong_number_of_frames_is_an_error_before_training_begins_or_a_counte
 
 def test_several_images_of_a_record_are_all_there_in_order(folder, processor):
     two = record("<image>\n<image>\nSame?", "No.", image=["red.png", "blue.png"])
-    sample = HiComDataset([two], processor, folder)[0]
+    sample = HiComDataset([two], ItemEncoder(processor), folder)[0]
     assert sample["pixel_values"].shape == (2, 3, 56, 56)
     assert sample["image_instruction_ids"].shape == (2, 64)
     assert sample["pixel_values"][0, 0].mean() > sample["pixel_values"][1, 0].mean()  # red first
@@ -171,14 +195,14 @@ def test_several_images_of_a_record_are_all_there_in_order(folder, processor):
 def test_a_text_only_dialogue_has_no_visual_inputs_and_all_answers_supervised(processor):
     turns = [("human", "Who?"), ("gpt", "Ann."), ("human", "Why?"), ("gpt", "Why not.")]
     data = {"conversations": [{"from": role, "value": value} for role, value in turns]}
-    sample = HiComDataset([data], processor)[0]
+    sample = HiComDataset([data], ItemEncoder(processor))[0]
     assert set(sample) == {"input_ids", "labels", "decode_seconds"}
     assert supervised_text(sample, processor) == "Ann.<|im_end|>\nWhy not.<|im_end|>\n"
 
 
 def test_an_answer_that_merges_with_the_prompt_is_cut_where_inference_cuts(processor):
     tokenizer = processor.tokenizer
-    sample = HiComDataset([record("Who?", "\n Ann.")], processor)[0]
+    sample = HiComDataset([record("Who?", "\n Ann.")], ItemEncoder(processor))[0]
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": "Who?"}], tokenize=False, add_generation_prompt=True
     )
@@ -195,7 +219,7 @@ def test_another_chat_template_than_chatml_is_supervised_by_its_own_ends(process
         "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '~' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
     )
-    sample = HiComDataset([record("Who?", "Ann.")], other)[0]
+    sample = HiComDataset([record("Who?", "Ann.")], ItemEncoder(other))[0]
     assert other.tokenizer.decode(sample["input_ids"]) == "[user]Who?~[assistant]Ann.~"
     assert supervised_text(sample, other) == "Ann.~"
 
@@ -209,11 +233,11 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_whole_dialogues()
         "{% if add_generation_prompt %}{{ ':' }}{% endif %}"
     )
     with pytest.raises(SampleError, match=r"writes the turns before message 2 differently.*per_turn=True"):
-        HiComDataset([record("Who?", "Ann.")], other)[0]
+        HiComDataset([record("Who?", "Ann.")], ItemEncoder(other))[0]
 
 
 def test_loader_processes_may_start_after_a_video_was_read_here(folder, processor):
-    dataset = HiComDataset([record(video="twelve.mp4")] * 4, processor, folder, num_frames=8)
+    dataset = HiComDataset([record(video="twelve.mp4")] * 4, encoder_of(processor), folder)
     expected = dataset[0]["pixel_values_videos"]
     loader = DataLoader(dataset, batch_size=None, num_workers=2, timeout=60)
     assert all(torch.equal(sample["pixel_values_videos"], expected) for sample in loader)
@@ -223,11 +247,17 @@ def test_loader_processes_may_start_after_a_video_was_read_here(folder, processo
 
 
 def test_a_long_sample_loses_the_end_of_its_answer_and_visual_tokens_count(folder, processor):
-    whole = HiComDataset([record(video="twelve.mp4", answer="Ann, I think.")], processor, folder, num_frames=8)[0]
+    whole = HiComDataset(
+        [record(video="twelve.mp4", answer="Ann, I think.")],
+        encoder_of(processor),
+        folder,
+    )[0]
     length = len(whole["input_ids"])
     assert length > processor.num_visual_tokens(8)
     dataset = HiComDataset(
-        [record(video="twelve.mp4", answer="Ann, I think.")], processor, folder, num_frames=8, max_length=length - 4
+        [record(video="twelve.mp4", answer="Ann, I think.")],
+        encoder_of(processor, max_length=length - 4),
+        folder,
     )
     sample = dataset[0]
     assert torch.equal(sample["input_ids"], whole["input_ids"][:-4])
@@ -235,13 +265,13 @@ def test_a_long_sample_loses_the_end_of_its_answer_and_visual_tokens_count(folde
 
 
 def test_a_sample_whose_answer_would_be_cut_away_is_an_error_or_a_skip(folder, processor):
-    whole = HiComDataset([record(video="twelve.mp4")], processor, folder, num_frames=8)[0]
+    whole = HiComDataset([record(video="twelve.mp4")], encoder_of(processor), folder)[0]
     prompt_length = int((whole["labels"] == IGNORED).sum())
-    options = {"num_frames": 8, "max_length": prompt_length}
+    encoder = encoder_of(processor, max_length=prompt_length)
     with pytest.raises(SampleError, match=rf"too long: .* visual\).*max_length={prompt_length}") as error:
-        HiComDataset([record(video="twelve.mp4")], processor, folder, **options)[0]
+        HiComDataset([record(video="twelve.mp4")], encoder, folder)[0]
     assert error.value.kind == TOO_LONG
-    skipped = HiComDataset([record(video="twelve.mp4")], processor, folder, on_bad_sample="skip", **options)[0]
+    skipped = HiComDataset([record(video="twelve.mp4")], encoder, folder, on_bad_sample="skip")[0]
     assert isinstance(skipped, SkippedSample)
 
 
@@ -251,15 +281,14 @@ def test_a_dialogue_is_not_cut_through_a_later_video(folder, processor):
         {"from": role, "value": text} for turn in turns for role, text in zip(("human", "gpt"), turn, strict=True)
     ]
     records = [{"id": "two", "video": ["twelve.mp4", "three.mp4"], "conversations": conversations}]
-    options = {"num_frames": 3, "per_turn": False}
-    whole = HiComDataset(records, processor, folder, **options)[0]
+    whole = HiComDataset(records, encoder_of(processor, 3), folder, per_turn=False)[0]
     visual = torch.nonzero(whole["input_ids"] == processor.video_token_id).flatten().tolist()
     answered = torch.nonzero(whole["labels"] != IGNORED).flatten().tolist()
     middle = visual[-2]  # in the second video, behind the first answer
     assert answered[0] < middle
     with pytest.raises(SampleError, match=f"too long: .*max_length={middle}"):
-        HiComDataset(records, processor, folder, max_length=middle, **options)[0]
-    cut = HiComDataset(records, processor, folder, max_length=answered[-1], **options)[0]
+        HiComDataset(records, encoder_of(processor, 3, max_length=middle), folder, per_turn=False)[0]
+    cut = HiComDataset(records, encoder_of(processor, 3, max_length=answered[-1]), folder, per_turn=False)[0]
     assert torch.equal(cut["input_ids"], whole["input_ids"][: answered[-1]])
 
 
@@ -271,14 +300,14 @@ def test_a_dialogue_is_not_cut_through_a_later_video(folder, processor):
     [("nowhere.mp4", MISSING_MEDIA), ("broken.mp4", UNREADABLE_MEDIA), ("red.png.mp4", MISSING_MEDIA)],
 )
 def test_a_video_that_cannot_be_read_stops_with_record_and_path(folder, processor, name, kind):
-    dataset = HiComDataset([record(video=name, id="q7")], processor, folder)
+    dataset = HiComDataset([record(video=name, id="q7")], ItemEncoder(processor), folder)
     with pytest.raises(SampleError, match=rf"record 0 \(id q7\): .*{name}: {kind}") as error:
         dataset[0]
     assert error.value.kind == kind
 
 
 def test_an_image_that_cannot_be_read_stops_with_its_path(folder, processor):
-    dataset = HiComDataset([record("<image>Who?", image="broken.mp4")], processor, folder)
+    dataset = HiComDataset([record("<image>Who?", image="broken.mp4")], ItemEncoder(processor), folder)
     with pytest.raises(SampleError, match=r"broken.mp4: unreadable media"):
         dataset[0]
 
@@ -286,7 +315,7 @@ def test_an_image_that_cannot_be_read_stops_with_its_path(folder, processor):
 def test_skipping_is_explicit_logged_and_puts_nothing_in_the_place(folder, processor, caplog):
     records = [record(video="nowhere.mp4"), record(video="twelve.mp4"), record("Who?", " ")]
     with caplog.at_level(logging.WARNING):
-        dataset = HiComDataset(records, processor, folder, on_bad_sample="skip")
+        dataset = HiComDataset(records, ItemEncoder(processor), folder, on_bad_sample="skip")
         assert len(dataset) == 2
         assert dataset.skipped == [SkippedSample("record 2", "empty answer: answer 1 has no text")]
         sample = dataset[0]
@@ -299,22 +328,24 @@ def test_skipping_is_explicit_logged_and_puts_nothing_in_the_place(folder, proce
 
 def test_a_bad_record_is_an_error_before_training_begins(folder, processor):
     with pytest.raises(SampleError, match=r"record 1: empty answer"):
-        HiComDataset([record(video="twelve.mp4"), record(answer="", video="three.mp4")], processor, folder)
+        HiComDataset(
+            [record(video="twelve.mp4"), record(answer="", video="three.mp4")], ItemEncoder(processor), folder
+        )
 
 
 def test_a_dataset_without_any_sample_is_an_error(processor):
     with pytest.raises(ValueError, match=r"no sample is left of 1 records \(1 skipped\)"):
-        HiComDataset([record(answer="")], processor, on_bad_sample="skip")
+        HiComDataset([record(answer="")], ItemEncoder(processor), on_bad_sample="skip")
 
 
 def test_on_bad_sample_takes_two_values(processor):
     with pytest.raises(ValueError, match="on_bad_sample must be"):
-        HiComDataset([record("Who?")], processor, on_bad_sample="replace")
+        HiComDataset([record("Who?")], ItemEncoder(processor), on_bad_sample="replace")
 
 
 def test_max_length_must_be_positive(processor):
     with pytest.raises(ValueError, match="max_length must be at least 1"):
-        HiComDataset([record("Who?")], processor, max_length=0)
+        HiComDataset([record("Who?")], ItemEncoder(processor, max_length=0))
 
 
 # Lengths ---------------------------------------------------------------------------------------------------------------
@@ -324,8 +355,8 @@ def test_lengths_are_estimated_without_decoding_and_near_the_truth(folder, proce
     records = [record("<video>" + "why " * n, "b" * n, video="twelve.mp4") for n in range(1, 30)]
     records += [record("Hi", "c" * n) for n in (1, 200)]
     missing = [json.loads(json.dumps(entry).replace("twelve", "nowhere")) for entry in records]
-    estimated = HiComDataset(missing, processor, folder, num_frames=8)
-    real = HiComDataset(records, processor, folder, num_frames=8)
+    estimated = HiComDataset(missing, encoder_of(processor), folder)
+    real = HiComDataset(records, encoder_of(processor), folder)
     true_lengths = [len(real[index]["input_ids"]) for index in range(len(real))]
     assert max(abs(estimated.lengths - true_lengths)) <= 3
     assert (estimated.modality_lengths < 0).tolist() == [False] * 29 + [True] * 2
@@ -335,7 +366,7 @@ def test_lengths_count_the_visual_tokens_of_each_records_own_number_of_frames(fo
     numbers = [None, 2, 6, 12, 2]  # of 12 frames that the video has
     records = [record(video="twelve.mp4", num_frames=number) for number in numbers]
     two = record("<video><image><video>Who runs?", video=["twelve.mp4"] * 2, image="red.png", num_frames=6)
-    dataset = HiComDataset([*records, two], processor, folder, num_frames=8)
+    dataset = HiComDataset([*records, two], encoder_of(processor), folder)
     visual = [processor.num_visual_tokens(number or 8) for number in numbers]
     assert len(set(visual)) == 3  # 6 and 8 frames make as many groups of 4
     visual.append(2 * processor.num_visual_tokens(6) + processor.num_visual_tokens(1))
@@ -352,7 +383,7 @@ def test_visual_tokens_are_computed_once_per_number_of_frames(processor, monkeyp
     num_visual_tokens = processor.num_visual_tokens
     monkeypatch.setattr(processor, "num_visual_tokens", lambda n: asked.append(n) or num_visual_tokens(n))
     records = [record(video="nowhere.mp4", num_frames=number) for number in (2, 3, None) for _ in range(50)]
-    HiComDataset(records, processor, num_frames=8)
+    HiComDataset(records, encoder_of(processor))
     assert sorted(asked) == [2, 3, 8]
 
 
@@ -368,7 +399,7 @@ def test_json_and_jsonl_give_the_same_records_with_paths_beside_the_file(folder,
     assert as_json[0].source == f"{tmp_path / 'a.json'}: record 0 (id 5)"
     assert as_json[1].source == f"{tmp_path / 'a.json'}: record 1"
     assert as_json[0].media_root == str(tmp_path)
-    assert len(HiComDataset(tmp_path / "a.jsonl", processor, folder)[0]["video_num_frames"]) == 1
+    assert len(HiComDataset(tmp_path / "a.jsonl", ItemEncoder(processor), folder)[0]["video_num_frames"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -415,7 +446,7 @@ def test_packed_records_are_the_records_in_less_memory(tmp_path):
 def test_records_that_json_cannot_hold_stay_as_they_are(processor):
     picture = Image.new("RGB", (40, 30), "red")
     records = [record("Who?"), record("<image>Who?", image=picture), record("<image>Why?", image=picture)]
-    dataset = HiComDataset(records, processor)
+    dataset = HiComDataset(records, ItemEncoder(processor))
     assert dataset.records[1].data["image"] is picture
     assert dataset[1]["pixel_values"].shape == (1, 3, 56, 56)
     assert len(list(dataset.media())) == 1
@@ -423,5 +454,5 @@ def test_records_that_json_cannot_hold_stay_as_they_are(processor):
 
 def test_every_medium_is_listed_once(folder, processor):
     records = [record(video="twelve.mp4"), record(video="three.mp4"), record(video="twelve.mp4"), record("Hi")]
-    names = [medium.source for medium in HiComDataset(records, processor, folder).media()]
+    names = [medium.source for medium in HiComDataset(records, ItemEncoder(processor), folder).media()]
     assert names == [str(folder / "twelve.mp4"), str(folder / "three.mp4")]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hicom_hf.data.datasets import HiComDataset, load_records
+from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.mixtures import SamplingStrategy, load_mixture
 
 
@@ -91,7 +92,7 @@ def test_the_same_file_twice_draws_differently_and_the_seed_repeats_it(folder):
 
 
 def test_a_data_set_opens_a_mixture(folder, processor):
-    assert len(HiComDataset(mixture(folder, {"json_path": "a.json"}), processor)) == 10
+    assert len(HiComDataset(mixture(folder, {"json_path": "a.json"}), ItemEncoder(processor))) == 10
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from training_runs import encoder_of
 
 from hicom_hf import shapes
 from hicom_hf.cli import shapes as shapes_command
@@ -499,12 +500,12 @@ def test_a_data_set_passes_the_check_and_trains(tmp_path, processor):
     for name, count in counts.items():
         report = check_data(tmp_path / name)
         assert (report.num_records, report.problems) == (count, [])
-    item = HiComDataset(tmp_path / "tuning.json", processor, num_frames=4).item(0)
+    item = HiComDataset(tmp_path / "tuning.json", encoder_of(processor, 4)).item(0)
     record = json.loads((tmp_path / "tuning.json").read_text())[0]
     scene = Scene.from_seed(**record["scene"])
     assert item.question == f"<video>\n{questions(scene)[0].text}"
     assert record["conversations"][1]["value"] == questions(scene)[0].answer
-    sample = HiComDataset(tmp_path / "multiple_choice.json", processor, num_frames=4)[0]
+    sample = HiComDataset(tmp_path / "multiple_choice.json", encoder_of(processor, 4))[0]
     assert sample["pixel_values_videos"].shape[0] == 4
 
 
@@ -516,7 +517,7 @@ def test_a_data_set_may_say_how_many_frames_are_sampled_video_by_video(tmp_path,
     records = json.loads((tmp_path / "tuning.json").read_text())
     asked = {record["video"]: record["num_frames"] for record in records}
     assert list(asked.values()) == [2, 4, 2]
-    dataset = HiComDataset(tmp_path / "tuning.json", processor, num_frames=8)
+    dataset = HiComDataset(tmp_path / "tuning.json", encoder_of(processor))
     for record, sample in zip(records[::9], [dataset[place] for place in range(0, len(records), 9)], strict=True):
         assert len(sample["pixel_values_videos"]) == record["num_frames"]
     with pytest.raises(ValueError, match=r"sampled_frames must be from 1 to the 8 frames of a video, got \(2, 9\)"):

@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from training_runs import encoder_of
 from video_files import write_video
 
 from hicom_hf.data.collating import HiComDataCollator
 from hicom_hf.data.conversations import SampleError
 from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.epoch_padding import FILLER, FilledCollator
 from hicom_hf.data.streaming import HiComStreamingDataset, expand_shards, tar_rows
 
@@ -72,8 +74,8 @@ def numbers(samples, processor):
 def test_tar_shards_give_the_samples_of_the_same_records_in_a_file(folder, shards, processor):
     records = [record(n, video="three.mp4") for n in range(6)]
     records += [record(6, "<image><image>Same?", image=["red.png", "blue.png"]), record(7, "Hi")]
-    expected = HiComDataset(records, processor, folder, num_frames=2)
-    found = list(HiComStreamingDataset(str(shards / "train-*.tar"), processor, num_frames=2))
+    expected = HiComDataset(records, encoder_of(processor, 2), folder)
+    found = list(HiComStreamingDataset(str(shards / "train-*.tar"), encoder_of(processor, 2)))
     assert len(found) == len(expected) == 15
     for index, sample in enumerate(found):
         other = expected[index]
@@ -85,12 +87,12 @@ def test_records_of_a_stream_have_their_own_numbers_of_frames(folder, processor,
     video = (folder / "three.mp4").read_bytes()
     samples = {str(n): (record(n, **({"num_frames": n} if n else {})), {"mp4": video}) for n in range(4)}
     shard = write_shard(tmp_path / "a.tar", samples)
-    found = HiComStreamingDataset(str(shard), processor, num_frames=2)
+    found = HiComStreamingDataset(str(shard), encoder_of(processor, 2))
     assert [sample["video_num_frames"].item() for sample in found] == [2, 2, 1, 1, 2, 2, 3, 3]  # two answers each
 
 
 def test_a_video_is_read_once_for_all_answers_of_its_record(shards, processor, monkeypatch):
-    dataset = HiComStreamingDataset(str(shards / "train-00.tar"), processor, num_frames=2)
+    dataset = HiComStreamingDataset(str(shards / "train-00.tar"), encoder_of(processor, 2))
     read = []
     original = dataset.encoder.read
     monkeypatch.setattr(dataset.encoder, "read", lambda medium: read.append(medium) or original(medium))
@@ -105,7 +107,7 @@ def test_a_record_may_name_its_files(folder, tmp_path, processor):
         "one": (record(1, question, image="b.png"), files),
         "two": (record(2, question, image="images/two.a.png"), files),
     }
-    first, _, second, _ = HiComStreamingDataset(write_shard(tmp_path / "a.tar", samples), processor)
+    first, _, second, _ = HiComStreamingDataset(write_shard(tmp_path / "a.tar", samples), ItemEncoder(processor))
     assert first["pixel_values"][0, 0].mean() < second["pixel_values"][0, 0].mean()
 
 
@@ -114,7 +116,11 @@ def test_processes_share_the_records_without_overlap(shards, processor, world_si
     seen = []
     for rank in range(world_size):
         dataset = HiComStreamingDataset(
-            str(shards / "train-*.tar"), processor, num_frames=2, repeat=True, rank=rank, world_size=world_size
+            str(shards / "train-*.tar"),
+            encoder_of(processor, 2),
+            repeat=True,
+            rank=rank,
+            world_size=world_size,
         )
         stream = [row["__files__"]["json"] for row in dataset._rows(epoch=0)]
         seen.extend(json.loads(content)["id"] for content in stream)
@@ -124,14 +130,14 @@ def test_processes_share_the_records_without_overlap(shards, processor, world_si
 def test_the_processes_of_torchrun_are_known(shards, processor, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    dataset = HiComStreamingDataset(str(shards / "train-00.tar"), processor, repeat=True)
+    dataset = HiComStreamingDataset(str(shards / "train-00.tar"), ItemEncoder(processor), repeat=True)
     assert (dataset.rank, dataset.world_size) == (1, 2)
     with pytest.raises(ValueError, match=r"needs repeat=True \(and max_steps"):
-        HiComStreamingDataset(str(shards / "train-00.tar"), processor)
+        HiComStreamingDataset(str(shards / "train-00.tar"), ItemEncoder(processor))
 
 
 def test_loader_workers_share_the_shards(shards, processor):
-    dataset = HiComStreamingDataset(str(shards / "train-0[012].tar"), processor, num_frames=2)
+    dataset = HiComStreamingDataset(str(shards / "train-0[012].tar"), encoder_of(processor, 2))
     loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=HiComDataCollator(processor))
     batches = list(loader)
     assert sum(len(batch["input_ids"]) for batch in batches) == 12
@@ -140,7 +146,10 @@ def test_loader_workers_share_the_shards(shards, processor):
 def test_shuffling_follows_seed_and_epoch_and_loses_nothing(shards, processor):
     def order(seed, epoch):
         dataset = HiComStreamingDataset(
-            str(shards / "train-0[012].tar"), processor, num_frames=2, shuffle_buffer=10, seed=seed
+            str(shards / "train-0[012].tar"),
+            encoder_of(processor, 2),
+            shuffle_buffer=10,
+            seed=seed,
         )
         dataset.set_epoch(epoch)
         return numbers(dataset, processor)
@@ -155,7 +164,10 @@ def test_shuffling_follows_seed_and_epoch_and_loses_nothing(shards, processor):
 def test_a_resumed_stream_goes_on_where_it_was_and_reads_nothing_before(num_workers, shards, processor, monkeypatch):
     def batches(num_skipped, number=8):
         dataset = HiComStreamingDataset(
-            str(shards / "train-0[012].tar"), processor, num_frames=2, shuffle_buffer=3, repeat=True
+            str(shards / "train-0[012].tar"),
+            encoder_of(processor, 2),
+            shuffle_buffer=3,
+            repeat=True,
         )
         read, original = [], dataset.encoder.read
         monkeypatch.setattr(dataset.encoder, "read", lambda medium: read.append(medium) or original(medium))
@@ -172,13 +184,13 @@ def test_a_resumed_stream_goes_on_where_it_was_and_reads_nothing_before(num_work
     if num_workers == 0:  # reading is counted in this process only
         assert (num_read, num_read_then) == (12, 5)  # two answers each; 9 samples touch 5 records
     with pytest.raises(ValueError, match="only a repeated stream"):
-        HiComStreamingDataset(str(shards / "train-00.tar"), processor).skip_batches(1, 3)
+        HiComStreamingDataset(str(shards / "train-00.tar"), ItemEncoder(processor)).skip_batches(1, 3)
 
 
 def test_records_that_are_skipped_count_when_a_stream_is_resumed(folder, processor, tmp_path):
     samples = {"a": ({"video": "x.mp4"}, {}), "b": (record(1, "Hi"), {}), "c": (record(2, "Hi"), {})}
     shard = write_shard(tmp_path / "a.tar", samples)
-    dataset = HiComStreamingDataset(str(shard), processor, on_bad_sample="skip", repeat=True)
+    dataset = HiComStreamingDataset(str(shard), ItemEncoder(processor), on_bad_sample="skip", repeat=True)
     dataset.skip_batches(1, 2)
     stream = iter(dataset)
     assert [next(stream) for _ in range(2)] == [FILLER, FILLER]
@@ -186,7 +198,7 @@ def test_records_that_are_skipped_count_when_a_stream_is_resumed(folder, process
 
 
 def test_a_repeated_stream_goes_on(shards, processor):
-    stream = iter(HiComStreamingDataset(str(shards / "train-00.tar"), processor, num_frames=2, repeat=True))
+    stream = iter(HiComStreamingDataset(str(shards / "train-00.tar"), encoder_of(processor, 2), repeat=True))
     assert numbers([next(stream) for _ in range(10)], processor) == [0, 1, 0, 1, 0]
 
 
@@ -200,9 +212,11 @@ def test_a_hub_data_set_in_chat_format_with_pictures_in_its_columns(folder, proc
         }
     )
     source = datasets.Dataset.from_dict({"messages": [messages], "images": [pictures]}, features=features)
-    expected = HiComDataset([{"messages": messages, "images": ["red.png", "blue.png"]}], processor, folder)[0]
+    expected = HiComDataset(
+        [{"messages": messages, "images": ["red.png", "blue.png"]}], ItemEncoder(processor), folder
+    )[0]
     for stream in (source, source.to_iterable_dataset()):
-        (sample,) = HiComStreamingDataset(stream, processor)
+        (sample,) = HiComStreamingDataset(stream, ItemEncoder(processor))
         assert torch.equal(sample["input_ids"], expected["input_ids"])
         assert torch.equal(sample["pixel_values"], expected["pixel_values"])
 
@@ -210,8 +224,8 @@ def test_a_hub_data_set_in_chat_format_with_pictures_in_its_columns(folder, proc
 def test_shards_that_datasets_opens_itself_give_the_same_samples(shards, processor):
     files = [str(shards / f"train-{shard:02}.tar") for shard in range(3)]
     opened = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=True)
-    expected = list(HiComStreamingDataset(files, processor, num_frames=2))
-    found = list(HiComStreamingDataset(opened, processor, num_frames=2))
+    expected = list(HiComStreamingDataset(files, encoder_of(processor, 2)))
+    found = list(HiComStreamingDataset(opened, encoder_of(processor, 2)))
     assert numbers(found, processor) == list(range(6))
     for sample, other in zip(found, expected, strict=True):
         assert all(torch.equal(sample[name], other[name]) for name in other if name != "decode_seconds")
@@ -220,7 +234,7 @@ def test_shards_that_datasets_opens_itself_give_the_same_samples(shards, process
 def test_a_folder_with_json_lines_and_relative_paths(folder, tmp_path, processor):
     lines = [record(1, video="three.mp4"), {key: value for key, value in record(2, "Hi").items()}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    samples = list(HiComStreamingDataset(tmp_path, processor, folder, num_frames=2))
+    samples = list(HiComStreamingDataset(tmp_path, encoder_of(processor, 2), folder))
     assert ["pixel_values_videos" in sample for sample in samples] == [True, True, False]
 
 
@@ -230,7 +244,7 @@ def test_media_behind_another_protocol_are_fetched_with_fsspec(folder, processor
     with fsspec.open("memory://videos/three.mp4", "wb") as file:
         file.write((folder / "three.mp4").read_bytes())
     source = datasets.Dataset.from_list([record(1, video="three.mp4"), record(2, video="four.mp4")])
-    stream = iter(HiComStreamingDataset(source, processor, "memory://videos", num_frames=2))
+    stream = iter(HiComStreamingDataset(source, encoder_of(processor, 2), "memory://videos"))
     assert next(stream)["video_num_frames"].tolist() == [2]
     next(stream)
     with pytest.raises(SampleError, match=r"memory://videos/four.mp4: missing media"):
@@ -256,9 +270,9 @@ def test_a_bad_sample_stops_with_shard_and_key_or_is_skipped_and_logged(name, tm
         with tarfile.open(path, "w") as archive:
             archive.addfile(tarfile.TarInfo("nojson.mp4"), io.BytesIO())
     with pytest.raises(SampleError, match=rf"bad.tar: {name}.*{message}"):
-        list(HiComStreamingDataset(path, processor))
+        list(HiComStreamingDataset(path, ItemEncoder(processor)))
     with caplog.at_level(logging.WARNING):
-        found = list(HiComStreamingDataset(path, processor, on_bad_sample="skip"))
+        found = list(HiComStreamingDataset(path, ItemEncoder(processor), on_bad_sample="skip"))
     assert found and all(isinstance(sample, SkippedSample) for sample in found)
     assert name in caplog.text
 
@@ -269,7 +283,7 @@ def test_a_record_that_is_not_json_is_named(tmp_path, processor):
         info.size = 1
         archive.addfile(info, io.BytesIO(b"{"))
     with pytest.raises(SampleError, match=r"a.tar: key: bad record: key.json is not JSON"):
-        list(HiComStreamingDataset(tmp_path / "a.tar", processor))
+        list(HiComStreamingDataset(tmp_path / "a.tar", ItemEncoder(processor)))
 
 
 def test_an_archive_that_is_cut_off_is_an_error_with_its_path(shards, tmp_path):
@@ -287,11 +301,11 @@ def test_shard_patterns_are_expanded(shards, tmp_path):
 
 def test_wrong_sources_are_refused(processor):
     with pytest.raises(TypeError, match=r"source must be a datasets.IterableDataset, .* got int"):
-        HiComStreamingDataset(3, processor)
+        HiComStreamingDataset(3, ItemEncoder(processor))
     with pytest.raises(ValueError, match="several sources must all be tar shards"):
-        HiComStreamingDataset(["a.tar", "b.json"], processor)
+        HiComStreamingDataset(["a.tar", "b.json"], ItemEncoder(processor))
     with pytest.raises(ValueError, match="on_bad_sample must be"):
-        HiComStreamingDataset("a.tar", processor, on_bad_sample="replace")
+        HiComStreamingDataset("a.tar", ItemEncoder(processor), on_bad_sample="replace")
 
 
 def test_without_datasets_the_error_names_what_to_install(processor, monkeypatch):
@@ -304,4 +318,4 @@ def test_without_datasets_the_error_names_what_to_install(processor, monkeypatch
 
     monkeypatch.setattr(builtins, "__import__", without_datasets)
     with pytest.raises(ImportError, match=r"pip install hicom_hf\[train\]"):
-        HiComStreamingDataset("a.tar", processor)
+        HiComStreamingDataset("a.tar", ItemEncoder(processor))

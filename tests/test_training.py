@@ -17,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from training_runs import (
+    encoder_of,
     losses_of,
     processes,
     recipe,
@@ -110,7 +111,7 @@ def test_the_same_from_python_in_a_dozen_lines(start, tmp_path):
         args=TrainingArguments(
             tmp_path, per_device_train_batch_size=4, max_steps=3, use_cpu=True, remove_unused_columns=False
         ),
-        train_dataset=HiComDataset(start[1], processor, num_frames=4),
+        train_dataset=HiComDataset(start[1], encoder_of(processor, 4)),
         data_collator=HiComDataCollator(processor, with_statistics=True),
         processing_class=processor,
         learning_rates=LearningRates(compressor=1e-4, injection=1e-3),
@@ -360,6 +361,26 @@ def test_evaluation_and_batches_with_pixels_do_without_the_unseen_image():
     assert len(calls) == 1
 
 
+def test_pixels_that_travel_as_bytes_train_the_same_weights(start, tmp_path):
+    processor, results = HiComProcessor.from_pretrained(start[0]), []
+    arguments = {"per_device_train_batch_size": 4, "max_steps": 2, "use_cpu": True, "remove_unused_columns": False}
+    for raw in (True, False):
+        trainer = HiComTrainer(
+            model=HiComForConditionalGeneration.from_pretrained(start[0]),
+            args=TrainingArguments(tmp_path / str(raw), **arguments),
+            train_dataset=HiComDataset(start[1], encoder_of(processor, 2, raw_pixels=raw)),
+            data_collator=HiComDataCollator(processor),
+            processing_class=processor,
+            learning_rates=LearningRates(compressor=1e-3),
+        )
+        trainer.train()
+        results.append(trainer.model.state_dict())
+    assert all(torch.equal(results[0][name], tensor) for name, tensor in results[1].items())
+    trainer.processing_class = None
+    with pytest.raises(ValueError, match=r"raw_pixels=True.*give HiComTrainer the processor as processing_class"):
+        trainer._prepare_inputs({"pixel_values": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)})
+
+
 @pytest.fixture
 def head_calls(monkeypatch):
     """(rows, columns) or (tokens,) of everything that is sent to `lm_head`, with whether it is for training."""
@@ -396,7 +417,7 @@ def test_logits_of_labelled_tokens_only_give_the_same_losses_in_training_and_eva
 
 def test_all_logits_are_there_where_somebody_reads_them(start, tmp_path, head_calls):
     processor = HiComProcessor.from_pretrained(start[0])
-    dataset = HiComDataset(start[1], processor, num_frames=2)
+    dataset = HiComDataset(start[1], encoder_of(processor, 2))
     arguments = {"per_device_train_batch_size": 4, "max_steps": 1, "use_cpu": True, "remove_unused_columns": False}
     shared = {"train_dataset": dataset, "eval_dataset": [dataset[0]], "processing_class": processor}
     shared |= {"learning_rates": LearningRates(compressor=1e-4), "data_collator": HiComDataCollator(processor)}

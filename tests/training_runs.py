@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from video_files import write_video
 
+from hicom_hf import FrameSampling
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
+from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.training.recipe import Recipe, recipe_from_dict
 
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
@@ -46,6 +48,11 @@ def write_data(folder: Path, with_text: bool = True) -> Path:
     path = folder / "train.json"
     path.write_text(json.dumps([{"id": number, **record} for number, record in enumerate(records)]))
     return path
+
+
+def encoder_of(processor, num_frames: int = 8, **options) -> ItemEncoder:
+    """An encoder that takes as many frames of every video; `options` are those of `ItemEncoder`."""
+    return ItemEncoder(processor, FrameSampling(num_frames=num_frames), **options)
 
 
 def write_model(folder: Path, **compressor) -> Path:

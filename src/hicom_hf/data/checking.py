@@ -23,7 +23,8 @@ from .conversations import (
     training_items,
 )
 from .datasets import load_records
-from .encoding import IGNORED, ItemEncoder, is_missing, media_name, read_pixels
+from .encoding import IGNORED, ItemEncoder
+from .media_reader import MediaReader, is_missing, media_name
 
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small
 WINDOW = 64  # videos handed to each worker ahead of time, so that memory does not grow with the data set
@@ -184,13 +185,14 @@ def _check_media(
     report.num_media = len(owners)
     video_processor = copy.copy(processor.video_processor) if processor is not None else HiComVideoProcessor()
     video_processor.size = {"height": CHECKED_SIDE, "width": CHECKED_SIDE}
+    reader = MediaReader(video_processor, video_processor.frame_sampling(num_frames=num_frames))
 
     def check(key) -> int | Problem:
         medium, owner = owners[key]
         if not decode:
             return Problem(MISSING_MEDIA, f"{owner}: {media_name(medium)}", "not there") if is_missing(medium) else 0
         try:
-            return len(read_pixels(medium, video_processor, {"num_frames": num_frames}))
+            return len(reader.frames(medium))
         except SampleError as error:
             return Problem(error.kind, f"{owner}: {error.source}", error.reason)
 

@@ -71,9 +71,8 @@ class HiComDataset(Dataset):
 
     Args:
         records: path of a JSON, JSONL or mixture YAML file, or entries as dictionaries or `Record`s.
-        processor: a `HiComProcessor`.
+        encoder: an `ItemEncoder`, which says which frames are taken and how long a sample may be.
         media_root: folder that relative paths start from; default: the file's folder, or the current one.
-        num_frames, fps, max_frames, short_video, on_decode_error, max_length, feature_cache: see `ItemEncoder`.
         per_turn: False gives whole dialogues and no instruction (alignment), see `training_items`.
         on_bad_sample: "raise", or "skip": entries that cannot be used are left out, videos that cannot be read give a
             `SkippedSample`; each is logged with its path. Nothing ever takes the place of another sample.
@@ -90,7 +89,8 @@ class HiComDataset(Dataset):
         ValueError: a file is not what its suffix says, or nothing is left.
 
     Example:
-        >>> dataset = HiComDataset("train.json", processor, num_frames=32)  # doctest: +SKIP
+        >>> encoder = ItemEncoder(processor, FrameSampling(num_frames=32))  # doctest: +SKIP
+        >>> dataset = HiComDataset("train.json", encoder)  # doctest: +SKIP
         >>> dataset[0]["input_ids"].shape, dataset[0]["pixel_values_videos"].shape  # doctest: +SKIP
         ((712,), (32, 3, 384, 384))
     """
@@ -98,33 +98,17 @@ class HiComDataset(Dataset):
     def __init__(
         self,
         records: str | os.PathLike | Iterable[dict | Record],
-        processor,
+        encoder: ItemEncoder,
         media_root: str | os.PathLike | None = None,
         *,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        short_video: Literal["once", "repeat"] | None = None,
-        on_decode_error: Literal["raise", "keep"] | None = None,
         per_turn: bool = True,
-        max_length: int | None = None,
         on_bad_sample: Literal["raise", "skip"] = "raise",
-        feature_cache=None,
         seed: int = 0,
     ):
         if on_bad_sample not in ("raise", "skip"):
             raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
+        self.encoder = checked_encoder(encoder)
         self.records = PackedRecords(load_records(records, media_root, seed))
-        self.encoder = ItemEncoder(
-            processor,
-            num_frames=num_frames,
-            fps=fps,
-            max_frames=max_frames,
-            short_video=short_video,
-            on_decode_error=on_decode_error,
-            max_length=max_length,
-            feature_cache=feature_cache,
-        )
         self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
         self.skipped: list[SkippedSample] = []
         self._open()
@@ -133,7 +117,7 @@ class HiComDataset(Dataset):
         """Check every record, and note which samples it gives and how long they are."""
         places, characters, visual_tokens, modalities = [], [], [], []
         num_tokens = cache(self.encoder.processor.num_visual_tokens)  # few numbers of frames, many records
-        usual = {"image": 1, "video": self._usual_num_frames()}
+        counts: dict[tuple, int] = {}  # frames by what a record says of them: few kinds
         for number, record in enumerate(self.records):
             try:
                 items = training_items(record, self.per_turn)
@@ -147,7 +131,7 @@ class HiComDataset(Dataset):
                 kinds = {medium.kind for medium in item.media}
                 places.append((number, place))
                 characters.append(sum(map(_num_characters, item.messages)))
-                visual_tokens.append(sum(num_tokens(medium.num_frames or usual[medium.kind]) for medium in item.media))
+                visual_tokens.append(sum(num_tokens(self._usual_num_frames(medium, counts)) for medium in item.media))
                 modalities.append(2 if "video" in kinds else 1 if kinds else 0)
         if not places:
             raise ValueError(f"no sample is left of {len(self.records)} records ({len(self.skipped)} skipped)")
@@ -156,11 +140,14 @@ class HiComDataset(Dataset):
         self.visual_tokens = np.array(visual_tokens, dtype=np.int64)
         self.lengths = self._estimated_lengths(np.array(characters), self.visual_tokens)
 
-    def _usual_num_frames(self) -> int:
-        """Frames that most videos without their own number give, for estimates: the number asked for, or its bound."""
-        sampling = self.encoder.sampling
-        usual = sampling["num_frames"] or sampling["max_frames"] or self.encoder.processor.video_processor.num_frames
-        return min(usual, sampling["max_frames"] or usual)
+    def _usual_num_frames(self, medium: Medium, known: dict[tuple, int]) -> int:
+        """Frames of a medium, for estimates: as many as it gives at most, or the processor's number if it has no bound."""
+        kind = (medium.kind, medium.num_frames, medium.fps, medium.max_frames)
+        if kind not in known:
+            reader = self.encoder.reader
+            without_range = medium._replace(start=None, end=None)
+            known[kind] = reader.most_frames(without_range) or reader.video_processor.num_frames
+        return known[kind]
 
     def _estimated_lengths(self, characters: np.ndarray, visual_tokens: np.ndarray) -> np.ndarray:
         """Tokens from characters: a few samples are tokenised and a line put through them."""
@@ -220,6 +207,20 @@ class HiComDataset(Dataset):
         parts = ", ".join(f"{counts[name]} {name}" for name in MODALITIES if counts[name])
         skipped = f", {len(self.skipped)} records skipped" if self.skipped else ""
         return f"{len(self)} samples ({parts}) of {len(self.records)} records{skipped}"
+
+
+def checked_encoder(encoder: ItemEncoder) -> ItemEncoder:
+    """The encoder of a data set.
+
+    Raises:
+        TypeError: it is something else, a processor, for example.
+    """
+    if not isinstance(encoder, ItemEncoder):
+        raise TypeError(
+            f"encoder must be an ItemEncoder, got {type(encoder).__name__}; "
+            "ItemEncoder(processor, FrameSampling(num_frames=32)), for example"
+        )
+    return encoder
 
 
 def encoded_or_skipped(

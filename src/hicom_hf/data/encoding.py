@@ -3,26 +3,15 @@
 Letters: L tokens of the sample, V videos of it, T frames of one, S image side in pixels.
 """
 
-import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
-from ..processors.video_sources_hicom import VideoReadError
-from .conversations import (
-    BAD_RECORD,
-    MISSING_MEDIA,
-    PLACEHOLDER_MISMATCH,
-    TOO_LONG,
-    UNREADABLE_MEDIA,
-    URL,
-    Medium,
-    SampleError,
-    TrainingItem,
-)
+from ..processors.frame_sampling_hicom import FrameSampling
+from .conversations import BAD_RECORD, PLACEHOLDER_MISMATCH, TOO_LONG, Medium, SampleError, TrainingItem
+from .media_reader import MediaReader
 
 IGNORED = -100  # label of a token that is not learnt; what PyTorch's cross entropy ignores
 
@@ -32,39 +21,41 @@ class ItemEncoder:
 
     Args:
         processor: a `HiComProcessor`; its chat template gives the layout and its video processor the frames.
-        num_frames, fps, max_frames, short_video, on_decode_error: which frames; None is the video processor's own, see
-            `HiComVideoProcessor.preprocess`. The first three are for videos whose record has no `num_frames`.
+        sampling, on_decode_error: which frames, see `MediaReader`.
         max_length: most tokens of a sample, visual tokens included; None for no limit.
+        raw_pixels: leave pixels as uint8, a quarter of the memory on their way from loader processes; who gets the batch
+            normalises them (`HiComTrainer` does, on its device).
         feature_cache: a `FeatureCache` that stands in for pixels.
+
+    Raises:
+        ValueError: `max_length` is below 1, or the cache was made for other frames.
+
+    Example:
+        >>> encoder = ItemEncoder(processor, FrameSampling(num_frames=32), max_length=4096)  # doctest: +SKIP
+        >>> dataset = HiComDataset("train.json", encoder)  # doctest: +SKIP
     """
 
     def __init__(
         self,
         processor,
+        sampling: FrameSampling | None = None,
         *,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        short_video: str | None = None,
-        on_decode_error: str | None = None,
+        on_decode_error: Literal["raise", "keep"] | None = None,
         max_length: int | None = None,
+        raw_pixels: bool = False,
         feature_cache=None,
     ):
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1 token, got {max_length}")
         self.processor = processor
-        self.sampling = {
-            "num_frames": num_frames,
-            "fps": fps,
-            "max_frames": max_frames,
-            "short_video": short_video,
-            "on_decode_error": on_decode_error,
-        }
-        if feature_cache is not None and feature_cache.sampling != self.sampling:
+        self.reader = MediaReader(processor.video_processor, sampling, on_decode_error)
+        if feature_cache is not None and feature_cache.reader.settings != self.reader.settings:
             raise ValueError(
-                f"the feature cache samples frames by {feature_cache.sampling}, the data set by {self.sampling}; they must agree"
+                f"the feature cache samples frames by {feature_cache.reader.settings}, the data set by "
+                f"{self.reader.settings}; they must agree"
             )
         self.max_length = max_length
+        self.raw_pixels = raw_pixels
         self.feature_cache = feature_cache
 
     def __call__(self, item: TrainingItem, known: dict | None = None) -> dict[str, Any]:
@@ -78,7 +69,7 @@ class ItemEncoder:
             `input_ids` (L,); `labels` (L,), -100 off the supervised answers; with videos `video_num_frames` (V,),
             `video_instruction_ids` (V, 64) and `pixel_values_videos` (sum T, 3, S, S) or, from a cache,
             `video_features`; with images `image_instruction_ids` and `pixel_values` or `image_features`; and
-            `decode_seconds`, the time that reading took.
+            `decode_seconds`, the time that reading took. Pixels are float32, or uint8 with `raw_pixels`.
 
         Raises:
             SampleError: a video or image cannot be read, or no supervised token is left within `max_length`.
@@ -119,7 +110,7 @@ class ItemEncoder:
         if self.feature_cache is not None:
             features = self.feature_cache.get(medium)
             return int(features["num_frames"].sum()), features
-        pixels = read_pixels(medium, self.processor.video_processor, self.sampling)
+        pixels = self.reader.frames(medium) if self.raw_pixels else self.reader.pixels(medium)
         return len(pixels), pixels
 
     def tokenize(self, item: TrainingItem, counts: list[int]) -> tuple[list[int], list[int]]:
@@ -160,41 +151,6 @@ class ItemEncoder:
                 f"max_length={self.max_length}",
             )
         return input_ids[: self.max_length], kept
-
-
-def read_pixels(medium: Medium, video_processor, sampling: dict) -> torch.Tensor:
-    """Pixels of a video or image, (T, 3, S, S), T = 1 for an image.
-
-    Args:
-        medium: the video or image.
-        video_processor: a `HiComVideoProcessor`.
-        sampling: arguments of its `preprocess` that say which frames; what a medium says of its own comes before.
-
-    Raises:
-        SampleError: it is not there or cannot be read; the message names it.
-    """
-    try:
-        if medium.kind == "image":
-            return video_processor.preprocess_images([medium.source])["pixel_values"]
-        own = {name: value for name in FRAME_KEYS if (value := getattr(medium, name)) is not None}
-        # A list of frames is one video.
-        return video_processor.preprocess([medium.source], **with_own_frames(sampling, own))["pixel_values_videos"]
-    except (VideoReadError, OSError) as error:
-        kind = MISSING_MEDIA if is_missing(medium) else UNREADABLE_MEDIA
-        raise SampleError(media_name(medium), kind, str(error).removeprefix(f"{media_name(medium)}: ")) from error
-
-
-def is_missing(medium: Medium) -> bool:
-    """Whether a medium is a path at which nothing is."""
-    source = medium.source
-    return isinstance(source, (str, os.PathLike)) and not URL.match(os.fspath(source)) and not os.path.exists(source)
-
-
-def media_name(medium: Medium) -> str:
-    """How messages call a medium: its path, or what it is."""
-    if isinstance(medium.source, (str, os.PathLike)):
-        return os.fspath(medium.source)
-    return f"<{medium.kind} in memory>"
 
 
 def concatenated_features(parts: list[dict]) -> dict[str, torch.Tensor]:

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from ..hub.files import atomic_file, remove_leftovers, settings_fingerprint, write_text
 from ..hub.progress import Progress, no_progress
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
-from .encoding import is_missing, media_name, read_pixels
+from .media_reader import MediaReader, is_missing, media_name
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,7 @@ class FeatureCache:
     Args:
         folder: where all caches lie.
         model: a `HiComForConditionalGeneration` whose vision tower is frozen, pooling head included; it is not kept.
-        processor: a `HiComProcessor`.
-        num_frames, fps, max_frames, short_video, on_decode_error: as for the `HiComDataset` that uses the cache.
+        reader: a `MediaReader`, which says which frames are taken: that of the encoder that uses the cache.
         dtype: of what is stored; None keeps what the tower computes, so that results are those without a cache.
         autocast_dtype: under which the trainer runs the tower, None for none.
 
@@ -58,34 +57,23 @@ class FeatureCache:
         ValueError: the vision tower is trainable.
 
     Example:
-        >>> cache = FeatureCache("cache", model, processor, num_frames=32)  # doctest: +SKIP
-        >>> cache.fill(model, dataset.media())  # doctest: +SKIP
-        >>> dataset = HiComDataset("train.json", processor, num_frames=32, feature_cache=cache)  # doctest: +SKIP
+        >>> encoder = ItemEncoder(processor, FrameSampling(num_frames=32))  # doctest: +SKIP
+        >>> dataset = HiComDataset("train.json", encoder)  # doctest: +SKIP
+        >>> encoder.feature_cache = FeatureCache("cache", model, encoder.reader)  # doctest: +SKIP
+        >>> encoder.feature_cache.fill(model, dataset.media())  # doctest: +SKIP
     """
 
     def __init__(
         self,
         folder: str | os.PathLike,
         model,
-        processor,
+        reader: MediaReader,
         *,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        short_video: Literal["once", "repeat"] | None = None,
-        on_decode_error: Literal["raise", "keep"] | None = None,
         dtype: torch.dtype | None = None,
         autocast_dtype: torch.dtype | None = None,
     ):
         tower = _frozen_tower(model)
-        self.sampling = {
-            "num_frames": num_frames,
-            "fps": fps,
-            "max_frames": max_frames,
-            "short_video": short_video,
-            "on_decode_error": on_decode_error,
-        }
-        self.video_processor = processor.video_processor
+        self.reader = reader
         self.aligned = model.config.compressor_config.uses_aligned_features
         self.dtype, self.autocast_dtype = dtype, autocast_dtype
         item_size = (dtype or tower.dtype).itemsize
@@ -98,8 +86,7 @@ class FeatureCache:
             "aligned": self.aligned,
             "dtype": str(dtype),
             "autocast_dtype": str(autocast_dtype),
-            "sampling": self.sampling,
-            "video_processor": self.video_processor.to_dict(),
+            **reader.settings,
         }
         self.fingerprint = settings_fingerprint(about)
         self.folder = Path(folder) / self.fingerprint
@@ -166,19 +153,10 @@ class FeatureCache:
         Raises:
             ValueError: with `fps` alone, the number of frames is not known beforehand, unless the records give it.
         """
-        return sum(self._max_frames_of(medium) * self._frame_size for medium in media)
-
-    def _max_frames_of(self, medium: Medium) -> int:
-        """Frames of a medium, at most."""
-        if medium.kind == "image":
-            return 1
-        frames = medium.num_frames or (self.sampling["num_frames"] if medium.fps is None else None)
-        if frames is None:
-            uses_fps = any(fps is not None for fps in (medium.fps, self.sampling["fps"], self.video_processor.fps))
-            frames = medium.max_frames or self.sampling["max_frames"] or self.video_processor.max_frames
-            if frames is None and uses_fps:
-                raise ValueError("the size of a cache is not known with fps and without max_frames; give max_frames")
-        return frames or self.video_processor.num_frames
+        counts = [self.reader.most_frames(medium) for medium in media]
+        if None in counts:
+            raise ValueError("the size of a cache is not known with fps and without max_frames; give max_frames")
+        return sum(counts) * self._frame_size
 
     def fill(
         self,
@@ -255,7 +233,7 @@ class FeatureCache:
         try:
             for medium in media:
                 try:
-                    pixels = read_pixels(medium, self.video_processor, self.sampling)
+                    pixels = self.reader.pixels(medium)
                 except SampleError as error:
                     if on_bad_sample == "raise":
                         raise

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, TrainingItem, training_items
-from .datasets import TAR_SUFFIXES, SkippedSample, encoded_or_skipped
+from .datasets import TAR_SUFFIXES, SkippedSample, checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
 from .epoch_padding import FILLER
 
@@ -40,10 +40,9 @@ class HiComStreamingDataset(IterableDataset):
     Args:
         source: a `datasets.IterableDataset`; a Hub repo or folder for `datasets.load_dataset`; or paths or URLs of tar
             shards, with `*` or `{000..127}`.
-        processor: a `HiComProcessor`.
+        encoder: an `ItemEncoder`, which says which frames are taken and how long a sample may be.
         media_root: folder or URL that relative paths start from.
         split: of a repo or folder.
-        num_frames, fps, max_frames, short_video, on_decode_error, max_length: see `ItemEncoder`.
         per_turn: False gives whole dialogues and no instruction (alignment).
         on_bad_sample: "raise", or "skip", which gives a logged `SkippedSample` in the place of the sample.
         shuffle_buffer: records among which the next one is drawn (shards are shuffled, too); 0 keeps the order.
@@ -57,7 +56,8 @@ class HiComStreamingDataset(IterableDataset):
         SampleError: iterating, a record or video cannot be used (with "raise").
 
     Example:
-        >>> dataset = HiComStreamingDataset("shards/train-{000..127}.tar", processor, num_frames=32)  # doctest: +SKIP
+        >>> encoder = ItemEncoder(processor, FrameSampling(num_frames=32))  # doctest: +SKIP
+        >>> dataset = HiComStreamingDataset("shards/train-{000..127}.tar", encoder)  # doctest: +SKIP
         >>> next(iter(dataset))["input_ids"].shape  # doctest: +SKIP
         (712,)
     """
@@ -65,17 +65,11 @@ class HiComStreamingDataset(IterableDataset):
     def __init__(
         self,
         source,
-        processor,
+        encoder: ItemEncoder,
         media_root: str | os.PathLike | None = None,
         *,
         split: str = "train",
-        num_frames: int | None = None,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        short_video: Literal["once", "repeat"] | None = None,
-        on_decode_error: Literal["raise", "keep"] | None = None,
         per_turn: bool = True,
-        max_length: int | None = None,
         on_bad_sample: Literal["raise", "skip"] = "raise",
         shuffle_buffer: int = 0,
         seed: int = 0,
@@ -84,6 +78,7 @@ class HiComStreamingDataset(IterableDataset):
         world_size: int | None = None,
     ):
         super().__init__()
+        self.encoder = checked_encoder(encoder)
         if on_bad_sample not in ("raise", "skip"):
             raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
         self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
@@ -95,15 +90,6 @@ class HiComStreamingDataset(IterableDataset):
             )
         self.stream = open_stream(source, split)
         self.media_root = None if media_root is None else os.fspath(media_root)
-        self.encoder = ItemEncoder(
-            processor,
-            num_frames=num_frames,
-            fps=fps,
-            max_frames=max_frames,
-            short_video=short_video,
-            on_decode_error=on_decode_error,
-            max_length=max_length,
-        )
         self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
         self.shuffle_buffer, self.seed, self.repeat = shuffle_buffer, seed, repeat
         self.epoch = 0

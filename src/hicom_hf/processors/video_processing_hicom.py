@@ -135,7 +135,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             raise ValueError(f'on_decode_error must be "raise" or "keep", got {self.on_decode_error!r}')
         if self.size is None or not self.size.height or not self.size.width:
             raise ValueError(f"size must give height and width in pixels, got {self.size!r}")
-        self._sampling(None, None, None, None, None, None, None)  # raises if the defaults contradict each other
+        self.frame_sampling()  # raises if the defaults contradict each other
 
     def preprocess(
         self,
@@ -186,22 +186,28 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 "return_metadata and return_tensors, the rest is set at construction"
             )
         if sampling is None:
-            sampling = self._sampling(num_frames, fps, do_sample_frames, start, end, max_frames, short_video)
+            sampling = self.frame_sampling(
+                num_frames=num_frames,
+                fps=fps,
+                do_sample_frames=do_sample_frames,
+                start=start,
+                end=end,
+                max_frames=max_frames,
+                short_video=short_video,
+            )
         elif {num_frames, fps, do_sample_frames, start, end, max_frames, short_video} != {None}:
             raise ValueError("sampling and keywords both say which frames are taken; give one of them")
         stacks, records = [], []
         for source in _as_sources(videos):
-            frames, record = read_video(
+            frames, record = self.square_frames(
                 source,
                 sampling,
-                on_decode_error=on_decode_error or self.on_decode_error,
+                on_decode_error=on_decode_error,
                 frame_rate=frame_rate,
-                transform=self.square_frame,
-                bounds=media_bounds or DEFAULT_BOUNDS,
-                settings=self._picture_settings(),
-                media_access=media_access or OPEN_ACCESS,
+                media_access=media_access,
+                media_bounds=media_bounds,
             )
-            stacks.append(self._normalised(frames))
+            stacks.append(self.normalised(torch.from_numpy(frames).movedim(-1, 1)))
             records.append(record)
         data = {
             "pixel_values_videos": torch.cat(stacks),
@@ -288,14 +294,54 @@ class HiComVideoProcessor(BaseVideoProcessor):
             ValueError: no images.
             VideoReadError: an image cannot be read.
         """
+        frames = self.square_images(images, media_access, media_bounds)
+        data = {"pixel_values": self.normalised(torch.from_numpy(frames).movedim(-1, 1))}
+        return BatchFeature(_converted(data, return_tensors))
+
+    def square_frames(
+        self,
+        source: Any,
+        sampling: FrameSampling,
+        *,
+        on_decode_error: Literal["raise", "keep"] | None = None,
+        frame_rate: float | None = None,
+        media_access: MediaAccess | None = None,
+        media_bounds: MediaBounds | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """The frames of one video before they are normalised.
+
+        Args:
+            source, on_decode_error, frame_rate, media_access: see `read_video`.
+            media_bounds: its `bounds`.
+            sampling: which frames.
+
+        Returns:
+            uint8 (T, S, S, 3), and the `SamplingRecord` that says which frames they were.
+
+        Raises:
+            VideoReadError: the video cannot be read.
+        """
+        return read_video(
+            source,
+            sampling,
+            on_decode_error=on_decode_error or self.on_decode_error,
+            frame_rate=frame_rate,
+            transform=self.square_frame,
+            bounds=media_bounds or DEFAULT_BOUNDS,
+            settings=self._picture_settings(),
+            media_access=media_access or OPEN_ACCESS,
+        )
+
+    def square_images(
+        self, images: Any, media_access: MediaAccess | None = None, media_bounds: MediaBounds | None = None
+    ) -> np.ndarray:
+        """Images before they are normalised, uint8 (n, S, S, 3); arguments and errors as for `preprocess_images`."""
         is_batch = isinstance(images, (list, tuple)) or getattr(images, "ndim", 3) == 4
         images = list(images) if is_batch else [images]
         if not images:
             raise ValueError("images is an empty list; pass at least one image")
         reading = (None, media_access or OPEN_ACCESS, media_bounds or DEFAULT_BOUNDS, self._picture_settings())
-        frames = np.stack([self.square_frame(load_image(image, *reading)) for image in images])
-        data = {"pixel_values": self._normalised(frames)}
-        return BatchFeature(_converted(data, return_tensors))
+        return np.stack([self.square_frame(load_image(image, *reading)) for image in images])
 
     def _picture_settings(self) -> PictureSettings:
         return PictureSettings(self.square_pixels, self.alpha_on_white, self.browser_delays)
@@ -306,28 +352,42 @@ class HiComVideoProcessor(BaseVideoProcessor):
             frame = pad_to_square(frame, self.pad_value)
         return resize_frame(frame, self.size["height"], self.size["width"], self.resample)
 
-    def _normalised(self, frames: np.ndarray) -> torch.Tensor:
-        """uint8 (T, S, S, 3) to float32 (T, 3, S, S), in one buffer, frame by frame so that each stays in the cache."""
-        pixels = torch.empty(len(frames), 3, *frames.shape[1:3])
-        mean = torch.tensor(self.image_mean).view(3, 1, 1)
-        std = torch.tensor(self.image_std).view(3, 1, 1)
-        for target, frame in zip(pixels, frames, strict=True):
-            target.copy_(torch.from_numpy(frame).movedim(-1, 0))
-            # Division, as a product by 1/255 in float32 would round some values differently than the official release.
-            target.div_(1 / self.rescale_factor).sub_(mean).div_(std)
+    def normalised(self, frames: torch.Tensor) -> torch.Tensor:
+        """Pixels as the vision tower takes them, the same values on every device.
+
+        Args:
+            frames: uint8 (T, 3, S, S), of any memory layout and on any device.
+
+        Returns:
+            float32 (T, 3, S, S), contiguous, on the same device.
+        """
+        pixels = torch.empty(frames.shape, dtype=torch.float32, device=frames.device)
+        scale = torch.tensor(1 / self.rescale_factor, device=frames.device)
+        mean = torch.tensor(self.image_mean, device=frames.device).view(3, 1, 1)
+        std = torch.tensor(self.image_std, device=frames.device).view(3, 1, 1)
+        at_a_time = 1 if frames.device.type == "cpu" else max(len(frames), 1)  # one frame stays in a CPU's cache
+        for target, some in zip(pixels.split(at_a_time), frames.split(at_a_time), strict=True):
+            # Division, as a product by 1/255 in float32 would round some values differently than the official release. By
+            # a tensor, as CUDA multiplies by 1/255 where the divisor is a number.
+            target.copy_(some).div_(scale).sub_(mean).div_(std)
         return pixels
 
-    def _sampling(
+    def frame_sampling(
         self,
-        num_frames: int | None,
-        fps: float | None,
-        do_sample_frames: bool | None,
-        start: float | None,
-        end: float | None,
-        max_frames: int | None,
-        short_video: str | None,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        do_sample_frames: bool | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        max_frames: int | None = None,
+        short_video: Literal["once", "repeat"] | None = None,
     ) -> FrameSampling:
-        """The request of one call: its own values first, then the processor's."""
+        """The request of a call with these keywords: what is None takes the processor's own value, see `preprocess`.
+
+        Raises:
+            ValueError: the request contradicts itself.
+        """
         if num_frames is None and fps is None:
             num_frames, fps = (self.num_frames, None) if self.fps is None else (None, self.fps)
             if not (self.do_sample_frames if do_sample_frames is None else do_sample_frames):

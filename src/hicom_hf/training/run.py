@@ -18,6 +18,7 @@ from transformers.utils import is_bitsandbytes_available, is_peft_available
 from ..data.collating import HiComDataCollator
 from ..data.conversations import Record
 from ..data.datasets import HiComDataset, load_records
+from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
@@ -131,9 +132,9 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     cast_for_training(model)
     logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
     if recipe.data.feature_cache is not None:
-        dataset.encoder.feature_cache = filled_cache(recipe, base, processor, dataset, arguments.device)
+        dataset.encoder.feature_cache = filled_cache(recipe, base, dataset, arguments.device)
         if held_out is not None:
-            held_out.encoder.feature_cache = filled_cache(recipe, base, processor, held_out, arguments.device)
+            held_out.encoder.feature_cache = filled_cache(recipe, base, held_out, arguments.device)
     trainer = HiComTrainer(
         model=model,
         args=arguments,
@@ -164,15 +165,22 @@ def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | H
     Raises:
         SampleError, ValueError, OSError: a record or a file of records cannot be used.
     """
-    data, reading = recipe.data, _reading(recipe)
+    data, encoder = recipe.data, build_encoder(recipe, processor)
     if data.is_stream:
         # load_dataset takes OWNER/NAME; tar shards, on the Hub as well, are opened by their address.
         files = [f if f.lower().endswith(TAR_SUFFIXES) else f.removeprefix(HUB_DATASETS) for f in data.files]
         source = files if len(files) > 1 else files[0]
         return HiComStreamingDataset(
-            source, processor, data.media_root, shuffle_buffer=data.shuffle_buffer, repeat=True, **reading
+            source,
+            encoder,
+            data.media_root,
+            per_turn=data.per_turn,
+            on_bad_sample=data.on_bad_sample,
+            shuffle_buffer=data.shuffle_buffer,
+            seed=recipe.seed,
+            repeat=True,
         )
-    dataset = HiComDataset(_records(recipe, data.files), processor, **reading)
+    dataset = _dataset_of(recipe, data.files, encoder)
     logger.info("Data: %s.", dataset.summary())
     return dataset
 
@@ -181,35 +189,35 @@ def build_held_out(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | 
     """The data that a recipe evaluates on, if it does; errors as of `build_dataset`."""
     if recipe.eval is None:
         return None
-    dataset = HiComDataset(_records(recipe, recipe.eval.files), processor, **_reading(recipe))
+    dataset = _dataset_of(recipe, recipe.eval.files, build_encoder(recipe, processor))
     logger.info("Held-out data: %s.", dataset.summary())
     return dataset
 
 
-def _reading(recipe: Recipe) -> dict:
-    """How samples are read, for training and evaluation alike."""
+def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
+    """How samples are read, for training and evaluation alike; what the recipe does not say is the processor's own."""
     data = recipe.data
-    return {
-        "num_frames": data.num_frames,
-        "fps": data.fps,
-        "max_frames": data.max_frames,
-        "per_turn": data.per_turn,
-        "max_length": data.max_length,
-        "on_bad_sample": data.on_bad_sample,
-        "seed": recipe.seed,
-    }
+    sampling = processor.video_processor.frame_sampling(
+        num_frames=data.num_frames, fps=data.fps, max_frames=data.max_frames
+    )
+    return ItemEncoder(processor, sampling, max_length=data.max_length, raw_pixels=True)
+
+
+def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder) -> HiComDataset:
+    data = recipe.data
+    return HiComDataset(
+        _records(recipe, files), encoder, per_turn=data.per_turn, on_bad_sample=data.on_bad_sample, seed=recipe.seed
+    )
 
 
 def _records(recipe: Recipe, files: list[str]) -> list[Record]:
     return [record for file in files for record in load_records(file, recipe.data.media_root, recipe.seed)]
 
 
-def filled_cache(recipe: Recipe, model, processor, dataset: HiComDataset, device: torch.device) -> FeatureCache:
+def filled_cache(recipe: Recipe, model, dataset: HiComDataset, device: torch.device) -> FeatureCache:
     """SigLIP's features of all of a data set's videos and images; each process encodes its share of what is not there."""
     autocast = torch.bfloat16 if recipe.precision == "bf16" else None
-    data = recipe.data
-    sampling = {"num_frames": data.num_frames, "fps": data.fps, "max_frames": data.max_frames}
-    cache = FeatureCache(data.feature_cache, model, processor, **sampling, autocast_dtype=autocast)
+    cache = FeatureCache(recipe.data.feature_cache, model, dataset.encoder.reader, autocast_dtype=autocast)
     several = distributed.is_available() and distributed.is_initialized()
     cache.fill(
         model.to(device),

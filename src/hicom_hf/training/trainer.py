@@ -41,7 +41,8 @@ from .stages import optimizer_groups, part_of, set_trainable
 
 logger = logging.getLogger(__name__)
 
-VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "image_features", "video_features")
+PIXELS = ("pixel_values", "pixel_values_videos")
+VISUAL_INPUTS = (*PIXELS, "image_features", "video_features")
 EPOCH_ROUNDING = 1e-6  # epochs are counted in fractions of their steps
 TRAINABLE_FILE = "trainable.json"  # in a checkpoint: whether frozen weights are left out, and which they were
 
@@ -187,6 +188,17 @@ class HiComTrainer(Trainer):
                     f"{len(self._skipped)} samples could not be read, more than data.max_skipped={self.max_skipped}; {path} "
                     "lists them. Mend the data (`hicom data check`), or allow more"
                 )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As in transformers; pixels that come as uint8 are normalised on the device."""
+        inputs = super()._prepare_inputs(inputs)
+        raw = [name for name in PIXELS if name in inputs and inputs[name].dtype == torch.uint8]
+        if raw and self.processing_class is None:
+            raise ValueError(
+                "the data set gives pixels as uint8 (raw_pixels=True): give HiComTrainer the processor as "
+                "processing_class, which normalises them"
+            )
+        return {**inputs, **{name: self.processing_class.video_processor.normalised(inputs[name]) for name in raw}}
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # If every sample of a step was skipped, its loss is 0 / 1.

@@ -1,0 +1,110 @@
+"""From a video or image of a training item to its frames: one request for all, which a record may override for its own.
+
+Letters: T frames, S image side in pixels.
+"""
+
+import os
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+
+from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
+from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.video_sources_hicom import VideoReadError
+from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
+
+
+class MediaReader:
+    """Reads the videos and images of training items.
+
+    Args:
+        video_processor: a `HiComVideoProcessor`.
+        sampling: which frames of videos whose record says nothing of their number; None: the processor's own request.
+        on_decode_error: see `read_video`; None: the processor's own.
+
+    Raises:
+        TypeError: `sampling` is no `FrameSampling`.
+
+    Example:
+        >>> reader = MediaReader(processor.video_processor, FrameSampling(num_frames=32))  # doctest: +SKIP
+        >>> reader.frames(Medium("video", "cat.mp4")).shape  # doctest: +SKIP
+        (32, 3, 384, 384)
+    """
+
+    def __init__(
+        self,
+        video_processor,
+        sampling: FrameSampling | None = None,
+        on_decode_error: Literal["raise", "keep"] | None = None,
+    ):
+        if sampling is not None and type(sampling).__name__ != FrameSampling.__name__:  # remote code has its own class
+            raise TypeError(
+                f"sampling must be a FrameSampling or None, got {type(sampling).__name__}; "
+                "FrameSampling(num_frames=32), for example"
+            )
+        self.video_processor = video_processor
+        self.sampling = video_processor.frame_sampling() if sampling is None else sampling
+        self.on_decode_error = on_decode_error or video_processor.on_decode_error
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the frames of a medium, as plain values."""
+        return {
+            "sampling": asdict(self.sampling),
+            "on_decode_error": self.on_decode_error,
+            "video_processor": self.video_processor.to_dict(),
+        }
+
+    def request(self, medium: Medium) -> FrameSampling:
+        """Which frames of a video are taken: what its record says comes before the request for all."""
+        own = {name: value for name in FRAME_KEYS if (value := getattr(medium, name)) is not None}
+        own.pop("frame_rate", None)
+        return FrameSampling(**with_own_frames(asdict(self.sampling), own))
+
+    def most_frames(self, medium: Medium) -> int | None:
+        """Frames that a medium gives at most; None where only its length decides."""
+        if medium.kind == "image":
+            return 1
+        request = self.request(medium)
+        counts = [count for count in (request.num_frames, request.max_frames) if isinstance(count, int)]
+        return min(counts, default=None)
+
+    def frames(self, medium: Medium) -> torch.Tensor:
+        """Frames of a video or image before they are normalised, uint8 (T, 3, S, S), T = 1 for an image.
+
+        Raises:
+            SampleError: it is not there or cannot be read; the message names it.
+        """
+        try:
+            if medium.kind == "image":
+                frames = self.video_processor.square_images([medium.source])
+            else:
+                frames, _ = self.video_processor.square_frames(
+                    medium.source,
+                    self.request(medium),
+                    on_decode_error=self.on_decode_error,
+                    frame_rate=medium.frame_rate,
+                )
+        except (VideoReadError, OSError) as error:
+            kind = MISSING_MEDIA if is_missing(medium) else UNREADABLE_MEDIA
+            reason = str(error).removeprefix(f"{media_name(medium)}: ")
+            raise SampleError(media_name(medium), kind, reason) from error
+        return torch.from_numpy(frames).movedim(-1, 1)
+
+    def pixels(self, medium: Medium) -> torch.Tensor:
+        """Pixels as the vision tower takes them, float32 (T, 3, S, S); errors as of `frames`."""
+        return self.video_processor.normalised(self.frames(medium))
+
+
+def is_missing(medium: Medium) -> bool:
+    """Whether a medium is a path at which nothing is."""
+    source = medium.source
+    return isinstance(source, (str, os.PathLike)) and not URL.match(os.fspath(source)) and not os.path.exists(source)
+
+
+def media_name(medium: Medium) -> str:
+    """How messages call a medium: its path, or what it is."""
+    if isinstance(medium.source, (str, os.PathLike)):
+        return os.fspath(medium.source)
+    return f"<{medium.kind} in memory>"
