@@ -113,7 +113,7 @@ def test_the_command_prints_a_table_and_exits_with_0_if_nothing_is_wrong(folder,
     assert rows["samples: video"] == "2"
     assert rows["problems: missing media"] == "0"
     assert int(rows["tokens per sample: max"]) > 100
-    assert "media" in captured.err
+    assert "records" in captured.err
 
 
 def test_the_command_lists_the_first_problems_and_exits_with_1(folder, capsys):

@@ -13,6 +13,13 @@ import sys
 from .arguments import SAFE_TO_PRINT, at_least_one, whole_number
 
 HELP = "check a training set before hours are lost"
+CONVERT = """Make a training set of files in another format.
+
+Known: VideoChat2-IT (QA), VideoInstruct-100K (q, a, video_id), ShareGPT4Video (captions), Video-R1 (problem, solution), MVBench
+(question, answer, candidates), captions, prompt and completion, query and response, alpaca, messages with video_url; as JSON,
+JSONL, CSV, TSV, Parquet, tar shards, folders of `datasets`; and a folder of videos, whose answers you fill in. A caption becomes
+the answer to "Describe the video.". Videos that lie inside SOURCE become files in the folder DEST_media.
+"""
 MAX_DEFAULT_WORKERS = 8  # more than these wait for the disk
 
 
@@ -21,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser(
         "check", help=HELP, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    check.add_argument("file", metavar="FILE", help="JSON, JSONL or mixture YAML")
+    check.set_defaults(run_action=_check)
+    check.add_argument(
+        "file", metavar="FILE", help="JSON, JSONL or mixture YAML, tar shards, or a folder of `datasets`"
+    )
     check.add_argument("--media-root", metavar="FOLDER", help="where relative paths start (default: FILE's folder)")
     check.add_argument(
         "--processor", metavar="MODEL", help="model folder or repo: also count tokens with its processor"
@@ -51,9 +61,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("--json", action="store_true", help="print the report as JSON, with all problems")
     check.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
+    _add_convert(actions)
+
+
+def _add_convert(actions) -> None:
+    convert = actions.add_parser(
+        "convert",
+        help="make a training set of files in another format",
+        description=CONVERT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.set_defaults(run_action=_convert)
+    convert.add_argument("source", metavar="SOURCE", help="JSON, JSONL, CSV, TSV, Parquet, tar, or a folder")
+    convert.add_argument("destination", metavar="DEST", help="a new .json or .jsonl file")
+    convert.add_argument(
+        "--media-root", metavar="FOLDER", help="where relative paths start (default: SOURCE's folder)"
+    )
+    convert.add_argument(
+        "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    return args.run_action(args)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from ..data.converting import convert_data
+
+    print(convert_data(args.source, args.destination, args.media_root).summary())
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
     if args.max_length is not None and (args.processor is None or args.no_decode):
         args.parser.error("--max-length counts tokens: it needs --processor, and not --no-decode")
     from ..data.checking import check_data
@@ -78,4 +118,4 @@ def run(args: argparse.Namespace) -> int:
 def _progress_bar(iterable, total: int, name: str):
     from tqdm import tqdm
 
-    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)
+    return tqdm(iterable, total=total or None, desc=name, file=sys.stderr, leave=False)

@@ -3,9 +3,10 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,16 @@ from .conversations import (
     TrainingItem,
     training_items,
 )
-from .datasets import load_records
+from .datasets import TAR_SUFFIXES, load_records
 from .encoding import IGNORED, ItemEncoder
+from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
+from .streaming import open_stream, record_of_row
 
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small
+CHUNK = 256  # records that are checked together, so that memory does not grow with the data set
+STREAM_CHUNK = 64  # of a stream, whose videos are in memory
+NUM_SHOWN_WORDS = 8
 WINDOW = 64  # videos handed to each worker ahead of time, so that memory does not grow with the data set
 QUANTILES = {"min": 0.0, "median": 0.5, "95%": 0.95, "max": 1.0}
 
@@ -54,6 +60,9 @@ class CheckReport:
         samples: samples by modality (text, image, video); records that cannot be used give none.
         num_media: different videos and images.
         lengths: tokens of each sample, visual tokens included; empty without a processor.
+        formats: records of other formats than ours, by name.
+        num_text_tokens, num_unknown_tokens: of the texts; unknown ones the tokenizer cannot spell, so nothing is learnt of them.
+        unknown_words: words that hold them, with how often.
         problems: in the order of the records within each kind.
     """
 
@@ -61,6 +70,10 @@ class CheckReport:
     samples: dict[str, int] = field(default_factory=lambda: {"text": 0, "image": 0, "video": 0})
     num_media: int = 0
     lengths: list[int] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    num_text_tokens: int = 0
+    num_unknown_tokens: int = 0
+    unknown_words: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -82,6 +95,10 @@ class CheckReport:
             "samples": self.samples,
             "media": self.num_media,
             "tokens": self.length_quantiles(),
+            "formats": dict(self.formats),
+            "text_tokens": self.num_text_tokens,
+            "unknown_tokens": self.num_unknown_tokens,
+            "unknown_words": dict(self.unknown_words.most_common(NUM_SHOWN_WORDS)),
             "problems": self.counts,
             "details": [problem._asdict() for problem in self.problems],
         }
@@ -91,9 +108,18 @@ class CheckReport:
         rows = [("records", self.num_records), ("videos and images", self.num_media)]
         rows += [(f"samples: {name}", count) for name, count in self.samples.items()]
         rows += [(f"tokens per sample: {name}", tokens) for name, tokens in self.length_quantiles().items()]
+        rows += [(f"read as {name}", count) for name, count in self.formats.items()]
+        if self.num_text_tokens:
+            rows += [("text tokens", self.num_text_tokens), ("unknown to the tokenizer", self.num_unknown_tokens)]
         rows += [(f"problems: {kind}", count) for kind, count in self.counts.items()]
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value:>9,}" for name, value in rows]
+        if self.unknown_words:
+            words = ", ".join(word for word, _ in self.unknown_words.most_common(NUM_SHOWN_WORDS))
+            lines += [
+                "",
+                f"The model's tokenizer cannot spell {words}: nothing is learnt of such words. Use another model.",
+            ]
         if self.problems:
             lines += ["", *(f"{source}: {kind}: {reason}" for kind, source, reason in self.problems[:num_shown])]
         if len(self.problems) > num_shown:
@@ -117,7 +143,7 @@ def check_data(
     """Check every sample of a data set.
 
     Args:
-        records: as for `HiComDataset`.
+        records: as for `HiComDataset`; or tar shards, or a folder that `datasets` loads.
         processor: a `HiComProcessor`, to count tokens; None checks records, videos and images only.
         media_root: folder that relative paths start from.
         num_frames: frames taken of each video whose record does not say how many; None is the processor's own.
@@ -144,18 +170,46 @@ def check_data(
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     progress = progress or no_progress
     report = CheckReport()
-    items = _check_records(load_records(records, media_root, seed), per_turn, report, progress)
-    frames = _check_media(items, processor, num_frames, decode, num_workers, report, progress)
-    if processor is not None and decode:
-        _check_lengths(items, frames, ItemEncoder(processor), max_length, report, progress)
+    found, num_records, chunk_size = _records(records, media_root, seed)
+    reader, encoder = _small_reader(processor, num_frames), None if processor is None else ItemEncoder(processor)
+    frames: dict[Any, int | Problem] = {}
+    chunks = batched(progress(found, num_records, "records"), chunk_size)
+    for chunk in chunks:
+        items = _check_records(chunk, per_turn, report)
+        in_memory = _check_media(items, reader, decode, num_workers, report, frames)
+        if encoder is not None and decode:
+            _check_lengths(items, frames, encoder, max_length, report)
+        for key in in_memory:  # contents are not kept
+            del frames[key]
     report.problems.sort(key=lambda problem: PROBLEM_KINDS.index(problem.kind))  # stable: records stay in order
     return report
 
 
-def _check_records(records, per_turn: bool, report: CheckReport, progress: Progress) -> list[TrainingItem]:
+def _records(records, media_root, seed: int) -> tuple[Iterable[Record], int, int]:
+    """Records, how many there are (0 if that is not known), and how many are checked together."""
+    if isinstance(records, (str, os.PathLike)):
+        path = os.fspath(records)
+        if path.lower().endswith(TAR_SUFFIXES) or os.path.isdir(path):
+            root = None if media_root is None else os.fspath(media_root)
+            return (record_of_row(row, root) for row in open_stream(path)), 0, STREAM_CHUNK
+    found = load_records(records, media_root, seed)
+    return found, len(found), CHUNK
+
+
+def _small_reader(processor, num_frames: int | None) -> MediaReader:
+    """Reads the frames that training would read, but keeps them small."""
+    video_processor = copy.copy(processor.video_processor) if processor is not None else HiComVideoProcessor()
+    video_processor.size = {"height": CHECKED_SIDE, "width": CHECKED_SIDE}
+    return MediaReader(video_processor, video_processor.frame_sampling(num_frames=num_frames))
+
+
+def _check_records(records: Iterable[Record], per_turn: bool, report: CheckReport) -> list[TrainingItem]:
     items = []
-    report.num_records = len(records)
-    for record in progress(records, len(records), "records"):
+    for record in records:
+        report.num_records += 1
+        known = record_format(record.data)
+        if known is not None:
+            report.formats[known.name] += 1
         try:
             found = training_items(record, per_turn)
         except SampleError as error:
@@ -170,22 +224,23 @@ def _check_records(records, per_turn: bool, report: CheckReport, progress: Progr
 
 def _check_media(
     items: list[TrainingItem],
-    processor,
-    num_frames: int | None,
+    reader: MediaReader,
     decode: bool,
     num_workers: int,
     report: CheckReport,
-    progress: Progress,
-) -> dict[Any, int]:
-    """Read every medium once, in threads (decoders let go of the interpreter); frames of those that can be read."""
+    frames: dict[Any, int | Problem],
+) -> list:
+    """Read every medium that is new, in threads (decoders let go of the interpreter), and note its frames or what is wrong.
+
+    Returns:
+        Keys of contents in memory.
+    """
     owners = {}
     for item in items:
         for medium in item.media:
-            owners.setdefault(_key(medium), (medium, item.source))
-    report.num_media = len(owners)
-    video_processor = copy.copy(processor.video_processor) if processor is not None else HiComVideoProcessor()
-    video_processor.size = {"height": CHECKED_SIDE, "width": CHECKED_SIDE}
-    reader = MediaReader(video_processor, video_processor.frame_sampling(num_frames=num_frames))
+            if (key := _key(medium)) not in frames:
+                owners.setdefault(key, (medium, item.source))
+    report.num_media += len(owners)
 
     def check(key) -> int | Problem:
         medium, owner = owners[key]
@@ -196,14 +251,17 @@ def _check_media(
         except SampleError as error:
             return Problem(error.kind, f"{owner}: {error.source}", error.reason)
 
-    results = {}
     with ThreadPoolExecutor(num_workers) as pool:
-        for key, result in progress(
-            _in_windows(pool, check, list(owners), num_workers * WINDOW), len(owners), "media"
-        ):
-            results[key] = result
-    report.problems.extend(results[key] for key in owners if isinstance(results[key], Problem))
-    return {key: result for key, result in results.items() if not isinstance(result, Problem)}
+        frames.update(_in_windows(pool, check, list(owners), num_workers * WINDOW))
+    report.problems.extend(frames[key] for key in owners if isinstance(frames[key], Problem))
+    return [key for key, (medium, _) in owners.items() if not isinstance(medium.source, str)]
+
+
+def batched(values: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` values, the last one shorter."""
+    iterator = iter(values)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def _in_windows(pool: ThreadPoolExecutor, function: Callable, keys: list, size: int) -> Iterable[tuple]:
@@ -220,28 +278,45 @@ def _in_windows(pool: ThreadPoolExecutor, function: Callable, keys: list, size: 
 
 def _check_lengths(
     items: list[TrainingItem],
-    frames: dict[Any, int],
+    frames: dict[Any, int | Problem],
     encoder: ItemEncoder,
     max_length: int | None,
     report: CheckReport,
-    progress: Progress,
 ):
-    for item in progress(items, len(items), "lengths"):
-        counts = [frames.get(_key(medium)) for medium in item.media]
-        if None in counts:
+    for item in items:
+        counts = [frames[_key(medium)] for medium in item.media]
+        if any(isinstance(count, Problem) for count in counts):
             continue  # reported already
         try:
-            _, labels = encoder.tokenize(item, [encoder.processor.num_visual_tokens(count) for count in counts])
+            ids, labels = encoder.tokenize(item, [encoder.processor.num_visual_tokens(count) for count in counts])
         except SampleError as error:
             report.problems.append(Problem(error.kind, error.source, error.reason))
             continue
         report.lengths.append(len(labels))
+        _count_unknown(item, ids, encoder.processor, report)
         if max_length is not None and len(labels) > max_length:
             answer_is_lost = all(label == IGNORED for label in labels[:max_length])
             loss = "nothing of the answer would be left" if answer_is_lost else "the answer would lose its end"
             report.problems.append(
                 Problem(TOO_LONG, item.source, f"{len(labels)} tokens for max_length={max_length}: {loss}")
             )
+
+
+def _count_unknown(item: TrainingItem, ids: list[int], processor, report: CheckReport):
+    """Count tokens that stand for what the tokenizer cannot spell, and note the words of the texts that hold them."""
+    placeholders = (processor.video_token_id, processor.image_token_id)
+    report.num_text_tokens += sum(token not in placeholders for token in ids)
+    tokenizer = processor.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown not in ids:
+        return
+    report.num_unknown_tokens += ids.count(unknown)
+    for message in item.messages:
+        content = message["content"]
+        texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+        for word in " ".join(texts).split():
+            if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]:
+                report.unknown_words[word] += 1
 
 
 def _key(medium: Medium):

@@ -3,17 +3,18 @@
 A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversations": [{"from", "value"}]}`, or in the
 chat format of transformers, `{"messages": [{"role", "content"}]}`. Beside them may stand, for its videos, "start" and
 "end" (seconds), "frame_rate" (of frames without a clock), "num_frames" (how many are sampled) or "fps", and "max_frames".
-Nothing here opens a video.
+Records of other formats are read as `formats` says. Nothing here opens a video.
 """
 
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import check_part, frame_options
+from .formats import TURN_KEYS, nearest_format, record_format
 
 # What can be wrong with a sample. The first four are seen in the record, the others when it is read.
 BAD_RECORD = "bad record"
@@ -35,7 +36,6 @@ PROBLEM_KINDS = (
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
-TURN_KEYS = ("conversations", "messages")
 TAGS = re.compile(r"(?<!\\)<(video|image)>")  # one with a backslash in front is a word of the text
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", flags=re.IGNORECASE)
 
@@ -153,6 +153,7 @@ def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
         >>> item.question, item.messages[0]["content"][0], item.supervised
         ('Who runs? <video>', {'type': 'video'}, (1,))
     """
+    record = _with_turns(record)
     turns = _place_media(_turns(record), _record_media(record), record)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     has_media = any(isinstance(part, Medium) for turn in turns for part in turn.parts)
@@ -190,6 +191,28 @@ def _text(turn: _Turn) -> str:
     return "\n".join(part for part in turn.parts if isinstance(part, str))
 
 
+def _with_turns(record: Record) -> Record:
+    """A record of another format as one with turns; every other record as it is.
+
+    Raises:
+        SampleError: it is not what its format says, or names its video in a way that only a look at the files resolves.
+    """
+    known = record_format(record.data)
+    if known is None:
+        return record
+    if known.needs_files:
+        raise SampleError(
+            record.source,
+            BAD_RECORD,
+            f"this is a record of {known.name}, which names videos without their suffix; `hicom data convert` looks them up",
+        )
+    try:
+        return replace(record, data=known.convert(record.data))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise SampleError(record.source, BAD_RECORD, f"not as {known.name} should be: {reason}") from error
+
+
 # Turns ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +226,8 @@ def _turns(record: Record) -> list[_Turn]:
         raise SampleError(
             record.source,
             BAD_RECORD,
-            f'expected a list under exactly one of "conversations" and "messages"; the keys are {sorted(data)}',
+            f'expected a list under exactly one of "conversations" and "messages"; the keys are {sorted(map(str, data))}'
+            + (f". The nearest other format is {nearest}" if not given and (nearest := nearest_format(data)) else ""),
         )
     turns = [_turn(turn, number, record) for number, turn in enumerate(data[given[0]], start=1)]
     if isinstance(data.get("system"), str) and data["system"]:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from .conversations import Medium, Record, SampleError, TrainingItem, training_items
 from .encoding import ItemEncoder, tokenized_segments
 from .feature_cache import medium_key
+from .formats import record_format
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class HiComDataset(Dataset):
 
     Attributes:
         skipped: a `SkippedSample` for every record left out when the data set was opened.
+        formats: records of other formats than ours, counted by name, see `formats`.
         lengths: (samples,) int64, estimated tokens with visual tokens; nothing is decoded for it.
         visual_tokens: (samples,) int64, tokens of the sample's videos and images, the same estimate.
         modalities: (samples,) int8, index into `MODALITIES`: what the batches may be grouped by.
@@ -111,6 +113,7 @@ class HiComDataset(Dataset):
         self.records = PackedRecords(load_records(records, media_root, seed))
         self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
         self.skipped: list[SkippedSample] = []
+        self.formats: Counter[str] = Counter()
         self._open()
 
     def _open(self):
@@ -127,6 +130,9 @@ class HiComDataset(Dataset):
                 logger.warning("skipped: %s", error)
                 self.skipped.append(SkippedSample(error.source, f"{error.kind}: {error.reason}"))
                 continue
+            known = record_format(record.data)
+            if known is not None:
+                self.formats[known.name] += 1
             for place, item in enumerate(items):
                 kinds = {medium.kind for medium in item.media}
                 places.append((number, place))
@@ -206,7 +212,8 @@ class HiComDataset(Dataset):
         counts = Counter(MODALITIES[modality] for modality in self.modalities)
         parts = ", ".join(f"{counts[name]} {name}" for name in MODALITIES if counts[name])
         skipped = f", {len(self.skipped)} records skipped" if self.skipped else ""
-        return f"{len(self)} samples ({parts}) of {len(self.records)} records{skipped}"
+        formats = "".join(f", {count} read as {name}" for name, count in self.formats.items())
+        return f"{len(self)} samples ({parts}) of {len(self.records)} records{formats}{skipped}"
 
 
 def checked_encoder(encoder: ItemEncoder) -> ItemEncoder:

@@ -2,7 +2,7 @@
 
 A tar shard is in WebDataset's layout: the files of one sample share their name up to its first dot and follow each other.
 `<key>.json` is the record; its videos and images are files of the sample, named by the record or, if it names none, all
-of them in the order of their names.
+of them in the order of their names. Without a record that has turns or a caption, `<key>.txt` is the caption.
 """
 
 import json
@@ -19,13 +19,11 @@ from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, 
 from .datasets import TAR_SUFFIXES, SkippedSample, checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
 from .epoch_padding import FILLER
+from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, has_turns
 
 logger = logging.getLogger(__name__)
 
-MEDIA_SUFFIXES = {
-    "video": ("mp4", "mkv", "mov", "webm", "avi", "gif"),
-    "image": ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"),
-}
+MEDIA_SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 SHARD_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # data-{000..127}.tar, as WebDataset writes it
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 WEB_URL = re.compile("https?://", flags=re.IGNORECASE)
@@ -290,9 +288,9 @@ def tar_rows(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
 def _record_of_files(key: str, shard: str, files: Mapping[str, Any]) -> Record:
     """A tar sample as a record; "json" is content, or parsed already."""
     source = f"{shard}: {key}"
-    data = files.get("json")
+    data = files.get("json", {} if "txt" in files else None)
     if data is None:
-        raise SampleError(source, BAD_RECORD, f"the sample has no {key}.json, only {sorted(files)}")
+        raise SampleError(source, BAD_RECORD, f"the sample has neither {key}.json nor {key}.txt, only {sorted(files)}")
     if isinstance(data, bytes):
         try:
             data = json.loads(data)
@@ -303,6 +301,9 @@ def _record_of_files(key: str, shard: str, files: Mapping[str, Any]) -> Record:
         for kind, suffixes in MEDIA_SUFFIXES.items():
             names = [suffix for suffix in files if suffix.rpartition(".")[2].lower() in suffixes]
             data[kind] = sorted(names, key=_natural_key)
+
+    if isinstance(data, dict) and "txt" in files and not has_turns(data):
+        data = {**data, "caption": bytes(files["txt"]).decode("utf-8", "replace").strip()}
 
     def open_media(kind: str, name: Any) -> bytes:
         if isinstance(name, str):

@@ -56,7 +56,7 @@ def _check_source(source: str, place: str) -> None:
         kind = "a folder" if Path(source).is_dir() else "of another kind"
         raise ValueError(
             f"{place}: {source} is {kind}; records are read from JSON and JSONL files (.json, .jsonl), mixtures "
-            f"(.yaml), tar shards (.tar) and {HUB_DATASETS}OWNER/NAME"
+            f"(.yaml), tar shards (.tar) and {HUB_DATASETS}OWNER/NAME; `hicom data convert` makes JSON of other files"
         )
 
 
