@@ -13,7 +13,7 @@ from video_files import write_frame_folder, write_truncated_video, write_video
 
 from hicom_hf import FrameSampling
 from hicom_hf.data.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
-from hicom_hf.data.datasets import HiComDataset, PackedRecords, SkippedSample, load_records, read_records
+from hicom_hf.data.datasets import HiComDataset, PackedRecords, SkippedSample, file_records, load_records
 from hicom_hf.data.encoding import IGNORED, ItemEncoder
 
 
@@ -348,6 +348,17 @@ def test_max_length_must_be_positive(processor):
         HiComDataset([record("Who?")], ItemEncoder(processor, max_length=0))
 
 
+def test_lines_of_a_file_are_packed_while_they_are_read(processor, tmp_path):
+    lines = [json.dumps(record("Who?", answer="Ann. " * 50)) for _ in range(4000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    tracemalloc.start()
+    dataset = HiComDataset(tmp_path / "a.jsonl", ItemEncoder(processor))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(dataset) == 4000
+    assert peak < 2 * sum(map(len, lines)) + 2**20  # a list of records in Python would be four times the file
+
+
 # Lengths ---------------------------------------------------------------------------------------------------------------
 
 
@@ -394,7 +405,7 @@ def test_json_and_jsonl_give_the_same_records_with_paths_beside_the_file(folder,
     entries = [record(video="twelve.mp4", id=5), record("Who?")]
     (tmp_path / "a.json").write_text(json.dumps(entries))
     (tmp_path / "a.jsonl").write_text("\n\n".join(map(json.dumps, entries)) + "\n")
-    as_json, as_lines = read_records(tmp_path / "a.json"), read_records(tmp_path / "a.jsonl")
+    as_json, as_lines = (list(file_records(tmp_path / name)) for name in ("a.json", "a.jsonl"))
     assert [r.data for r in as_json] == [r.data for r in as_lines] == entries
     assert as_json[0].source == f"{tmp_path / 'a.json'}: record 0 (id 5)"
     assert as_json[1].source == f"{tmp_path / 'a.json'}: record 1"
@@ -414,7 +425,7 @@ def test_json_and_jsonl_give_the_same_records_with_paths_beside_the_file(folder,
 def test_a_file_that_is_no_data_set_is_an_error(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        read_records(tmp_path / name)
+        list(file_records(tmp_path / name))
 
 
 def test_tar_shards_are_not_opened_as_a_file(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from hicom_hf.data.datasets import HiComDataset, load_records
 from hicom_hf.data.encoding import ItemEncoder
-from hicom_hf.data.mixtures import SamplingStrategy, load_mixture
+from hicom_hf.data.mixtures import SamplingStrategy, mixture_records
 
 
 def numbered(count, prefix):
@@ -75,11 +75,11 @@ def test_a_mixture_is_its_data_sets_one_after_the_other(folder):
         {"json_path": "a.json", "sampling_strategy": "end:2"},
         {"json_path": "b.jsonl", "media_root": "clips"},
     )
-    records = load_mixture(path)
+    records = list(mixture_records(path))
     assert ids(records) == ["a8", "a9", *(f"b{number}" for number in range(7))]
     assert records[0].media_root == str(folder)
     assert records[-1].media_root == str(folder / "clips")
-    assert load_mixture(path, "/elsewhere")[0].media_root == "/elsewhere"
+    assert next(mixture_records(path, "/elsewhere")).media_root == "/elsewhere"
     assert records[0].source == f"{folder / 'a.json'}: record 8 (id a8)"
 
 
@@ -117,9 +117,9 @@ def test_a_data_set_opens_a_mixture(folder, processor):
 def test_a_mixture_that_cannot_be_used_is_an_error_with_its_place(folder, content, message):
     (folder / "mixture.yaml").write_text(content)
     with pytest.raises(ValueError, match=rf"mixture.yaml: {message}"):
-        load_mixture(folder / "mixture.yaml")
+        list(mixture_records(folder / "mixture.yaml"))
 
 
 def test_a_missing_file_of_a_mixture_is_an_error_with_its_path(folder):
     with pytest.raises(FileNotFoundError, match=r"nowhere.json"):
-        load_mixture(mixture(folder, {"json_path": "nowhere.json"}))
+        list(mixture_records(mixture(folder, {"json_path": "nowhere.json"})))

@@ -23,7 +23,7 @@ from .conversations import (
     TrainingItem,
     training_items,
 )
-from .datasets import TAR_SUFFIXES, load_records
+from .datasets import TAR_SUFFIXES, PackedRecords, iterate_records
 from .encoding import IGNORED, ItemEncoder
 from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
@@ -192,7 +192,7 @@ def _records(records, media_root, seed: int) -> tuple[Iterable[Record], int, int
         if path.lower().endswith(TAR_SUFFIXES) or os.path.isdir(path):
             root = None if media_root is None else os.fspath(media_root)
             return (record_of_row(row, root) for row in open_stream(path)), 0, STREAM_CHUNK
-    found = load_records(records, media_root, seed)
+    found = PackedRecords(iterate_records(records, media_root, seed))
     return found, len(found), CHUNK
 
 

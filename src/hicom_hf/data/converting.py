@@ -21,7 +21,7 @@ from typing import Any
 
 from ..hub.files import atomic_file
 from .conversations import URL, Record, SampleError
-from .datasets import JSON_LINES_SUFFIXES, TAR_SUFFIXES, read_records
+from .datasets import JSON_LINES_SUFFIXES, TAR_SUFFIXES, file_records
 from .formats import (
     MEDIA_KEYS,
     TURN_KEYS,
@@ -115,7 +115,7 @@ def source_records(source: Path, media_root: str | os.PathLike | None = None) ->
     elif source.suffix.lower() == ".parquet":
         yield from _parquet_records([source], media_root)
     elif source.suffix.lower() in (".json", *JSON_LINES_SUFFIXES):
-        yield from read_records(source, media_root)
+        yield from file_records(source, media_root)
     else:
         raise ValueError(
             f"{source} is of no known kind: JSON, JSONL, CSV, TSV, Parquet, tar, or a folder of `datasets` or of videos"
@@ -127,7 +127,7 @@ def _folder_records(folder: Path, media_root: str | os.PathLike | None) -> Itera
     tables = sorted(folder.rglob("*.parquet"))
     if metadata is not None:
         is_table = metadata.suffix in TABLE_DELIMITERS
-        yield from _table_records(metadata, media_root) if is_table else read_records(metadata, media_root)
+        yield from _table_records(metadata, media_root) if is_table else file_records(metadata, media_root)
     elif (folder / "dataset_info.json").is_file():
         from datasets import DatasetDict, load_from_disk
 

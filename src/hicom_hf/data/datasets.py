@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -41,7 +42,7 @@ class PackedRecords(Sequence):
     """
 
     def __init__(self, records: Iterable[Record]):
-        buffer, offsets = bytearray(), [0]
+        buffer, offsets = bytearray(), array("q", [0])
         self._unpacked: dict[int, Record] = {}
         for number, record in enumerate(records):
             try:
@@ -52,7 +53,7 @@ class PackedRecords(Sequence):
             except (TypeError, ValueError):
                 self._unpacked[number] = record
             offsets.append(len(buffer))
-        self._buffer = np.frombuffer(bytes(buffer), dtype=np.uint8)
+        self._buffer = np.frombuffer(buffer, dtype=np.uint8)
         self._offsets = np.array(offsets, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -110,7 +111,7 @@ class HiComDataset(Dataset):
         if on_bad_sample not in ("raise", "skip"):
             raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
         self.encoder = checked_encoder(encoder)
-        self.records = PackedRecords(load_records(records, media_root, seed))
+        self.records = PackedRecords(iterate_records(records, media_root, seed))
         self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
         self.skipped: list[SkippedSample] = []
         self.formats: Counter[str] = Counter()
@@ -118,7 +119,8 @@ class HiComDataset(Dataset):
 
     def _open(self):
         """Check every record, and note which samples it gives and how long they are."""
-        places, characters, visual_tokens, modalities = [], [], [], []
+        # Numbers of millions of samples, in a quarter of the memory of lists.
+        places, characters, visual_tokens, modalities = array("q"), array("q"), array("q"), array("b")
         num_tokens = cache(self.encoder.processor.num_visual_tokens)  # few numbers of frames, many records
         counts: dict[tuple, int] = {}  # frames by what a record says of them: few kinds
         for number, record in enumerate(self.records):
@@ -135,13 +137,13 @@ class HiComDataset(Dataset):
                 self.formats[known.name] += 1
             for place, item in enumerate(items):
                 kinds = {medium.kind for medium in item.media}
-                places.append((number, place))
+                places.extend((number, place))
                 characters.append(sum(map(_num_characters, item.messages)))
                 visual_tokens.append(sum(num_tokens(self._usual_num_frames(medium, counts)) for medium in item.media))
                 modalities.append(2 if "video" in kinds else 1 if kinds else 0)
         if not places:
             raise ValueError(f"no sample is left of {len(self.records)} records ({len(self.skipped)} skipped)")
-        self._places = np.array(places, dtype=np.int64)
+        self._places = np.array(places, dtype=np.int64).reshape(-1, 2)
         self.modalities = np.array(modalities, dtype=np.int8)
         self.visual_tokens = np.array(visual_tokens, dtype=np.int64)
         self.lengths = self._estimated_lengths(np.array(characters), self.visual_tokens)
@@ -262,8 +264,17 @@ def load_records(
     records: str | os.PathLike | Iterable[dict | Record],
     media_root: str | os.PathLike | None = None,
     seed: int = 0,
-) -> Sequence[Record]:
-    """Records of a file or in memory, each with its name for messages.
+) -> list[Record]:
+    """The records of `iterate_records` in a list; arguments and errors as there."""
+    return list(iterate_records(records, media_root, seed))
+
+
+def iterate_records(
+    records: str | os.PathLike | Iterable[dict | Record],
+    media_root: str | os.PathLike | None = None,
+    seed: int = 0,
+) -> Iterator[Record]:
+    """Records of a file or in memory, each with its name for messages; lines of JSONL are not in memory together.
 
     Args:
         records: path of a JSON, JSONL or mixture YAML file, or entries.
@@ -277,22 +288,22 @@ def load_records(
     if isinstance(records, (str, os.PathLike)):
         path = Path(records)
         if path.suffix.lower() in MIXTURE_SUFFIXES:
-            from .mixtures import load_mixture
+            from .mixtures import mixture_records
 
-            return load_mixture(path, media_root, seed)
+            yield from mixture_records(path, media_root, seed)
+            return
         if path.name.lower().endswith(TAR_SUFFIXES):
             raise ValueError(
                 f"{path}: tar shards are read as a stream, by HiComStreamingDataset; here a JSON file is needed"
             )
-        return read_records(path, media_root)
+        yield from file_records(path, media_root)
+        return
     root = None if media_root is None else os.fspath(media_root)
-    return [
-        entry if isinstance(entry, Record) else Record(entry, _name("", entry, number), root)
-        for number, entry in enumerate(records)
-    ]
+    for number, entry in enumerate(records):
+        yield entry if isinstance(entry, Record) else Record(entry, _name("", entry, number), root)
 
 
-def read_records(path: str | os.PathLike, media_root: str | os.PathLike | None = None) -> list[Record]:
+def file_records(path: str | os.PathLike, media_root: str | os.PathLike | None = None) -> Iterator[Record]:
     """Records of one JSON or JSONL file.
 
     Args:
@@ -305,8 +316,9 @@ def read_records(path: str | os.PathLike, media_root: str | os.PathLike | None =
     """
     path = Path(path)
     root = os.fspath(path.parent if media_root is None else media_root)
-    entries = list(_json_lines(path)) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
-    return [Record(entry, _name(f"{path}: ", entry, number), root) for number, entry in enumerate(entries)]
+    entries = _json_lines(path) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
+    for number, entry in enumerate(entries):
+        yield Record(entry, _name(f"{path}: ", entry, number), root)
 
 
 def _json_list(path: Path) -> list:

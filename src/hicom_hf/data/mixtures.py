@@ -12,6 +12,7 @@ import math
 import os
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -87,7 +88,9 @@ class SamplingStrategy:
         return list(range(start, start + count))
 
 
-def load_mixture(path: str | os.PathLike, media_root: str | os.PathLike | None = None, seed: int = 0) -> list[Record]:
+def mixture_records(
+    path: str | os.PathLike, media_root: str | os.PathLike | None = None, seed: int = 0
+) -> Iterator[Record]:
     """Records of all data sets of a mixture, one data set after the other.
 
     Args:
@@ -99,22 +102,24 @@ def load_mixture(path: str | os.PathLike, media_root: str | os.PathLike | None =
         ValueError: a wrong key, strategy or data file, with the place in the mixture.
         OSError: a file cannot be read.
     """
-    from .datasets import read_records
+    from .datasets import PackedRecords, file_records
 
     path = Path(path)
-    records = []
     for number, source in enumerate(mixture_sources(path), start=1):
         place = f"{path}: data set {number} ({source['json_path']})"
         root = source.get("media_root")
         root = path.parent / root if root is not None else media_root
-        entries = read_records(path.parent / source["json_path"], root)
         try:
             strategy = SamplingStrategy.parse(source.get("sampling_strategy", "all"))
+            records = file_records(path.parent / source["json_path"], root)
+            if strategy.part == "all":
+                yield from records
+                continue
+            entries = PackedRecords(records)
             chosen = strategy.choose(len(entries), f"{seed}:{number}")
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        records.extend(entries[index] for index in chosen)
-    return records
+        yield from (entries[index] for index in chosen)
 
 
 def check_mixture(path: str | os.PathLike) -> None:

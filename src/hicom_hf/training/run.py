@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ from transformers.utils import is_bitsandbytes_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
 from ..data.conversations import Record
-from ..data.datasets import HiComDataset, load_records
+from ..data.datasets import HiComDataset, iterate_records
 from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
 from ..data.streaming import HiComStreamingDataset
@@ -210,8 +211,9 @@ def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder) -> HiCom
     )
 
 
-def _records(recipe: Recipe, files: list[str]) -> list[Record]:
-    return [record for file in files for record in load_records(file, recipe.data.media_root, recipe.seed)]
+def _records(recipe: Recipe, files: list[str]) -> Iterator[Record]:
+    for file in files:
+        yield from iterate_records(file, recipe.data.media_root, recipe.seed)
 
 
 def filled_cache(recipe: Recipe, model, dataset: HiComDataset, device: torch.device) -> FeatureCache:
