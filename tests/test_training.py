@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from training_runs import (
 from transformers import TrainerState, TrainingArguments
 from video_files import write_video
 
-from hicom_hf import HiComForConditionalGeneration, HiComProcessor
+from hicom_hf import HiComForConditionalGeneration, HiComProcessor, hicom_tiny
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.cli.main import main
 from hicom_hf.data.collating import HiComDataCollator
@@ -248,6 +249,14 @@ def test_recipes_are_listed_shown_and_checked(start, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_values("alignment", *start, tmp_path / "out")))
     assert main(["train", str(path), "--check"]) == 0
+
+
+def test_the_model_in_the_package_is_trained_by_its_name(start, tmp_path):
+    run = recipe("instruction_tuning", "hicom-tiny", start[1], tmp_path / "out", max_steps=1, batch_size=2)
+    check_run(run)
+    assert weights_of(run_recipe(run)).keys() == weights_of(hicom_tiny()).keys()
+    with pytest.raises(FileNotFoundError, match=r"hicom-tinny is not the folder of a model.*or hicom-tiny"):
+        check_run(replace(run, model="hicom-tinny"))
 
 
 def test_a_run_that_was_told_to_stop_has_exit_code_1_and_no_result(start, tmp_path, capsys, monkeypatch):

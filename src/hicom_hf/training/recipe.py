@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ..assets import model_source
 from ..hub.reading import Reading
 from .typed_yaml import build, load_yaml, set_value
 
@@ -196,7 +197,7 @@ class Recipe:
     Args:
         stage: "alignment", "conditional_pretraining" or "instruction_tuning" (paper, figure 3).
         model: the folder that it starts from, with model and processor: `hicom init` for the first stage, `OUTPUT_DIR/model`
-            of the stage before for the others; or `hf://OWNER/NAME`.
+            of the stage before for the others; `hf://OWNER/NAME`; or `hicom-tiny`, the model in the package.
         output_dir: checkpoints, logs and, at the end, the folder `model`.
         data, learning_rates: see there.
         batch_size: samples per optimiser step, over all GPUs.
@@ -245,6 +246,11 @@ class Recipe:
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
     eval: EvalRecipe | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where `model` is: a folder, or a name on the Hub."""
+        return model_source(self.model.removeprefix(HUB_PREFIX))
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values; `recipe_from_dict` takes it back."""

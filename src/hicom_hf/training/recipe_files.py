@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from ..assets import HICOM_TINY
 from ..data.mixtures import check_mixture
 from .recipe import HUB_DATASETS, HUB_PREFIX, JSON_SUFFIXES, MIXTURE_SUFFIXES, TAR_SUFFIXES, Recipe
 
@@ -17,11 +18,11 @@ def check_files(recipe: Recipe, name: str = "recipe") -> None:
         FileExistsError: `output_dir` holds a finished model.
     """
     if not recipe.model.startswith(HUB_PREFIX):
-        folder = Path(recipe.model)
+        folder = Path(recipe.source)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"{name}: model: {recipe.model} is not the folder of a model (no config.json there). Make one with `hicom "
-                f"init`, finish the stage before, or write {HUB_PREFIX}OWNER/NAME for a model of the Hub"
+                f"init`, finish the stage before, or write {HUB_PREFIX}OWNER/NAME for a model of the Hub or {HICOM_TINY}"
             )
     _check_sources(recipe.data.files, "data.files", name)
     if recipe.eval is not None:

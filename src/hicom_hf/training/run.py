@@ -30,7 +30,6 @@ from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
 from .recipe import (
     CONFIGS_DIR,
     HUB_DATASETS,
-    HUB_PREFIX,
     TAR_SUFFIXES,
     Recipe,
     recipe_text,
@@ -93,7 +92,7 @@ def check_run(recipe: Recipe, name: str = "recipe") -> None:
     check_files(recipe, name)
     check_packages(recipe, name)
     training_arguments(recipe)
-    processor = HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX))
+    processor = HiComProcessor.from_pretrained(recipe.source)
     build_dataset(recipe, processor)
     build_held_out(recipe, processor)
 
@@ -117,7 +116,7 @@ def check_packages(recipe: Recipe, name: str = "recipe") -> None:
 
 def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     """Data, model and trainer of a recipe; the data first, because a bad record is found in less time than a model loads."""
-    processor = HiComProcessor.from_pretrained(recipe.model.removeprefix(HUB_PREFIX))
+    processor = HiComProcessor.from_pretrained(recipe.source)
     dataset, held_out = build_dataset(recipe, processor), build_held_out(recipe, processor)
     quantization = quantization_config(recipe.lora)
     extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
@@ -349,7 +348,7 @@ def sharding_arguments(recipe: Recipe) -> dict:
     if recipe.sharding == "zero2":
         return {"deepspeed": str(CONFIGS_DIR / "zero2.json")}
     config = load_yaml((CONFIGS_DIR / "fsdp2.json").read_text(encoding="utf-8"), "fsdp2.json")
-    text_config = HiComConfig.from_pretrained(recipe.model.removeprefix(HUB_PREFIX)).text_config
+    text_config = HiComConfig.from_pretrained(recipe.source).text_config
     layers = MODEL_MAPPING[type(text_config)]._no_split_modules
     return {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": sorted(layers)}}
 

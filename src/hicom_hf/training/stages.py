@@ -23,7 +23,7 @@ from torch import nn
 from ..hub.loading import check_finite
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
-from .recipe import HUB_PREFIX, LearningRates, Recipe
+from .recipe import LearningRates, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def load_stage(recipe: Recipe, **kwargs) -> HiComForConditionalGeneration:
     Raises:
         ValueError: if a weight is missing, has another shape, is not known, or is not a number, with all names.
     """
-    source = recipe.model.removeprefix(HUB_PREFIX)
+    source = recipe.source
     config = HiComConfig.from_pretrained(source)
     fresh = _build_injections(config, recipe)
     config.compressor_config.bypass_injection = recipe.stage == "alignment"
