@@ -13,7 +13,7 @@ import yaml
 
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.data.conversations import training_items
-from hicom_hf.data.datasets import read_records
+from hicom_hf.data.datasets import load_records
 from hicom_hf.data.mixtures import load_mixture
 from hicom_hf.hub.loading import load_config, load_model
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
@@ -132,7 +132,7 @@ def records(folder: Path, random: Random) -> Iterator[Case]:
         path.write_bytes(text)
         yield Case(
             f"{number} {text[:200]!r}",
-            lambda path=path: [training_items(record) for record in read_records(path)],
+            lambda path=path: [training_items(record) for record in load_records(path)],
             "records",
         )
 

@@ -8,8 +8,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from ..modeling.configuration_hicom import PARTS, HiComConfig
+from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.parts_hicom import PARTS
 from ..processors.chat_template_hicom import multimodal_chat_template
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.video_processing_hicom import HiComVideoProcessor
@@ -108,7 +109,7 @@ def tiny_config(**compressor) -> HiComConfig:
         compressor_config={**TINY_COMPRESSOR, **compressor},
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
-        untrained_parts=PARTS,
+        untrained_parts=list(PARTS),
     )
 
 

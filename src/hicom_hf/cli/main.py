@@ -20,7 +20,20 @@ from . import CommandError
 from .arguments import CONTROL_CHARACTERS
 
 # In the order of `hicom --help`; each is the module of the same name in this folder, with _ for -.
-COMMANDS = ("ask", "build-data", "convert", "data", "demo", "eval", "init", "inspect", "merge", "serve", "shapes", "train")
+COMMANDS = (
+    "ask",
+    "build-data",
+    "convert",
+    "data",
+    "demo",
+    "eval",
+    "init",
+    "inspect",
+    "merge",
+    "serve",
+    "shapes",
+    "train",
+)
 
 FAILED, BAD_ARGUMENTS, INTERRUPTED = 1, 2, 130  # exit codes; 130 is what a shell gives for Ctrl-C
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, CommandError)

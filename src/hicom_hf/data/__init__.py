@@ -1,1 +1,29 @@
-"""From training records to batches: reading, mixing, encoding, caching, checking. Nothing here needs a trainer."""
+"""From training records to batches: reading, mixing, encoding, caching, checking. Nothing here needs a trainer.
+
+The data flow: records (`datasets`, `mixtures`, `streaming`) -> items, one per question (`conversations`) -> tensors (`encoding`,
+with `feature_cache`) -> batches (`collating`, `batch_sampling`). `checking` follows it without training.
+"""
+
+from .checking import check_data
+from .collating import HiComDataCollator
+from .conversations import Record, SampleError, TrainingItem, training_items
+from .datasets import HiComDataset, SkippedSample, iterate_records, load_records
+from .encoding import ItemEncoder
+from .feature_cache import FeatureCache
+from .streaming import HiComStreamingDataset
+
+__all__ = [
+    "FeatureCache",
+    "HiComDataCollator",
+    "HiComDataset",
+    "HiComStreamingDataset",
+    "ItemEncoder",
+    "Record",
+    "SampleError",
+    "SkippedSample",
+    "TrainingItem",
+    "check_data",
+    "iterate_records",
+    "load_records",
+    "training_items",
+]

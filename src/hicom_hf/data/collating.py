@@ -100,7 +100,7 @@ class HiComDataCollator:
         rows = [sample for sample in samples if not isinstance(sample, SkippedSample)]
         statistics = BatchStatistics(num_samples=len(rows))
         statistics.skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
-        batch = self._padded(
+        batch: dict[str, Any] = self._padded(
             rows or [{"input_ids": torch.tensor([self.pad_token_id]), "labels": torch.tensor([IGNORED])}]
         )
         for name in PACKED_TENSORS:

@@ -9,7 +9,7 @@ Records of other formats are read as `formats` says. Nothing here opens a video.
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +35,10 @@ PROBLEM_KINDS = (
 )
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
+MEDIA_KEYS: dict[Literal["video", "image"], tuple[str, ...]] = {
+    "video": ("video", "videos"),
+    "image": ("image", "images"),
+}
 TAGS = re.compile(r"(?<!\\)<(video|image)>")  # one with a backslash in front is a word of the text
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", flags=re.IGNORECASE)
 
@@ -282,7 +285,7 @@ def _turn(turn: Any, number: int, record: Record) -> _Turn:
     return _Turn(role, [*(Medium(kind, None) for kind in kinds), content], written)
 
 
-def _parts(content: list, number: int, record: Record) -> list:
+def _parts(content: Sequence, number: int, record: Record) -> list:
     """Parts of a chat message: texts as strings, videos and images as media, with their source if the part names it."""
     parts = []
     for part in content:
@@ -295,8 +298,7 @@ def _parts(content: list, number: int, record: Record) -> list:
             except ValueError as error:
                 raise SampleError(record.source, BAD_RECORD, str(error)) from error
             sources = [part[key] for key in ("path", "url", "bytes", kind) if part.get(key) is not None]
-            medium = _medium(kind, sources[0], part, record) if sources else Medium(kind, None)
-            parts.append(medium)
+            parts.append(_medium(kind, sources[0], part, record) if sources else Medium(kind, None))
         else:
             raise SampleError(
                 record.source,
@@ -328,7 +330,7 @@ def _record_media(record: Record) -> dict[str, list[Medium]]:
     return media
 
 
-def _medium(kind: str, source: Any, options: Mapping, record: Record) -> Medium:
+def _medium(kind: Literal["video", "image"], source: Any, options: Mapping, record: Record) -> Medium:
     """A medium with its source resolved; `options` may say which frames of a video are taken."""
     if isinstance(source, Mapping):  # as `datasets` stores undecoded files
         source = source.get("bytes") or source.get("path")

@@ -84,7 +84,7 @@ class ItemEncoder:
         decode_seconds = time.perf_counter() - begin
         counts = [self.processor.num_visual_tokens(frames) for frames, _ in visuals]
         input_ids, labels = self.tokenize(item, counts)
-        sample = {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
+        sample: dict[str, Any] = {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
         for kind, pixels_name in (("video", "pixel_values_videos"), ("image", "pixel_values")):
             of_kind = [visual for medium, visual in zip(item.media, visuals, strict=True) if medium.kind == kind]
             if not of_kind:

@@ -225,7 +225,7 @@ class FeatureCache:
 
     def _encoded(
         self, model, media: Iterable[Medium], on_bad_sample: str, skipped: list[SampleError]
-    ) -> Iterator[tuple[str, torch.Tensor]]:
+    ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
         """Names and tensors for the shards, medium by medium."""
         tower = _vision_tower(model)
         was_training = tower.training

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .conversations import Record
 
@@ -61,7 +61,7 @@ class SamplingStrategy:
             )
         if match[3] and Fraction(match[2]) > 100:
             raise ValueError(f"sampling_strategy {text!r} takes more than 100 %")
-        return cls(match[1], Fraction(match[2]), bool(match[3]))
+        return cls(cast(Literal["first", "end", "random"], match[1]), Fraction(match[2]), bool(match[3]))
 
     def count(self, num_records: int) -> int:
         """Records taken of `num_records`.

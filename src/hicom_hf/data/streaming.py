@@ -128,8 +128,10 @@ class HiComStreamingDataset(IterableDataset):
                 yield from [FILLER] * num_fillers
                 known = {}  # what was read for this record
                 for item in items[num_fillers:]:
-                    skipped = isinstance(item, SkippedSample)
-                    yield item if skipped else encoded_or_skipped(self.encoder, item, self.on_bad_sample, known)
+                    if isinstance(item, SkippedSample):
+                        yield item
+                    else:
+                        yield encoded_or_skipped(self.encoder, item, self.on_bad_sample, known)
             if not self.repeat or is_empty:  # a worker without a shard has nothing to repeat
                 return
             epoch += 1
@@ -151,7 +153,7 @@ class HiComStreamingDataset(IterableDataset):
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return len(range(first, self._skipped_batches, step)) * self._batch_size
 
-    def _items(self, row: Mapping[str, Any]) -> list[TrainingItem | SkippedSample]:
+    def _items(self, row: Mapping[str, Any]) -> Sequence[TrainingItem | SkippedSample]:
         """What a row gives before any video is read."""
         try:
             return training_items(record_of_row(row, self.media_root), self.per_turn)

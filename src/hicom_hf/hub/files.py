@@ -263,12 +263,15 @@ class FolderLock:
         self._held.add((os.getpid(), self.path))
         holder = {"host": socket.gethostname(), "process": os.getpid(), "purpose": self.purpose}
         text = json.dumps({**holder, "since": datetime.now().astimezone().isoformat(timespec="seconds")})
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, text.encode(), 0)
+        descriptor = self._descriptor
+        assert descriptor is not None  # `_acquire` was successful
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
         return self
 
     def _acquire(self) -> bool:
         """Lock the file; false if it is no longer the one of this name."""
+        assert fcntl is not None  # asked in `__enter__`
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,17 +8,16 @@ from typing import Any
 from huggingface_hub import get_safetensors_metadata
 from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
-from ..modeling.configuration_hicom import PARTS, HiComConfig
+from ..modeling.configuration_hicom import HiComConfig
+from ..modeling.parts_hicom import PARTS, count_by_part
 from ..processors.processing_hicom import HiComProcessor
 from .loading import load_config, load_processor
 from .reading import shard_names
 
 FRAME_COUNTS = (1, 8, 16, 32, 64, 128)
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# Names of tensors begin with these; the LLM's head counts as part of it.
-PREFIXES = {**{f"model.{part}.": part for part in PARTS}, "lm_head.": "language_model"}
 
 
 def inspect_model(source: str | Path) -> dict[str, Any]:
@@ -43,7 +42,10 @@ def inspect_model(source: str | Path) -> dict[str, Any]:
         tensors, files = read_headers(source)
     except (OSError, ValueError, SafetensorError) as error:
         problems.append(f"the weights cannot be read: {error}")
-    parameters, dtypes = count_parameters(tensors)
+    parameters = count_by_part((name, prod(shape)) for name, (shape, _) in tensors.items())
+    dtypes = Counter()
+    for shape, dtype in tensors.values():
+        dtypes[dtype] += prod(shape)
     try:
         processor = describe_processor(load_processor(source))
     except (OSError, ValueError) as error:
@@ -59,7 +61,7 @@ def inspect_model(source: str | Path) -> dict[str, Any]:
             for part in PARTS
         },
         "num_parameters": sum(parameters.values()) if tensors else None,
-        "dtypes": dtypes,
+        "dtypes": dict(dtypes.most_common()),
         "num_weight_files": len(files),
         "num_bytes": sum(files.values()),
         "tokens": [_tokens(config, num_frames) for num_frames in FRAME_COUNTS],
@@ -84,7 +86,9 @@ def read_headers(source: str | Path) -> tuple[dict[str, tuple[list[int], str]], 
     """
     folder = Path(source)
     if not folder.is_dir():
-        folder = Path(cached_file(str(source), "config.json")).parent  # the repo's folder in the cache
+        config_file = cached_file(str(source), "config.json")
+        assert config_file is not None  # otherwise it raises
+        folder = Path(config_file).parent  # the repo's folder in the cache
     names = [WEIGHTS_FILE]
     if (folder / WEIGHTS_INDEX).is_file():
         names = shard_names(folder / WEIGHTS_INDEX)
@@ -104,16 +108,6 @@ def read_headers(source: str | Path) -> tuple[dict[str, tuple[list[int], str]], 
             for key in file.keys():  # noqa: SIM118  safe_open is no dictionary
                 tensors[key] = (file.get_slice(key).get_shape(), file.get_slice(key).get_dtype())
     return tensors, {name: (folder / name).stat().st_size for name in names}
-
-
-def count_parameters(tensors: dict[str, tuple[list[int], str]]) -> tuple[Counter, dict[str, int]]:
-    """Parameters by part ("other" for what belongs to none) and by dtype."""
-    parts, dtypes = Counter(), Counter()
-    for name, (shape, dtype) in tensors.items():
-        part = next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "other")
-        parts[part] += prod(shape)
-        dtypes[dtype] += prod(shape)
-    return parts, dict(dtypes.most_common())
 
 
 def describe_processor(processor: HiComProcessor) -> dict[str, Any]:

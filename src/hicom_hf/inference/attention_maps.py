@@ -78,11 +78,11 @@ def attention_maps(
             output_compressor_attentions=True,
             return_dict=True,
         )
-    [attentions] = output.compressor_attentions
-    local, over_all = attentions.local_weights, attentions.global_weights
+    [attentions] = output.compressor_attentions or ()  # asked for
+    local, positions, over_all = attentions.local_weights, attentions.local_positions, attentions.global_weights
     return AttentionMaps(
         instruction,
-        None if local is None else local_map(local[0], attentions.local_positions),
+        None if local is None or positions is None else local_map(local[0], positions),
         None if over_all is None else global_map(over_all[0]),
     )
 

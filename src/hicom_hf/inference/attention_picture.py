@@ -233,7 +233,7 @@ def _resized(frame: np.ndarray) -> Image.Image:
     return Image.fromarray(frame).resize((CELL, CELL), Image.Resampling.BICUBIC)
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """As much of a text as has room."""
     if font.getlength(text) <= width:
         return text

@@ -164,7 +164,7 @@ def attention_picture(
     for number in explained_questions(asked.questions):
         question, answer = asked.questions[number], asked.answers[number]
         maps = attention_maps(model, processor, asked.video, question.text)
-        extra = {}
+        extra: dict[str, Any] = {}
         if asked.scene is not None:
             extra = {"right_answer": question.answer}
             if question.referents:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .cache_hicom import CACHE, is_packed, one_cache, starts_a_prompt
 from .compressor_hicom import HiComCompressor
@@ -23,7 +23,7 @@ class HiComPreTrainedModel(PreTrainedModel):
     config: HiComConfig
     config_class = HiComConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "video", "text")
+    input_modalities = ["image", "video", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -37,8 +37,9 @@ class HiComPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         # The compressor's modules know their own initialisation; children come before parents.
-        if hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
-            module.init_weights()
+        init_weights = getattr(module, "init_weights", None)
+        if callable(init_weights) and not isinstance(module, PreTrainedModel):
+            init_weights()
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False):
         # For code outside transformers, the library skips modules without parameters of their own, and with them the MLPs
@@ -66,6 +67,10 @@ class HiComModel(HiComPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
+
+    def embed(self, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """The LLM's embeddings of tokens, (..., C)."""
+        return self.get_input_embeddings()(input_ids)
 
     # Once per video ----------------------------------------------------------------------------------------------------
 
@@ -213,7 +218,7 @@ class HiComModel(HiComPreTrainedModel):
             raise ValueError("pass either pixel values or features encoded before, not both and not neither")
         lengths = None if video_num_frames is None else whole_numbers(video_num_frames)
         if video_features is None:
-            if lengths is None:
+            if lengths is None or pixel_values_videos is None:
                 raise ValueError("pixel_values_videos needs video_num_frames, the number of frames of each video")
             video_features = self.encode_videos(pixel_values_videos, lengths)
         elif lengths is not None and not torch.compiler.is_compiling():
@@ -265,7 +270,7 @@ class HiComModel(HiComPreTrainedModel):
             mask = input_ids == token_id
         else:
             placeholder = torch.full((), token_id, device=inputs_embeds.device)
-            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+            mask = (inputs_embeds == self.embed(placeholder)).all(-1)
         if prompt_length is not None:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) < prompt_length)
         return mask
@@ -295,8 +300,7 @@ class HiComModel(HiComPreTrainedModel):
         """See `HiComForConditionalGeneration.forward`."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+        embeds = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
         visual = dict(mm_encoder_outputs or {})
         if pixel_values is not None or image_features is not None:
             visual["image"] = self.get_image_features(
@@ -312,7 +316,7 @@ class HiComModel(HiComPreTrainedModel):
                 return_dict=True,
             )
         cache = one_cache(cache, past_key_values)
-        is_prefill = starts_a_prompt(cache, inputs_embeds.shape[1])
+        is_prefill = starts_a_prompt(cache, embeds.shape[1])
         if is_prefill and attention_mask is None and is_packed(position_ids):
             if use_cache or cache is not None:
                 raise ValueError(
@@ -326,12 +330,12 @@ class HiComModel(HiComPreTrainedModel):
             visual_tokens = None if output is None else output.pooler_output
             attentions[modality] = getattr(output, "compressor_attentions", None)
             if visual_tokens is not None or is_prefill:  # placeholders without visual tokens are an error in a prompt
-                placeholders = self.placeholders(input_ids, inputs_embeds, token_id, prompt_length)
-                inputs_embeds = merge_visual_tokens(inputs_embeds, placeholders, visual_tokens, modality)
+                placeholders = self.placeholders(input_ids, embeds, token_id, prompt_length)
+                embeds = merge_visual_tokens(embeds, placeholders, visual_tokens, modality)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=embeds,
             use_cache=use_cache,
             return_dict=True,
             **{CACHE: cache},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from .attention_hicom import HiComCrossAttention
 from .configuration_hicom import HiComCompressorConfig
@@ -86,7 +86,9 @@ class HiComCompressor(nn.Module):
             global_weights = global_weights.expand(batch, *[-1] * 5)
         attentions = None
         if output_attentions:
-            positions = None if local_weights is None else self._positions(features.shape[1:4], local_weights.shape[1])
+            _, frames, rows, columns, _ = features.shape
+            grid = frames, rows, columns
+            positions = None if local_weights is None else self._positions(grid, local_weights.shape[1])
             attentions = HiComCompressorAttentions(local_weights, positions, global_weights)
         return torch.cat(tokens, dim=1), attentions
 

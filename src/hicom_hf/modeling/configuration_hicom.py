@@ -10,6 +10,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig, SiglipTextConfig, SiglipVisionConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .parts_hicom import PARTS
+
 # SigLIP so400m-patch14-384 and Qwen2.5-7B. Source: paper, section 4.1; the values are those of their config.json.
 SIGLIP_SO400M_VISION = {
     "hidden_size": 1152,
@@ -57,9 +59,6 @@ CUSTOM_PIPELINES = {
 }
 
 Injection = Literal["none", "direct", "coarse", "fine"]
-
-# What a model is made of, by the names of its modules; `lm_head` counts as language_model.
-PARTS = ("vision_tower", "instruction_encoder", "compressor", "language_model")
 
 # What transformers itself may hand to any configuration besides its fields.
 LIBRARY_KEYS = {
@@ -235,7 +234,7 @@ class HiComConfig(PreTrainedConfig):
         "vision_config": SubConfigSpec(AutoConfig, "siglip_vision_model", SIGLIP_SO400M_VISION),
         "instruction_config": SubConfigSpec(AutoConfig, "siglip_text_model", SIGLIP_SO400M_TEXT),
         "text_config": SubConfigSpec(AutoConfig, "qwen2", QWEN2_5_7B),
-        "compressor_config": HiComCompressorConfig,
+        "compressor_config": HiComCompressorConfig,  # pyright: ignore[reportAssignmentType] it stands for itself
     }
 
     if TYPE_CHECKING:  # what they are once the configuration is made
@@ -276,7 +275,10 @@ class HiComConfig(PreTrainedConfig):
             raise ValueError(f"vision_batch_size must be at least 1, got {self.vision_batch_size}")
         if not set(self.untrained_parts) <= set(PARTS):
             raise ValueError(f"untrained_parts may name {', '.join(PARTS)}; got {self.untrained_parts}")
-        if self.vision_config.image_size < self.vision_config.patch_size:
+        sizes = self.vision_config.image_size, self.vision_config.patch_size
+        if not all(isinstance(size, int) for size in sizes):
+            raise ValueError(f"vision_config.image_size and patch_size must be whole numbers (squares), got {sizes}")
+        if self.grid[0] < 1:
             raise ValueError("vision_config.image_size is smaller than one patch")
         if not self.vision_config.vision_use_head:
             raise ValueError(
@@ -300,7 +302,9 @@ class HiComConfig(PreTrainedConfig):
     @property
     def grid(self) -> tuple[int, int]:
         """(H, W), the patch rows and columns of a frame."""
-        side = self.vision_config.image_size // self.vision_config.patch_size
+        image_size, patch_size = self.vision_config.image_size, self.vision_config.patch_size
+        assert isinstance(image_size, int) and isinstance(patch_size, int)  # checked when it was made
+        side = image_size // patch_size
         return side, side
 
     def num_visual_tokens(self, num_frames: int) -> int:

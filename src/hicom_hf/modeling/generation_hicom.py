@@ -3,9 +3,16 @@
 Letters: B batch rows, C LLM width.
 """
 
-import torch
-from transformers import GenerationMixin, PreTrainedTokenizerBase, StoppingCriteria
+# transformers types the `self` of GenerationMixin by a protocol that only the whole model fulfils.
+# pyright: reportAttributeAccessIssue=false
 
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.generation.stopping_criteria import StoppingCriteria
+from transformers.generation.utils import GenerationMixin
+
+from .backbone_hicom import HiComModel
+from .configuration_hicom import HiComConfig
 from .outputs_hicom import HiComVisualOutput
 
 PROBE = "abcdef"  # what transformers spells to learn what a tokenizer puts around its tokens
@@ -42,6 +49,9 @@ def _spells(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 
 class HiComGenerationMixin(GenerationMixin):
     """What transformers' `generate` does not know of a model whose videos may be encoded before."""
+
+    config: HiComConfig
+    model: HiComModel
 
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
         """As in transformers; rows may be padded on either side, which `attention_mask` tells; the output is padded left.

@@ -75,8 +75,9 @@ def group(hidden: torch.Tensor, ratio: Sequence[int]) -> torch.Tensor:
         # The axis of size S becomes two, (groups, members): axis 1 + 2 * (axis - 1) once the earlier ones were split.
         dim = 2 * axis - 1
         size = hidden.shape[dim]
+        is_symbol = isinstance(hidden.shape[dim], torch.SymInt)
         groups, length = -(-size // step), step if size >= step else size
-        if isinstance(size, torch.SymInt) or groups * length != size:  # neighbours overlap: repeat what they share
+        if is_symbol or groups * length != size:  # neighbours overlap: repeat what they share
             hidden = hidden.index_select(dim, _members(size, groups, length, hidden.device))
         hidden = hidden.unflatten(dim, (groups, length))
     # (B, nT, aT, nH, aH, nW, aW, D) -> (B, nT, nH, nW, aT, aH, aW, D) -> (B, G, K, D)

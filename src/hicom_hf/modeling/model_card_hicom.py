@@ -8,6 +8,8 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers.utils import logging
 
+from .parts_hicom import PARTS, count_by_part
+
 logger = logging.get_logger(__name__)
 
 CARD_FILE = "README.md"
@@ -18,12 +20,6 @@ MARKER_PATTERN = re.compile(re.escape(MARKER).replace(re.escape("{digest}"), "([
 # What transformers writes where it finds no card.
 TRANSFORMERS_CARD = "This is the model card of a 🤗 transformers model that has been pushed on the Hub."
 
-PARTS = {
-    "vision_tower": "vision encoder (SigLIP vision)",
-    "instruction_encoder": "instruction encoder (SigLIP text)",
-    "compressor": "compressor",
-    "language_model": "LLM",
-}
 INJECTIONS = {
     "none": "no injection: the pooled group or the learnable token itself is the query",
     "direct": "direct injection: an MLP of the instruction's pooled embedding is the query",
@@ -212,14 +208,12 @@ def count_parameters(model_class: type, config) -> dict[str, int]:
     """Parameters of each part, counted on a model without memory: right also for quantized, sharded or adapted weights."""
     with torch.device("meta"):
         skeleton = model_class(type(config).from_dict(config.to_dict()))
-    sizes = {name: _size(getattr(skeleton.model, name)) for name in PARTS}
-    if not config.tie_word_embeddings:
-        sizes["language_model"] += _size(skeleton.lm_head)
-    return sizes
-
-
-def _size(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    tied = "lm_head." if config.tie_word_embeddings else None  # counted with the embeddings
+    return count_by_part(
+        (name, parameter.numel())
+        for name, parameter in skeleton.named_parameters()
+        if tied is None or not name.startswith(tied)
+    )
 
 
 def _digest(text: str) -> str:

@@ -6,7 +6,7 @@ S image side in pixels.
 
 import torch
 from torch import nn
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .backbone_hicom import HiComModel, HiComPreTrainedModel
 from .cache_hicom import CACHE, one_cache
@@ -38,7 +38,9 @@ class HiComForConditionalGeneration(HubFolderMixin, FrameScoringMixin, HiComPreT
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
-    def encode_videos(self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor) -> HiComVideoFeatures:
+    def encode_videos(
+        self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | list[int]
+    ) -> HiComVideoFeatures:
         """Encode videos once, to ask many questions about them; see `HiComModel.encode_videos`. No gradients.
 
         Example:

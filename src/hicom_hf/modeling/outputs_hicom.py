@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from .compressor_hicom import HiComCompressorAttentions
 
@@ -40,6 +40,8 @@ class HiComVisualOutput(BaseModelOutputWithPooling):
         compressor_attentions: one `HiComCompressorAttentions` per video, if asked for.
     """
 
+    # transformers declares one tensor; its `generate` takes a list as well.
+    pooler_output: list[torch.Tensor] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     compressor_attentions: tuple[HiComCompressorAttentions, ...] | None = None
 
 

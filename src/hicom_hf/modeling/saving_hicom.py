@@ -10,8 +10,10 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
+from .configuration_hicom import HiComConfig
 from .model_card_hicom import CARD_FILE, is_replaceable, write_model_card
 
 logger = logging.get_logger(__name__)
@@ -35,6 +37,8 @@ MAX_SHARD_SIZE = "5GB"  # our choice: the Hub's own advice is to stay below 20 G
 class HubFolderMixin:
     """`save_pretrained` and `push_to_hub` that make self-contained folders, for the model that generates."""
 
+    config: HiComConfig
+
     def save_pretrained(self, save_directory, *, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """As in transformers; the folder also gets the code, the pipeline and a model card.
 
@@ -46,7 +50,7 @@ class HubFolderMixin:
             name: kwargs.pop(name) for name in ("repo_id", "commit_message", "create_pr", "private") if name in kwargs
         }
         self.config.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the model's
         if not is_main_process or _saves_adapters_only(self) or not folder.is_dir():
             return
         copy_pipeline(self, folder)

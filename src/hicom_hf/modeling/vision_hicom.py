@@ -27,7 +27,7 @@ class HiComVisionTower(SiglipVisionModel):
         Returns:
             Features and aligned features (or None), each (n, H, W, D).
         """
-        side = pixel_values.shape[-1] // self.config.patch_size
+        side = pixel_values.shape[-1] // self.embeddings.patch_embedding.kernel_size[0]
         hidden = self.embeddings(pixel_values)
         for layer in self.encoder.layers[:-1]:
             hidden = layer(hidden, None)
@@ -81,4 +81,6 @@ def encode_in_chunks(
             kept = [part.new_empty(len(pixel_values), *part.shape[1:]) for part in encoded if part is not None]
         for whole, part in zip(kept, encoded, strict=False):
             whole[start : start + chunk_size] = part
+    if kept is None:
+        raise ValueError("there are no frames to encode")
     return kept[0], kept[1] if aligned else None

@@ -312,7 +312,7 @@ def check_length(config: Any, num_tokens: int, max_new_tokens: int = 0, detail: 
         )
 
 
-def untrained_note(untrained_parts: list[str]) -> str | None:
+def untrained_note(untrained_parts: Sequence[str]) -> str | None:
     """What to report to a person about a model with random weights; None for a trained one."""
     if not untrained_parts:
         return None

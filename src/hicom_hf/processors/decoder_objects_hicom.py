@@ -29,7 +29,7 @@ def is_decord(source: Any) -> bool:
 
 
 class DecoderReader:
-    """Frames of a decoder object; the attributes are those of `StreamReader`. How the object opened its file is its own matter."""
+    """Frames of a decoder object, which has opened its file itself; the attributes are those of `StreamReader`."""
 
     stream_index = failure = None
     rotation = 0

@@ -1,5 +1,39 @@
-"""Training: from files of conversations to a checkpoint.
+"""Training: from records of conversations to a checkpoint; `hicom_hf.data` reads the records.
 
-The way of the data: records (`datasets`, `mixtures`, `streaming`) -> items, one per question (`conversations`) -> tensors
-(`encoding`, with `feature_cache`) -> batches (`collating`, `sampling`). `checking` goes the same way without training.
+What trains in Python is exported here. `HiComTrainer` and `run_recipe` are imported when they are asked for: they need
+accelerate, of the extra `train`, while recipes can be read without it.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..data import FeatureCache, HiComDataCollator, HiComDataset, HiComStreamingDataset, ItemEncoder
+from .recipe import LearningRates, Recipe, read_recipe, recipe_from_dict, shipped_recipes
+
+if TYPE_CHECKING:
+    from .run import check_run, run_recipe
+    from .trainer import HiComTrainer
+
+NEED_ACCELERATE = {"HiComTrainer": ".trainer", "check_run": ".run", "run_recipe": ".run"}
+
+__all__ = [
+    "FeatureCache",
+    "HiComDataCollator",
+    "HiComDataset",
+    "HiComStreamingDataset",
+    "HiComTrainer",
+    "ItemEncoder",
+    "LearningRates",
+    "Recipe",
+    "check_run",
+    "read_recipe",
+    "recipe_from_dict",
+    "run_recipe",
+    "shipped_recipes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NEED_ACCELERATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(NEED_ACCELERATE[name], __name__), name)

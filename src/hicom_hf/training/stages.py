@@ -23,25 +23,15 @@ from torch import nn
 from ..hub.loading import check_finite
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.parts_hicom import rate_of
 from .recipe import LearningRates, Recipe
 
 logger = logging.getLogger(__name__)
 
-# The first pattern that matches decides.
-PART_PATTERNS = (
-    ("injection", re.compile(r"model\.compressor\.(local|global)_branch\.injection\.")),
-    ("compressor", re.compile(r"model\.compressor\.")),
-    ("language_model", re.compile(r"(model\.language_model|lm_head)\.")),
-    ("vision_head", re.compile(r"model\.vision_tower\.head\.(layernorm|mlp)\.")),
-    ("instruction_encoder", re.compile(r"model\.instruction_encoder\.")),
-    ("vision_tower", re.compile(r"model\.vision_tower\.")),
-)
 # What peft puts into names around a module that it adapts or copies.
 PEFT_NAMES = re.compile(
     r"^base_model\.model\.|\.base_layer(?=\.)|\.modules_to_save\.[^.]+(?=\.)|\.original_module(?=\.)"
 )
-# Names of parts in `untrained_parts` of the config, where they differ.
-LEARNED = {"injection": "compressor"}
 
 
 def part_of(name: str) -> str:
@@ -57,11 +47,10 @@ def part_of(name: str) -> str:
         >>> part_of("model.compressor.local_branch.injection.mlp.linear_1.weight")
         'injection'
     """
-    plain = PEFT_NAMES.sub("", name)
-    for part, pattern in PART_PATTERNS:
-        if pattern.match(plain):
-            return part
-    raise ValueError(f"no part of the model has the parameter {name!r}")
+    part = rate_of(PEFT_NAMES.sub("", name))
+    if part is None:
+        raise ValueError(f"no part of the model has the parameter {name!r}")
+    return part
 
 
 def unused_parameters(config: HiComConfig) -> set[str]:
@@ -234,5 +223,5 @@ def cast_for_training(model: nn.Module) -> None:
 
 def mark_trained(config: HiComConfig, parts: Iterable[str]) -> None:
     """Take parts that have been trained out of the config's list of untrained ones."""
-    trained = {LEARNED.get(part, part) for part in parts}
+    trained = {"compressor" if part == "injection" else part for part in parts}  # a trained head is no trained tower
     config.untrained_parts = [part for part in config.untrained_parts if part not in trained]

@@ -1,0 +1,62 @@
+"""What the packages export, and that training from Python works as docs/training.md writes it."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_runs import recipe_values, write_data, write_model
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def marked(name):
+    """The code block of docs/training.md that follows `<!-- snippet: name -->`."""
+    text = (DOCS / "training.md").read_text()
+    return re.search(rf"<!-- snippet: {name} -->\n```python\n(.*?)\n```", text, re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("package", ["hicom_hf", "hicom_hf.data", "hicom_hf.training", "hicom_hf.inference"])
+def test_everything_that_a_package_exports_is_there(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+def test_an_unknown_name_of_training_is_an_attribute_error():
+    with pytest.raises(ImportError, match="cannot import name 'HiComTeacher'"):
+        from hicom_hf.training import HiComTeacher  # noqa: F401  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_recipes_are_read_without_accelerate():
+    code = "import sys; sys.modules['accelerate'] = None; from hicom_hf.training import read_recipe, LearningRates"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_is_typed_and_says_so():
+    import hicom_hf
+
+    assert (Path(hicom_hf.__file__).parent / "py.typed").is_file()
+    assert re.search(r"^    py\.typed$", (DOCS.parent / "setup.cfg").read_text(), re.MULTILINE)
+
+
+def test_training_from_python_runs_as_the_docs_write_it(tmp_path, monkeypatch):
+    write_model(tmp_path / "hicom-7b")
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(marked("python"), namespace)
+    assert namespace["trainer"].state.global_step == 2
+
+
+def test_a_recipe_runs_from_python_as_the_docs_write_it(tmp_path, monkeypatch):
+    import yaml
+
+    values = recipe_values("alignment", write_model(tmp_path / "init"), write_data(tmp_path), tmp_path / "run")
+    (tmp_path / "my_recipe.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(tmp_path)
+    exec(marked("recipe"), {})
+    assert (tmp_path / "run/model/config.json").is_file()
