@@ -15,7 +15,8 @@ from hicom_hf import HiComForConditionalGeneration
 from hicom_hf.assembly import random_model as tiny
 from hicom_hf.assembly.random_model import tiny_config, tiny_model
 from hicom_hf.cli.main import main
-from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter, quantization_config
+from hicom_hf.hub.loading import quantization_config
+from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter
 from hicom_hf.training.recipe import LearningRates, LoraRecipe
 from hicom_hf.training.run import build_trainer, run_recipe, save_finished, training_arguments
 from hicom_hf.training.stages import set_trainable
@@ -225,18 +226,18 @@ def test_qlora_trains_on_a_4_bit_llm_resumes_exactly_and_merges(tmp_path, monkey
 
 
 def test_without_quantize_nothing_is_quantized():
-    assert quantization_config(None) is None and quantization_config(LoraRecipe()) is None
+    assert quantization_config(None) is None
 
 
 def test_qlora_asks_for_nf4_in_bfloat16_and_leaves_all_but_the_llm_alone(monkeypatch):
-    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: True)
+    monkeypatch.setattr("hicom_hf.hub.loading.is_bitsandbytes_available", lambda: True)
     monkeypatch.setattr("transformers.utils.quantization_config.BitsAndBytesConfig.post_init", lambda self: None)
-    config = quantization_config(LoraRecipe(quantize="nf4"))
+    config = quantization_config("nf4")
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
 
 
 def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("hicom_hf.hub.loading.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ImportError, match=r"pip install 'hicom_hf\[qlora\]'"):
-        quantization_config(LoraRecipe(quantize="nf4"))
+        quantization_config("nf4")

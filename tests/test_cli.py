@@ -212,7 +212,7 @@ def test_closed_streams_and_names_that_are_not_utf_8(folder):
 
 def test_a_typo_in_the_path_of_a_model_is_an_error_at_once_and_says_what_is_near(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent.parent)
-    monkeypatch.setattr("hicom_hf.hub.loading.HfApi", lambda: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr("hicom_hf.hub.places.HfApi", lambda: pytest.fail("the Hub was asked"))
     name = f"{folder.parent.name}/{folder.name}"
     assert main(["inspect", f"{name}y"]) == 1
     assert f"{name}y: there is no such folder; did you mean {name}?" in capsys.readouterr().err
@@ -225,8 +225,8 @@ def test_the_hub_is_asked_once_whether_a_repo_exists(monkeypatch, capsys):
         asked.append(repo)
         raise OSError("404")
 
-    monkeypatch.setattr("hicom_hf.hub.loading.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("hicom_hf.hub.loading.HfApi.model_info", answer)
+    monkeypatch.setattr("hicom_hf.hub.places.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("hicom_hf.hub.places.HfApi.model_info", answer)
     assert main(["inspect", "somebody/nothing"]) == 1
     assert asked == ["somebody/nothing"]
     assert (
@@ -680,10 +680,10 @@ def test_inspect_reads_every_shard(folder, tmp_path, capsys):
     assert report["num_parameters"] == model.num_parameters()
 
 
-def test_a_folder_of_adapters_says_how_it_becomes_a_model(tmp_path, capsys):
+def test_an_adapter_that_names_no_base_is_refused(tmp_path, capsys):
     (tmp_path / "adapter_config.json").write_text("{}")
     assert main(["inspect", str(tmp_path)]) == 1
-    assert f"this folder holds adapters; `hicom merge {tmp_path} DEST`" in capsys.readouterr().err
+    assert "adapter_config.json does not name the adapter's base" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file, logging
 
-from ..hub.loading import check_exists, quiet_transformers, unreadable
+from ..hub.loading import quiet_transformers
 from ..hub.new_folder import new_folder
+from ..hub.places import check_exists, unreadable
 from ..hub.reading import read_json_object
 from ..hub.saving import save_hub_folder
 from ..modeling.compressor_hicom import HiComCompressor

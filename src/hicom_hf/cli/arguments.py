@@ -1,12 +1,50 @@
-"""Types of arguments: what argparse calls on the text that was given."""
+"""Arguments that several commands share, and types of arguments: what argparse calls on the text that was given."""
 
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
+from typing import Any
 
 MOST_SEED = 2**63 - 1  # that torch takes
 CONTROL_CHARACTERS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), 127, *range(128, 160))}
 SAFE_TO_PRINT = {code: shown for code, shown in CONTROL_CHARACTERS.items() if chr(code) not in "\n\t"}
+MODEL_HELP = "hicom-tiny, a folder, a Hub repo id (OWNER/NAME, OWNER/NAME@REVISION), or the folder of a LoRA adapter"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("nf4", "int8")
+
+
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """`--model` and how it is loaded; `model_options` reads them."""
+    group = parser.add_argument_group("the model")
+    group.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the packaged hicom-tiny)")
+    group.add_argument(
+        "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
+    )
+    group.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto (default): as saved")
+    group.add_argument(
+        "--device-map", metavar="MAP", help="in place of --device: auto spreads the model over all GPUs (accelerate)"
+    )
+    group.add_argument(
+        "--quantize", choices=QUANTIZATIONS, help="keep the LLM in 4 bits (nf4) or 8 (int8), with bitsandbytes"
+    )
+    group.add_argument(
+        "--attn",
+        "--attn-implementation",
+        dest="attn_implementation",
+        metavar="NAME",
+        help="attention code: sdpa, eager, flash_attention_2, ... (default: the best that is there)",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the step of decoding: slower for the first answer, faster afterwards",
+    )
+
+
+def model_options(args: Namespace) -> dict[str, Any]:
+    """What `load_model` takes besides the model, as `add_model_arguments` reads it."""
+    names = ("device", "dtype", "device_map", "quantize", "attn_implementation", "compile")
+    return {name: getattr(args, name) for name in names}
 
 
 def at_least_one(text: str) -> int:

@@ -22,7 +22,9 @@ from .arguments import (
     CONTROL_CHARACTERS,
     SAFE_TO_PRINT,
     above_zero,
+    add_model_arguments,
     at_least_one,
+    model_options,
     not_negative,
     part_of_parts,
     progress_bar,
@@ -45,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=readable_text,
         help="what to ask; the video is encoded once",
     )
-    parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
+    parser.add_argument(
+        "--instruction",
+        type=readable_text,
+        metavar="TEXT",
+        help="condition the compression on these words, in place of those of each question",
+    )
     parser.add_argument(
         "--system", type=readable_text, help="system prompt (default: that of the model's chat template)"
     )
@@ -111,15 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answer.add_argument(
         "--seed", type=seed_number, default=0, help="of the draw, the same for every question (default 0)"
     )
-
-    machine = parser.add_argument_group("the machine")
-    machine.add_argument(
-        "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
-    )
-    machine.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto (default): as saved"
-    )
-    machine.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
+    add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,24 +138,26 @@ def run(args: argparse.Namespace) -> int:
             "argument --select: takes --frames or --max-video-tokens, one of them; --frames is for --select only"
         )
 
-    from ..assets import HICOM_TINY, model_source
-    from ..hub.loading import check_fits, choose_device, load_config, load_model, load_processor
+    from ..assets import HICOM_TINY
+    from ..hub.loading import check_fits, check_options, load_config, load_model, load_processor
+    from ..hub.places import find_model
     from ..inference.session import HiComSession, model_notes
     from ..processors.answering_hicom import read_frames
 
     # What is cheap and may be wrong comes before the weights.
-    choose_device(args.device)
-    source, name = model_source(args.model), args.model or HICOM_TINY
-    config, processor = load_config(source), load_processor(source)
-    check_fits(config, processor, source)
+    loading = model_options(args)
+    check_options(args.device, args.device_map, args.quantize)
+    place, name = find_model(args.model), args.model or HICOM_TINY
+    config, processor = load_config(place), load_processor(place)
+    check_fits(config, processor, place)
     frames = None if args.select else _read(read_frames, processor, args)
     if frames is not None:
         _say_frames(frames, config)
     started = perf_counter()
     _say(f"loading {name}")
-    model = load_model(source, args.device, args.dtype, args.attn_implementation)
+    model = load_model(place, **loading)
     load_seconds = perf_counter() - started
-    session = HiComSession(model, processor, note=model_notes(source, config))
+    session = HiComSession(model, processor, note=model_notes(place, config))
     video = _open(session, args) if frames is None else session.encode(frames)
     if session.note:
         _say(f"note: {session.note}")
@@ -164,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
     for question in args.questions:
         if len(args.questions) > 1 and not args.json:
             print(f"{'' if not answers else chr(10)}Q: {question}\nA: ", end="", flush=True)
-        options = {"system": args.system, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+        options = {name: getattr(args, name) for name in ("instruction", "system", "max_new_tokens", "temperature")}
         on_text = None if args.json else _print_piece
         answers.append(video.ask(question, seed=args.seed, on_text=on_text, **options))
         if not args.json:

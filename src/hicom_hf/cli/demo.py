@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from .arguments import SAFE_TO_PRINT, check_picture, seed_number
+from .arguments import SAFE_TO_PRINT, add_model_arguments, check_picture, model_options, seed_number
 
 HELP = "answer questions about two videos, and draw where the model looked"
 SEEDS = 1_000_000  # from which a fresh one is drawn
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="PNG to write, replaced if it is there (default: demo.png)",
     )
-    parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
+    add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
     from random import SystemRandom
     from tempfile import TemporaryDirectory
 
-    from ..assets import HICOM_TINY, example_scene, example_videos, model_source
-    from ..hub.loading import check_fits, load_config, load_model, load_processor
+    from ..assets import HICOM_TINY, example_scene, example_videos
+    from ..hub.loading import check_fits, check_options, load_config, load_model, load_processor
+    from ..hub.places import find_model
     from ..inference.demo import ask_all, attention_picture, make_video
     from ..inference.session import model_notes
     from ..shapes import Scene
@@ -44,17 +45,18 @@ def run(args: argparse.Namespace) -> int:
     # What is cheap and may be wrong comes before the weights.
     output = Path(args.output)
     check_picture(output, "--output")
-    source, name = model_source(args.model), args.model or HICOM_TINY
-    config, processor = load_config(source), load_processor(source)
-    check_fits(config, processor, source)
+    check_options(args.device, args.device_map, args.quantize)
+    place, name = find_model(args.model), args.model or HICOM_TINY
+    config, processor = load_config(place), load_processor(place)
+    check_fits(config, processor, place)
     seed = SystemRandom().randrange(SEEDS) if args.seed is None else args.seed
     video = Path(args.video) if args.video else example_videos()[0]
     known = example_scene(video)
-    note = model_notes(source, config)
+    note = model_notes(place, config)
     if note:
         print(f"hicom: note: {note}", file=sys.stderr, flush=True)
 
-    model = load_model(source)
+    model = load_model(place, **model_options(args))
     report = {"model": name, "num_parameters": model.num_parameters(), "note": note, "seed": seed, "videos": []}
     first = ask_all(model, processor, video, Scene.from_seed(**known) if known else None)
     if not args.json:

@@ -7,19 +7,20 @@ import argparse
 import json
 import sys
 
+from .arguments import MODEL_HELP
+
 HELP = "say what a model is, without loading its weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub repo id of a HICom model, or hicom-tiny")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="write one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..assets import model_source
     from ..hub.inspection import inspect_model
 
-    report = {**inspect_model(model_source(args.model)), "model": args.model}
+    report = {**inspect_model(args.model), "model": args.model}
     if args.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
@@ -42,6 +43,7 @@ def describe(report: dict) -> list[str]:
     lines = [
         f"{report['model']}: HICom, {report['formulation']} formulation, {weights}",
         f"untrained: {untrained} (random weights: answers mean nothing)" if untrained else "untrained: nothing",
+        *_adapter(report["adapter"]),
         "",
         *_parts(report),
         "",
@@ -57,6 +59,15 @@ def describe(report: dict) -> list[str]:
     if report["processor"] is not None:
         lines += ["", *_processor(report["processor"])]
     return lines
+
+
+def _adapter(adapter: dict | None) -> list[str]:
+    if adapter is None:
+        return []
+    size = (
+        "without weights" if adapter["num_parameters"] is None else f"{_count(adapter['num_parameters'])} parameters"
+    )
+    return [f"a LoRA adapter, {size}, on {adapter['base']}; what follows is the base"]
 
 
 def _parts(report: dict) -> list[str]:

@@ -8,8 +8,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-from ..hub.loading import check_exists
-from ..hub.reading import shard_names
+from ..hub.places import check_exists
+from ..hub.reading import message_of, shard_names
 
 # What a checkpoint consists of; nothing else is downloaded, above all no code.
 FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
@@ -127,10 +127,12 @@ def _open_bin(file: Path) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"{file} holds more than tensors and is not read, since it could run code: {error}"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} is damaged or no file of torch.save: {error}") from error
+    except (RuntimeError, EOFError, LookupError, TypeError, AttributeError) as error:  # it is no pickle
+        raise ValueError(f"{file} is damaged or no file of torch.save: {message_of(error)}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ValueError(f"{file} is not a dictionary of tensors")
+    if any(tensor.is_meta for tensor in loaded.values()):
+        raise ValueError(f"{file} holds tensors without values (saved from the meta device)")
     return loaded
 
 

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..hub.loading import quiet_transformers
 from ..hub.new_folder import check_destination, new_folder
+from ..hub.reading import ReadingValues
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from .converted_parts import (
     build_config,
@@ -102,16 +103,17 @@ def convert_official_checkpoint(
     _check_size(max_shard_size)
     check_destination(destination, overwrite)
     with quiet_transformers():
-        opened = open_source(source, vision_tower, language_model)
-        _check_apart(destination, opened)
-        tokenizer, instruction_tokenizer = build_tokenizer(opened), load_tower_tokenizer(opened)
-        config = build_config(opened, tokenizer, instruction_tokenizer)
-        target_dtype = target_dtype or _stored_dtype(opened)
-        with torch.device("meta"):
-            model = HiComForConditionalGeneration._from_config(config, dtype=target_dtype)
-        model.generation_config = build_generation_config(opened, tokenizer)
-        sources = _match(opened, model)
-        processor = build_official_processor(opened, config, tokenizer, instruction_tokenizer)
+        with ReadingValues(source):
+            opened = open_source(source, vision_tower, language_model)
+            _check_apart(destination, opened)
+            tokenizer, instruction_tokenizer = build_tokenizer(opened), load_tower_tokenizer(opened)
+            config = build_config(opened, tokenizer, instruction_tokenizer)
+            target_dtype = target_dtype or _stored_dtype(opened)
+            with torch.device("meta"):
+                model = HiComForConditionalGeneration._from_config(config, dtype=target_dtype)
+            model.generation_config = build_generation_config(opened, tokenizer)
+            sources = _match(opened, model)
+            processor = build_official_processor(opened, config, tokenizer, instruction_tokenizer)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name in sources}
         with new_folder(destination, overwrite) as folder:
             with _no_progress_bar():

@@ -14,32 +14,36 @@ from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.parts_hicom import PARTS, count_by_part
 from ..processors.processing_hicom import HiComProcessor
 from .loading import load_config, load_processor
+from .places import Model, ModelPlace, find_model
 from .reading import shard_names
 
 FRAME_COUNTS = (1, 8, 16, 32, 64, 128)
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def inspect_model(source: str | Path) -> dict[str, Any]:
+def inspect_model(model: Model) -> dict[str, Any]:
     """What a model is.
 
     Args:
-        source: folder or repo id.
+        model: see `find_model`; of an adapter, its base and the adapter's size.
 
     Returns:
-        Plain values: `model`, `formulation`, `compressor` (its config), `untrained_parts`, `parts` (per part its type,
-        size and parameters), `num_parameters`, `dtypes`, `num_bytes`, `num_weight_files`, `tokens` (one entry per frame
-        count), `processor` (special tokens, system prompt, prompt; or `error`), `problems`.
+        Plain values: `model`, `adapter` (None, or its base and the number of its parameters, its compressor's included),
+        `formulation`, `compressor` (its config), `untrained_parts`, `parts` (per part its type, size and parameters),
+        `num_parameters`, `dtypes`, `num_bytes`, `num_weight_files`, `tokens` (one entry per frame count), `processor` (special
+        tokens, system prompt, prompt; or `error`), `problems`.
 
     Raises:
         FileNotFoundError: there is no such folder, or no model in it.
         ValueError: it is another kind of model, or its config is not valid.
     """
-    config = load_config(source)
+    place = find_model(model)
+    config = load_config(place)
     problems = []
     tensors, files = {}, {}
     try:
-        tensors, files = read_headers(source)
+        tensors, files = read_headers(place)
     except (OSError, ValueError, SafetensorError) as error:
         problems.append(f"the weights cannot be read: {error}")
     parameters = count_by_part((name, prod(shape)) for name, (shape, _) in tensors.items())
@@ -47,12 +51,13 @@ def inspect_model(source: str | Path) -> dict[str, Any]:
     for shape, dtype in tensors.values():
         dtypes[dtype] += prod(shape)
     try:
-        processor = describe_processor(load_processor(source))
+        processor = describe_processor(load_processor(place))
     except (OSError, ValueError) as error:
         processor = None
         problems.append(str(error))
     return {
-        "model": str(source),
+        "model": str(place),
+        "adapter": None if place.adapter is None else {"base": place.source, "num_parameters": _adapter_size(place)},
         "formulation": config.compressor_config.formulation,
         "compressor": _compressor(config),
         "untrained_parts": config.untrained_parts,
@@ -70,11 +75,11 @@ def inspect_model(source: str | Path) -> dict[str, Any]:
     }
 
 
-def read_headers(source: str | Path) -> tuple[dict[str, tuple[list[int], str]], dict[str, int]]:
+def read_headers(model: Model) -> tuple[dict[str, tuple[list[int], str]], dict[str, int]]:
     """Shapes and dtypes of all weights, without reading them.
 
     Args:
-        source: folder or repo id; of a repo that is not in the cache only the headers are fetched.
+        model: see `find_model`; of a repo that is not in the cache only the headers are fetched.
 
     Returns:
         Name -> (shape, dtype as safetensors calls it), and weight file -> bytes (empty if only headers were fetched).
@@ -84,30 +89,41 @@ def read_headers(source: str | Path) -> tuple[dict[str, tuple[list[int], str]], 
         OSError: the repo cannot be reached.
         SafetensorError: a weight file is damaged.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        config_file = cached_file(str(source), "config.json")
+    place = find_model(model)
+    folder = Path(place.source)
+    is_local = folder.is_dir()
+    if not is_local:
+        config_file = cached_file(place.source, "config.json", revision=place.revision)
         assert config_file is not None  # otherwise it raises
         folder = Path(config_file).parent  # the repo's folder in the cache
     names = [WEIGHTS_FILE]
     if (folder / WEIGHTS_INDEX).is_file():
         names = shard_names(folder / WEIGHTS_INDEX)
     absent = [name for name in names if not (folder / name).is_file()]
-    if absent and not Path(source).is_dir():
-        metadata = get_safetensors_metadata(str(source))
+    if absent and not is_local:
+        metadata = get_safetensors_metadata(place.source, revision=place.revision)
         return {
             name: (tensor.shape, tensor.dtype)
             for file in metadata.files_metadata.values()
             for name, tensor in file.tensors.items()
         }, {}
     if absent:
-        raise FileNotFoundError(f"{source}: {', '.join(absent)} is missing")
+        raise FileNotFoundError(f"{place}: {', '.join(absent)} is missing")
     tensors = {}
     for name in names:
-        with safe_open(folder / name, "pt") as file:
-            for key in file.keys():  # noqa: SIM118  safe_open is no dictionary
-                tensors[key] = (file.get_slice(key).get_shape(), file.get_slice(key).get_dtype())
+        tensors.update(_headers_of(folder / name))
     return tensors, {name: (folder / name).stat().st_size for name in names}
+
+
+def _headers_of(path: Path) -> dict[str, tuple[list[int], str]]:
+    with safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  safe_open is no dictionary
+        return {name: (tensor.get_shape(), tensor.get_dtype()) for name, tensor in slices.items()}
+
+
+def _adapter_size(place: ModelPlace) -> int | None:
+    path = Path(place.adapter or "") / ADAPTER_WEIGHTS
+    return sum(prod(shape) for shape, _ in _headers_of(path).values()) if path.is_file() else None
 
 
 def describe_processor(processor: HiComProcessor) -> dict[str, Any]:

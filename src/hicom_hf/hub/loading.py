@@ -1,171 +1,265 @@
-"""Load a model folder or repo with every mistake named: what is missing, where, and what to do about it."""
+"""Load a model with every mistake named: what is missing, where, and what to do about it.
+
+What is cheap and may be wrong comes before the weights:
+
+    place = find_model("somebody/hicom-7b@v1.0")
+    check_options(device="cuda", quantize="nf4")
+    config, processor = load_config(place), load_processor(place)
+    check_fits(config, processor, place)
+    model = load_model(place, "cuda", quantize="nf4")
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, Literal, get_args
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import cached_file, logging
+from transformers import AutoConfig, BitsAndBytesConfig, CompileConfig, PreTrainedConfig
+from transformers.utils import cached_file, is_bitsandbytes_available, is_peft_available, logging
 
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
-from .reading import Reading, shard_names
+from .places import Model, ModelPlace, find_model, unreadable
+from .reading import WRONG_VALUES, Reading, message_of, shard_names
 
 logger = logging.get_logger(__name__)
 
-# What transformers, tokenizers and our own checks raise over values of a damaged or hand-edited JSON file.
-WRONG_VALUES = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    StrictDataclassError,
-    TemplateError,
-)
-NO_ANSWER = HfHubHTTPError.__bases__[0]  # what huggingface_hub's HTTP library raises where there is no network
 WEIGHTS_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+MAX_LAYERS = 10_000  # of a tower or LLM; no model comes near
 MAX_NAMES = 3  # of weights, in a message
-HUB_SECONDS = 10.0  # to wait for the Hub to say whether a repo exists
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+Quantization = Literal["nf4", "int8"]
+ADAPTED = ("compressor", "language_model")  # what training an adapter trains
 
 
-def load_config(source: str | Path) -> HiComConfig:
-    """The config of a HICom model, without its weights.
+def load_config(model: Model) -> HiComConfig:
+    """The config of a HICom model, without its weights; of an adapter, what it makes of its base's.
 
     Args:
-        source: folder or repo id.
+        model: see `find_model`.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no config.json.
         OSError: the repo cannot be reached.
         ValueError: it is another kind of model, or its config is not valid.
     """
-    check_exists(source)
-    with Reading(source):
-        return _read_config(source)
+    place = find_model(model)
+    with Reading(place):
+        config = _read_config(place)
+    if place.adapter is not None:
+        config.untrained_parts = [part for part in config.untrained_parts if part not in ADAPTED]
+    return config
 
 
-def _read_config(source: str | Path) -> HiComConfig:
+def _read_config(place: ModelPlace) -> HiComConfig:
     try:
-        values, _ = PreTrainedConfig.get_config_dict(str(source))
+        values, _ = PreTrainedConfig.get_config_dict(place.source, revision=place.revision)
     except OSError as error:
-        raise unreadable(source, error) from error
-    except (TypeError, AttributeError, RecursionError) as error:  # JSON that is no object, or nested too deeply
-        raise ValueError(f"{source}: config.json is not valid: {error}") from error
-    _check_attention(values, source)
+        raise unreadable(place, error) from error
+    except WRONG_VALUES as error:  # JSON that is no object, or nested too deeply
+        raise ValueError(f"{place}: config.json is not valid: {message_of(error)}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{place}: config.json must hold a JSON object, got {type(values).__name__}")
+    _check_values(values, place)
     kind = values.get("model_type")
     if kind != HiComConfig.model_type:
         raise ValueError(
-            f"{source}: this is a model of type {kind!r}, not a HICom model in this package's format; `hicom convert` takes "
+            f"{place}: this is a model of type {kind!r}, not a HICom model in this package's format; `hicom convert` takes "
             "the authors' checkpoints, `hicom init` makes a new model from a SigLIP and an LLM"
         )
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(str(source))
+            return AutoConfig.from_pretrained(place.source, revision=place.revision)
     except WRONG_VALUES as error:
-        raise ValueError(f"{source}: config.json is not valid: {_told(error)}") from error
+        raise ValueError(f"{place}: config.json is not valid: {message_of(error)}") from error
 
 
-def _check_attention(values: dict, source: str | Path) -> None:
-    """Refuse a config that makes transformers load attention code from the Hub; the user may, by attn_implementation.
+def _check_values(values: dict, place: ModelPlace) -> None:
+    """Refuse a config that makes transformers load attention code from the Hub, or build layers for ever.
 
     Raises:
         ValueError: names the field.
     """
     for name, value in values.items():
         if isinstance(value, dict):
-            _check_attention(value, source)
-        chosen = value if isinstance(value, str) and "attn_implementation" in name else ""
-        if "/" in chosen or ":" in chosen:
+            _check_values(value, place)
+        elif isinstance(value, str) and "attn_implementation" in name and ("/" in value or ":" in value):
             raise ValueError(
-                f"{source}: config.json asks for attention code from elsewhere ({name}={chosen!r}); remove this field, and "
+                f"{place}: config.json asks for attention code from elsewhere ({name}={value!r}); remove this field, and "
                 "choose the attention when loading, if you trust that code"
             )
+        elif isinstance(value, int) and name.endswith("_layers") and value > MAX_LAYERS:
+            raise ValueError(f"{place}: config.json is not valid: {name}={value} is more than {MAX_LAYERS}")
 
 
-def _told(error: Exception) -> str:
-    """The message of an error, with its type where the message alone says nothing, such as that of a KeyError."""
-    return str(error) if isinstance(error, (ValueError, TypeError, OSError)) else f"{type(error).__name__}: {error}"
+def load_processor(model: Model) -> HiComProcessor:
+    """The processor of a HICom model; of an adapter, that of its own folder.
 
-
-def load_processor(source: str | Path) -> HiComProcessor:
-    """The processor of a HICom model.
+    Args:
+        model: see `find_model`.
 
     Raises:
         FileNotFoundError: there is none.
         OSError: the repo cannot be reached.
         ValueError: its tokenizers do not fit.
     """
-    check_exists(source)
-    if not _has_file(source, "processor_config.json"):
+    place = find_model(model)
+    source = place.adapter or place.source
+    if not _has_file(source, "processor_config.json", place.revision):
         raise FileNotFoundError(
-            f"{source}: there is no processor (processor_config.json is missing); save it beside the weights with "
+            f"{place}: there is no processor (processor_config.json is missing); save it beside the weights with "
             "processor.save_pretrained"
         )
     try:
-        with Reading(source), quiet_transformers():
-            return HiComProcessor.from_pretrained(str(source))
+        with Reading(place), quiet_transformers():
+            return HiComProcessor.from_pretrained(source, revision=None if place.adapter else place.revision)
     except (*WRONG_VALUES, OSError) as error:
-        raise ValueError(f"{source}: the processor cannot be loaded: {_told(error)}") from error
+        raise ValueError(f"{place}: the processor cannot be loaded: {message_of(error)}") from error
 
 
 def load_model(
-    source: str | Path,
+    model: Model,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     attn_implementation: str | None = None,
+    *,
+    device_map: str | dict[str, Any] | None = None,
+    quantize: Quantization | None = None,
+    compile: bool = False,
 ) -> HiComForConditionalGeneration:
     """A HICom model with all its weights, in evaluation mode.
 
     Args:
-        source: folder or repo id.
+        model: see `find_model`. An adapter is added to its base's weights, in their type (`hicom merge` adds in float32); to
+            quantized ones it stays beside them.
         device: see `choose_device`.
         dtype: one of `DTYPES`; "auto" keeps the saved one.
         attn_implementation: as in transformers; None lets it choose.
+        device_map: as in transformers, such as "auto" for several GPUs; in place of `device`. Needs accelerate.
+        quantize: "nf4" or "int8" keeps the LLM in 4 or 8 bits; SigLIP, compressor and `lm_head` stay. Needs bitsandbytes.
+        compile: `generate` writes into a cache of fixed size and compiles its decoding step on first use.
 
     Raises:
         FileNotFoundError: there is no such folder, or no weights in it.
+        ImportError: a package that an option needs is not installed.
         OSError: the repo cannot be reached.
-        ValueError: the config is not valid, or weights are missing or do not fit it.
+        ValueError: the config is not valid, options contradict each other, or weights are missing or do not fit.
     """
-    target = choose_device(device)
-    config = load_config(source)
-    options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    place = find_model(model)
+    target = check_options(device, device_map, quantize)
+    if place.adapter is not None and not is_peft_available():
+        raise ImportError(f"{place}: an adapter needs peft: pip install 'hicom_hf[train]'")
+    config = load_config(place)
+    options = {
+        "attn_implementation": attn_implementation,
+        "device_map": device_map if device_map or not quantize else {"": target},
+        "quantization_config": quantization_config(quantize),
+    }
+    loaded = _read_weights(place, config, {name: value for name, value in options.items() if value is not None}, dtype)
+    if place.adapter is not None:
+        loaded = _add_adapter(loaded, place.adapter, merge=quantize is None)
+    if device_map is None and quantize is None:
+        loaded = loaded.to(target)
+    check_finite(loaded, place)
+    if compile:
+        _compile_decoding(loaded)
+    return loaded.eval()
+
+
+def check_options(
+    device: str = "auto", device_map: str | dict[str, Any] | None = None, quantize: str | None = None
+) -> torch.device:
+    """Refuse options of `load_model` that cannot be, before anything is read.
+
+    Returns:
+        The device to run on where no `device_map` is given.
+
+    Raises:
+        ImportError: bitsandbytes is not installed.
+        ValueError: there is no such device, or there are two answers to where the model goes.
+    """
+    if device_map is not None and device != "auto":
+        raise ValueError(
+            f"device={device!r} and device_map={device_map!r} both say where the model goes; give one of them"
+        )
+    if quantize is not None and quantize not in get_args(Quantization):
+        raise ValueError(f"quantize must be one of {', '.join(get_args(Quantization))}, got {quantize!r}")
+    quantization_config(quantize)
+    return choose_device(device)
+
+
+def quantization_config(quantize: Quantization | None) -> BitsAndBytesConfig | None:
+    """How bitsandbytes keeps an LLM in 4 bits (nf4, double quantization, bfloat16 arithmetic) or 8; None for None.
+
+    `HiComForConditionalGeneration.from_pretrained` keeps SigLIP, the compressor and `lm_head` out of it.
+
+    Raises:
+        ImportError: bitsandbytes is not installed.
+    """
+    if quantize is None:
+        return None
+    if not is_bitsandbytes_available():
+        raise ImportError("an LLM in 4 or 8 bits (quantize) needs bitsandbytes: pip install 'hicom_hf[qlora]'")
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _read_weights(place: ModelPlace, config: HiComConfig, options: dict[str, Any], dtype: str | torch.dtype):
     try:
-        _check_index(source)
-        with Reading(source), quiet_transformers():
+        _check_index(place.source)
+        with Reading(place), quiet_transformers():
             model, report = HiComForConditionalGeneration.from_pretrained(
-                str(source), config=config, dtype=dtype, output_loading_info=True, **options
+                place.source, config=config, dtype=dtype, revision=place.revision, output_loading_info=True, **options
             )
     except (*WRONG_VALUES, OSError, SafetensorError, UnpicklingError) as error:
-        raise ValueError(f"{source}: the weights cannot be loaded: {_told(error)}") from error
+        raise ValueError(f"{place}: the weights cannot be loaded: {message_of(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        shown = ", ".join(missing[:MAX_NAMES]) + (", ..." if len(missing) > MAX_NAMES else "")
         raise ValueError(
-            f"{source}: {len(missing)} weights are missing ({shown}) and would be random; is the folder incomplete?"
+            f"{place}: {len(missing)} weights are missing ({shown}) and would be random; is the folder incomplete?"
         )
     if report["unexpected_keys"]:
-        logger.warning(f"{source}: weights that the model has no place for: {sorted(report['unexpected_keys'])}")
-    model = model.to(target).eval()
-    check_finite(model, source)
+        logger.warning(f"{place}: weights that the model has no place for: {sorted(report['unexpected_keys'])}")
     return model
 
 
-def check_finite(model: nn.Module, source: str | Path) -> None:
+def _add_adapter(model: HiComForConditionalGeneration, adapter: str, merge: bool) -> HiComForConditionalGeneration:
+    """The model with a saved adapter in its LLM, and the compressor that was trained beside it.
+
+    Raises:
+        ValueError: the adapter is damaged, or was not trained on this base.
+    """
+    from peft import PeftModel
+
+    try:
+        with Reading(adapter), quiet_transformers():
+            adapted = PeftModel.from_pretrained(model, adapter)
+            return adapted.merge_and_unload() if merge else adapted.get_base_model()
+    except (*WRONG_VALUES, OSError, SafetensorError, UnpicklingError) as error:
+        raise ValueError(f"{adapter}: the adapter cannot be loaded: {message_of(error)}") from error
+
+
+def _compile_decoding(model: HiComForConditionalGeneration) -> None:
+    """Let `generate` compile the step of decoding, over a cache whose size does not change; on CPUs as well."""
+    settings = CompileConfig()
+    settings._compile_all_devices = True
+    model.generation_config.cache_implementation = "static"
+    model.generation_config.compile_config = settings
+
+
+def check_finite(model: nn.Module, source: object) -> None:
     """Refuse weights that hold NaN or infinity, from which every result is NaN.
 
     Raises:
@@ -187,14 +281,14 @@ def _is_finite(weight: torch.Tensor) -> bool:
     return all(map(torch.isfinite, weight.aminmax()))
 
 
-def _check_index(source: str | Path) -> None:
+def _check_index(source: str) -> None:
     """Refuse a folder whose index of weight files leads out of it."""
     for name in WEIGHTS_INDEXES:
         if (index := Path(source) / name).is_file():
             shard_names(index)
 
 
-def check_fits(config: HiComConfig, processor: HiComProcessor, source: str | Path) -> None:
+def check_fits(config: HiComConfig, processor: HiComProcessor, source: object) -> None:
     """Refuse a processor that was made for another model.
 
     Raises:
@@ -257,66 +351,7 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def check_exists(source: str | Path) -> None:
-    """Tell a folder that is not there from a repo id, which transformers would look up.
-
-    Raises:
-        FileNotFoundError: `source` is the path of nothing, or a folder without config.json.
-        NotADirectoryError: it is a file.
-    """
-    path = Path(source)
-    if path.is_dir():
-        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{source}: this folder holds adapters; `hicom merge {source} DEST` makes a model of them"
-            )
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"{source}: this folder holds no model (config.json is missing)")
-    elif path.exists():
-        raise NotADirectoryError(f"{source}: a model is a folder or a repo id, and this is a file")
-    elif isinstance(source, Path) or not _can_be_repo_id(source):
-        raise FileNotFoundError(f"{source}: there is no such folder{_similar(path)}")
-    elif similar := _similar(path):
-        raise FileNotFoundError(f"{source}: there is no such folder{similar}")
-    else:
-        _ask_hub(source)
-
-
-def _similar(path: Path) -> str:
-    """Folders beside a path that is not there whose names are nearly its own, as the end of a message."""
-    if not path.name or not path.parent.is_dir() or str(path.parent) == ".":
-        return ""
-    folders = [child.name for child in path.parent.iterdir() if child.is_dir()]
-    near = [str(path.parent / name) for name in get_close_matches(path.name, folders)]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def _ask_hub(repo: str, revision: str | None = None) -> None:
-    """Ask the Hub once whether a repo exists; transformers would ask for minutes where there is no network.
-
-    Raises:
-        OSError: there is no such repo or revision, it is not for this user, or there is no answer.
-    """
-    if HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
-        return
-    try:
-        HfApi().model_info(repo, revision=revision, timeout=HUB_SECONDS)
-    except (OSError, ValueError, NO_ANSWER) as error:
-        raise unreadable(repo, error) from error
-
-
-def unreadable(source: str | Path, error: Exception) -> OSError:
-    """The error for a folder or repo that transformers could not read: transformers' own often names neither."""
-    if Path(source).is_dir():
-        return OSError(f"{source}: the model in this folder cannot be read: {error}")
-    return OSError(f"{source}: there is no such folder, and no such Hub repo could be read: {error}")
-
-
-def _can_be_repo_id(source: str) -> bool:
-    return source.count("/") <= 1 and not source.startswith((".", "/", "~")) and not source.endswith("/")
-
-
-def _has_file(source: str | Path, name: str) -> bool:
+def _has_file(source: str, name: str, revision: str | None) -> bool:
     if Path(source).is_dir():
         return (Path(source) / name).is_file()
-    return cached_file(str(source), name, _raise_exceptions_for_missing_entries=False) is not None
+    return cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False) is not None

@@ -5,6 +5,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
+
+# What libraries and our own checks raise over values of a damaged or hand-edited file.
+WRONG_VALUES = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+    TemplateError,
+)
 READING = "while reading "  # how the note of an error begins
 
 
@@ -37,6 +52,30 @@ class Reading:
     ) -> None:
         if error is not None:
             error.add_note(f"{READING}{self.what}")
+
+
+class ReadingValues(Reading):
+    """As `Reading`; what a library raises over wrong values becomes a `ValueError` that names what was being read.
+
+    Example:
+        >>> with ReadingValues("config.json"):
+        ...     1 / 0
+        Traceback (most recent call last):
+            ...
+        ValueError: config.json holds values that cannot be: ZeroDivisionError: division by zero
+    """
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, where)
+        if isinstance(error, WRONG_VALUES) and not isinstance(error, ValueError):
+            raise ValueError(f"{self.what} holds values that cannot be: {message_of(error)}") from error
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error, with its type where the message alone says nothing, such as that of a KeyError."""
+    return str(error) if isinstance(error, (ValueError, TypeError, OSError)) else f"{type(error).__name__}: {error}"
 
 
 def being_read(error: BaseException) -> list[str]:

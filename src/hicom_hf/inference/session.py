@@ -16,8 +16,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ..assets import model_note, model_source
-from ..hub.loading import check_fits, load_config, load_model, load_processor
+from ..assets import model_note
+from ..hub.loading import Quantization, check_fits, check_options, load_config, load_model, load_processor
+from ..hub.places import ModelPlace, find_model
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.answering_hicom import (
@@ -82,29 +83,39 @@ class HiComSession:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        quantize: Quantization | None = None,
         attn_implementation: str | None = None,
+        compile: bool = False,
         **options: Any,
     ) -> "HiComSession":
         """Load a model with its processor.
 
         Args:
-            model: name of a packaged model, folder or Hub repo id; None for the packaged hicom-tiny.
+            model: name of a packaged model; folder; Hub repo id, with `@revision` or without; folder of a LoRA adapter. None for
+                the packaged hicom-tiny.
             device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
             dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+            device_map: as in transformers, such as "auto" for several GPUs; in place of `device`.
+            quantize: "nf4" or "int8" keeps the LLM in 4 or 8 bits.
             attn_implementation: as in transformers; None lets it choose.
+            compile: the step of decoding is compiled on first use; worth it for many questions.
             **options: of `HiComSession`.
 
         Raises:
             FileNotFoundError: there is no such folder, or no weights in it.
+            ImportError: a package that an option needs is not installed.
             OSError: the repo cannot be reached.
-            ValueError: config, processor or weights do not fit together.
+            ValueError: options, config, processor or weights do not fit together.
         """
-        source = model_source(model)
-        config = load_config(source)  # what is cheap and may be wrong comes before the weights
-        processor = load_processor(source)
-        check_fits(config, processor, source)
-        loaded = load_model(source, device, dtype, attn_implementation)
-        options.setdefault("note", model_notes(source, config))
+        check_options(device, device_map, quantize)  # what is cheap and may be wrong comes before the weights
+        place = find_model(model)
+        config, processor = load_config(place), load_processor(place)
+        check_fits(config, processor, place)
+        loaded = load_model(
+            place, device, dtype, attn_implementation, device_map=device_map, quantize=quantize, compile=compile
+        )
+        options.setdefault("note", model_notes(place, config))
         return cls(loaded, processor, **options)
 
     def open(self, video: Any, *, selection: FrameSelection | None = None, **sampling: Any) -> "Video":
@@ -331,12 +342,14 @@ class AnswerStream:
         self._thread.join()
 
 
-def model_notes(source: str | Path, config: HiComConfig) -> str | None:
+def model_notes(model: str | Path | ModelPlace, config: HiComConfig) -> str | None:
     """What readers of a model's answers should know: weights that are random, a small world; None if there is nothing.
 
     Args:
-        source: folder or repo id that the model was loaded from.
+        model: what the model was loaded from, see `find_model`.
         config: of the model.
     """
-    notes = [note for note in (untrained_note(config.untrained_parts), model_note(source)) if note]
+    place = find_model(model)
+    packaged = model_note(place.source) if place.adapter is None else None
+    notes = [note for note in (untrained_note(config.untrained_parts), packaged) if note]
     return "; ".join(notes) or None

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..hub.files import atomic_folder
-from ..hub.reading import read_json_object
+from ..hub.places import base_of
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
 from .recipe import LoraRecipe
@@ -20,31 +20,6 @@ logger = logging.getLogger(__name__)
 LLM_LAYER = re.compile(r"(?:.*\.)?language_model\.layers\.\d+\.(.+)")
 ROUTERS = ("gate", "router", "shared_expert_gate")  # of mixtures of experts: they choose, and stay as they are
 COMPRESSOR = "model.compressor"  # its name in the model, which no other module's name ends in
-
-
-def quantization_config(lora: LoraRecipe | None):
-    """The 4-bit config of QLoRA (nf4, double quantization, bfloat16 arithmetic), or None.
-
-    `HiComForConditionalGeneration.from_pretrained` keeps SigLIP, the compressor and `lm_head` out of it.
-
-    Raises:
-        ImportError: bitsandbytes is not installed.
-    """
-    if lora is None or lora.quantize is None:
-        return None
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
-    if not is_bitsandbytes_available():
-        raise ImportError(
-            "lora.quantize needs bitsandbytes: pip install 'hicom_hf[qlora]', or set lora.quantize to null"
-        )
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=lora.quantize,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
 
 
 def add_adapters(model: HiComForConditionalGeneration, lora: LoraRecipe, train_compressor: bool):
@@ -101,18 +76,6 @@ def lora_targets(model: nn.Module) -> tuple[list[str], list[str]]:
     if not linear:
         raise ValueError("lora finds no linear maps in language_model.layers; train this LLM without lora")
     return sorted(linear), sorted(others)
-
-
-def base_of(adapter: str | Path) -> str:
-    """The folder or Hub name of the model that an adapter was trained on.
-
-    Raises:
-        FileNotFoundError: `adapter` is no adapter's folder.
-    """
-    path = Path(adapter) / "adapter_config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{adapter} is not the folder of an adapter (no adapter_config.json there)")
-    return read_json_object(path)["base_model_name_or_path"]
 
 
 def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None = None) -> Path:

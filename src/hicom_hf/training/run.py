@@ -23,9 +23,10 @@ from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
+from ..hub.loading import quantization_config
 from ..modeling.configuration_hicom import HiComConfig
 from ..processors.processing_hicom import HiComProcessor
-from .adapters import add_adapters, quantization_config
+from .adapters import add_adapters
 from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
 from .recipe import (
     CONFIGS_DIR,
@@ -118,7 +119,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     """Data, model and trainer of a recipe; the data first, because a bad record is found in less time than a model loads."""
     processor = HiComProcessor.from_pretrained(recipe.source)
     dataset, held_out = build_dataset(recipe, processor), build_held_out(recipe, processor)
-    quantization = quantization_config(recipe.lora)
+    quantization = quantization_config(recipe.lora.quantize if recipe.lora is not None else None)
     extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
     if recipe.attn_implementation is not None:
         extra["attn_implementation"] = recipe.attn_implementation
