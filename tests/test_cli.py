@@ -381,6 +381,18 @@ def test_a_photo_with_a_preview_in_its_file_is_one_picture(folder, tmp_path, cap
     assert "one picture, 80x60" in capsys.readouterr().err
 
 
+def test_guarded_media_are_local_only_below_named_folders(folder, video, capsys):
+    assert ask(folder, video, "--media", "guarded") == 1
+    assert "local files are not allowed here" in capsys.readouterr().err
+    assert ask(folder, video, "--media", "guarded", "--allowed-local-media-path", video.parent) == 0
+    capsys.readouterr()
+    url = "http://elsewhere.invalid/cat.mp4"
+    assert ask(folder, url, "--media", "guarded", "--allowed-media-domains", "example.org") == 1
+    assert "the host 'elsewhere.invalid' is not among allowed_media_domains" in capsys.readouterr().err
+    assert ask(folder, video, "--allowed-media-domains", "example.org") == 1
+    assert "restrict guarded media; open allows all" in capsys.readouterr().err
+
+
 def test_drawing_depends_on_the_seed_alone(folder, video, capsys):
     options = ("--temperature", 1.5, "--max-new-tokens", 12)
     answers = [ask_json(capsys, folder, video, *options, "--seed", seed)["answers"][0]["answer"] for seed in (1, 1, 2)]

@@ -47,6 +47,46 @@ def model_options(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
+def add_media_arguments(parser: ArgumentParser, default: str | None = "open") -> None:
+    """What reading videos and images may touch; `media_access` reads them. The names are those of vLLM.
+
+    Args:
+        parser: gets the arguments.
+        default: of `--media`; None leaves the choice to whoever reads it.
+    """
+    group = parser.add_argument_group("what may be read")
+    group.add_argument(
+        "--media",
+        choices=("open", "guarded"),
+        default=default,
+        help="open (default): all that you may read; guarded, for sources that strangers name: public servers only, 256 MiB, "
+        "60 s, and no local files but those below --allowed-local-media-path",
+    )
+    group.add_argument(
+        "--allowed-local-media-path",
+        action="append",
+        metavar="FOLDER",
+        help="with guarded: files below this folder may be read; may be given several times",
+    )
+    group.add_argument(
+        "--allowed-media-domains",
+        action="append",
+        metavar="HOST",
+        help="with guarded: only this host and its subdomains may be asked; may be given several times",
+    )
+
+
+def media_access(args: Namespace) -> Any:
+    """The `MediaAccess` that the arguments of `add_media_arguments` ask for.
+
+    Raises:
+        ValueError: a folder is not there, or folders or hosts are named without guarded.
+    """
+    from ..processors.media_access_hicom import media_access_of
+
+    return media_access_of(args.media, args.allowed_local_media_path, args.allowed_media_domains)
+
+
 def at_least_one(text: str) -> int:
     """A whole number from 1 on."""
     value = whole_number(text)

@@ -22,8 +22,10 @@ from .arguments import (
     CONTROL_CHARACTERS,
     SAFE_TO_PRINT,
     above_zero,
+    add_media_arguments,
     add_model_arguments,
     at_least_one,
+    media_access,
     model_options,
     not_negative,
     part_of_parts,
@@ -108,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --select: how many are chosen (or as --max-video-tokens fits)",
     )
 
+    add_media_arguments(parser)
     answer = parser.add_argument_group("the answer")
     answer.add_argument(
         "--max-new-tokens", type=at_least_one, default=256, metavar="N", help="cut it here (default 256)"
@@ -145,12 +148,12 @@ def run(args: argparse.Namespace) -> int:
     from ..processors.answering_hicom import read_frames
 
     # What is cheap and may be wrong comes before the weights.
-    loading = model_options(args)
+    access, loading = media_access(args), model_options(args)
     check_options(args.device, args.device_map, args.quantize)
     place, name = find_model(args.model), args.model or HICOM_TINY
     config, processor = load_config(place), load_processor(place)
     check_fits(config, processor, place)
-    frames = None if args.select else _read(read_frames, processor, args)
+    frames = None if args.select else _read(read_frames, processor, args, access)
     if frames is not None:
         _say_frames(frames, config)
     started = perf_counter()
@@ -158,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(place, **loading)
     load_seconds = perf_counter() - started
     session = HiComSession(model, processor, note=model_notes(place, config))
-    video = _open(session, args) if frames is None else session.encode(frames)
+    video = _open(session, args, access) if frames is None else session.encode(frames)
     if session.note:
         _say(f"note: {session.note}")
     answers = []
@@ -215,7 +218,7 @@ def _run_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open(session, args: argparse.Namespace):
+def _open(session, args: argparse.Namespace, access):
     """Encode the candidates of a selection, and say what they are."""
     from ..processors.frame_selection_hicom import FrameSelection
 
@@ -225,7 +228,7 @@ def _open(session, args: argparse.Namespace):
     def read(_, video, **request):
         return session.open(video, selection=selection, **request)
 
-    video = _read(read, None, args, names)
+    video = _read(read, None, args, access, names)
     candidates = video.candidates
     for warning in candidates.sampling.warnings:
         _say(f"warning: {args.video}: {warning}")
@@ -243,10 +246,11 @@ def _say_frames(frames, config) -> None:
         _say(f"warning: {frames.sampling.source}: {warning}")
 
 
-def _read(read_frames, processor, args: argparse.Namespace, names=SAMPLING):
+def _read(read_frames, processor, args: argparse.Namespace, access, names=SAMPLING):
     """Read the video; what an error recommends is said in the command's own words."""
     try:
-        return read_frames(processor, args.video, **{name: getattr(args, name) for name in names})
+        sampling = {name: getattr(args, name) for name in names}
+        return read_frames(processor, args.video, media_access=access, **sampling)
     except ValueError as error:
         raise ValueError(str(error).replace('on_decode_error="keep"', "--on-decode-error keep")) from error
 

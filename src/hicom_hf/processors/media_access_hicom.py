@@ -143,6 +143,35 @@ class MediaAccess:
                 raise MediaAccessError(f"the host {host} is at {address}, which is not a public address")
 
 
+def media_access_of(
+    mode: str, allowed_local_media_path: Iterable[str] | None, allowed_media_domains: Iterable[str] | None
+) -> MediaAccess:
+    """The access that a command or a recipe asks for by the name of a mode.
+
+    Args:
+        mode: "open" or "guarded".
+        allowed_local_media_path: folders below which local files may be read; only with "guarded".
+        allowed_media_domains: the only hosts that may be asked; only with "guarded". None for all.
+
+    Raises:
+        ValueError: there is no such mode or folder, or open access is restricted.
+
+    Example:
+        >>> media_access_of("guarded", None, ["example.org"]).allowed_media_domains
+        ('example.org',)
+    """
+    if mode not in ("open", "guarded"):
+        raise ValueError(f"media must be open or guarded, got {mode!r}")
+    if mode == "guarded":
+        return MediaAccess.guarded(
+            allowed_local_media_path=allowed_local_media_path or (),
+            allowed_media_domains=allowed_media_domains or None,
+        )
+    if allowed_local_media_path or allowed_media_domains:
+        raise ValueError("allowed_local_media_path and allowed_media_domains restrict guarded media; open allows all")
+    return MediaAccess.open()
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, and no tunnel to somewhere else.
 
