@@ -14,7 +14,6 @@ import yaml
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.data.conversations import training_items
 from hicom_hf.data.datasets import load_records
-from hicom_hf.data.mixtures import load_mixture
 from hicom_hf.hub.loading import load_config, load_model
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.video_reading_hicom import read_video
@@ -149,7 +148,7 @@ def yaml_files(folder: Path, random: Random) -> Iterator[Case]:
             text = mutated(text, random)[1]
         path = folder / "damaged.yaml"
         path.write_bytes(text)
-        read = load_mixture if is_mixture else read_recipe
+        read = load_records if is_mixture else read_recipe
         yield Case(f"{number} {text[:200]!r}", lambda path=path, read=read: read(path), "")
 
 
