@@ -254,7 +254,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             nonlocal num_read
             chunk.append(self.square_frame(frame))
             if len(chunk) == chunk_size:
-                consume(self._normalised(np.stack(chunk)))
+                consume(self.normalised(torch.from_numpy(np.stack(chunk)).movedim(-1, 1)))
                 chunk.clear()
             num_read += 1
             return np.array(num_read - 1)
@@ -265,11 +265,11 @@ class HiComVideoProcessor(BaseVideoProcessor):
             on_decode_error=on_decode_error or self.on_decode_error,
             frame_rate=frame_rate,
             transform=hand_on,
-            settings=PictureSettings(self.square_pixels, self.alpha_on_white, self.browser_delays),
+            settings=self._picture_settings(),
             media_access=media_access or OPEN_ACCESS,
         )
         if chunk:
-            consume(self._normalised(np.stack(chunk)))
+            consume(self.normalised(torch.from_numpy(np.stack(chunk)).movedim(-1, 1)))
         return record, rows.tolist()
 
     def preprocess_images(
