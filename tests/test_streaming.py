@@ -255,7 +255,7 @@ def test_media_behind_another_protocol_are_fetched_with_fsspec(folder, processor
 
 
 BAD_SAMPLES = {
-    "nojson": (None, {"mp4": b"x"}, "the sample has no nojson.json"),
+    "nojson": (None, {"mp4": b"x"}, "the sample has neither nojson.json nor nojson.txt"),
     "odd": ({"conversations": []}, {}, "odd turns"),
     "gone": (record(1, video="other.mp4"), {"mp4": b"x"}, "missing media: 'other.mp4' is none of the sample's files"),
     "half": (record(1), {"mp4": b"x" * 100}, "unreadable media"),
