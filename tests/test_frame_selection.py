@@ -16,7 +16,14 @@ from hicom_hf.inference import HiComSession
 from hicom_hf.modeling.frame_scores_hicom import HiComFrameScorer, frame_changes
 from hicom_hf.processors.candidate_frames_hicom import FeatureFile, encode_candidates
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling, uniform_indices
-from hicom_hf.processors.frame_selection_hicom import FrameSelection, choose_frames, find_shots, prominence
+from hicom_hf.processors.frame_selection_hicom import (
+    FrameSelection,
+    choose_frames,
+    combine_scores,
+    find_shots,
+    prominence,
+    question_parts,
+)
 from hicom_hf.shapes import Scene, questions, render
 
 BACKGROUND = [0.0, 0.1, -0.1, 0.05, -0.05, 0.02, -0.08, 0.07]  # scores of frames that do not fit
@@ -153,6 +160,37 @@ def test_scores_that_are_missing_are_an_error():
         choose_frames(FrameSelection(num_frames=8), 8, 4, 40)
 
 
+# Several things in one question -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Where is the orange sander?", ["Where is the orange sander?"]),
+        ("Is the cat or the dog first?", ["Is the cat", "the dog first?"]),
+        ("a, b; c and d", ["a", "b", "c", "d"]),
+        (", ,", [", ,"]),
+        ("", [""]),
+    ],
+)
+def test_a_question_is_cut_where_it_names_another_thing(text, parts):
+    assert question_parts(text) == parts
+
+
+def test_each_part_that_stands_out_counts_as_much_as_the_others():
+    strong, weak, flat = haystack(10, {2: 50.0}), haystack(10, {7: 5.0}), haystack(10, {})
+    combined = combine_scores([strong, weak, flat])
+    for frame, score in enumerate(combined):
+        heights = [(row[frame] - median(row)) / (max(row) - median(row)) for row in (strong, weak)]
+        assert score == pytest.approx(max(heights))
+    assert [shot[0] // 8 for shot in choose(FrameSelection(num_frames=8), combined).shots] == [2, 7]
+
+
+def test_where_no_part_stands_out_the_score_stays_flat():
+    flat = haystack(10, {})
+    assert combine_scores([flat, [0.0] * 80]) == flat and combine_scores([flat]) == flat
+
+
 # Scores -----------------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +321,17 @@ def test_a_budget_of_tokens_is_as_many_frames_as_fit(session, film):
     tokens = session.processor.num_visual_tokens(8)
     video = session.open(film, num_frames="all", selection=FrameSelection("uniform", max_video_tokens=tokens))
     assert video.encoded.num_frames == 8 and video.encoded.num_visual_tokens == tokens
+
+
+def test_two_scenes_that_one_question_names_are_both_found():
+    session = HiComSession.load(dtype="float32", device="cpu")
+    one, two = (Scene.from_seed(seed, clutter="sparse", split="test").subjects[0].name for seed in (4, 9))
+    scenes = [Scene.from_seed(seed, clutter="sparse", split="test") for seed in range(30)]
+    hay = [each for each in scenes if not any(n.fits(*o.attributes) for n in (one, two) for o in each.objects)][:8]
+    film = np.concatenate([render(each)[0] for each in [*hay[:2], scenes[4], *hay[2:], scenes[9]]])
+    video = session.open(film, num_frames="all", selection=FrameSelection(num_frames=8))
+    record = video.choose(f"Which comes first, the {one.phrase} or the {two.phrase}?")
+    assert {frame // 16 for frame in record.frames} == {2, 9}
 
 
 def test_the_packaged_model_finds_a_scene_among_others_and_answers_from_it():

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 
 from .answering_hicom import EncodedVideo
-from .frame_selection_hicom import FrameSelection, SelectionRecord, choose_frames, find_shots
+from .frame_selection_hicom import (
+    FrameSelection,
+    SelectionRecord,
+    choose_frames,
+    combine_scores,
+    find_shots,
+    question_parts,
+)
 
 CANDIDATE_FPS = 1.0  # candidates per second of video where the request names no number
 FRAMES_PER_READ = 256  # whose features are in memory together while frames are scored
@@ -181,12 +188,14 @@ def choose_for_questions(
                 processor.extract_instruction(question, report=False) if instruction is None else instruction
                 for question in questions
             ]
-            ids = [processor.encode_instructions([text], report=False) for text in instructions]
-            rows = candidates.scores(model, [model.frame_scorer(one) for one in ids]).tolist()
+            parts = [question_parts(text) for text in instructions]
+            texts = list(dict.fromkeys(text for some in parts for text in some))
+            ids = [processor.encode_instructions([text], report=False) for text in texts]
+            scores = candidates.scores(model, [model.frame_scorer(one) for one in ids]).tolist()
+            of_text = dict(zip(texts, scores, strict=True))
+            rows = [combine_scores([of_text[text] for text in some], selection.min_prominence) for some in parts]
         common["shots"] = find_shots(candidates.changes, group_length, selection.max_shot_frames)
-    return [
-        choose_frames(selection, num_frames, group_length, len(candidates), scores=scores, **common) for scores in rows
-    ]
+    return [choose_frames(selection, num_frames, group_length, len(candidates), scores=row, **common) for row in rows]
 
 
 def chosen_video(model: Any, candidates: CandidateFrames, record: SelectionRecord) -> EncodedVideo:

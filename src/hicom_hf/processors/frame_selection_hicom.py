@@ -5,6 +5,7 @@ are chosen by shots: the frames of a group of the local branch are consecutive o
 visible. Nothing here knows of models. Letters: T candidates, n frames wanted, a frames per group of the local branch.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -20,6 +21,7 @@ MAD_TO_DEVIATION = 1.4826  # of a normal distribution: standard deviation over m
 MIN_PROMINENCE = 3.0
 SHOT_THRESHOLD = 0.5
 CUT_RATIO = 2.0
+PART_BOUNDARIES = re.compile(r"[,;]|\b(?:or|and)\b")
 MAX_SHOT_FRAMES = 32
 
 
@@ -165,6 +167,41 @@ def prominence(scores: Sequence[float]) -> float:
     spread = MAD_TO_DEVIATION * median(abs(score - middle) for score in scores)
     above = max(scores) - middle
     return above / spread if spread else (float("inf") if above else 0.0)
+
+
+def question_parts(instruction: str) -> list[str]:
+    """What an instruction names, apart from each other: "A or B", "A and B", "A, B". One pooled vector of several things finds
+    the frames of none of them reliably (docs/long_video.md).
+
+    Example:
+        >>> question_parts("Which comes first, the hollow moon or the red circle?")
+        ['Which comes first', 'the hollow moon', 'the red circle?']
+    """
+    parts = [part.strip() for part in PART_BOUNDARIES.split(instruction)]
+    return [part for part in parts if any(map(str.isalnum, part))] or [instruction]
+
+
+def combine_scores(rows: Sequence[Sequence[float]], min_prominence: float = MIN_PROMINENCE) -> list[float]:
+    """One score per candidate from the scores for each part of a question.
+
+    Each part that stands out is brought to one scale, 0 for its median and 1 for its best frame; a frame has the best of them.
+    So the scene of every part counts as much as that of any other. A single row is returned as it is, and where no part stands
+    out, the row of which that is least true.
+
+    Args:
+        rows: (P, T).
+        min_prominence: what standing out means, see `FrameSelection`.
+    """
+    if len(rows) == 1:
+        return list(rows[0])
+    heights = []
+    for row in rows:
+        middle, best = median(row), max(row)
+        if best > middle and prominence(row) >= min_prominence:
+            heights.append([(score - middle) / (best - middle) for score in row])
+    if not heights:
+        return list(max(rows, key=prominence))
+    return [max(column) for column in zip(*heights, strict=True)]
 
 
 def choose_frames(
