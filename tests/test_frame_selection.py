@@ -373,3 +373,8 @@ def test_the_command_answers_from_the_chosen_frames_and_names_them(capsys):
 def test_the_command_wants_one_budget_with_a_selection(options, capsys):
     assert main(["ask", str(example_videos()[0]), "Where?", *options]) == 2
     assert "--select: takes --frames or --max-video-tokens" in capsys.readouterr().err
+
+
+def test_a_file_of_questions_goes_without_a_selection(capsys):
+    assert main(["ask", "--from", "q.jsonl", "--output", "a.jsonl", "--select", "question", "--frames", "8"]) == 2
+    assert "--from: goes without --select and --frames" in capsys.readouterr().err

@@ -188,6 +188,8 @@ def _run_file(args: argparse.Namespace) -> int:
     """Answer the questions of a file."""
     if args.video is not None:
         args.parser.error("argument --from: goes without VIDEO and QUESTION")
+    if args.select is not None or args.frames is not None:
+        args.parser.error("argument --from: goes without --select and --frames")
     if args.output is None:
         args.parser.error("argument --from: --output is missing, the file to write")
     if args.temperature:
