@@ -228,6 +228,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         on_decode_error: Literal["raise", "keep"] | None = None,
         frame_rate: float | None = None,
         media_access: MediaAccess | None = None,
+        media_bounds: MediaBounds | None = None,
         **request: Any,
     ) -> tuple[SamplingRecord, list[int]]:
         """Reads a video of any length, handing on its frames as they are read.
@@ -237,7 +238,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             consume: called with normalised frames, float32 (chunk_size, 3, S, S); the last chunk may be shorter.
             chunk_size: see above.
             sampling: which frames, or the fields of `FrameSampling` as keywords; the processor's own are not used.
-            on_decode_error, frame_rate, media_access: see `read_video`.
+            on_decode_error, frame_rate, media_access, media_bounds: see `read_video`.
 
         Returns:
             The record, and which of the frames that were handed on each of its frames is. They are all, one after another,
@@ -267,6 +268,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             transform=hand_on,
             settings=self._picture_settings(),
             media_access=media_access or OPEN_ACCESS,
+            bounds=media_bounds or DEFAULT_BOUNDS,
         )
         if chunk:
             consume(self.normalised(torch.from_numpy(np.stack(chunk)).movedim(-1, 1)))
