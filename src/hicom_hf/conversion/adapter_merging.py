@@ -3,6 +3,7 @@
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,7 +77,7 @@ class AdapterMerger:
         output_size, input_size = weight.shape
         linear = nn.Linear(input_size, output_size, bias=False, device="meta")
         linear.weight = nn.Parameter(weight.float(), requires_grad=False)
-        config = LoraConfig.from_pretrained(str(self.folder))
+        config: Any = LoraConfig.from_pretrained(str(self.folder))
         config.target_modules, config.layers_to_transform, config.modules_to_save = [module], None, None
         config.exclude_modules, config.init_lora_weights = None, True
         with warnings.catch_warnings():
@@ -95,7 +96,8 @@ class AdapterMerger:
                 )
             target.data.copy_(values)
         layer.merge()
-        return layer.get_base_layer().weight.data
+        merged: Any = layer.get_base_layer()
+        return merged.weight.data
 
 
 def strip_base(name: str) -> str:

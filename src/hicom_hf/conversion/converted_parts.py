@@ -1,6 +1,7 @@
 """Everything of a converted folder but the weights: config, processor and generation settings, from the official files."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, Qwen2Config
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ def build_config(source: OfficialSource, tokenizer: PreTrainedTokenizerBase, ins
     for name in ("eos_token_id", "pad_token_id"):
         tokens[name] = getattr(instruction_tokenizer, name)
     text_config = _text_config(source.config)
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in (IMAGE_TOKEN, VIDEO_TOKEN)]
+    ids: list[Any] = [tokenizer.convert_tokens_to_ids(token) for token in (IMAGE_TOKEN, VIDEO_TOKEN)]
     text_config["vocab_size"] = max(text_config["vocab_size"], *(token_id + 1 for token_id in ids))
     return HiComConfig(
         vision_config=siglip.vision_config.to_dict(),

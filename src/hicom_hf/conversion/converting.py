@@ -134,8 +134,8 @@ def convert_official_checkpoint(
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    found = DTYPES.get(dtype, dtype)
-    if found is not None and found not in DTYPES.values():
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)} or None for the source's, got {dtype!r}")
     return found
 
@@ -162,7 +162,7 @@ def _stored_dtype(source: OfficialSource) -> torch.dtype:
     counts: dict[torch.dtype, int] = {}
     for stored in source.tensors.values():
         counts[stored.dtype] = counts.get(stored.dtype, 0) + torch.Size(stored.shape).numel()
-    dtype = max(counts, key=counts.get)
+    dtype = max(counts, key=lambda dtype: counts[dtype])
     if dtype not in DTYPES.values():
         raise ValueError(f"{source.folder} is stored as {dtype}; choose what to write with --dtype")
     return dtype

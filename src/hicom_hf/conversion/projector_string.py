@@ -117,7 +117,7 @@ def _split(text: str) -> tuple[_Part | None, _Part | None]:
 
 def _parse_part(text: str, name: str, rest: str) -> _Part:
     """One part behind its `local` or `global`: digits, then words between underscores."""
-    digits = re.match(r"\d*", rest)[0]
+    digits = re.split(r"\D", rest, maxsplit=1)[0]
     if not digits.strip("0"):
         raise ValueError(f"mm_projector_type {text!r}: {name} needs a number behind it; {SYNTAX}")
     injections, adapters, inert = [], "", []

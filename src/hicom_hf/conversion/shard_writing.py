@@ -80,7 +80,7 @@ def _write_shard(path: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces)
             for piece in pieces(name):
                 for part in piece.reshape(-1).split(PIECE_BYTES // dtype.itemsize):
                     part = _cast(name, part, dtype)
-                    file.write(part.view(torch.uint8).numpy())
+                    file.write(part.view(torch.uint8).numpy().data)
                     written += part.numel()
             if written != prod(shape):
                 raise RuntimeError(f"{name}: {written} values were written, expected {prod(shape)}")

@@ -116,7 +116,7 @@ class HiComStreamingDataset(IterableDataset):
         """Choose the order of an epoch; the trainer calls it."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[dict[str, Any] | SkippedSample]:
+    def __iter__(self) -> Iterator[dict[str, Any] | SkippedSample | None]:
         epoch, num_skipped = self.epoch, self._num_skipped_samples()
         while True:
             is_empty = True
@@ -220,7 +220,8 @@ def _open_remote(kind: str, source: Any) -> Any:
     import fsspec
 
     try:
-        with fsspec.open(source, "rb") as file:
+        opened: Any = fsspec.open(source, "rb")  # one file: no list
+        with opened as file:
             return file.read()
     except OSError as error:
         raise SampleError(source, MISSING_MEDIA, str(error)) from error
@@ -269,7 +270,8 @@ def tar_rows(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
     for shard in shards:
         key, files = None, {}
         try:
-            with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+            opened: Any = fsspec.open(shard, "rb")  # one file: no list
+            with opened as file, tarfile.open(fileobj=file, mode="r|*") as archive:
                 for member in archive:
                     folder, _, name = member.name.rpartition("/")
                     stem, _, suffix = name.partition(".")
@@ -280,7 +282,9 @@ def tar_rows(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
                         yield {"__key__": key, "__shard__": shard, "__files__": files}
                         files = {}
                     key = member_key
-                    files[suffix] = archive.extractfile(member).read()
+                    content = archive.extractfile(member)
+                    assert content is not None  # of a file
+                    files[suffix] = content.read()
         except tarfile.TarError as error:
             raise ValueError(f"{shard}: this is no complete tar archive ({error})") from error
         if files:

@@ -78,7 +78,8 @@ def attention_maps(
             output_compressor_attentions=True,
             return_dict=True,
         )
-    [attentions] = output.compressor_attentions or ()  # asked for
+    assert output.compressor_attentions is not None  # asked for
+    [attentions] = output.compressor_attentions
     local, positions, over_all = attentions.local_weights, attentions.local_positions, attentions.global_weights
     return AttentionMaps(
         instruction,

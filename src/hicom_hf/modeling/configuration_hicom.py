@@ -4,7 +4,7 @@ import copy
 import logging
 import re
 from math import ceil, prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig, SiglipTextConfig, SiglipVisionConfig
@@ -242,6 +242,15 @@ class HiComConfig(PreTrainedConfig):
         instruction_config: SiglipTextConfig
         text_config: PreTrainedConfig
         compressor_config: HiComCompressorConfig
+
+        def __init__(
+            self,
+            vision_config: dict[str, Any] | PreTrainedConfig | None = None,
+            instruction_config: dict[str, Any] | PreTrainedConfig | None = None,
+            text_config: dict[str, Any] | PreTrainedConfig | None = None,
+            compressor_config: dict[str, Any] | PreTrainedConfig | None = None,
+            **kwargs: Any,
+        ): ...
     else:  # what they may be given as
         vision_config: dict | PreTrainedConfig | None = None
         instruction_config: dict | PreTrainedConfig | None = None

@@ -4,9 +4,12 @@ The local branch scores the patches of a group by its query times their aligned 
 where the question's object is seen. Letters: B questions, T frames, H/W patch rows and columns, D vision width.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from .configuration_hicom import HiComConfig
 from .vision_hicom import encode_in_chunks
 
 
@@ -24,7 +27,7 @@ class HiComFrameScorer:
         ValueError: the instructions are not padded to SigLIP's length.
     """
 
-    def __init__(self, model: nn.Module, instruction_ids: torch.Tensor):
+    def __init__(self, model: Any, instruction_ids: torch.Tensor):
         length = model.config.instruction_config.max_position_embeddings
         if instruction_ids.shape[-1] != length:
             raise ValueError(f"instructions must be padded to all {length} positions, got {instruction_ids.shape[-1]}")
@@ -34,7 +37,7 @@ class HiComFrameScorer:
         pooled, tokens = model.model.instruction_encoder(instruction_ids.to(model.device))
         self.instruction = pooled, tokens
         self.branch = None if injection is None or injection.needs_queries else branch
-        if self.branch is None:
+        if self.branch is None or injection is None:
             self.query = nn.functional.normalize(pooled, dim=-1)  # (B, D)
         else:
             self.query = injection(None, *self.instruction)[:, 0]
@@ -72,10 +75,16 @@ def frame_changes(features: torch.Tensor) -> torch.Tensor:
 class FrameScoringMixin:
     """What the model offers to whoever chooses among many frames; needs `config`, `model` and `device`."""
 
+    config: HiComConfig
+    model: Any
+
     @torch.no_grad()
     def encode_frames(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and aligned features of frames (n, 3, S, S), each (n, H, W, D), whatever the compressor reads of them."""
-        return encode_in_chunks(self.model.vision_tower, pixel_values, self.config.vision_batch_size, aligned=True)
+        size = self.config.vision_batch_size
+        features, aligned = encode_in_chunks(self.model.vision_tower, pixel_values, size, aligned=True)
+        assert aligned is not None  # asked for
+        return features, aligned
 
     @torch.no_grad()
     def frame_scorer(self, instruction_ids: torch.Tensor) -> HiComFrameScorer:

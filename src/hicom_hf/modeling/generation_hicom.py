@@ -6,6 +6,8 @@ Letters: B batch rows, C LLM width.
 # transformers types the `self` of GenerationMixin by a protocol that only the whole model fulfils.
 # pyright: reportAttributeAccessIssue=false
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.stopping_criteria import StoppingCriteria
@@ -44,7 +46,8 @@ class StopTexts(StoppingCriteria):
 
 def _spells(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return text in tokenizer.convert_tokens_to_string(tokenizer.convert_ids_to_tokens(ids))
+    tokens: Any = tokenizer.convert_ids_to_tokens(ids)  # a list, of a list
+    return text in tokenizer.convert_tokens_to_string(tokens)
 
 
 class HiComGenerationMixin(GenerationMixin):

@@ -204,10 +204,11 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 def _ends(text: str, closed: list[tuple[int, int]]) -> list[int]:
     ends = set()
     for found in SENTENCE_END.finditer(text):
-        word = re.search(r"[\w.]*\Z", text[max(0, found.start() - 20) : found.start()])[0].lower().rstrip(".")
+        word = re.split(r"[^\w.]", text[max(0, found.start() - 20) : found.start()])[-1].lower().rstrip(".")
         is_short = found[0] == "." and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
         if not is_short and not _inside(found.start(), closed):
-            ends.add(BLANKS.match(text, found.end()).end())
+            blanks = BLANKS.match(text, found.end())
+            ends.add(found.end() if blanks is None else blanks.end())
     for found in LINE_BREAKS.finditer(text):
         following, before = text[found.end() : found.end() + 1], text[max(0, found.start() - 1) : found.start()]
         goes_on = following.islower() and before.isalpha() and not is_order(_line(text, found.end()))

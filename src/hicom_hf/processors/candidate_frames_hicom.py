@@ -60,6 +60,7 @@ class FeatureFile:
         content = bytearray((stop - start) * self.row_bytes)
         self._file.seek((self._first + start) * self.row_bytes)
         self._file.readinto(content)
+        assert self.dtype is not None  # that of the rows that were written
         return torch.frombuffer(content, dtype=self.dtype).view(stop - start, *self.shape)
 
     def forget(self, num_rows: int) -> None:

@@ -159,7 +159,7 @@ def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
     """
     first, last = _frames_in_range(times, sampling)
     if sampling.fps is not None:
-        indices = _one_per_interval(times, sampling, first, last)
+        indices = _one_per_interval(times, sampling, sampling.fps, first, last)
     elif sampling.num_frames == "all":
         indices = list(range(first, last + 1))
     else:
@@ -176,7 +176,7 @@ def num_requested(times: Sequence[float], sampling: FrameSampling) -> int | None
     if sampling.num_frames == "all":
         return None
     if sampling.fps is None:
-        return min(sampling.num_frames, sampling.max_frames or sampling.num_frames)
+        return _num_spread(sampling)
     return len(select_frames(times, replace(sampling, short_video="repeat")))
 
 
@@ -187,9 +187,15 @@ def video_end(times: Sequence[float]) -> float:
     return times[-1] + (times[-1] - times[0]) / (len(times) - 1)
 
 
+def _num_spread(sampling: FrameSampling) -> int:
+    """`num_frames`, at most `max_frames`, of a request that gives it as a number."""
+    assert sampling.num_frames is not None and sampling.num_frames != "all"
+    return min(sampling.num_frames, sampling.max_frames or sampling.num_frames)
+
+
 def _spread(first: int, last: int, sampling: FrameSampling) -> list[int]:
     num_available = last - first + 1
-    num_frames = min(sampling.num_frames, sampling.max_frames or sampling.num_frames)
+    num_frames = _num_spread(sampling)
     if sampling.short_video == "once" and num_available <= num_frames:
         return list(range(first, last + 1))
     return [first + index for index in uniform_indices(num_available, num_frames)]
@@ -209,18 +215,18 @@ def _frames_in_range(times: Sequence[float], sampling: FrameSampling) -> tuple[i
     return first, last
 
 
-def _one_per_interval(times: Sequence[float], sampling: FrameSampling, first: int, last: int) -> list[int]:
+def _one_per_interval(times: Sequence[float], sampling: FrameSampling, fps: float, first: int, last: int) -> list[int]:
     start = sampling.start or 0.0
     end = video_end(times) if sampling.end is None else min(sampling.end, video_end(times))
-    num_intervals = math.ceil((end - start) * sampling.fps - 0.5 - TIME_TOLERANCE)  # those whose middle is inside
+    num_intervals = math.ceil((end - start) * fps - 0.5 - TIME_TOLERANCE)  # those whose middle is inside
     if num_intervals > MAX_INTERVALS:
         raise ValueError(
-            f"fps={sampling.fps:g} over {end - start:.0f} s asks for more than {MAX_INTERVALS} frames; "
+            f"fps={fps:g} over {end - start:.0f} s asks for more than {MAX_INTERVALS} frames; "
             "give a lower fps, or start and end"
         )
     if num_intervals < 1:
         return [(first + last) // 2]
-    middles = (start + (i + 0.5) / sampling.fps for i in range(num_intervals))
+    middles = (start + (i + 0.5) / fps for i in range(num_intervals))
     shown = (bisect_right(times, middle + TIME_TOLERANCE) - 1 for middle in middles)
     return [min(max(index, first), last) for index in shown]
 

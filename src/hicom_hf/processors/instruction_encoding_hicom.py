@@ -4,11 +4,13 @@ Letters: V videos and images, L = 64 instruction tokens.
 """
 
 import warnings
+from typing import Any
 
 import torch
 
 from .instruction_hicom import (
     PLACEHOLDERS,
+    InstructionRules,
     InstructionWarning,
     extract_instruction,
     last_user_text,
@@ -19,6 +21,13 @@ from .instruction_hicom import (
 
 class InstructionEncoding:
     """What `HiComProcessor` does with instructions; it needs the processor's tokenizers and settings."""
+
+    tokenizer: Any
+    instruction_tokenizer: Any
+    image_token: str
+    video_token: str
+    instruction_length: int
+    instruction_rules: InstructionRules
 
     @property
     def placeholders(self) -> tuple[str, str]:

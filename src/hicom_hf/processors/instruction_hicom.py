@@ -6,7 +6,7 @@ placeholders here, options, answer formats, subtitles and the like by one of two
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from .instruction_rules_hicom import VISUAL, question_of
 from .official_instruction_hicom import official_instruction
@@ -30,7 +30,7 @@ class InstructionWarning(UserWarning):
     """What conditions the compression is not the whole question: nothing of the prompt was left, or its end was cut off."""
 
 
-def check_instruction_rules(rules: str) -> str:
+def check_instruction_rules(rules: str) -> InstructionRules:
     """Return `rules`.
 
     Raises:
@@ -38,7 +38,7 @@ def check_instruction_rules(rules: str) -> str:
     """
     if rules not in INSTRUCTION_RULES:
         raise ValueError(f"instruction_rules must be one of {', '.join(INSTRUCTION_RULES)}, got {rules!r}")
-    return rules
+    return cast(InstructionRules, rules)
 
 
 def extract_instruction(

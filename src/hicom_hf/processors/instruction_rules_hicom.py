@@ -122,14 +122,13 @@ def _cleaned(text: str) -> str:
         text = text[labels[-1].end() :]
         other = OTHER_LABEL.search(text.lstrip())
         text = text.lstrip()[: other.start()] if other and other.start() > 0 else text
-    elif SUBTITLES.search(text):
-        text = _behind_subtitles(text)
+    elif (header := SUBTITLES.search(text)) is not None:
+        text = _behind_subtitles(text, header)
     return _without_answer_label(without_orders(_without_answer_label(text))).strip()
 
 
-def _behind_subtitles(text: str) -> str:
+def _behind_subtitles(text: str, header: re.Match[str]) -> str:
     """What follows the subtitles: the text behind the order to answer, or else the last paragraph or line."""
-    header = SUBTITLES.search(text)
     before, text = text[: header.start()], text[header.end() :].rstrip()
     spans = list(sentences(text))
     while spans and is_order(text[slice(*spans[-1])]):

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from time import monotonic
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from .media_access_hicom import MediaAccess, MediaAccessError
 
@@ -64,7 +64,7 @@ def download(url: str, access: MediaAccess) -> BinaryIO:
             raise cause from None
         raise DownloadError(f"the download failed ({_short(cause)}); check the address and the network") from error
     file.seek(0)
-    return file
+    return cast(BinaryIO, file)
 
 
 class Pace:
@@ -109,7 +109,7 @@ class _PacedStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer) -> int | None:
         self.sock.settimeout(self.pace.seconds_left())
         try:
             count = self.raw.readinto(buffer)
@@ -150,8 +150,8 @@ class _CheckedConnection:
         self._create_connection = self._connect_to_checked  # http.client's own hook, as its tests use it
 
     def connect(self) -> None:
-        super().connect()  # TLS is begun here, for the host's name
-        self.sock = _PacedSocket(self.sock, self.pace)
+        super().connect()  # TLS is begun here, for the host's name  # pyright: ignore[reportAttributeAccessIssue]
+        self.sock: Any = _PacedSocket(self.sock, self.pace)
 
     def _connect_to_checked(self, address: tuple[str, int], *_) -> socket.socket:
         host, port = address

@@ -6,6 +6,7 @@ Letters: B rows of text, V videos of the whole batch, T frames of one, L = 64 in
 import re
 from math import ceil, prod
 from numbers import Integral
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -362,7 +363,9 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             own = video.frames if isinstance(video, ChatVideo) else {}
             source = video.source if isinstance(video, ChatVideo) else video
             read.append(self.video_processor([source], **options, **self._sampling(with_own_frames(sampling, own))))
-        data = {name: torch.cat([one[name] for one in read]) for name in ("pixel_values_videos", "video_num_frames")}
+        data: dict[str, Any] = {
+            name: torch.cat([one[name] for one in read]) for name in ("pixel_values_videos", "video_num_frames")
+        }
         if return_metadata:
             data["video_metadata"] = [record for one in read for record in one["video_metadata"]]
         return BatchFeature(data)

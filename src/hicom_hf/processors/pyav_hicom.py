@@ -1,10 +1,16 @@
 """What the package needs of PyAV, the same for its versions 17.0.1 to 19: opening, packets, the display matrix, reasons."""
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.filter import Graph
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
 
 # Containers and raw streams of video, by FFmpeg's names. Its other formats are not video that people bring, and some are unsafe
 # on files of strangers: "tty" draws any text as a film, "concat", "hls" and "dash" are lists of other files.
@@ -28,18 +34,18 @@ IO_BUFFER_SIZE = 2**18  # bytes
 FIXED_POINT_ONE = 2**16  # the display matrix holds 16.16 fixed-point numbers
 # What opening, reading and decoding raise on damaged data. All but the first come from the file object, which FFmpeg asks to
 # seek to where a damaged header points.
-READ_ERRORS = (av.FFmpegError, OSError, ValueError, OverflowError)
+READ_ERRORS = (FFmpegError, OSError, ValueError, OverflowError)
 # Of frame side data: the first kind that PyAV 18 cannot name, and how many follow in FFmpeg 8 or may in the next.
 FIRST_UNNAMED_SIDE_DATA, NUM_UNNAMED_SIDE_DATA = 28, 12
 
 
-def open_container(file: BinaryIO, options: dict[str, str]) -> av.container.InputContainer:
+def open_container(file: BinaryIO, options: dict[str, str]) -> InputContainer:
     """Opens a binary file for reading, with `OPEN_OPTIONS` and further options of FFmpeg.
 
     Raises:
         av.FFmpegError: FFmpeg cannot read it.
     """
-    arguments = {"options": OPEN_OPTIONS | options, "buffer_size": IO_BUFFER_SIZE}
+    arguments: dict[str, Any] = {"options": OPEN_OPTIONS | options, "buffer_size": IO_BUFFER_SIZE}
     file.seek(0)
     try:  # damaged text in the metadata is replaced
         return av.open(file, "r", metadata_errors="replace", **arguments)
@@ -48,7 +54,7 @@ def open_container(file: BinaryIO, options: dict[str, str]) -> av.container.Inpu
         return av.open(file, "r", **arguments)
 
 
-def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+def demux(container: InputContainer, *streams: Stream) -> Iterator[av.Packet]:
     """Packets of the streams, all of them if none is named, in the order of the file."""
     try:
         yield from container.demux(*streams)
@@ -67,10 +73,10 @@ class StreamDecoder:
     """
 
     def __init__(self, stream: av.VideoStream, options: dict[str, str], wants_alpha: bool = False):
-        self.codec = stream.codec_context
+        self.codec: VideoCodecContext = stream.codec_context
         alpha_decoder = ALPHA_DECODERS.get(self.codec.name) if stream.metadata.get("alpha_mode") == "1" else None
         if wants_alpha and alpha_decoder in av.codecs_available:
-            self.codec = av.CodecContext.create(alpha_decoder, "r")
+            self.codec = cast(VideoCodecContext, VideoCodecContext.create(alpha_decoder, "r"))
         # In these codecs an empty packet stands for the picture before, which must have come out by then.
         self.repeats = self.codec.name in CODECS_WITH_REPEATS
         self.codec.thread_type = "NONE" if self.repeats else "AUTO"
@@ -95,7 +101,7 @@ class StreamDecoder:
 
 
 def decode_past_errors(
-    container: av.container.InputContainer, stream: av.VideoStream, decoder: StreamDecoder, errors: list[str]
+    container: InputContainer, stream: av.VideoStream, decoder: StreamDecoder, errors: list[str]
 ) -> Iterator[av.VideoFrame]:
     """All frames of a stream in order of presentation; after a damaged packet, those from the next keyframe on.
 
@@ -126,18 +132,18 @@ def decode_past_errors(
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The 3 x 3 matrix that says how the stored picture is turned, int32 fixed-point, None if the frame has none."""
     for side_data in _side_data(frame):
-        if side_data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
+        if side_data.type == SideDataType.DISPLAYMATRIX:
             return np.frombuffer(bytes(side_data), dtype=np.int32).reshape(3, 3)
     return None
 
 
-def _side_data(frame: av.VideoFrame) -> list[av.sidedata.sidedata.SideData]:
+def _side_data(frame: av.VideoFrame) -> list[Any]:
     """What comes beside the pixels. PyAV 18 fails on a frame if it cannot name one of the kinds; those are taken off first."""
     try:
         return list(frame.side_data)
     except ValueError:
-        graph = av.filter.Graph()
-        size = {"width": frame.width, "height": frame.height}
+        graph = Graph()
+        size: dict[str, Any] = {"width": frame.width, "height": frame.height}
         nodes = [graph.add_buffer(format=frame.format, time_base=frame.time_base, **size)]
         kinds = range(FIRST_UNNAMED_SIDE_DATA, FIRST_UNNAMED_SIDE_DATA + NUM_UNNAMED_SIDE_DATA)
         nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in kinds]

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
 
 from .media_bounds_hicom import MediaBounds
 from .picture_settings_hicom import PictureSettings, on_white
@@ -89,13 +91,13 @@ class StreamReader:
         self._linear = False
         self._strict = True
         self._num_damaged = 0
-        self._container: av.container.InputContainer | None = None
+        self._opened: InputContainer | None = None
         with self._open() as container:
             self.stream_index = self._choose_stream(container)
-            stream = container.streams[self.stream_index]
+            stream = self._stream(container)
             bounds.check("max_pixels", stream.width * stream.height, name, "the number of pixels")
             bounds.check("max_packets", stream.frames, name, "the number of frames")
-            self._time_base = stream.time_base
+            self._time_base: Fraction | float = stream.time_base or Fraction(1)  # seconds
             self._changes_clocks = any(name in FORMATS_THAT_CHANGE_CLOCKS for name in container.format.name.split(","))
             self._guessed_rate = stream.guessed_rate
             self._pixel_shape = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
@@ -156,7 +158,7 @@ class StreamReader:
         for frame in self._frames_from(targets):
             if self._falsely_marked(frame):
                 return
-            position = self._position + 1 if self._linear else bisect_left(self._index.pts, frame.pts)
+            position = self._position + 1 if self._linear else bisect_left(self._index.pts, cast(int, frame.pts))
             if position > targets[0]:
                 break
             self._position = position
@@ -183,14 +185,25 @@ class StreamReader:
         self.warnings.append("the file marks frames as keyframes that are none; it was decoded from its beginning")
         return True
 
-    def _new_decoder(self, container: av.container.InputContainer, options: dict[str, str]) -> StreamDecoder:
+    def _stream(self, container: InputContainer) -> av.VideoStream:
+        stream = container.streams[self.stream_index]
+        assert isinstance(stream, av.VideoStream)  # `_choose_stream` takes no other
+        return stream
+
+    def _new_decoder(self, container: InputContainer, options: dict[str, str]) -> StreamDecoder:
         options = {"max_pixels": str(self.bounds.max_pixels), **options}
-        return StreamDecoder(container.streams[self.stream_index], options, self.settings.alpha_on_white)
+        return StreamDecoder(self._stream(container), options, self.settings.alpha_on_white)
+
+    @property
+    def _container(self) -> InputContainer:
+        """What is being read; `_restart` opens it."""
+        assert self._opened is not None
+        return self._opened
 
     def _restart(self) -> None:
-        if self._container is not None:
-            self._container.close()
-        self._container = self._open()
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = self._open()
         self._decoder = self._new_decoder(self._container, STRICT_OPTIONS if self._strict else {})
         self._at_start = True
         self._after_seek = False
@@ -201,7 +214,7 @@ class StreamReader:
         if first is None and not self._at_start:
             self._restart()
         self._at_start = False
-        stream = self._container.streams[self.stream_index]
+        stream = self._stream(self._container)
         if self._linear and not self._strict:  # gives the frames that `_index_by_decoding` found
             yield from decode_past_errors(self._container, stream, self._decoder, [])
             return
@@ -219,7 +232,7 @@ class StreamReader:
 
     def _seek_before(self, target: int) -> av.Packet | None:
         """Seeks to the last keyframe at or before the target; returns the packet there, None for the very start."""
-        stream = self._container.streams[self.stream_index]
+        stream = self._stream(self._container)
         place = bisect_right(self._index.keyframes, self._index.pts[target]) - 1
         while place > 0:
             keyframe = self._index.keyframes[place]
@@ -281,6 +294,7 @@ class StreamReader:
     def _shown_size(self) -> tuple[int, int]:
         """(width, height) of the stored picture with square pixels, if the settings ask for that and the bounds allow it,
         and no side longer than `max_side`."""
+        assert self._size is not None  # `_note_first_frame` comes first
         width, height = self._size
         square = max(1, round(width * self._pixel_shape))
         if self.settings.square_pixels and square * height <= self.bounds.max_pixels:
@@ -303,7 +317,7 @@ class StreamReader:
         """Takes the times from the decoded frames: slow, but right where packets have no times or hide frames."""
         pts, errors, num_readable, self._linear = [], [], 0, True
         with self._open() as container:
-            stream, decoder = container.streams[self.stream_index], self._new_decoder(container, {})
+            stream, decoder = self._stream(container), self._new_decoder(container, {})
             for frame in decode_past_errors(container, stream, decoder, errors):
                 pts.append(frame.pts)
                 num_readable += not errors
@@ -339,7 +353,7 @@ class StreamReader:
         self.frame_rate = 1 / mean_interval if mean_interval else None
         self.num_readable = len(pts)
 
-    def _open(self) -> av.container.InputContainer:
+    def _open(self) -> InputContainer:
         try:
             return open_container(self.file, {"max_pixels": str(self.bounds.max_pixels)})
         except READ_ERRORS as error:
@@ -348,8 +362,8 @@ class StreamReader:
                 "it may be incomplete or of another type than its name says"
             ) from error
 
-    def _choose_stream(self, container: av.container.InputContainer) -> int:
-        pictures = av.stream.Disposition.attached_pic  # cover art of a music file
+    def _choose_stream(self, container: InputContainer) -> int:
+        pictures = Disposition.attached_pic  # cover art of a music file
         streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
         if not streams:
             kinds = ", ".join(stream.type or "unknown" for stream in container.streams) or "none"
@@ -360,10 +374,7 @@ class StreamReader:
         best = container.streams.best("video")
         if best not in streams:
             best = max(streams, key=lambda stream: stream.width * stream.height)
-        if (
-            best.disposition & av.stream.Disposition.dependent
-            and container.metadata.get("major_brand") in TILED_BRANDS
-        ):
+        if best.disposition & Disposition.dependent and container.metadata.get("major_brand") in TILED_BRANDS:
             raise VideoReadError(
                 f"{self.name}: the photo is made of tiles, which cannot be joined here; save it as JPEG or PNG"
             )

@@ -6,6 +6,7 @@ from itertools import accumulate, pairwise
 from statistics import median_low
 
 import av
+from av.container import InputContainer
 
 from .media_bounds_hicom import MediaBounds
 from .pyav_hicom import READ_ERRORS, demux, reason
@@ -43,9 +44,7 @@ class StreamIndex:
     break_reason: str | None = None
 
 
-def index_packets(
-    container: av.container.InputContainer, stream: av.VideoStream, name: str, bounds: MediaBounds
-) -> StreamIndex:
+def index_packets(container: InputContainer, stream: av.VideoStream, name: str, bounds: MediaBounds) -> StreamIndex:
     """Walks through all packets without decoding; stops where the file breaks.
 
     Returns:
@@ -121,4 +120,5 @@ def continuous_times(pts: list[int], max_step: Fraction | float) -> list[int] | 
 
 
 def _jumps(packet: av.Packet, last_pts: int) -> bool:
+    assert packet.pts is not None  # asked before
     return abs(packet.pts - last_pts) * packet.time_base > MAX_CLOCK_STEP

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_processing_utils import BatchFeature
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import VideosKwargs
 
 # The name of the same class at the top level of transformers is a stand-in that fails where torchvision is absent.
@@ -108,8 +108,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
     num_frames = DEFAULT_NUM_FRAMES
     fps = None
     max_frames = None
-    short_video = "once"
-    on_decode_error = "raise"
+    short_video: Literal["once", "repeat"] = "once"
+    on_decode_error: Literal["raise", "keep"] = "raise"
 
     def __init__(self, **kwargs: Any) -> None:
         unknown = (
@@ -133,7 +133,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
             raise ValueError(f'resample must be "exact" or one of Pillow\'s numbers 0 to 5, got {self.resample!r}')
         if self.on_decode_error not in ("raise", "keep"):
             raise ValueError(f'on_decode_error must be "raise" or "keep", got {self.on_decode_error!r}')
-        if self.size is None or not self.size.height or not self.size.width:
+        size: Any = self.size  # transformers makes a SizeDict of what was given
+        if size is None or not size.height or not size.width:
             raise ValueError(f"size must give height and width in pixels, got {self.size!r}")
         self.frame_sampling()  # raises if the defaults contradict each other
 
@@ -377,7 +378,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
     def frame_sampling(
         self,
         *,
-        num_frames: int | None = None,
+        num_frames: int | Literal["all"] | None = None,
         fps: float | None = None,
         do_sample_frames: bool | None = None,
         start: float | None = None,

@@ -161,7 +161,7 @@ class FramesReader:
     ):
         self.name, self.access, self.bounds, self.settings = source_name(source), access, bounds, settings
         if isinstance(source, (np.ndarray, torch.Tensor)):
-            self.items: Sequence[Any] = as_uint8_frames(source, self.name, num_axes=4)
+            self.items: Sequence[Any] | np.ndarray = as_uint8_frames(source, self.name, num_axes=4)
         else:
             self.items = source if isinstance(source, (list, tuple)) else list_frame_files(local_path(source, access))
         if len(self.items) == 0:
@@ -254,7 +254,7 @@ def _choose(reader: Reader, sampling: FrameSampling, keep: bool) -> tuple[list[i
                 f"{reader.name}: fps, start and end need times, and frames in memory or in a folder have none; "
                 "pass frame_rate (their frames per second), or use num_frames"
             )
-        times = range(len(reader.items))
+        times = range(reader.num_promised)
     if not keep and reader.failure is not None and _reaches_the_break(reader, sampling):
         raise VideoReadError(f"{reader.name}: {_breaks_after(reader)}. {KEEP_HINT}")
     try:
@@ -300,7 +300,7 @@ def _collect(
 
 def _reaches_the_break(reader: Reader, sampling: FrameSampling) -> bool:
     """Whether the request covers the point at which the file breaks."""
-    if sampling.end is None or reader.num_readable == 0:
+    if sampling.end is None or reader.num_readable == 0 or reader.times is None:
         return True
     return sampling.end > reader.times[reader.num_readable - 1]
 

@@ -65,11 +65,12 @@ def open_binary(source: Any, access: MediaAccess = OPEN_ACCESS) -> BinaryIO:
     name = source_name(source)
     if isinstance(source, Mapping) and "bytes" in source:
         source = source["path"] if source["bytes"] is None else source["bytes"]
+    scheme = url_scheme(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         file = io.BytesIO(source)
-    elif url_scheme(source) == "data":
+    elif isinstance(source, str) and scheme == "data":
         file = io.BytesIO(_data_content(source, name, access))
-    elif url_scheme(source) in ("http", "https"):
+    elif isinstance(source, str) and scheme in ("http", "https"):
         file = _downloaded(source, name, access)
     elif isinstance(source, (str, os.PathLike)):
         file = _open_path(local_path(source, access), name)
@@ -101,7 +102,7 @@ def local_path(source: str | os.PathLike, access: MediaAccess = OPEN_ACCESS) -> 
             f"{name}: {scheme} addresses are not read here, only http, https, file and data; download it and pass its path"
         )
     if scheme == "file":
-        parts = urlsplit(source)
+        parts = urlsplit(os.fspath(source))
         if parts.netloc not in ("", "localhost"):
             raise VideoReadError(f"{name}: a file URL names a file of this machine, as file:///folder/video.mp4")
         path = Path(url2pathname(parts.path))

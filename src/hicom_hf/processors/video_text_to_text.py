@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoProcessor, GenerationConfig
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from .answering_hicom import MAX_NEW_TOKENS, check_length, check_question, untrained_note
 
@@ -133,6 +134,8 @@ class VideoTextToTextPipeline(Pipeline):
         [{'instruction': 'What does the cat do?', 'generated_text': 'It sleeps.'}]
     """
 
+    model: Any
+    processor: Any  # a `HiComProcessor`; `__init__` refuses models without one
     # None: transformers goes on without a processor where it cannot load one, so that the error can be ours.
     _load_processor = None
     _load_tokenizer = False
@@ -248,7 +251,7 @@ class VideoTextToTextPipeline(Pipeline):
             sanitize_control_tokens=True,  # what a question holds of special tokens is plain text
             **arguments,
         )
-        model_inputs = dict(tensors)
+        model_inputs: dict[str, Any] = dict(tensors.items())
         metadata = request.metadata or model_inputs.pop("video_metadata", [])
         if request.features is not None:
             model_inputs["video_features"] = request.features
@@ -359,7 +362,7 @@ def as_request(item: Any, question: str | None = None) -> Request:
     if _is_chat(chat):
         if question is not None:
             raise ValueError("a chat holds its question; give no other (text, question) beside it")
-        check_question(_last_user_text(chat))
+        check_question(_last_user_text(list(chat)))
         return Request(list(chat))
     fields = item if isinstance(item, dict) else {"video": item}
     unknown = sorted(set(fields) - {*VISUAL_KEYS, *QUESTION_KEYS, "instruction"})
@@ -385,7 +388,7 @@ def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> d
     if pad_token_id is None:
         raise ValueError("batch_size above 1 needs a padding token; set processor.tokenizer.pad_token")
     length = max(item["input_ids"].shape[1] for item in items)
-    batch = {"request": [item["request"] for item in items]}
+    batch: dict[str, Any] = {"request": [item["request"] for item in items]}
     for key in dict.fromkeys(key for item in items for key in item if key != "request"):
         values = [item[key] for item in items if key in item]
         if key in PADDED_KEYS:
