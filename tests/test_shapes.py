@@ -620,6 +620,6 @@ def test_the_command_makes_a_data_set_and_shows_a_scene(tmp_path, capsys):
     assert main(["shapes", "show", str(tmp_path / "nowhere" / "scene.png")]) == 1
     assert "nowhere/scene.png: the picture cannot be written there" in capsys.readouterr().err
     assert main(["shapes", "make", str(folder), "--videos", "1", "--seed", "-1"]) == 2
-    assert "argument --seed: must be 0 or above, got -1" in capsys.readouterr().err
+    assert "argument --seed: must be from 0 to 9223372036854775807, got -1" in capsys.readouterr().err
     assert main(["shapes", "make", str(folder), "--videos", "1", "--codec", "gif"]) == 2
     assert "argument --codec: invalid choice: 'gif'" in capsys.readouterr().err

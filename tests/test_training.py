@@ -760,7 +760,8 @@ def test_the_page_on_training_does_what_it_says(tmp_path, monkeypatch, capsys):
                 ran.append(line.split()[0])
         else:
             assert language == "python"
-            exec(compile(block, "docs/training.md", "exec"), {})
+            if "run_recipe" not in block:  # the recipe was run by its command; test_public_surface.py runs the block
+                exec(compile(block, "docs/training.md", "exec"), {})
     assert ran == ["data", "train", "train", "merge", "ask"] and pushed == ["you/soup-7b"]
     assert last_checkpoint(tmp_path / "runs" / "soup") is not None
 
