@@ -15,6 +15,7 @@ from video_files import write_video as write_numbered_video
 
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
+from hicom_hf.dataset_building.categories import CATEGORIES, RANDOM, choose_videos
 from hicom_hf.dataset_building.clips import choose_clips, verdict
 from hicom_hf.dataset_building.embedders import HiComEmbedder, SiglipEmbedder
 from hicom_hf.dataset_building.keyframes import find_keyframes, similarity_quantiles
@@ -274,6 +275,28 @@ def dies_at_three(number):
     return {"number": number}
 
 
+# Selection -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_of_each_category_are_chosen_and_some_of_the_others_at_random():
+    assert len(set(CATEGORIES)) == 29
+    scores = {f"{number:02}": [float(number == place) for place in range(29)] for number in range(40)}
+    chosen = choose_videos(scores, per_category=1, num_random=4, seed=0)
+    assert all(chosen[f"{number:02}"] == [CATEGORIES[number]] for number in range(29))
+    assert sum(reasons == [RANDOM] for reasons in chosen.values()) == 4 and len(chosen) == 33
+    assert chosen == choose_videos(scores, 1, 4, 0) != choose_videos(scores, 1, 4, 1)
+    assert choose_videos({}, 1, 1, 0) == {}
+
+
+def test_only_selected_videos_are_watched(films, tmp_path):
+    build = Build(settings_of(films[0], tmp_path, select={"per_category": 0, "random": 1, "num_frames": 2}))
+    build.run()
+    status = build.status()["stages"]
+    assert status["match"]["done"] == NUM_FILMS
+    assert status["watch"] == status["clips"] == {"done": 1, "failed": 0, "missing": 0}
+    assert [video.id for video, _ in build.chosen_videos()] == list(build.selected_videos())
+
+
 # Embedders -----------------------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +344,7 @@ def test_a_siglip_of_random_weights_gives_vectors(tmp_path):
         ({"keyframes": {"fps": 0}}, "keyframes.fps must be above 0"),
         ({"keyframes": {"model": None}}, "must name a SigLIP"),
         ({"clips": {"max_length": 4.0}}, "clips.max_length must be above"),
+        ({"select": {"num_frames": 0}}, "select takes num_frames"),
         ({"max_failures": 2}, "max_failures is a fraction"),
     ],
 )

@@ -19,7 +19,7 @@ from .arguments import at_least_one
 
 HELP = "build training data from untrimmed videos, as HICom-248K was built"
 FORMATS = ("jsonl", "parquet")
-STAGES = ("probe", "watch", "clips", "captions")
+STAGES = ("probe", "select", "watch", "clips", "captions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,10 @@ import numpy as np
 
 from ..hub.files import FolderLock, append_json_line, read_json_lines
 from ..hub.progress import Progress, no_progress
+from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.video_reading_hicom import read_video
 from .asking import Asker, answer_stages
+from .categories import CATEGORIES, choose_videos
 from .clips import KEPT, choose_clips
 from .decontamination import benchmark_names, shows_a_benchmark
 from .deduplication import clip_vector, find_duplicates
@@ -25,10 +28,10 @@ from .stages import ARRAYS, Stage
 from .watching import watch
 
 # Raised whenever the same settings give another result of a stage.
-PROBE_VERSION, WATCH_VERSION, CLIPS_VERSION = 1, 2, 1
+PROBE_VERSION, MATCH_VERSION, WATCH_VERSION, CLIPS_VERSION = 1, 1, 2, 1
 DUPLICATE, CONTAMINATED = "duplicate", "of a benchmark"
 DELETED_FILE = "deleted.jsonl"
-STAGES = ("probe", "watch", "clips", "captions")
+STAGES = ("probe", "select", "watch", "clips", "captions")
 # CPU seconds of one core per hour of 720p video at 24 frames per second, without the embedder (benchmarks/building_data.py).
 WATCH_CPU_SECONDS_PER_HOUR = 363
 
@@ -81,6 +84,10 @@ class Build:
         chosen |= {"threshold": keyframes["threshold"]}
         chosen |= {key: settings.to_dict()[key] for key in ("shots", "clips")}
         self.probed = Stage(self.output_dir, "probe", {"version": PROBE_VERSION})
+        matched = {"version": MATCH_VERSION, "categories": list(CATEGORIES)}
+        matched |= {key: keyframes[key] for key in ("embedder", "model")}
+        matched |= {"num_frames": settings.select.num_frames} if settings.select else {}
+        self.matched = Stage(self.output_dir, "match", matched)
         self.watched = Stage(self.output_dir, "watch", watched, ARRAYS)
         self.chosen = Stage(self.output_dir, "clips", chosen)
         self.captions, self.pairs = (None, None) if settings.captions is None else answer_stages(settings)
@@ -88,7 +95,8 @@ class Build:
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """Of videos."""
-        return {"probe": self.probed, "watch": self.watched, "clips": self.chosen}
+        matched = {} if self.settings.select is None else {"match": self.matched}
+        return {"probe": self.probed, **matched, "watch": self.watched, "clips": self.chosen}
 
     @cached_property
     def clip_stages(self) -> dict[str, Stage]:
@@ -117,17 +125,37 @@ class Build:
                 for stage in self.clip_stages.values():
                     stage.forget_failures(clip.id for clip in self.clips())
             for stage in STAGES[: STAGES.index(until) + 1]:
-                steps = {"probe": self._probe, "watch": self._watch, "clips": self._choose, "captions": self._ask}
+                steps = {
+                    "probe": self._probe,
+                    "select": self._match,
+                    "watch": self._watch,
+                    "clips": self._choose,
+                    "captions": self._ask,
+                }
                 steps[stage](progress)
 
     def _probe(self, progress: Progress) -> None:
         run_stage(self.probed, self.videos, probe, self.settings.workers, progress)
 
+    def _match(self, progress: Progress) -> None:
+        if self.settings.select is not None:
+            known = {item: video.path for item, video in self.videos.items() if self.probed.is_done(item)}
+            work = partial(match_with, self.settings.keyframes, self.settings.select.num_frames, self.settings.device)
+            run_stage(self.matched, known, work, self.settings.workers, progress)
+
+    def selected_videos(self) -> dict[str, list[str]]:
+        """Videos that are watched, each with the categories that it was selected for."""
+        select = self.settings.select
+        if select is None:
+            return {item: [] for item in self.videos}
+        scores = {item: self.matched.read(item)["scores"] for item in self.videos if self.matched.is_done(item)}
+        return choose_videos(scores, select.per_category, select.random, select.seed)
+
     def _watch(self, progress: Progress) -> None:
         known = self._benchmark_videos()
         work = partial(watch_with, self.settings.keyframes, self.settings.device)
         run_stage(self.watched, {item: known[item].path for item in known}, work, self.settings.workers, progress)
-        known = {item: self.videos[item].path for item in self.videos if self.probed.is_done(item)}
+        known = {item: self.videos[item].path for item in self.selected_videos() if self.probed.is_done(item)}
         work = partial(watch_with, self.settings.keyframes, self.settings.device)
         run_stage(self.watched, known, work, self.settings.workers, progress)
 
@@ -159,8 +187,9 @@ class Build:
 
     def chosen_videos(self) -> Iterator[tuple[SourceVideo, dict[str, Any]]]:
         """Each video whose clips are chosen, with shots, keyframes and clips."""
+        selected = self.selected_videos()
         for item, video in self.videos.items():
-            if self.chosen.is_done(item):
+            if item in selected and self.chosen.is_done(item):
                 yield video, self.chosen.read(item)
 
     def clips(self) -> Iterator[Clip]:
@@ -258,7 +287,11 @@ class Build:
         """How far the build is: results and failures of each stage, and what became of the shots."""
         shots = Counter(shot["verdict"] for _, chosen in self.chosen_videos() for shot in chosen["shots"])
         clips = [clip.id for clip in self.selected_clips()]
-        counted = {name: _count(stage, self.videos) for name, stage in self.stages.items()}
+        selected = self.selected_videos()
+        later = ("watch", "clips")
+        counted = {
+            name: _count(stage, selected if name in later else self.videos) for name, stage in self.stages.items()
+        }
         counted |= {name: _count(stage, clips) for name, stage in self.clip_stages.items()}
         return {
             "videos": len(self.videos),
@@ -290,6 +323,12 @@ def _drawn(loop: asyncio.AbstractEventLoop, answers: AsyncIterator[str]) -> Iter
 
 def watch_with(settings: KeyframeSettings, device: str, path: str) -> dict[str, Any]:
     return watch(path, settings, _embedder(settings, device))
+
+
+def match_with(settings: KeyframeSettings, num_frames: int, device: str, path: str) -> dict[str, Any]:
+    """Mean similarity of a video's frames to each category."""
+    frames, _ = read_video(path, FrameSampling(num_frames=num_frames), on_decode_error="keep")
+    return {"scores": _embedder(settings, device).match(list(frames), CATEGORIES).mean(axis=0).round(6).tolist()}
 
 
 @lru_cache(maxsize=1)

@@ -65,6 +65,23 @@ class ClipSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectionSettings:
+    """Which videos are taken, by the similarity of their frames to the sentences of the paper's 29 categories.
+
+    Args:
+        per_category, random: videos, at most. 1,500 and 10,000: paper, section 3.2.
+        num_frames: of each video that are compared; their mean counts. `Differs:` the paper compares features of InternVideo2
+            and does not say how it treats long videos; here it is the embedder of the keyframes.
+        seed: of the random ones.
+    """
+
+    per_category: int = 1500
+    random: int = 10000
+    num_frames: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptionSettings:
     """The captioner, and what it is asked first: a detailed caption.
 
@@ -150,6 +167,7 @@ class BuildSettings:
         media_root: the folder that the paths in the result are relative to; null: they are absolute.
         licence: of the videos; goes into every record's provenance and the data card.
         shots, keyframes, clips, captions, pairs: see there. Without `captions` the build ends with clips.
+        select: which of the videos are taken; null takes all. A shard selects among its own videos.
         deduplicate, decontaminate: what is left out before clips are captioned; null leaves out nothing.
         workers: processes that decode.
         device: where the embedder computes, "cpu" or "cuda"; with a GPU, each worker holds an embedder there.
@@ -160,6 +178,7 @@ class BuildSettings:
     output_dir: str
     media_root: str | None = None
     licence: str = "not stated"
+    select: SelectionSettings | None = None
     shots: ShotSettings = field(default_factory=ShotSettings)
     keyframes: KeyframeSettings = field(default_factory=KeyframeSettings)
     clips: ClipSettings = field(default_factory=ClipSettings)
@@ -233,6 +252,13 @@ def settings_from_dict(values: dict[str, Any], name: str = "build") -> BuildSett
             raise ValueError(f"{name}: captions.base_url must begin with http:// or https://")
     if settings.pairs.num_pairs < 1:
         raise ValueError(f"{name}: pairs.num_pairs must be at least 1, got {settings.pairs.num_pairs}")
+    if settings.select is not None and not (
+        settings.select.num_frames >= 1
+        and min(settings.select.per_category, settings.select.random, settings.select.seed) >= 0
+    ):
+        raise ValueError(
+            f"{name}: select takes num_frames of at least 1, and per_category, random and seed of at least 0"
+        )
     chosen = settings.decontaminate
     if chosen is not None and (chosen.benchmark_videos is None) != (chosen.threshold is None):
         raise ValueError(f"{name}: give decontaminate.benchmark_videos and decontaminate.threshold both, or neither")
