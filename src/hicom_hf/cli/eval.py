@@ -26,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", nargs="+", metavar="RESULTS", help="folders OUTPUT/TASK: paired differences to the first one"
     )
+    parser.add_argument("--judge", metavar="RESULTS", help="folder OUTPUT/TASK: mark its open answers by a judge")
+    parser.add_argument("--judge-url", metavar="URL", help="of the judge's OpenAI-compatible server, up to /v1")
+    parser.add_argument("--judge-model", metavar="NAME", help="the judge's name there")
+    parser.add_argument("--judge-key-variable", metavar="NAME", help="environment variable with the server's key")
     parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
     parser.add_argument(
         "--data", metavar="DIR", help="folder with the benchmarks' files; a task's own in DIR/TASK or DIR"
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         return _list()
     if args.compare:
         return _compare(args)
+    if args.judge:
+        return _judge(args)
     if not args.tasks:
         args.parser.error("name at least one TASK, or --list")
     if args.output is None:
@@ -130,6 +136,20 @@ def _compare(args: argparse.Namespace) -> int:
 
     differences = compare(args.compare)
     print(json.dumps(differences, indent=2) if args.json else as_text(differences))
+    return 0
+
+
+def _judge(args: argparse.Namespace) -> int:
+    for name in ("judge_url", "judge_model"):
+        if getattr(args, name) is None:
+            args.parser.error(f"argument --judge: --{name.replace('_', '-')} is missing")
+
+    from ..evaluation.client import Endpoint
+    from ..evaluation.judging import as_text, judge
+
+    endpoint = Endpoint(base_url=args.judge_url, model=args.judge_model, api_key_variable=args.judge_key_variable)
+    summary = judge(args.judge, endpoint, limit=args.limit, progress=progress_bar)
+    print(json.dumps(summary, indent=2) if args.json else as_text(summary))
     return 0
 
 
