@@ -1,17 +1,23 @@
 """Readers of published files, prompts exact to the character, conditions, and the defects of the authors' scripts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from hicom_hf.assets import example_videos
 from hicom_hf.cli.main import main
+from hicom_hf.evaluation.paper import as_markdown, evaluate_paper
 from hicom_hf.evaluation.parsing import parse_choice
 from hicom_hf.evaluation.questions import Question
+from hicom_hf.evaluation.results import read_answers
+from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.subtitles import SubtitleRule, read_subtitles
 from hicom_hf.evaluation.tasks import TASKS, activitynet_qa, egoschema, mlvu, mvbench, videomme
 from hicom_hf.evaluation.tasks.choices import mark_choice, official_mark
 from hicom_hf.evaluation.tasks.mvbench import PARTS
+from hicom_hf.inference import HiComSession
 from hicom_hf.processors.instruction_hicom import extract_instruction
 
 QUESTION = "What colour is the car that passes first?"
@@ -246,3 +252,28 @@ def test_the_list_shows_sources_and_the_papers_numbers(capsys):
     for name in TASKS:
         assert f"{name}\t" in shown
     assert "58.1 at 32 frames, 58.9 at 64 frames, 60.3 at 128 frames (table 2)" in shown
+
+
+# The paper's tables -----------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_tasks_run_at_each_number_of_frames_beside_its_numbers(data):
+    session = HiComSession.load(dtype="float32", device="cpu")
+    for name in ("videomme/data/fFjv93ACGo8.mp4", "egoschema/videos/0074f737.mp4"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(example_videos()[0], data / name)
+    shutil.rmtree(data / "mvbench")
+    tasks = [TASKS[name] for name in ("videomme", "videomme_subtitles", "mvbench", "egoschema")]
+    summaries, missing = evaluate_paper(
+        session, data / "out", data, tasks=tasks, frames=(32, 64), protocol="lmms", asking=Asking()
+    )
+    assert list(missing) == ["mvbench"] and "data: huggingface.co" in missing["mvbench"]
+    table = as_markdown(summaries).splitlines()
+    assert table[0] == "| task | 32 frames | paper | 64 frames | paper |"
+    assert [line.split(" | ")[-1] for line in table[2:]] == ["58.9 |", "63.3 |", "62.2 |"]
+    lines = read_answers(data / "out" / "32-frames" / "videomme_subtitles")
+    assert lines["001-1"]["prompt"].startswith("This video's subtitles") and lines["001-1"]["instruction"] == QUESTION
+    assert "0074f737,-1\n" in (data / "out" / "64-frames" / "egoschema" / "submission.csv").read_text()
+    assert "not scored here" in table[-1]
+    with pytest.raises(FileNotFoundError, match="no task has its data"):
+        evaluate_paper(session, data / "out", data / "none", tasks=tasks, asking=Asking())

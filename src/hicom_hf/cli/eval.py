@@ -15,11 +15,17 @@ import sys
 from .arguments import above_zero, at_least_one, part_of_parts, progress_bar, seed_number
 
 HELP = "measure a model on benchmarks"
+PAPER = "paper"  # stands for the tasks and frames of its tables
 PROTOCOLS = ("ours", "official", "lmms")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tasks", metavar="TASK", nargs="*", help="tasks; --list names them")
+    parser.add_argument(
+        "tasks",
+        metavar="TASK",
+        nargs="*",
+        help="tasks; --list names them; `paper` for its tables at 32, 64 and 128 frames",
+    )
     parser.add_argument(
         "--list", action="store_true", help="show the tasks, where their data are, and the paper's numbers"
     )
@@ -99,24 +105,33 @@ def run(args: argparse.Namespace) -> int:
     workers = args.workers if args.workers is not None else 4 * (chosen.type == "cuda")
     wanted = {"num_frames": args.frames, "fps": args.fps, "max_frames": args.max_frames}
     sampling = {name: value for name, value in wanted.items() if value is not None}
-    summaries = evaluate(
-        args.tasks,
-        args.model,
-        args.output,
-        data=args.data,
-        protocol=args.protocol,
-        asking=Asking(sampling, args.system, args.batch_size, workers),
-        limit=args.limit,
-        part=part,
-        device=device,
-        dtype=args.dtype,
-        attn_implementation=args.attn_implementation,
-        progress=progress_bar,
-    )
+    asking = Asking(sampling, args.system, args.batch_size, workers)
+    where = {"device": device, "dtype": args.dtype, "attn_implementation": args.attn_implementation}
+    options = {"protocol": args.protocol, "limit": args.limit, "part": part, "progress": progress_bar}
+    if args.tasks == [PAPER]:
+        return _paper(args, asking, where, options)
+    summaries = evaluate(args.tasks, args.model, args.output, data=args.data, asking=asking, **where, **options)
     for summary in summaries:
         for video, reason in summary["failed_videos"].items():
             print(f"hicom: {summary['task']}: {video} counts as wrong: {reason}", file=sys.stderr)
     print(json.dumps(summaries, indent=2) if args.json else as_table(summaries))
+    return 0
+
+
+def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> int:
+    """The paper's tables, with what could not be run."""
+    if args.data is None:
+        args.parser.error(f"{PAPER}: --data is missing, the folder with the benchmarks")
+
+    from ..evaluation.evaluating import load_session
+    from ..evaluation.paper import FRAMES, as_markdown, evaluate_paper
+
+    session = load_session(args.model, args.protocol, **where)
+    frames = FRAMES if args.frames is None else (args.frames,)
+    summaries, missing = evaluate_paper(session, args.output, args.data, frames=frames, asking=asking, **options)
+    for name, reason in missing.items():
+        print(f"hicom: {name} was left out: {reason}", file=sys.stderr)
+    print(json.dumps({"summaries": summaries, "left_out": missing}, indent=2) if args.json else as_markdown(summaries))
     return 0
 
 

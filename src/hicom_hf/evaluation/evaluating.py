@@ -84,13 +84,7 @@ def evaluate(
         _check_videos(task, _data_of(task, folder), questions[task.name])
     session = model
     if not isinstance(model, HiComSession):
-        session = HiComSession.load(
-            model_source(model),
-            device=device,
-            dtype=dtype or PROTOCOL_DTYPES[protocol],
-            attn_implementation=attn_implementation,
-            cache_bytes=0,
-        )
+        session = load_session(model, protocol, device, dtype, attn_implementation)
     with ExitStack() as stack:
         results = {
             task.name: stack.enter_context(
@@ -100,6 +94,19 @@ def evaluate(
         }
         _answer(chosen, mine, results, session, asking, progress)
         return [_finish(task, questions[task.name], results[task.name], limit) for task in chosen]
+
+
+def load_session(
+    model: str | Path | None, protocol: Protocol, device: str, dtype: str | None, attn_implementation: str | None
+) -> HiComSession:
+    """A session without a cache of features, because each video is asked about once; arguments of `evaluate`."""
+    return HiComSession.load(
+        model_source(model),
+        device=device,
+        dtype=dtype or PROTOCOL_DTYPES[protocol],
+        attn_implementation=attn_implementation,
+        cache_bytes=0,
+    )
 
 
 def read_questions(task: Task, data: Path, protocol: Protocol, limit: int | None = None) -> list[Question]:
