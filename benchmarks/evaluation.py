@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py [--model M] [--questions N] [--device cpu]
 
-In: nothing; the questions are the first ones of the task `shapes`, whose videos are made. Out: two rates, their ratio, and how many
-answers are the same. Both columns are from one run on one model, the loop last, so that what is warmed up serves it.
+In: nothing; the questions are the first ones of the task `shapes`, whose videos are made. Out: two rates, their ratio, and how
+many answers are the same. Both columns are from one run on one model, the loop last, so that what is warmed up serves it.
 """
 
 import argparse
