@@ -1,5 +1,7 @@
 """Files as cameras, recorders and damage make them: each gives the right frames, a warning, or an error that names it."""
 
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -274,3 +276,17 @@ def test_a_decoder_that_gives_fewer_frames_the_second_time_is_an_error_that_name
 def test_bounds_and_access_are_of_their_own_types():
     with pytest.raises(TypeError, match="bounds are a MediaBounds and media_access a MediaAccess, got 1"):
         read_video(MEDIA / "alpha.mov", EIGHT, bounds=1)
+
+
+def _warnings_of(name):
+    return read_video(MEDIA / name, EIGHT)[1].warnings
+
+
+def test_damage_is_found_by_threads_and_forked_processes_and_only_where_it_is():
+    names = ["flipped_bit.mp4", "wide_pixels.mp4"] * 12
+    expected = [_warnings_of(name) for name in names[:2]] * 12
+    assert [bool(warnings) for warnings in expected[:2]] == [True, False]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(_warnings_of, names)) == expected
+    with get_context("fork").Pool(2) as processes:
+        assert processes.map_async(_warnings_of, names[:8]).get(timeout=120) == expected[:8]

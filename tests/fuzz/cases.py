@@ -22,7 +22,7 @@ from hicom_hf.training.recipe import read_recipe, recipe_path, shipped_recipes
 
 from .forked import Outcome
 from .mutations import mutated, mutated_value
-from .seeds import animation_seeds, picture_seeds, video_seeds
+from .seeds import animation_seeds, bomb_seeds, picture_seeds, video_seeds
 
 EIGHT = FrameSampling(num_frames=8)
 PIECES = (
@@ -96,6 +96,13 @@ def images(folder: Path, random: Random) -> Iterator[Case]:
     return _files(
         folder, random, {f"picture.{kind}": content for kind, content in picture_seeds().items()}, load_image
     )
+
+
+def bombs(folder: Path, random: Random) -> Iterator[Case]:
+    """Small files that ask for much; refused, or read within the bounds of a case."""
+    for path in bomb_seeds(folder):
+        error = "hicom_hf.processors.source_names_hicom.VideoReadError"
+        yield Case(path.name, lambda path=path: _read_video(path), path.name, (error,))
 
 
 def _read_video(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -255,6 +262,7 @@ def _numbers() -> Iterator[int]:
 KINDS = {
     "videos": (videos, 120),
     "images": (images, 60),
+    "bombs": (bombs, 10),
     "records": (records, 50),
     "yaml": (yaml_files, 40),
     "configs": (configs, 40),

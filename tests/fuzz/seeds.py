@@ -1,12 +1,14 @@
 """Small sound files to damage: videos of every common codec and container, and pictures, all made here."""
 
 import io
+import struct
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
 
+MEDIA = Path(__file__).parents[1] / "media"
 WIDTH, HEIGHT, NUM_FRAMES = 96, 64, 24
 # Name of the seed -> encoder and suffix, which chooses the container. Encoders that this build of FFmpeg lacks are left out.
 VIDEOS = {
@@ -57,7 +59,7 @@ def _write(path: Path, codec: str) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=QUIET.get(codec, {}))
         stream.width, stream.height, stream.codec_context.gop_size = WIDTH, HEIGHT, 8
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "png": "rgb24"}.get(codec, "yuv420p")
         stream.bit_rate = 400_000
         for pixels in moving_frames():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
@@ -83,3 +85,30 @@ def picture_seeds() -> dict[str, bytes]:
         Image.fromarray(moving_frames(1)[0]).save(content, format=kind)
         seeds[kind] = content.getvalue()
     return seeds
+
+
+def bomb_seeds(folder: Path) -> list[Path]:
+    """Files of some kB that unpack to gigabytes, or that promise a million packets."""
+    contents = {
+        "pictures.gif": _gif(2000, 2000, 2000),
+        "large.gif": _gif(16000, 16000, 200),
+        "many.gif": _gif(1, 1, 200_000),
+        "within_bounds.gif": _gif(1000, 1000, 1000),
+        "packets.mov": (MEDIA / "many_packets.mov").read_bytes(),
+        "one_time.mov": (MEDIA / "one_time.mov").read_bytes(),
+    }
+    small = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(small, format="png")
+    contents["large.png"] = small.getvalue().replace(struct.pack(">II", 16, 16), struct.pack(">II", 16000, 16000))
+    lying = _write(folder / "png.mov", "png").read_bytes()  # the container says 96 x 64, its pictures 16000 x 16000
+    size = struct.pack(">II", WIDTH, HEIGHT)
+    contents["lying.mov"] = lying.replace(b"IHDR" + size, b"IHDR" + struct.pack(">II", 16000, 16000))
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def _gif(width: int, height: int, num_pictures: int) -> bytes:
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    dot = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    return head + (b"\x21\xf9\x04\x04\x0a\0\0\0" + dot) * num_pictures + b";"

@@ -61,7 +61,7 @@ def index_packets(container: InputContainer, stream: av.VideoStream, name: str, 
         for packet in demux(container, *(container.streams if has_duration else [stream])):
             if packet.dts is None and packet.pts is None and packet.size == 0:
                 continue  # the request to flush at the end
-            if packet.pts is not None:
+            if has_duration and packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
                 continue
