@@ -1,8 +1,8 @@
 """Runs a core set of tests with the oldest or the newest versions that setup.cfg allows: python tests/versions/run.py oldest
 
 What goes in: the bounds of setup.cfg. What comes out: the versions that pip chose, and pytest's result as the exit code.
-The environment is made in a temporary folder (`--keep FOLDER` keeps it) with the Python that runs this script; for another Python run
-the script with that one. `--torch VERSION` takes another torch than the set's own; for a build without CUDA pass its index, as in
+The environment is made in a temporary folder (`--keep FOLDER` keeps it) with the Python that runs this script. `--torch VERSION`
+takes another torch than the set has; for a build without CUDA pass its index, as in
 `--pip=--index-url=https://download.pytorch.org/whl/cpu` or a folder of wheels, `--pip=--find-links=wheels`.
 """
 
@@ -36,7 +36,9 @@ def main() -> int:
     """Makes the environment, installs the set, prints its versions, and runs the core set or the tests that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=("oldest", "newest"))
-    parser.add_argument("tests", nargs="*", default=list(CORE), help="files of tests/, and options of pytest behind --")
+    parser.add_argument(
+        "tests", nargs="*", default=list(CORE), help="files of tests/, and options of pytest behind --"
+    )
     parser.add_argument("--torch", help="version of torch in place of the set's own")
     parser.add_argument("--pip", action="append", default=[], metavar="OPTION", help="handed on to pip")
     parser.add_argument("--keep", metavar="FOLDER", help="make the environment there and keep it")
