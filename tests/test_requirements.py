@@ -17,7 +17,7 @@ REFUSED = {
     "accelerate": ("1.10.0",),  # device_map="auto" fails where all lands on disk
     "datasets": ("4.0.0",),  # other column types of webdataset shards
 }
-SERVING = ("fastapi", "uvicorn", "openai")
+SERVING = ("fastapi", "uvicorn", "openai", "gradio")
 
 
 def requirements() -> dict[str, Requirement]:

@@ -33,6 +33,7 @@ COMMANDS = (
     "serve",
     "shapes",
     "train",
+    "web",
 )
 
 FAILED, BAD_ARGUMENTS, INTERRUPTED = 1, 2, 130  # exit codes; 130 is what a shell gives for Ctrl-C

@@ -125,6 +125,17 @@ def picture(
     return sheet.image
 
 
+def heated_frame(frame: np.ndarray, attention: np.ndarray, index: int) -> Image.Image:
+    """One frame under its attention, on the scale of the whole map.
+
+    Args:
+        frame: uint8 (S, S, 3).
+        attention: (T, H, W), a map of `AttentionMaps`.
+        index: of the frame.
+    """
+    return _heated(frame, attention[index], _top([attention], list(range(len(attention)))), side=frame.shape[0])
+
+
 # Which map, and the labels of its rows.
 BRANCHES = {"local_map": ("local", "within each", "group"), "global_map": ("global", "over the", "whole video")}
 LINE = LARGE + 10  # height of a line of text
@@ -205,11 +216,11 @@ def _top(maps: Sequence[np.ndarray | None], chosen: list[int]) -> float:
     return max(float(np.quantile(np.concatenate(shown), TOP_SHARE)), LEAST_TOP) if shown else LEAST_TOP
 
 
-def _heated(frame: np.ndarray, values: np.ndarray, top: float) -> Image.Image:
-    """A frame (S, S, 3) under the heat of its map (H, W)."""
+def _heated(frame: np.ndarray, values: np.ndarray, top: float, side: int = CELL) -> Image.Image:
+    """A frame (S, S, 3) under the heat of its map (H, W), as a picture of `side` pixels."""
     heat = np.clip((values - 1) / (top - 1), 0, 1)
-    heat = np.array(Image.fromarray(heat.astype(np.float32)).resize((CELL, CELL), Image.Resampling.BILINEAR))
-    pixels = np.array(_resized(frame), dtype=np.float64)
+    heat = np.array(Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))
+    pixels = np.array(_resized(frame, side), dtype=np.float64)
     grey = pixels.mean(axis=-1, keepdims=True)
     dimmed = DIM * (GREY * grey + (1 - GREY) * pixels)
     alpha = 0.8 * heat[..., None] ** 0.75
@@ -229,8 +240,8 @@ def _colours(heat: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(heat, steps, channel) for channel in HEAT.T], axis=-1)
 
 
-def _resized(frame: np.ndarray) -> Image.Image:
-    return Image.fromarray(frame).resize((CELL, CELL), Image.Resampling.BICUBIC)
+def _resized(frame: np.ndarray, side: int = CELL) -> Image.Image:
+    return Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:

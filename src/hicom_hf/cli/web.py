@@ -1,0 +1,44 @@
+"""Show a model on a web page: upload a video, see its frames, chat about it, and see where the model looked.
+
+Opens at http://127.0.0.1:7860, for this machine only unless --host says otherwise. The page loads nothing from elsewhere.
+
+    hicom web
+    hicom web hicom-7b --port 8080
+
+Without MODEL answers hicom-tiny, which comes with the package and knows only its synthetic world of coloured shapes.
+"""
+
+import argparse
+import os
+
+from .arguments import seed_number
+from .serve import add_engine_arguments, add_media_arguments, open_engine
+
+HELP = "show a model on a web page (extra: web)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="folder or Hub repo id (default: the packaged hicom-tiny)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=seed_number, default=7860, help="default 7860")
+    add_media_arguments(parser)
+    add_engine_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from ..assets import FOLDER, HICOM_TINY
+
+    with TemporaryDirectory(prefix="hicom-web-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        from ..serving.web import launch_page  # gradio reads the variable when it is imported
+
+        args.allowed_local_media_path = [*args.allowed_local_media_path, uploads, str(FOLDER)]
+        with open_engine(args) as engine:
+            launch_page(engine, args.model or HICOM_TINY, args.host, args.port)
+    return 0
