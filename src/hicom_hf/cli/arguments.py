@@ -13,10 +13,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "int8")
 
 
-def add_model_arguments(parser: ArgumentParser) -> None:
-    """`--model` and how it is loaded; `model_options` reads them."""
+def add_model_arguments(parser: ArgumentParser, positional: bool = False) -> None:
+    """`--model` and how it is loaded; `model_options` reads them.
+
+    Args:
+        parser: gets the arguments.
+        positional: whether the model stands by itself, for commands that take nothing else.
+    """
     group = parser.add_argument_group("the model")
-    group.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the packaged hicom-tiny)")
+    place = {"nargs": "?"} if positional else {}
+    name = "model" if positional else "--model"
+    group.add_argument(name, metavar="MODEL", help=f"{MODEL_HELP} (default: the packaged hicom-tiny)", **place)
     group.add_argument(
         "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
     )

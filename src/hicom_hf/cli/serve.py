@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 
-from .arguments import above_zero, at_least_one, not_negative, seed_number
+from .arguments import above_zero, add_model_arguments, at_least_one, model_options, not_negative, seed_number
 
 HELP = "serve a model over HTTP to the clients of OpenAI's API (extra: serve)"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -22,9 +22,7 @@ KEY_VARIABLE = "HICOM_API_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="folder or Hub repo id (default: the packaged hicom-tiny)"
-    )
+    add_model_arguments(parser, positional=True)
     parser.add_argument("--served-model-name", metavar="NAME", help="what clients call it (default: MODEL)")
 
     http = parser.add_argument_group("HTTP")
@@ -90,13 +88,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-gb", type=not_negative, default=2.0, metavar="N", help="features kept, in GiB (default 2)"
     )
     engine.add_argument("--cache-dir", metavar="FOLDER", help="keep features on disk as well")
-    engine.add_argument(
-        "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
-    )
-    engine.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto (default): as saved"
-    )
-    engine.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -146,9 +137,7 @@ def open_engine(args: argparse.Namespace):
     )
     session = HiComSession.load(
         args.model,
-        device=args.device,
-        dtype=args.dtype,
-        attn_implementation=args.attn_implementation,
+        **model_options(args),
         cache_bytes=int(args.cache_gb * 2**30),
         cache_dir=args.cache_dir,
     )

@@ -11,16 +11,14 @@ Without MODEL answers hicom-tiny, which comes with the package and knows only it
 import argparse
 import os
 
-from .arguments import seed_number
+from .arguments import add_model_arguments, seed_number
 from .serve import add_engine_arguments, add_media_arguments, open_engine
 
 HELP = "show a model on a web page (extra: web)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="folder or Hub repo id (default: the packaged hicom-tiny)"
-    )
+    add_model_arguments(parser, positional=True)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
     )
