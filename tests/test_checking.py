@@ -153,3 +153,14 @@ def test_wrong_arguments_are_exit_code_2(capsys):
     assert "must be at least 1, got 0" in capsys.readouterr().err
     assert main(["data", "check", "a.json", "--max-length", "9"]) == 2
     assert "--max-length counts tokens: it needs --processor" in capsys.readouterr().err
+
+
+def test_guarded_media_are_those_below_named_folders(folder, capsys):
+    path = str(folder / "good.json")
+    assert main(["data", "check", path, "--json", "--media", "guarded"]) == 1
+    problems = json.loads(capsys.readouterr().out)["details"]
+    assert problems and all("local files are not allowed here" in problem["reason"] for problem in problems)
+    assert main(["data", "check", path, "--media", "guarded", "--allowed-local-media-path", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["data", "check", path, "--allowed-local-media-path", str(folder)]) == 1
+    assert "restrict guarded media; open allows all" in capsys.readouterr().err

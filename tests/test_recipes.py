@@ -284,3 +284,18 @@ def test_the_readme_beside_the_recipes_has_the_batch_sizes_and_rates_of_the_file
         assert f"| batch size, {label} | {batches} |" in table
     assert "| rate of the rest of the compressor | 1e-3 | 1e-4 | 1e-5 |" in table
     assert "| rate of the injection | - (bypassed) | 1e-3 | 1e-5 |" in table
+
+
+def test_the_media_that_a_recipe_may_read_come_from_the_command_line_too(capsys):
+    from hicom_hf.cli.main import main
+
+    command = ["train", "alignment_7b", "--set", "model=runs/init", "--show", "--media", "guarded"]
+    assert main([*command, "--allowed-local-media-path", "a", "--allowed-local-media-path", "b: c"]) == 0
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert (data["media"], data["allowed_local_media_path"], data["allowed_media_domains"]) == (
+        "guarded",
+        ["a", "b: c"],
+        None,
+    )
+    assert main(["train", "alignment_7b", "--show", "--allowed-media-domains", "example.org"]) == 1
+    assert "go with data.media guarded; open allows all" in capsys.readouterr().err

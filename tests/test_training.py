@@ -681,6 +681,14 @@ def test_frames_by_the_second_are_what_training_reads(start, tmp_path):
     assert {dataset[index]["video_num_frames"].item() for index in range(8)} == {3}  # 6 frames at 10 per second
 
 
+def test_guarded_media_are_what_training_reads(start, tmp_path):
+    guarded = {"media": "guarded"}
+    with pytest.raises(ValueError, match="local files are not allowed here"):
+        build_dataset(recipe("alignment", *start, tmp_path, data=guarded), tiny_processor())[0]
+    guarded["allowed_local_media_path"] = [str(start[1].parent)]
+    assert build_dataset(recipe("alignment", *start, tmp_path, data=guarded), tiny_processor())[0]["video_num_frames"] == 4
+
+
 # Evaluation ----------------------------------------------------------------------------------------------------------------
 
 

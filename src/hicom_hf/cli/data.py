@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from .arguments import SAFE_TO_PRINT, at_least_one, whole_number
+from .arguments import MODEL_HELP, SAFE_TO_PRINT, add_media_arguments, at_least_one, media_access, whole_number
 
 HELP = "check a training set before hours are lost"
 CONVERT = """Make a training set of files in another format.
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("--media-root", metavar="FOLDER", help="where relative paths start (default: FILE's folder)")
     check.add_argument(
-        "--processor", metavar="MODEL", help="model folder or repo: also count tokens with its processor"
+        "--processor", metavar="MODEL", help=f"also count tokens with the processor of this model: {MODEL_HELP}"
     )
     check.add_argument(
         "--num-frames",
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--show", type=whole_number, default=10, metavar="N", help="problems listed (default: %(default)s)"
     )
     check.add_argument("--json", action="store_true", help="print the report as JSON, with all problems")
+    add_media_arguments(check)
     check.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
     _add_convert(actions)
 
@@ -97,9 +98,10 @@ def _check(args: argparse.Namespace) -> int:
     if args.max_length is not None and (args.processor is None or args.no_decode):
         args.parser.error("--max-length counts tokens: it needs --processor, and not --no-decode")
     from ..data.checking import check_data
-    from ..processors.processing_hicom import HiComProcessor
+    from ..hub.loading import load_processor
 
-    processor = None if args.processor is None else HiComProcessor.from_pretrained(args.processor)
+    access = media_access(args)
+    processor = None if args.processor is None else load_processor(args.processor)
     report = check_data(
         args.file,
         processor,
@@ -109,6 +111,7 @@ def _check(args: argparse.Namespace) -> int:
         per_turn=not args.whole,
         decode=not args.no_decode,
         num_workers=args.workers,
+        media_access=access,
         progress=_progress_bar,
     )
     print(json.dumps(report.to_dict(), indent=2) if args.json else report.table(args.show).translate(SAFE_TO_PRINT))

@@ -9,9 +9,12 @@ checkpoint and stops with exit code 1; the same command then goes on where it st
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
+
+from .arguments import add_media_arguments
 
 HELP = "train a model as a recipe says"
 
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-resume", action="store_true", help="refuse an output_dir that holds checkpoints, in place of resuming"
     )
+    add_media_arguments(parser, default=None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.recipe is None:
         args.parser.error("give a RECIPE, or --list")
-    recipe = read_recipe(args.recipe, args.overrides)
+    recipe = read_recipe(args.recipe, [*args.overrides, *media_overrides(args)])
     if args.show:
         print(recipe_text(recipe), end="")
         return 0
@@ -68,3 +72,13 @@ def run(args: argparse.Namespace) -> int:
     if is_first:
         print(folder)
     return 0
+
+
+def media_overrides(args: argparse.Namespace) -> list[str]:
+    """The media arguments as values of the recipe; what is not given leaves the recipe's own."""
+    given = {
+        "media": args.media,
+        "allowed_local_media_path": args.allowed_local_media_path,
+        "allowed_media_domains": args.allowed_media_domains,
+    }
+    return [f"data.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..hub.progress import Progress, no_progress
+from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.video_processing_hicom import HiComVideoProcessor
 from .conversations import (
     MISSING_MEDIA,
@@ -138,6 +139,7 @@ def check_data(
     decode: bool = True,
     num_workers: int = 1,
     seed: int = 0,
+    media_access: MediaAccess = OPEN_ACCESS,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Check every sample of a data set.
@@ -153,6 +155,7 @@ def check_data(
         decode: read the frames that training would read; False only looks whether files are there.
         num_workers: videos read at the same time.
         seed: of the random parts of a mixture.
+        media_access: which files and servers may be read, see `read_video`.
         progress: shows progress over an iterable, given its length and a name.
 
     Raises:
@@ -171,7 +174,10 @@ def check_data(
     progress = progress or no_progress
     report = CheckReport()
     found, num_records, chunk_size = _records(records, media_root, seed)
-    reader, encoder = _small_reader(processor, num_frames), None if processor is None else ItemEncoder(processor)
+    reader, encoder = (
+        _small_reader(processor, num_frames, media_access),
+        None if processor is None else ItemEncoder(processor),
+    )
     frames: dict[Any, int | Problem] = {}
     chunks = batched(progress(found, num_records, "records"), chunk_size)
     for chunk in chunks:
@@ -196,11 +202,12 @@ def _records(records, media_root, seed: int) -> tuple[Iterable[Record], int, int
     return found, len(found), CHUNK
 
 
-def _small_reader(processor, num_frames: int | None) -> MediaReader:
+def _small_reader(processor, num_frames: int | None, access: MediaAccess) -> MediaReader:
     """Reads the frames that training would read, but keeps them small."""
     video_processor = copy.copy(processor.video_processor) if processor is not None else HiComVideoProcessor()
     video_processor.size = {"height": CHECKED_SIDE, "width": CHECKED_SIDE}
-    return MediaReader(video_processor, video_processor.frame_sampling(num_frames=num_frames))
+    sampling = video_processor.frame_sampling(num_frames=num_frames)
+    return MediaReader(video_processor, sampling, media_access=access)
 
 
 def _check_records(records: Iterable[Record], per_turn: bool, report: CheckReport) -> list[TrainingItem]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from .conversations import BAD_RECORD, PLACEHOLDER_MISMATCH, TOO_LONG, Medium, SampleError, TrainingItem
 from .media_reader import MediaReader
 
@@ -21,7 +22,7 @@ class ItemEncoder:
 
     Args:
         processor: a `HiComProcessor`; its chat template gives the layout and its video processor the frames.
-        sampling, on_decode_error: which frames, see `MediaReader`.
+        sampling, on_decode_error, media_access: which frames of what, see `MediaReader`.
         max_length: most tokens of a sample, visual tokens included; None for no limit.
         raw_pixels: leave pixels as uint8, a quarter of the memory on their way from loader processes; who gets the batch
             normalises them (`HiComTrainer` does, on its device).
@@ -41,6 +42,7 @@ class ItemEncoder:
         sampling: FrameSampling | None = None,
         *,
         on_decode_error: Literal["raise", "keep"] | None = None,
+        media_access: MediaAccess = OPEN_ACCESS,
         max_length: int | None = None,
         raw_pixels: bool = False,
         feature_cache=None,
@@ -48,7 +50,7 @@ class ItemEncoder:
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1 token, got {max_length}")
         self.processor = processor
-        self.reader = MediaReader(processor.video_processor, sampling, on_decode_error)
+        self.reader = MediaReader(processor.video_processor, sampling, on_decode_error, media_access)
         if feature_cache is not None and feature_cache.reader.settings != self.reader.settings:
             raise ValueError(
                 f"the feature cache samples frames by {feature_cache.reader.settings}, the data set by "

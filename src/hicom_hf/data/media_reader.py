@@ -11,6 +11,7 @@ import torch
 
 from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
 from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.video_sources_hicom import VideoReadError
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 
@@ -22,6 +23,7 @@ class MediaReader:
         video_processor: a `HiComVideoProcessor`.
         sampling: which frames of videos whose record says nothing of their number; None: the processor's own request.
         on_decode_error: see `read_video`; None: the processor's own.
+        media_access: which files and servers may be read, see `read_video`.
 
     Raises:
         TypeError: `sampling` is no `FrameSampling`.
@@ -37,6 +39,7 @@ class MediaReader:
         video_processor,
         sampling: FrameSampling | None = None,
         on_decode_error: Literal["raise", "keep"] | None = None,
+        media_access: MediaAccess = OPEN_ACCESS,
     ):
         if sampling is not None and type(sampling).__name__ != FrameSampling.__name__:  # remote code has its own class
             raise TypeError(
@@ -46,6 +49,7 @@ class MediaReader:
         self.video_processor = video_processor
         self.sampling = video_processor.frame_sampling() if sampling is None else sampling
         self.on_decode_error = on_decode_error or video_processor.on_decode_error
+        self.media_access = media_access
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,13 +82,14 @@ class MediaReader:
         """
         try:
             if medium.kind == "image":
-                frames = self.video_processor.square_images([medium.source])
+                frames = self.video_processor.square_images([medium.source], self.media_access)
             else:
                 frames, _ = self.video_processor.square_frames(
                     medium.source,
                     self.request(medium),
                     on_decode_error=self.on_decode_error,
                     frame_rate=medium.frame_rate,
+                    media_access=self.media_access,
                 )
         except (VideoReadError, OSError) as error:
             kind = MISSING_MEDIA if is_missing(medium) else UNREADABLE_MEDIA

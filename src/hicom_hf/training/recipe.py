@@ -72,6 +72,10 @@ class DataRecipe:
         shuffle_buffer: records of a stream among which the next one is drawn.
         feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is told first.
         num_workers: processes that read videos, per GPU.
+        media: "open" reads all files and servers that the user may; "guarded", for records of strangers, only public servers
+            and what the next two name (docs/untrusted_input.md).
+        allowed_local_media_path: with "guarded", folders below which files may be read.
+        allowed_media_domains: with "guarded", the only hosts that may be asked, and their subdomains; null: all.
     """
 
     files: list[str]
@@ -87,6 +91,9 @@ class DataRecipe:
     shuffle_buffer: int = 1000
     feature_cache: str | None = None
     num_workers: int = 4
+    media: Literal["open", "guarded"] = "open"
+    allowed_local_media_path: list[str] | None = None
+    allowed_media_domains: list[str] | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -454,6 +461,11 @@ def _check_data(recipe: Recipe, name: str) -> None:
         raise ValueError(f"{name}: data.fps must be above 0, got {recipe.data.fps}")
     if recipe.data.max_frames is not None and recipe.data.fps is None:
         raise ValueError(f"{name}: data.max_frames is for data.fps; data.num_frames is a fixed number")
+    restricted = recipe.data.allowed_local_media_path or recipe.data.allowed_media_domains
+    if recipe.data.media == "open" and restricted:
+        raise ValueError(
+            f"{name}: data.allowed_local_media_path and data.allowed_media_domains go with data.media guarded; open allows all"
+        )
     if recipe.data.is_stream:
         kinds = {source.startswith(HUB_PREFIX) for source in recipe.data.files}
         tars = all(source.lower().endswith(TAR_SUFFIXES) for source in recipe.data.files)

@@ -25,6 +25,7 @@ from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
 from ..hub.loading import quantization_config
 from ..modeling.configuration_hicom import HiComConfig
+from ..processors.media_access_hicom import media_access_of
 from ..processors.processing_hicom import HiComProcessor
 from .adapters import add_adapters
 from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
@@ -201,7 +202,8 @@ def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
     sampling = processor.video_processor.frame_sampling(
         num_frames=data.num_frames, fps=data.fps, max_frames=data.max_frames
     )
-    return ItemEncoder(processor, sampling, max_length=data.max_length, raw_pixels=True)
+    access = media_access_of(data.media, data.allowed_local_media_path, data.allowed_media_domains)
+    return ItemEncoder(processor, sampling, media_access=access, max_length=data.max_length, raw_pixels=True)
 
 
 def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder) -> HiComDataset:
