@@ -686,7 +686,10 @@ def test_guarded_media_are_what_training_reads(start, tmp_path):
     with pytest.raises(ValueError, match="local files are not allowed here"):
         build_dataset(recipe("alignment", *start, tmp_path, data=guarded), tiny_processor())[0]
     guarded["allowed_local_media_path"] = [str(start[1].parent)]
-    assert build_dataset(recipe("alignment", *start, tmp_path, data=guarded), tiny_processor())[0]["video_num_frames"] == 4
+    assert (
+        build_dataset(recipe("alignment", *start, tmp_path, data=guarded), tiny_processor())[0]["video_num_frames"]
+        == 4
+    )
 
 
 # Evaluation ----------------------------------------------------------------------------------------------------------------

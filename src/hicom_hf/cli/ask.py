@@ -192,6 +192,9 @@ def _run_file(args: argparse.Namespace) -> int:
         args.parser.error("argument --from: goes without --select and --frames")
     if args.output is None:
         args.parser.error("argument --from: --output is missing, the file to write")
+    for name in ("instruction", "device_map", "quantize", "compile"):
+        if getattr(args, name):
+            args.parser.error(f"argument --{name.replace('_', '-')}: goes without --from")
     if args.temperature:
         args.parser.error("argument --temperature: --from takes the likeliest words, so that a run can be resumed")
 
@@ -205,12 +208,12 @@ def _run_file(args: argparse.Namespace) -> int:
         [questions_task(args.questions_file, args.output, args.max_new_tokens)],
         args.model,
         args.output + RUN_SUFFIX,
-        asking=Asking(sampling, args.system, args.batch_size, args.workers),
+        asking=Asking(sampling, args.system, args.batch_size, args.workers, media_access(args)),
         part=args.shard or (1, 1),
+        progress=progress_bar,
         device=args.device,
         dtype=args.dtype,
         attn_implementation=args.attn_implementation,
-        progress=progress_bar,
     )
     for video, reason in summary["failed_videos"].items():
         _say(f"{video} was not read: {reason}")

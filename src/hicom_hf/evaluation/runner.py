@@ -8,6 +8,7 @@ import torch
 
 from ..inference.session import HiComSession, Video
 from ..processors.answering_hicom import Answer
+from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from .questions import Question, by_clip
 from .reading_ahead import Unreadable, read_ahead
 
@@ -23,12 +24,14 @@ class Asking:
         system: system prompt; None for that of the chat template.
         batch_size: questions of one video that are answered together.
         workers: processes that read videos ahead; 0 for a thread.
+        media_access: which files and servers may be read, see `read_video`.
     """
 
     sampling: dict[str, Any] = field(default_factory=dict)
     system: str | None = None
     batch_size: int = DEFAULT_BATCH_SIZE
     workers: int = 0
+    media_access: MediaAccess = OPEN_ACCESS
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
         ValueError: a prompt is longer than the LLM can read, or the sampling contradicts itself.
     """
     groups = by_clip(questions)
-    requests = [(clip.video, {**asking.sampling, **clip.sampling}) for clip in groups]
+    access = {"media_access": asking.media_access}
+    requests = [(clip.video, {**asking.sampling, **clip.sampling, **access}) for clip in groups]
     frames = read_ahead(session.processor, requests, asking.workers)
     for group, found in zip(groups.values(), frames, strict=True):
         if isinstance(found, Unreadable):
