@@ -70,7 +70,7 @@ def _fill_features(job: Job, campaign: Campaign) -> None:
         recipe = stage_recipe(stage, place, campaign.data_folder, campaign.settings.datasets, job.seed, overrides)
         model, processor = load_stage(recipe), HiComProcessor.from_pretrained(recipe.model)
         set_trainable(model, model.config, recipe.learning_rates)
-        filled_cache(recipe, model, processor, build_dataset(recipe, processor), torch.device("cpu"))
+        filled_cache(recipe, model, build_dataset(recipe, processor), torch.device("cpu"))
     shutil.rmtree(place)
     write_text(job.result, json.dumps({"seconds": None}))
 

@@ -667,7 +667,7 @@ def test_wrong_names_and_rates_are_refused(tmp_path, capsys):
     assert "must include 1" in capsys.readouterr().err
     assert main([str(tmp_path), "--rates", "0"]) == 2
     assert main([str(tmp_path), "--seeds", "-1"]) == 2
-    assert "--seeds: must be 0 or above, got -1" in capsys.readouterr().err
+    assert "--seeds: must be from 0 to 9223372036854775807, got -1" in capsys.readouterr().err
     assert main([str(tmp_path), "--report", str(tmp_path / "ablations.md")]) == 1
     assert "there is no campaign in this folder" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ What is cheap and may be wrong comes before the weights:
     model = load_model(place, "cuda", quantize="nf4")
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,7 +109,9 @@ def load_processor(model: Model) -> HiComProcessor:
         OSError: the repo cannot be reached.
         ValueError: its tokenizers do not fit.
     """
-    place = find_model(model)
+    # A folder may hold a processor and no model.
+    own = isinstance(model, (str, os.PathLike)) and (Path(model) / "processor_config.json").is_file()
+    place = ModelPlace(str(model)) if own else find_model(model)
     source = place.adapter or place.source
     if not _has_file(source, "processor_config.json", place.revision):
         raise FileNotFoundError(
