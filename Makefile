@@ -5,7 +5,7 @@ PYTHON ?= .venv/bin/python
 	python3 -m venv .venv
 	.venv/bin/pip install -q -c constraints.txt -e ".[dev]"
 
-.PHONY: test slow lint format
+.PHONY: test slow lint format docs
 test: .venv
 	$(PYTHON) -m pytest -q -n 2 -m "not slow and not gpu"
 
@@ -19,3 +19,6 @@ lint: .venv
 format: .venv
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+docs: .venv
+	.venv/bin/mkdocs build --strict

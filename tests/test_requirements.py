@@ -17,6 +17,7 @@ REFUSED = {
     "accelerate": ("1.10.0",),  # device_map="auto" fails where all lands on disk
     "datasets": ("4.0.0",),  # other column types of webdataset shards
 }
+DOCS = {"mkdocs", "mkdocs-material", "mkdocstrings"}  # installed by .ci/run after the tests
 SERVING = ("fastapi", "uvicorn", "openai", "gradio")
 
 
@@ -36,7 +37,7 @@ def test_versions_that_do_not_work_are_refused(name, version):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(requirements().keys() - {"flash-attn", "deepspeed", "build", "pyright", "ruff"})
+    "name", sorted(requirements().keys() - {"flash-attn", "deepspeed", "build", "pyright", "ruff"} - DOCS)
 )
 def test_the_tested_version_is_allowed(name):
     if name in SERVING and importlib.util.find_spec(name) is None:
@@ -47,3 +48,12 @@ def test_the_tested_version_is_allowed(name):
 @pytest.mark.parametrize("name", ["torch", "transformers", "safetensors", "huggingface_hub", "av", "pillow", "numpy"])
 def test_what_the_core_needs_has_a_lower_bound(name):
     assert any(part.operator in (">=", "==", "~=") for part in requirements()[name].specifier)
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    root = Path(__file__).parents[1]
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    version = config["metadata"]["version"]
+    assert f'__version__ = "{version}"\n' in (root / "src/hicom_hf/__init__.py").read_text()
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text()

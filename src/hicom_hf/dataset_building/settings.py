@@ -191,6 +191,7 @@ class BuildSettings:
     max_failures: float = 0.1
 
     def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, as a YAML file has them."""
         return asdict(self)
 
 

@@ -1,7 +1,47 @@
 """Evaluation: benchmarks as small tasks, one runner that encodes each video once, strict scores with intervals.
 
-    from hicom_hf.evaluation.evaluating import evaluate
+    from hicom_hf.evaluation import evaluate
     evaluate(["shapes"], "hicom-tiny", "results")
 
-`client.py` is the one client of endpoints; `dataset_building` uses it as well, so nothing is imported here.
+`client.py` is the one client of servers that speak OpenAI's chat protocol; `dataset_building` uses it as well.
 """
+
+from .client import AnswerError, ChatClient, Endpoint, EndpointError, Reply
+from .comparing import compare
+from .evaluating import evaluate, load_session
+from .judging import judge
+from .paper import evaluate_paper
+from .parsing import parse_choice
+from .questions import Clip, Question
+from .results import read_answers
+from .runner import Asked, Asking, ask_questions
+from .scoring import Score, score_answers
+from .subtitles import SubtitleRule
+from .tasks import TASKS, Mark, Task, task_named
+
+__all__ = [
+    "TASKS",
+    "AnswerError",
+    "Asked",
+    "Asking",
+    "ChatClient",
+    "Clip",
+    "Endpoint",
+    "EndpointError",
+    "Mark",
+    "Question",
+    "Reply",
+    "Score",
+    "SubtitleRule",
+    "Task",
+    "ask_questions",
+    "compare",
+    "evaluate",
+    "evaluate_paper",
+    "judge",
+    "load_session",
+    "parse_choice",
+    "read_answers",
+    "score_answers",
+    "task_named",
+]

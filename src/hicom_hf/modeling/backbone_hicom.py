@@ -63,9 +63,11 @@ class HiComModel(HiComPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """The LLM's input embeddings, (vocabulary, C)."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the LLM's input embeddings."""
         self.language_model.set_input_embeddings(value)
 
     def embed(self, input_ids: torch.Tensor | None) -> torch.Tensor:

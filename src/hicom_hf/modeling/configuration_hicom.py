@@ -305,6 +305,7 @@ class HiComConfig(PreTrainedConfig):
             )
 
     def to_dict(self) -> dict:
+        """As in transformers, with the pipeline's file among `custom_pipelines`."""
         # config.json always names the pipeline's copy: a process without the package finds it so.
         return {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
 

@@ -31,6 +31,7 @@ class InstructionEncoding:
 
     @property
     def placeholders(self) -> tuple[str, str]:
+        """The tokens that stand for an image and for a video."""
         return self.image_token, self.video_token
 
     @property

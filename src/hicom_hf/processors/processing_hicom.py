@@ -123,6 +123,11 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             )
 
     def check_argument_for_proper_class(self, argument_name, argument):
+        """As in transformers; the video processor is checked here.
+
+        Raises:
+            TypeError: `video_processor` is none.
+        """
         # Without torchvision transformers cannot name the class of a video processor.
         if argument_name == "video_processor":
             if not isinstance(argument, BaseVideoProcessor):
@@ -140,6 +145,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
+        """Keys that a call can return: those of the LLM's tokenizer, pixels, frame counts and instructions."""
         return [
             *self.tokenizer.model_input_names,
             "pixel_values",

@@ -281,6 +281,7 @@ class VideoTextToTextPipeline(Pipeline):
         return_metadata: bool = False,
         skip_special_tokens: bool = True,
     ) -> list[dict[str, Any]]:
+        """The answer of a row as a record; see the class for the options."""
         request, records = model_outputs["request"], []
         for ids in model_outputs["generated_ids"][0]:
             record = {"instruction": request.instruction}

@@ -122,6 +122,7 @@ class Engine:
 
     @property
     def is_full(self) -> bool:
+        """Whether the next request would be refused."""
         return self._num_inside >= self.limits.max_queue
 
     def refusal(self) -> EngineBusy:

@@ -85,6 +85,7 @@ class Settings:
 
     @property
     def shares_batches(self) -> bool:
+        """Whether a request with these settings may be answered in one batch with others."""
         return self.seed is None and self.num_answers == 1
 
 
@@ -207,6 +208,7 @@ class Ticket:
         self._hand_on(number, self.texts[number].add(piece))
 
     def end_text(self) -> None:
+        """Pass on what was held back of each answer, which has ended."""
         for number, text in enumerate(self.texts):
             self._hand_on(number, text.end())
 
@@ -215,6 +217,7 @@ class Ticket:
             self._on_text(number, text)
 
     def chat(self) -> Chat:
+        """The request as a chat with its encoded videos."""
         return Chat(self.request.turns, [slot.encoded for slot in self.slots], self.request.instruction)
 
 

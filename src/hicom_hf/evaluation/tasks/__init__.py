@@ -21,6 +21,7 @@ _ALL = (
     VIDEOCHATGPT,
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+"""The tasks by name."""
 
 
 def task_named(name: str) -> Task:

@@ -1,0 +1,109 @@
+"""The documentation keeps its word: the reference has every exported name, code compiles, commands parse, snippets run.
+
+Links, anchors and the navigation are checked by `mkdocs build --strict`, a step of `.ci/run`.
+"""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "lab/README.md", "benchmarks/README.md")),
+]
+PACKAGES = {
+    "hicom_hf": "hicom_hf",
+    "hicom_hf.inference": "inference",
+    "hicom_hf.data": "data",
+    "hicom_hf.training": "training",
+    "hicom_hf.evaluation": "evaluation",
+    "hicom_hf.serving": "serving",
+    "hicom_hf.dataset_building": "dataset_building",
+}
+EXTRAS = {"make_page": "gradio", "make_app": "fastapi", "ServerOptions": "fastapi"}
+
+
+def blocks(language: str) -> list:
+    """Every fenced block of a language, as a test parameter (page, code)."""
+    found = []
+    for page in PAGES:
+        for number, code in enumerate(
+            re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE), 1
+        ):
+            found.append(pytest.param(page, code, id=f"{page.relative_to(ROOT)}-{number}"))
+    return found
+
+
+def commands() -> list:
+    """Every `hicom` command of a fenced or indented block, as a test parameter."""
+    found = []
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", "", page.read_text())
+        for line in dict.fromkeys(re.findall(r"^(?:\$ | {4})?(hicom [a-z].*)$", text, re.MULTILINE)):
+            found.append(pytest.param(line, id=f"{page.relative_to(ROOT)}: {line[:60]}"))
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_reference_has_every_exported_name(package):
+    page = (ROOT / "docs/api" / f"{PACKAGES[package]}.md").read_text()
+    shown = set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)) | set(re.findall(r"\[\w+\]\[([\w.]+)\]", page))
+    for name in importlib.import_module(package).__all__:
+        homes = {f"{home}.{name}" for home in PACKAGES}
+        assert homes & shown, f"docs/api/{PACKAGES[package]}.md does not show {package}.{name}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_exported_name_has_a_docstring_of_its_own(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        if name in EXTRAS:
+            pytest.importorskip(EXTRAS[name])
+        value = getattr(module, name)
+        if not (inspect.isclass(value) or callable(value)):
+            continue
+        assert value.__doc__ and not value.__doc__.startswith(f"{name}("), f"{package}.{name} has no docstring"
+        methods = vars(value).items() if inspect.isclass(value) and value.__module__.startswith("hicom_hf") else ()
+        for method, function in methods:
+            function = function.fget if isinstance(function, property) else getattr(function, "__func__", function)
+            if (
+                inspect.isfunction(function)
+                and not method.startswith("_")
+                and function.__module__.startswith("hicom_hf")
+            ):
+                assert function.__doc__, f"{package}.{name}.{method} has no docstring"
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_python_in_the_docs_compiles(page, code):
+    ast.parse(code, filename=str(page))
+
+
+@pytest.mark.parametrize(("page", "code"), [*blocks("yaml"), *blocks("json")])
+def test_settings_in_the_docs_are_well_formed(page, code):
+    (json.loads if code.lstrip().startswith(("{", "[")) else yaml.safe_load)(code)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_in_the_docs_have_the_arguments_that_they_are_given(line):
+    from hicom_hf.cli.main import build_parser
+
+    build_parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+@pytest.mark.parametrize("page", ["instruction.md", "hicom_tiny.md", "shapes.md"])
+def test_snippets_about_the_packaged_model_and_world_run(page, capsys):
+    for param in blocks("python"):
+        path, code = param.values
+        if path.name == page:
+            exec(compile(code, page, "exec"), {})
+            for expected in re.findall(r"^print\(.*\)  # (.+)$", code, re.MULTILINE):
+                assert expected in capsys.readouterr().out
