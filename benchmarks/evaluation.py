@@ -26,10 +26,10 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--workers", type=int, default=0, help="processes that read videos ahead for the runner")
     args = parser.parse_args()
-    session = load_session(args.model, "ours", args.device, args.dtype, None)
+    session = load_session(args.model, "ours", device=args.device, dtype=args.dtype)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        questions = read_questions(SHAPES, data, "ours", args.questions)
+        questions = read_questions(SHAPES, data, "ours")[: args.questions]
         SHAPES.prepare(data / SHAPES.name, questions, no_progress)
         evaluate([SHAPES], session, Path(folder) / "warm", data=data, limit=5)
         started = perf_counter()

@@ -20,6 +20,8 @@ from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.tasks import TASKS, Task
 from hicom_hf.evaluation.tasks.shapes import mark, read
 from hicom_hf.inference import HiComSession
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
+from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.shapes import write_dataset
 
 LIMIT = 60  # questions, of five videos
@@ -207,6 +209,39 @@ def test_worker_processes_read_the_same_frames_and_survive_what_kills_one(sessio
         assert ahead[place].sampling == here[place].sampling
 
 
+def test_each_question_chooses_its_frames_and_the_line_says_which(session, path, tmp_path):
+    asked = [question_about(path, 0), Question("q1", str(path), "Where is it?", "the red circle", "left")]
+    asking = Asking({"num_frames": 16}, selection=FrameSelection(num_frames=4))
+    [summary] = evaluate([task_of(asked)], session, tmp_path, asking=asking)
+    opened = session.open(path, num_frames=16, selection=asking.selection)
+    alone = opened.ask_all([one.prompt for one in asked], instruction=[one.instruction for one in asked])
+    for name, answer in zip(("q0", "q1"), alone, strict=True):
+        line = read_answers(tmp_path / "own")[name]
+        assert line["answer"] == answer.answer and line["instruction"] == answer.instruction
+        assert line["times"] == pytest.approx(answer.selection.times, abs=0.001) and len(line["times"]) == 4
+        assert line["selection"]["reason"] == answer.selection.reason
+    assert summary["settings"]["selection"]["num_frames"] == 4 and summary["paper"] is None
+    with pytest.raises(ValueError, match=r"other settings \(selection"):
+        evaluate([task_of(asked)], session, tmp_path, asking=Asking({"num_frames": 16}))
+
+
+def test_a_broken_video_among_candidates_counts_as_wrong(session, path, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    asking = Asking({"num_frames": 16}, selection=FrameSelection(num_frames=4))
+    asked = [question_about(broken, 0), question_about(path, 1)]
+    [summary] = evaluate([task_of(asked)], session, tmp_path / "out", asking=asking)
+    assert list(summary["failed_videos"]) == [str(broken)] and summary["num_answered"] == 2
+
+
+def test_guarded_media_must_name_the_folder_of_the_videos(session, path, tmp_path):
+    task = task_of([question_about(path, 0)])
+    with pytest.raises(ValueError, match=r"own: none of its videos may be read \(first .*allowed_local_media_path"):
+        evaluate([task], session, tmp_path, asking=Asking(media_access=MediaAccess.guarded()))
+    access = MediaAccess.guarded(allowed_local_media_path=path.parent)
+    assert evaluate([task], session, tmp_path, asking=Asking(media_access=access))[0]["score"]["mean"] == 100
+
+
 def test_the_command_prints_a_table_or_json(data, tmp_path, capsys):
     assert main(["eval", "shapes", "--output", str(tmp_path), "--data", str(data), "--limit", "3", "--json"]) == 0
     [summary] = json.loads(capsys.readouterr().out)
@@ -225,6 +260,10 @@ def test_the_command_prints_a_table_or_json(data, tmp_path, capsys):
         ([], "name at least one TASK"),
         (["shapes", "--output", "x", "--shard", "3/2"], "I from 1 to N"),
         (["shapes", "--output", "x", "--max-frames", "3"], "bounds --fps"),
+        (["shapes", "--output", "x", "--frames", "3", "--fps", "1"], "--fps: not allowed with argument --frames"),
+        (["shapes", "--output", "x", "--candidates", "3"], "--candidates: goes with --select"),
+        (["shapes", "--output", "x", "--select", "question"], "--select: --frames is missing"),
+        (["paper", "--output", "x", "--data", "y", "--fps", "1"], "--fps: goes without paper"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, capsys):

@@ -13,12 +13,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "int8")
 
 
-def add_model_arguments(parser: ArgumentParser, positional: bool = False) -> None:
+def add_model_arguments(
+    parser: ArgumentParser,
+    positional: bool = False,
+    dtype: tuple[str | None, str] = ("auto", "auto (default): as saved"),
+) -> None:
     """`--model` and how it is loaded; `model_options` reads them.
 
     Args:
         parser: gets the arguments.
         positional: whether the model stands by itself, for commands that take nothing else.
+        dtype: default of `--dtype`, and the words that say so.
     """
     group = parser.add_argument_group("the model")
     place = {"nargs": "?"} if positional else {}
@@ -27,7 +32,7 @@ def add_model_arguments(parser: ArgumentParser, positional: bool = False) -> Non
     group.add_argument(
         "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
     )
-    group.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto (default): as saved")
+    group.add_argument("--dtype", choices=DTYPES, default=dtype[0], help=f"of the weights; {dtype[1]}")
     group.add_argument(
         "--device-map", metavar="MAP", help="in place of --device: auto spreads the model over all GPUs (accelerate)"
     )

@@ -192,9 +192,8 @@ def _run_file(args: argparse.Namespace) -> int:
         args.parser.error("argument --from: goes without --select and --frames")
     if args.output is None:
         args.parser.error("argument --from: --output is missing, the file to write")
-    for name in ("instruction", "device_map", "quantize", "compile"):
-        if getattr(args, name):
-            args.parser.error(f"argument --{name.replace('_', '-')}: goes without --from")
+    if args.instruction:
+        args.parser.error("argument --instruction: goes without --from; a line of the file may state its own")
     if args.temperature:
         args.parser.error("argument --temperature: --from takes the likeliest words, so that a run can be resumed")
 
@@ -211,9 +210,7 @@ def _run_file(args: argparse.Namespace) -> int:
         asking=Asking(sampling, args.system, args.batch_size, args.workers, media_access(args)),
         part=args.shard or (1, 1),
         progress=progress_bar,
-        device=args.device,
-        dtype=args.dtype,
-        attn_implementation=args.attn_implementation,
+        **model_options(args),
     )
     for video, reason in summary["failed_videos"].items():
         _say(f"{video} was not read: {reason}")

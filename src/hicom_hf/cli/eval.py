@@ -12,7 +12,17 @@ import json
 import os
 import sys
 
-from .arguments import above_zero, at_least_one, part_of_parts, progress_bar, seed_number
+from .arguments import (
+    above_zero,
+    add_media_arguments,
+    add_model_arguments,
+    at_least_one,
+    media_access,
+    model_options,
+    part_of_parts,
+    progress_bar,
+    seed_number,
+)
 
 HELP = "measure a model on benchmarks"
 PAPER = "paper"  # stands for the tasks and frames of its tables
@@ -36,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge-url", metavar="URL", help="of the judge's OpenAI-compatible server, up to /v1")
     parser.add_argument("--judge-model", metavar="NAME", help="the judge's name there")
     parser.add_argument("--judge-key-variable", metavar="NAME", help="environment variable with the server's key")
-    parser.add_argument("--model", help="folder or Hub repo id of a HICom model (default: the packaged hicom-tiny)")
     parser.add_argument(
         "--data", metavar="DIR", help="folder with the benchmarks' files; a task's own in DIR/TASK or DIR"
     )
@@ -50,10 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="ours",
         help="prompts, clip ranges and lengths of: ours (default), official (the authors' scripts), lmms (lmms-eval)",
     )
-    count = how.add_mutually_exclusive_group()
-    count.add_argument("--frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)")
-    count.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
+    how.add_argument("--frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)")
+    how.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
     how.add_argument("--max-frames", type=at_least_one, metavar="N", help="at most so many frames with --fps")
+    how.add_argument(
+        "--select",
+        choices=("question", "mixture", "uniform"),
+        help="let each question choose --frames N among the frames of --fps (default: 1 per second) or --candidates",
+    )
+    how.add_argument(
+        "--candidates", type=at_least_one, metavar="N", help="with --select: among so many frames, spread evenly"
+    )
     how.add_argument("--system", help="system prompt (default: that of the model's chat template)")
 
     part = parser.add_argument_group("which questions")
@@ -72,13 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that read videos ahead (default: 4 with a GPU, else 0)",
     )
-    machine.add_argument(
-        "--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, mps"
-    )
-    machine.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="default: the protocol's; ours: as saved"
-    )
-    machine.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
+    add_media_arguments(parser)
+    add_model_arguments(parser, dtype=(None, "default: the protocol's; ours: as saved"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,21 +103,13 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("name at least one TASK, or --list")
     if args.output is None:
         args.parser.error("--output is missing: the folder for results")
-    if args.max_frames is not None and args.fps is None:
-        args.parser.error("argument --max-frames: bounds --fps, which is not given")
+    _check_frames(args)
 
     from ..evaluation.evaluating import evaluate
-    from ..evaluation.runner import Asking
     from ..evaluation.summaries import as_table
-    from ..hub.loading import choose_device
 
-    device, part = _place(args)
-    chosen = choose_device(device)
-    workers = args.workers if args.workers is not None else 4 * (chosen.type == "cuda")
-    wanted = {"num_frames": args.frames, "fps": args.fps, "max_frames": args.max_frames}
-    sampling = {name: value for name, value in wanted.items() if value is not None}
-    asking = Asking(sampling, args.system, args.batch_size, workers)
-    where = {"device": device, "dtype": args.dtype, "attn_implementation": args.attn_implementation}
+    args.device, part = _place(args)
+    asking, where = _asking(args), model_options(args)
     options = {"protocol": args.protocol, "limit": args.limit, "part": part, "progress": progress_bar}
     if args.tasks == [PAPER]:
         return _paper(args, asking, where, options)
@@ -118,10 +121,49 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_frames(args: argparse.Namespace) -> None:
+    """Refuse arguments about frames that contradict each other."""
+    error = args.parser.error
+    if args.select is None:
+        if args.candidates is not None:
+            error("argument --candidates: goes with --select")
+        if args.frames is not None and args.fps is not None:
+            error("argument --fps: not allowed with argument --frames but under --select")
+        if args.max_frames is not None and args.fps is None:
+            error("argument --max-frames: bounds --fps, which is not given")
+        return
+    if args.frames is None:
+        error("argument --select: --frames is missing, how many are chosen")
+    if args.candidates is not None and (args.fps is not None or args.max_frames is not None):
+        error("argument --candidates: not allowed with arguments --fps and --max-frames")
+
+
+def _asking(args: argparse.Namespace):
+    """How questions are asked."""
+    from ..evaluation.runner import Asking
+    from ..hub.loading import choose_device
+    from ..processors.frame_selection_hicom import FrameSelection
+
+    selection = None if args.select is None else FrameSelection(args.select, args.frames)
+    number = args.frames if selection is None else args.candidates
+    wanted = {"num_frames": number, "fps": args.fps, "max_frames": args.max_frames}
+    return Asking(
+        {name: value for name, value in wanted.items() if value is not None},
+        args.system,
+        args.batch_size,
+        args.workers if args.workers is not None else 4 * (choose_device(args.device).type == "cuda"),
+        media_access(args),
+        selection,
+    )
+
+
 def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> int:
     """The paper's tables, with what could not be run."""
     if args.data is None:
         args.parser.error(f"{PAPER}: --data is missing, the folder with the benchmarks")
+    for name in ("fps", "select"):
+        if getattr(args, name) is not None:
+            args.parser.error(f"argument --{name}: goes without {PAPER}, whose tables have 32, 64 and 128 frames")
 
     from ..evaluation.evaluating import load_session
     from ..evaluation.paper import FRAMES, as_markdown, evaluate_paper

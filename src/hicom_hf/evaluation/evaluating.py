@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..hub.files import write_text
 from ..hub.progress import Progress, no_progress
 from ..inference.session import HiComSession
 from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.media_access_hicom import MediaAccess, MediaAccessError
 from .questions import Question, questions_fingerprint, shard
 from .results import SUMMARY_FILE, ResultsFolder, answer_line
 from .runner import Asked, Asking, ask_questions, num_batches
@@ -37,10 +38,8 @@ def evaluate(
     asking: Asking | None = None,
     limit: int | None = None,
     part: tuple[int, int] = (1, 1),
-    device: str = "auto",
-    dtype: str | None = None,
-    attn_implementation: str | None = None,
     progress: Progress | None = None,
+    **loading: Any,
 ) -> list[dict[str, Any]]:
     """Measure a model on tasks. What has an answer in the folder of results is not asked again.
 
@@ -51,17 +50,18 @@ def evaluate(
         data: folder of the benchmarks' published files, that of a task in DATA/TASK, or DATA itself; None for OUTPUT/data, where
             tasks that make their own data put it.
         protocol: whose prompts, clip ranges, lengths and dtype: "ours", "official" (the authors' scripts), "lmms" (lmms-eval).
-        asking: sampling, system prompt, batches and workers; None for the model's own sampling.
+        asking: sampling, frame selection, system prompt, batches and workers; None for the model's own sampling.
         limit: the first so many questions of each task.
         part: which shard of how many, by video; the last one to end joins them.
-        device, dtype, attn_implementation: of `HiComSession.load`; dtype None for that of the protocol.
         progress: shows progress over an iterable, given its length and a name.
+        **loading: of `HiComSession.load`: device, dtype (None for that of the protocol), quantize, ...
 
     Returns:
         One summary per task, see `summarize`.
 
     Raises:
         FileNotFoundError: published files or all videos are missing.
+        MediaAccessError: `asking.media_access` allows none of the videos.
         ValueError: an unknown task or protocol, or a folder of results with other settings.
         BlockingIOError: another process works on the same results.
 
@@ -76,19 +76,22 @@ def evaluate(
     FrameSampling(**{name: value for name, value in asking.sampling.items() if name in FrameSampling.__annotations__})
     progress = progress or no_progress
     folder = Path(output) / "data" if data is None else Path(data)
-    questions = {task.name: read_questions(task, folder, protocol, limit) for task in chosen}
+    published = {task.name: read_questions(task, folder, protocol) for task in chosen}
+    questions = {name: asked[:limit] for name, asked in published.items()}
     mine = {name: shard(asked, *part) for name, asked in questions.items()}
     for task in chosen:
         if task.prepare is not None:
             task.prepare(_data_of(task, folder), mine[task.name], progress)
-        _check_videos(task, _data_of(task, folder), questions[task.name])
+        _check_videos(task, _data_of(task, folder), questions[task.name], asking.media_access)
     session = model
     if not isinstance(model, HiComSession):
-        session = load_session(model, protocol, device, dtype, attn_implementation)
+        session = load_session(model, protocol, **loading)
     with ExitStack() as stack:
         results = {
             task.name: stack.enter_context(
-                ResultsFolder(Path(output) / task.name, _settings(task, session, protocol, asking, folder), part)
+                ResultsFolder(
+                    Path(output) / task.name, _settings(task, session, protocol, asking, published[task.name]), part
+                )
             )
             for task in chosen
         }
@@ -96,27 +99,20 @@ def evaluate(
         return [_finish(task, questions[task.name], results[task.name], limit) for task in chosen]
 
 
-def load_session(
-    model: str | Path | None, protocol: Protocol, device: str, dtype: str | None, attn_implementation: str | None
-) -> HiComSession:
+def load_session(model: str | Path | None, protocol: Protocol, **loading: Any) -> HiComSession:
     """A session without a cache of features, because each video is asked about once; arguments of `evaluate`."""
-    return HiComSession.load(
-        model_source(model),
-        device=device,
-        dtype=dtype or PROTOCOL_DTYPES[protocol],
-        attn_implementation=attn_implementation,
-        cache_bytes=0,
-    )
+    loading["dtype"] = loading.get("dtype") or PROTOCOL_DTYPES[protocol]
+    return HiComSession.load(model_source(model), cache_bytes=0, **loading)
 
 
-def read_questions(task: Task, data: Path, protocol: Protocol, limit: int | None = None) -> list[Question]:
-    """The questions of a task, ready to be asked.
+def read_questions(task: Task, data: Path, protocol: Protocol) -> list[Question]:
+    """All questions of a task, ready to be asked.
 
     Raises:
         FileNotFoundError: the published files are not there.
         ValueError: they hold something else, or two questions have one id.
     """
-    found = task.read(_data_of(task, data), protocol)[:limit]
+    found = task.read(_data_of(task, data), protocol)
     ids = [question.id for question in found]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
@@ -130,19 +126,31 @@ def _data_of(task: Task, data: Path) -> Path:
     return own if own.is_dir() or task.prepare is not None else data
 
 
-def _check_videos(task: Task, folder: Path, questions: Sequence[Question]) -> None:
-    """Refuse a folder that has none of the videos: single ones that are missing count as wrong."""
-    if questions and not any("://" in question.video or Path(question.video).exists() for question in questions):
-        videos = len({question.video for question in questions})
+def _check_videos(task: Task, folder: Path, questions: Sequence[Question], access: MediaAccess) -> None:
+    """Refuse a folder that has none of the videos, or may not be read: single videos that are missing count as wrong."""
+    local = [question.video for question in questions if "://" not in question.video]
+    if not questions or len(local) < len(questions):
+        return
+    refusals: dict[str, MediaAccessError] = {}
+    for video in local:
+        try:
+            access.local_path(Path(video))
+        except MediaAccessError as error:
+            refusals[video] = error
+    if len(refusals) == len(set(local)):
+        raise MediaAccessError(f"{task.name}: none of its videos may be read (first {local[0]}): {refusals[local[0]]}")
+    if not any(Path(video).exists() for video in local):
+        videos = len(set(local))
         raise FileNotFoundError(
             f"{folder}: none of the {videos} videos of {task.name} is there (looked first for {questions[0].video}); they are "
             f"to be had from: {task.data}"
         )
 
 
-def _settings(task: Task, session: HiComSession, protocol: Protocol, asking: Asking, data: Path) -> dict[str, Any]:
+def _settings(
+    task: Task, session: HiComSession, protocol: Protocol, asking: Asking, published: Sequence[Question]
+) -> dict[str, Any]:
     """All that an answer depends on; the number of questions asked (`limit`, shards) and batches are not."""
-    asked = read_questions(task, data, protocol)
     return {
         "version": RESULTS_VERSION,
         "task": task.name,
@@ -151,9 +159,10 @@ def _settings(task: Task, session: HiComSession, protocol: Protocol, asking: Ask
         "weights": weights_fingerprint(session.model),
         "dtype": str(session.model.dtype).removeprefix("torch."),
         "sampling": dict(asking.sampling),
+        **({} if asking.selection is None else {"selection": asdict(asking.selection)}),
         "system": asking.system,
         "max_new_tokens": task.max_new_tokens[protocol],
-        "questions": questions_fingerprint(asked),
+        "questions": questions_fingerprint(published),
     }
 
 

@@ -116,7 +116,11 @@ def answer_line(asked: Asked, mark: Mark) -> dict[str, Any]:
     }
     if answer is None or video is None:
         return line
-    record = video.encoded.sampling
+    record, selection = video.encoded.sampling, answer.selection
+    chosen = {}
+    if selection is not None:
+        scores = [round(score, DECIMALS) for score in selection.scores]
+        chosen["selection"] = {"used": selection.used, "reason": selection.reason, "scores": scores}
     return line | {
         "answer": answer.answer,
         "finished": answer.finished,
@@ -129,4 +133,5 @@ def answer_line(asked: Asked, mark: Mark) -> dict[str, Any]:
             "encode": round(video.encoded.seconds, DECIMALS),
             "answer": round(answer.seconds, DECIMALS),
         },
+        **chosen,
     }

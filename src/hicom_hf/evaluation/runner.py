@@ -1,14 +1,16 @@
 """The runner: questions in, answers out; each video is read and encoded once, its questions are asked in batches."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from ..inference.session import HiComSession, Video
-from ..processors.answering_hicom import Answer
+from ..inference.session import ChoosingVideo, HiComSession, Video
+from ..processors.answering_hicom import Answer, ReadVideo
+from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
+from ..processors.video_sources_hicom import VideoReadError
 from .questions import Question, by_clip
 from .reading_ahead import Unreadable, read_ahead
 
@@ -25,6 +27,8 @@ class Asking:
         batch_size: questions of one video that are answered together.
         workers: processes that read videos ahead; 0 for a thread.
         media_access: which files and servers may be read, see `read_video`.
+        selection: each question chooses among the sampled frames, which are then read by this process and not ahead; None lets
+            it see all of them.
     """
 
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -32,6 +36,7 @@ class Asking:
     batch_size: int = DEFAULT_BATCH_SIZE
     workers: int = 0
     media_access: MediaAccess = OPEN_ACCESS
+    selection: FrameSelection | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Asked:
         question: that was asked.
         prompt: what the LLM read, with subtitles.
         answer: the model's; None if the video could not be read.
-        video: as it was encoded; None likewise.
-        read_seconds: spent on reading the video.
+        video: as the question saw it; None likewise.
+        read_seconds: spent on reading the video; 0 where it was encoded while it was read.
         failure: why the video could not be read; None if it was.
     """
 
@@ -71,32 +76,70 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
         ValueError: a prompt is longer than the LLM can read, or the sampling contradicts itself.
     """
     groups = by_clip(questions)
-    access = {"media_access": asking.media_access}
-    requests = [(clip.video, {**asking.sampling, **clip.sampling, **access}) for clip in groups]
-    frames = read_ahead(session.processor, requests, asking.workers)
-    for group, found in zip(groups.values(), frames, strict=True):
+    requests = [
+        (clip.video, {**asking.sampling, **clip.sampling, "media_access": asking.media_access}) for clip in groups
+    ]
+    if asking.selection is None:
+        opened: Iterable[Any] = read_ahead(session.processor, requests, asking.workers)
+    else:
+        opened = _candidates(session, requests, asking.selection)
+    for group, found in zip(groups.values(), opened, strict=True):
         if isinstance(found, Unreadable):
             yield [Asked(question, question.prompt, failure=found.reason) for question in group]
             continue
-        video = session.encode(found)
-        record = found.sampling
+        video = session.encode(found) if isinstance(found, ReadVideo) else found
         for batch in _batches(group, asking.batch_size):
-            prompts = [question.prompt_at(record.times, record.duration) for question in batch]
-            answers = video.ask_all(
-                prompts,
-                instruction=[
-                    session.processor.extract_instruction(question.prompt)
-                    if question.instruction is None
-                    else question.instruction
-                    for question in batch
-                ],
-                system=asking.system,
-                max_new_tokens=batch[0].max_new_tokens,
-            )
-            yield [
-                Asked(question, prompt, answer, video, found.seconds)
-                for question, prompt, answer in zip(batch, prompts, answers, strict=True)
-            ]
+            if isinstance(video, ChoosingVideo):
+                yield _ask_choosing(video, batch, asking)
+            else:
+                yield _ask_together(video, batch, asking, found.seconds)
+
+
+def _candidates(
+    session: HiComSession, requests: Sequence[tuple[str, dict[str, Any]]], selection: FrameSelection
+) -> Iterator[ChoosingVideo | Unreadable]:
+    """Videos whose frames are encoded while they are read, so that hours of them never are in memory."""
+    for video, sampling in requests:
+        try:
+            opened = session.open(video, selection=selection, **sampling)
+            assert isinstance(opened, ChoosingVideo)  # as there is a selection
+            yield opened
+        except (VideoReadError, OSError) as error:
+            yield Unreadable(str(error))
+
+
+def _ask_together(video: Video, batch: Sequence[Question], asking: Asking, read_seconds: float) -> list[Asked]:
+    """Questions that see the same frames, as one batch."""
+    record = video.encoded.sampling
+    prompts = [question.prompt_at(record.times, record.duration) for question in batch]
+    answers = video.ask_all(prompts, instruction=_conditions(video, batch), **_options(batch, asking))
+    return [
+        Asked(question, prompt, answer, video, read_seconds)
+        for question, prompt, answer in zip(batch, prompts, answers, strict=True)
+    ]
+
+
+def _ask_choosing(video: ChoosingVideo, batch: Sequence[Question], asking: Asking) -> list[Asked]:
+    """Questions that each see the frames that they choose, and the subtitles of those."""
+    conditions = _conditions(video, batch)
+    duration, found = video.candidates.sampling.duration, []
+    records = video.choose_all([question.prompt for question in batch], conditions)
+    for question, condition, record in zip(batch, conditions, records, strict=True):
+        prompt = question.prompt_at(record.times, duration)
+        chosen = video.chosen(record)
+        [answer] = chosen.ask_all([prompt], instruction=condition, **_options(batch, asking))
+        found.append(Asked(question, prompt, replace(answer, selection=record), chosen))
+    return found
+
+
+def _conditions(video: Video, batch: Sequence[Question]) -> list[str]:
+    """What conditions each compression: the task's words, or, where it states none, those of the prompt."""
+    extract = video.session.processor.extract_instruction
+    return [extract(one.prompt) if one.instruction is None else one.instruction for one in batch]
+
+
+def _options(batch: Sequence[Question], asking: Asking) -> dict[str, Any]:
+    return {"system": asking.system, "max_new_tokens": batch[0].max_new_tokens}
 
 
 def num_batches(questions: Sequence[Question], batch_size: int) -> int:

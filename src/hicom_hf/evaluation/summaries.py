@@ -41,7 +41,7 @@ def summarize(
         if failures
         else None,
         "protocol_score": _protocol_score(task, settings["protocol"], marked),
-        "paper": task.paper.get(settings["sampling"].get("num_frames")),
+        "paper": None if "selection" in settings else task.paper.get(settings["sampling"].get("num_frames")),
         "categories": {
             category: {
                 value: _score(

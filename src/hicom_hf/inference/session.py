@@ -28,6 +28,7 @@ from ..processors.answering_hicom import (
     answer_questions,
     check_question,
     encode_video,
+    own_instructions,
     read_frames,
     untrained_note,
 )
@@ -245,8 +246,27 @@ class ChoosingVideo(Video):
 
     def choose(self, question: str) -> SelectionRecord:
         """Which frames a question sees, without asking it."""
-        check_question(question)
-        return self._choose([question])[0]
+        return self.choose_all([question])[0]
+
+    def choose_all(
+        self, questions: Sequence[str], instruction: str | Sequence[str | None] | None = None
+    ) -> list[SelectionRecord]:
+        """Which frames each question sees.
+
+        Args:
+            questions: none empty.
+            instruction: chooses in place of the words of each question: one for all, or one per question.
+        """
+        for question in questions:
+            check_question(question)
+        with self.session.lock:
+            return choose_for_questions(
+                self.session.model, self.session.processor, self.candidates, questions, self.selection, instruction
+            )
+
+    def chosen(self, record: SelectionRecord) -> Video:
+        """The frames of a record of `choose`, as a video of their own."""
+        return Video(self.session, chosen_video(self.session.model, self.candidates, record))
 
     def ask_all(
         self,
@@ -254,27 +274,26 @@ class ChoosingVideo(Video):
         *,
         on_text: Callable[[int, str], None] | None = None,
         cancel: Sequence[threading.Event] | None = None,
-        instruction: str | None = None,
+        instruction: str | Sequence[str | None] | None = None,
         **options: Any,
     ) -> list[Answer]:
         """Answer several questions, one after another, as each sees other frames; see `Video.ask_all`.
 
         An `instruction` also chooses the frames.
         """
-        for question in questions:
-            check_question(question)
+        own = own_instructions(questions, instruction)
         with self.session.lock:
             started = perf_counter()
-            records = self._choose(questions, instruction)
+            records = self.choose_all(questions, own)
             seconds = (perf_counter() - started) / max(len(questions), 1)
             answers = []
             for number, (question, record) in enumerate(zip(questions, records, strict=True)):
                 pieces = None if on_text is None else lambda _, text, number=number: on_text(number, text)
-                [answer] = self._video(record).ask_all(
+                [answer] = self.chosen(record).ask_all(
                     [question],
                     on_text=pieces,
                     cancel=None if cancel is None else [cancel[number]],
-                    instruction=instruction,
+                    instruction=own[number],
                     **options,
                 )
                 answers.append(
@@ -289,16 +308,7 @@ class ChoosingVideo(Video):
 
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question, in the frames that it chooses. See `attention_maps`."""
-        return self._video(self.choose(question)).attention(question)
-
-    def _choose(self, questions: Sequence[str], instruction: str | None = None) -> list[SelectionRecord]:
-        with self.session.lock:
-            return choose_for_questions(
-                self.session.model, self.session.processor, self.candidates, questions, self.selection, instruction
-            )
-
-    def _video(self, record: SelectionRecord) -> Video:
-        return Video(self.session, chosen_video(self.session.model, self.candidates, record))
+        return self.chosen(self.choose(question)).attention(question)
 
 
 class AnswerStream:

@@ -180,7 +180,7 @@ def answer_questions(
     """
     before = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
     chats = []
-    for question, own in zip(questions, _instructions(questions, instruction), strict=True):
+    for question, own in zip(questions, own_instructions(questions, instruction), strict=True):
         check_question(question)
         turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
         chats.append(Chat([*before, turn], [video], own))
@@ -267,8 +267,8 @@ def answer_chats(
     return answers
 
 
-def _instructions(questions: Sequence[str], instruction: str | Sequence[str] | None) -> list[str | None]:
-    """The instruction of each question; None where it is taken from the question."""
+def own_instructions(questions: Sequence[str], instruction: str | Sequence[str | None] | None) -> list[str | None]:
+    """The instruction of each question, given one for all or one per question; None where it is taken from the question."""
     if instruction is None or isinstance(instruction, str):
         return [instruction] * len(questions)
     if len(instruction) != len(questions):

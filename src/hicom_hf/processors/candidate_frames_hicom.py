@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .answering_hicom import EncodedVideo
+from .answering_hicom import EncodedVideo, own_instructions
 from .frame_selection_hicom import (
     FrameSelection,
     SelectionRecord,
@@ -166,7 +166,7 @@ def choose_for_questions(
     candidates: CandidateFrames,
     questions: Sequence[str],
     selection: FrameSelection,
-    instruction: str | None = None,
+    instruction: str | Sequence[str | None] | None = None,
 ) -> list[SelectionRecord]:
     """Choose frames for each question.
 
@@ -174,7 +174,7 @@ def choose_for_questions(
         model, processor, candidates: see `encode_candidates`.
         questions: B texts; their instruction is extracted as for the compression.
         selection: the rule and the budget.
-        instruction: chooses in place of the words of each question.
+        instruction: chooses in place of the words of each question: one for all, or one per question.
 
     Returns:
         B records.
@@ -186,8 +186,8 @@ def choose_for_questions(
     if selection.rule != "uniform" and questions:
         with torch.no_grad():
             instructions = [
-                processor.extract_instruction(question, report=False) if instruction is None else instruction
-                for question in questions
+                processor.extract_instruction(question, report=False) if own is None else own
+                for question, own in zip(questions, own_instructions(questions, instruction), strict=True)
             ]
             parts = [question_parts(text) for text in instructions]
             texts = list(dict.fromkeys(text for some in parts for text in some))

@@ -4,6 +4,8 @@ The videos are made from their seeds where they are missing. Condition: the ques
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,20 @@ SEED, NUM_VIDEOS, SPLIT, CLUTTER = 1000, 200, "test", "mixed"
 
 def read(folder: Path, protocol: Protocol) -> list[Question]:
     """The questions of the stored scores, from their seeds."""
+    return [replace(question, video=str(folder / "videos" / question.video)) for question in _stored()]
+
+
+@cache  # four seconds
+def _stored() -> tuple[Question, ...]:
+    """All questions, each with the name of its video's file."""
     found = []
     for number in range(NUM_VIDEOS):
         scene = Scene.from_seed(SEED * MAX_VIDEOS + number, CLUTTER, SPLIT)
-        video = str(folder / "videos" / f"{number:06d}.mp4")
+        video = f"{number:06d}.mp4"
         for place, asked in enumerate(questions(scene)):
             name = f"{SPLIT}-{scene.seed}-{asked.kind}-{place}"
             found.append(Question(name, video, asked.text, asked.text, asked.answer, categories={"kind": asked.kind}))
-    return found
+    return tuple(found)
 
 
 def read_records(path: Path, records: Sequence[dict[str, Any]]) -> list[Question]:
