@@ -81,6 +81,7 @@ def test_a_run_has_a_line_per_question_and_a_summary(whole):
     assert summary["per_question"]["num_visual_tokens"] == 40
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_lines(session, data, whole, tmp_path):
     command = ["eval", "shapes", "--output", str(tmp_path), "--data", str(data), "--limit", str(LIMIT)]
     running = subprocess.Popen(
@@ -197,6 +198,7 @@ def test_the_condition_is_that_of_the_task_not_of_the_prompt(session, path, tmp_
     assert lines["q1"]["answer"] == alone.answer
 
 
+@pytest.mark.slow
 def test_worker_processes_read_the_same_frames_and_survive_what_kills_one(session, path, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
