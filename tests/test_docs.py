@@ -99,6 +99,19 @@ def test_commands_in_the_docs_have_the_arguments_that_they_are_given(line):
     build_parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
+def test_files_that_the_architecture_names_exist():
+    text = (ROOT / "docs/architecture.md").read_text()
+    for path in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        assert (ROOT / "src/hicom_hf" / path).exists() or (ROOT / path).exists(), path
+    folders = {path.name for path in (ROOT / "src/hicom_hf").iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) - {
+        "lab",
+        "tests",
+        "benchmarks",
+        "examples",
+    }
+
+
 @pytest.mark.parametrize("page", ["instruction.md", "hicom_tiny.md", "shapes.md"])
 def test_snippets_about_the_packaged_model_and_world_run(page, capsys):
     for param in blocks("python"):
