@@ -149,6 +149,12 @@ def test_a_wrong_value_is_refused_by_its_key(override, message):
         (["eval.files=a.json", "eval.patience=0"], "eval.patience must be at least 1"),
         (["eval.files=a.json", "eval.every=300"], "must be a multiple of eval.every with .*; got 500 and 300"),
         (["eval.files=a.json"], "eval.keep_best must be false with sharding"),
+        (["eval.every=100"], "give one of eval.files and eval.share"),
+        (["eval.files=a.json", "eval.share=0.1"], "give one of eval.files and eval.share"),
+        (["eval.share=1"], "eval.share must be between 0 and 1, got 1"),
+        (["eval.share=0.1", "data.files=a.tar", "max_steps=9"], "eval.share must be null with streams"),
+        (["eval.share=0.1", "eval.answers=exact", "sharding=fsdp2"], "eval.answers must be null with sharding fsdp2"),
+        (["eval.share=0.1", "eval.best_by=score"], "eval.best_by score needs eval.answers"),
         (
             ["eval.files=a.json", "eval.keep_best=false", "eval.patience=2"],
             "eval.patience needs eval.keep_best",

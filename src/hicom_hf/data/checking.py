@@ -18,10 +18,10 @@ from .conversations import (
     MISSING_MEDIA,
     PROBLEM_KINDS,
     TOO_LONG,
-    Medium,
     Record,
     SampleError,
     TrainingItem,
+    same_medium,
     training_items,
 )
 from .datasets import TAR_SUFFIXES, PackedRecords, iterate_records
@@ -245,7 +245,7 @@ def _check_media(
     owners = {}
     for item in items:
         for medium in item.media:
-            if (key := _key(medium)) not in frames:
+            if (key := same_medium(medium)) not in frames:
                 owners.setdefault(key, (medium, item.source))
     report.num_media += len(owners)
 
@@ -291,7 +291,7 @@ def _check_lengths(
     report: CheckReport,
 ):
     for item in items:
-        counts = [frames[_key(medium)] for medium in item.media]
+        counts = [frames[same_medium(medium)] for medium in item.media]
         if any(isinstance(count, Problem) for count in counts):
             continue  # reported already
         try:
@@ -324,8 +324,3 @@ def _count_unknown(item: TrainingItem, ids: list[int], processor, report: CheckR
         for word in " ".join(texts).split():
             if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]:
                 report.unknown_words[word] += 1
-
-
-def _key(medium: Medium):
-    """What two uses of the same medium have in common; contents in memory are told apart by identity."""
-    return medium if isinstance(medium.source, (str, bytes)) else (id(medium.source), *medium[2:])

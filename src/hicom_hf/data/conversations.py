@@ -99,6 +99,12 @@ class Medium(NamedTuple):
     max_frames: int | None = None
 
 
+def same_medium(medium: Medium) -> tuple:
+    """What two uses of the same medium have in common; contents in memory are told apart by identity."""
+    source = medium.source
+    return (medium.kind, source if isinstance(source, (str, bytes)) else id(source), *medium[2:])
+
+
 @dataclass(frozen=True)
 class TrainingItem:
     """One sample of training: a chat up to its supervised answer.

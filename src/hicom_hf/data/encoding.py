@@ -11,7 +11,15 @@ import torch
 
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
-from .conversations import BAD_RECORD, PLACEHOLDER_MISMATCH, TOO_LONG, Medium, SampleError, TrainingItem
+from .conversations import (
+    BAD_RECORD,
+    PLACEHOLDER_MISMATCH,
+    TOO_LONG,
+    Medium,
+    SampleError,
+    TrainingItem,
+    same_medium,
+)
 from .media_reader import MediaReader
 
 IGNORED = -100  # label of a token that is not learnt; what PyTorch's cross entropy ignores
@@ -78,7 +86,7 @@ class ItemEncoder:
         """
         begin = time.perf_counter()
         known = {} if known is None else known
-        keys = [(id(medium.source), *medium[2:]) for medium in item.media]
+        keys = [same_medium(medium) for medium in item.media]
         for key, medium in zip(keys, item.media, strict=True):
             if key not in known:
                 known[key] = self.read(medium)
@@ -95,13 +103,16 @@ class ItemEncoder:
                 sample[pixels_name] = torch.cat([pixels for _, pixels in of_kind])
             else:
                 sample[f"{kind}_features"] = concatenated_features([features for _, features in of_kind])
-            instruction = self.processor.extract_instruction(item.question, report=False)
-            instruction_ids = self.processor.encode_instructions([instruction] * len(of_kind), report=False)
-            sample[f"{kind}_instruction_ids"] = instruction_ids
+            sample[f"{kind}_instruction_ids"] = self.instruction_ids(item, len(of_kind))
             if kind == "video" and self.feature_cache is None:
                 sample["video_num_frames"] = torch.tensor([frames for frames, _ in of_kind])
         sample["decode_seconds"] = decode_seconds
         return sample
+
+    def instruction_ids(self, item: TrainingItem, count: int = 1) -> torch.Tensor:
+        """The instruction of an item's question, (count, 64): the same row for each of its videos or images."""
+        instruction = self.processor.extract_instruction(item.question, report=False)
+        return self.processor.encode_instructions([instruction] * count, report=False)
 
     def read(self, medium: Medium) -> tuple[int, Any]:
         """Frames of a video (1 for an image), and its pixels (T, 3, S, S) or cached features.

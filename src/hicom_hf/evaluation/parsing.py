@@ -46,6 +46,16 @@ def parse_choice(answer: str, options: Sequence[str]) -> str | None:
     return None
 
 
+def same_words(answer: str, expected: str) -> bool:
+    """Whether two answers are equal but for case, spaces, and stops at the ends.
+
+    Example:
+        >>> same_words(" Red. ", "red"), same_words("dark red", "red")
+        (True, False)
+    """
+    return _plain(THOUGHT.sub("", answer)) == _plain(expected)
+
+
 def _plain(text: str) -> str:
     """Words alone, so that case, spaces and the stop at the end do not matter."""
     return " ".join(text.split()).strip(" .").casefold()

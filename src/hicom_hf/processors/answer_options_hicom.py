@@ -94,6 +94,26 @@ def split_options(text: str) -> tuple[str, str]:
     return text, ""
 
 
+def option_texts(text: str) -> list[str]:
+    """Texts of the lettered options of a prompt, without their marks; none if it has no such list.
+
+    An option that is the last of an inline list takes the rest of its line along.
+
+    Args:
+        text: a prompt.
+
+    Example:
+        >>> option_texts("Which one?\\n(A) red\\n(B) blue\\nAnswer:")
+        ['red', 'blue']
+    """
+    for kind in ("capital", "small"):
+        for marking in MARKINGS:
+            pattern = _mark_pattern(marking.format(key=KEYS[kind]))
+            for start, end in _lists(text, kind, marking.format(key=KEYS[kind])):
+                return [part.strip(" \t\n,;/|") for part in pattern.split(text[start:end])[3::3]]
+    return []
+
+
 def _first_word(text: str, position: int) -> int:
     found = re.compile(r"\S").search(text, position)
     return found.start() if found else position
@@ -111,10 +131,7 @@ def _option_list(text: str) -> tuple[int, int] | None:
 
 def _lists(text: str, kind: str, marking: str) -> list[tuple[int, int]]:
     """Lists of two or more options with one marking, as spans."""
-    # Line starts may be indented; inline, a blank or a separator stands before a mark.
-    pattern = re.compile(
-        rf"(?:(?<=\s)|(?<=[,;/|.?!:。？！)])|^)(?:{marking})", re.IGNORECASE if "option" in marking else 0
-    )
+    pattern = _mark_pattern(marking)
     marks = [
         _Mark(found.start(), found.end(), _number(kind, found["key"]), found["style"])
         for found in pattern.finditer(text)
@@ -134,6 +151,13 @@ def _lists(text: str, kind: str, marking: str) -> list[tuple[int, int]]:
             line_end = text.find("\n", _first_word(text, chain[-1].end))
             spans.append((first.start, len(text) if line_end < 0 else line_end))
     return spans
+
+
+def _mark_pattern(marking: str) -> re.Pattern:
+    """A mark where one may stand: line starts may be indented; inline, a blank or a separator stands before it."""
+    return re.compile(
+        rf"(?:(?<=\s)|(?<=[,;/|.?!:。？！)])|^)(?:{marking})", re.IGNORECASE if "option" in marking else 0
+    )
 
 
 def _may_begin(text: str, position: int) -> bool:

@@ -197,20 +197,23 @@ def frozen_fingerprint(model: nn.Module) -> str:
 
 
 class StopWithoutProgress(TrainerCallback):
-    """Stops when the loss on held-out data has not become lower for some evaluations.
+    """Stops when evaluations have not become better for some time.
 
     It decides from the log alone, so that a run that is resumed stops where an uninterrupted one does.
 
     Args:
         patience: evaluations.
+        metric: of the log.
+        greater_is_better: whether it should rise.
     """
 
-    def __init__(self, patience: int):
-        self.patience = patience
+    def __init__(self, patience: int, metric: str = "eval_loss", greater_is_better: bool = False):
+        self.patience, self.metric = patience, metric
+        self.best = max if greater_is_better else min
 
     def on_evaluate(self, args, state, control, **kwargs):
-        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-        if losses and len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+        values = [entry[self.metric] for entry in state.log_history if self.metric in entry]
+        if values and len(values) - 1 - values.index(self.best(values)) >= self.patience:
             control.should_training_stop = True
 
     on_train_begin = on_evaluate  # of a run that was killed when it had stopped

@@ -92,6 +92,16 @@ def report_line(logs: dict, step: int, num_steps: int) -> str:
     return "  ".join(parts)
 
 
+def held_out_line(logs: dict) -> str:
+    """An evaluation as one line for a person."""
+    parts = [f"held-out loss {logs['eval_loss']:.4f}"]
+    if "eval_score" in logs:
+        parts.append(f"answers {100 * logs['eval_score']:.1f} % right of {logs['eval_samples']:.0f}")
+    if "eval_skipped" in logs:
+        parts.append(f"{logs['eval_skipped']:.0f} samples skipped")
+    return "  ".join([*parts, f"({logs['eval_runtime']:.0f} s)"])
+
+
 class ConsoleReport(TrainerCallback):
     """Lines and a progress bar on stderr, in place of transformers' own.
 
@@ -120,8 +130,8 @@ class ConsoleReport(TrainerCallback):
         if "loss" in logs:
             tqdm.write(report_line(logs, state.global_step, state.max_steps), file=sys.stderr)
         elif "eval_loss" in logs:
-            held_out = f"held-out loss {logs['eval_loss']:.4f}  ({logs['eval_runtime']:.0f} s)"
-            tqdm.write(f"step {state.global_step}/{state.max_steps}  {held_out}", file=sys.stderr)
+            line = f"step {state.global_step}/{state.max_steps}  {held_out_line(logs)}"
+            tqdm.write(line, file=sys.stderr)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None:

@@ -170,17 +170,31 @@ class LoggingRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRecipe:
-    """The loss on held-out data, measured while training.
+    """Evaluation on held-out data while training: the loss, and answers that are generated and marked.
 
     Args:
         files: JSON, JSONL or mixture YAML; read as the training data are. No video of theirs should be among those of `data`.
+            Null with `share`.
+        share: in place of `files`, the share of the videos and images of `data.files` that is held out; no video is on both
+            sides.
         every: steps from one evaluation to the next.
-        keep_best: keep the checkpoint with the lowest loss, and make the finished model of it.
-        patience: stop after as many evaluations without a lower loss; null trains to the end.
+        max_samples: most samples of an evaluation, which bounds its time; whole videos are drawn once, by `seed`. Null: all.
+        answers: also generate answers and mark them by "exact" (the same words), "choice" (the letter of an option, parsed as in
+            `hicom eval`), or a function of yours, `FILE.py:FUNCTION` or `MODULE:FUNCTION`, which is called with question,
+            answer and right answer and returns a number. Null: the loss alone.
+        max_new_tokens: where a generated answer is cut.
+        best_by: what says which checkpoint is the best: the lowest "loss" or the highest "score" of the answers.
+        keep_best: keep the best checkpoint, and make the finished model of it.
+        patience: stop after as many evaluations that were not better than the best; null trains to the end.
     """
 
-    files: list[str]
+    files: list[str] = field(default_factory=list)
+    share: float | None = None
     every: int = 500
+    max_samples: int | None = 500
+    answers: str | None = None
+    max_new_tokens: int = 32
+    best_by: Literal["loss", "score"] = "loss"
     keep_best: bool = True
     patience: int | None = None
 
@@ -264,18 +278,6 @@ class Recipe:
         return asdict(self)
 
 
-# What each stage trains. Source: paper, figure 3 and table A1; the last two of instruction tuning: release script.
-MUST_TRAIN: dict[str, tuple[str, ...]] = {
-    "alignment": ("compressor",),
-    "conditional_pretraining": ("compressor", "injection"),
-    "instruction_tuning": ("language_model",),
-}
-MAY_TRAIN: dict[str, tuple[str, ...]] = {
-    "alignment": ("compressor",),
-    "conditional_pretraining": ("compressor", "injection"),
-    "instruction_tuning": ("compressor", "injection", "language_model", "vision_head", "instruction_encoder"),
-}
-
 # Reading -------------------------------------------------------------------------------------------------------------------
 
 
@@ -327,166 +329,13 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_from_dict(values: dict[str, Any], name: str = "recipe") -> Recipe:
     """Build a recipe from plain values; errors as of `read_recipe`."""
+    from .recipe_checks import check_values  # it needs the classes above
+
     recipe = build(Recipe, values, name)
-    _check(recipe, name)
+    check_values(recipe, name)
     return recipe
 
 
 def recipe_text(recipe: Recipe) -> str:
     """A recipe with all its values as YAML."""
     return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
-
-
-# Values --------------------------------------------------------------------------------------------------------------------
-
-
-def _check(recipe: Recipe, name: str) -> None:
-    """Refuse values out of range and keys that contradict each other, naming them."""
-    at_least_one = {
-        "batch_size": recipe.batch_size,
-        "batch_size_per_device": recipe.batch_size_per_device,
-        "data.max_length": recipe.data.max_length,
-        "checkpoints.every": recipe.checkpoints.every,
-        "checkpoints.keep": recipe.checkpoints.keep,
-        "logging.every": recipe.logging.every,
-    }
-    optional = {
-        "max_steps": recipe.max_steps,
-        "data.num_frames": recipe.data.num_frames,
-        "data.max_frames": recipe.data.max_frames,
-        "eval.every": None if recipe.eval is None else recipe.eval.every,
-        "eval.patience": None if recipe.eval is None else recipe.eval.patience,
-    }
-    at_least_one |= {key: value for key, value in optional.items() if value is not None}
-    if recipe.lora is not None:
-        at_least_one |= {"lora.rank": recipe.lora.rank, "lora.alpha": recipe.lora.alpha}
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"{name}: {key} must be at least 1, got {value}")
-    for key in ("num_workers", "shuffle_buffer", "max_skipped"):
-        if (getattr(recipe.data, key) or 0) < 0:
-            raise ValueError(f"{name}: data.{key} must be at least 0, got {getattr(recipe.data, key)}")
-    if not recipe.epochs > 0:
-        raise ValueError(f"{name}: epochs must be above 0, got {recipe.epochs}")
-    for key in ("beta1", "beta2", "warmup"):
-        if not 0 <= getattr(recipe.optimizer, key) < 1:
-            raise ValueError(f"{name}: optimizer.{key} must be in [0, 1), got {getattr(recipe.optimizer, key)}")
-    for key in ("epsilon", "weight_decay", "max_grad_norm"):
-        if getattr(recipe.optimizer, key) < 0:
-            raise ValueError(f"{name}: optimizer.{key} must not be negative, got {getattr(recipe.optimizer, key)}")
-    if recipe.batch_size % recipe.batch_size_per_device:
-        raise ValueError(
-            f"{name}: batch_size {recipe.batch_size} is not a multiple of batch_size_per_device "
-            f"{recipe.batch_size_per_device}"
-        )
-    _check_rates(recipe, name)
-    _check_combinations(recipe, name)
-
-
-def _check_rates(recipe: Recipe, name: str) -> None:
-    """Refuse to train what the stage does not, or not what it does."""
-    rates = {part: rate for part, rate in asdict(recipe.learning_rates).items() if rate is not None}
-    for part, rate in rates.items():
-        if not rate > 0:
-            raise ValueError(f"{name}: learning_rates.{part} must be above 0, or null to freeze the part; got {rate}")
-        if part not in MAY_TRAIN[recipe.stage]:
-            raise ValueError(
-                f"{name}: learning_rates.{part} must be null: the stage {recipe.stage} trains "
-                f"{', '.join(MAY_TRAIN[recipe.stage])} only"
-            )
-    for part in MUST_TRAIN[recipe.stage]:
-        if part not in rates:
-            raise ValueError(f"{name}: learning_rates.{part} is missing: the stage {recipe.stage} trains the {part}")
-
-
-def _check_combinations(recipe: Recipe, name: str) -> None:
-    """Refuse keys that exclude each other."""
-    if recipe.lora is not None:
-        if recipe.stage != "instruction_tuning":
-            raise ValueError(f"{name}: lora needs the stage instruction_tuning; {recipe.stage} does not train the LLM")
-        for part in ("vision_head", "instruction_encoder"):
-            if getattr(recipe.learning_rates, part) is not None:
-                raise ValueError(
-                    f"{name}: learning_rates.{part} must be null with lora, whose folder holds the LLM's adapters and the "
-                    "compressor only"
-                )
-        if (recipe.learning_rates.compressor is None) != (recipe.learning_rates.injection is None):
-            raise ValueError(
-                f"{name}: with lora the compressor is trained and saved whole: give learning_rates.compressor and "
-                "learning_rates.injection both, or neither"
-            )
-        if not 0 <= recipe.lora.dropout < 1:
-            raise ValueError(f"{name}: lora.dropout must be in [0, 1), got {recipe.lora.dropout}")
-        if recipe.sharding is not None and recipe.lora.quantize is not None:
-            raise ValueError(f"{name}: sharding must be null with lora.quantize; quantized weights are not sharded")
-    if recipe.stage == "alignment" and recipe.data.per_turn:
-        raise ValueError(
-            f"{name}: data.per_turn must be false in the stage alignment, which injects no instruction (release: whole "
-            "dialogues, all answers supervised)"
-        )
-    if recipe.stage == "alignment" and recipe.new_injection is not None:
-        raise ValueError(
-            f"{name}: new_injection must be null in the stage alignment: `hicom init` builds the injections"
-        )
-    if recipe.stage != "alignment" and not recipe.data.per_turn:
-        raise ValueError(
-            f"{name}: data.per_turn must be true in {recipe.stage}: every answer is conditioned on its question"
-        )
-    _check_data(recipe, name)
-    if recipe.eval is not None:
-        _check_evaluation(recipe, name)
-
-
-def _check_evaluation(recipe: Recipe, name: str) -> None:
-    """Refuse evaluations whose best checkpoint would not be there."""
-    section = recipe.eval
-    if any(is_stream(source) for source in section.files):
-        raise ValueError(f"{name}: eval.files must be JSON, JSONL or mixture files; streams have no end")
-    if section.patience is not None and not section.keep_best:
-        raise ValueError(f"{name}: eval.patience needs eval.keep_best, to end with the best checkpoint")
-    if section.keep_best and recipe.checkpoints.every % section.every:
-        raise ValueError(
-            f"{name}: checkpoints.every must be a multiple of eval.every with eval.keep_best, so that the best "
-            f"weights are in a checkpoint; got {recipe.checkpoints.every} and {section.every}"
-        )
-    if section.keep_best and recipe.sharding is not None:
-        raise ValueError(f"{name}: eval.keep_best must be false with sharding")
-
-
-def _check_data(recipe: Recipe, name: str) -> None:
-    """Refuse ways of reading the data that do not go with them, or with what is trained."""
-    if (recipe.data.num_frames is None) == (recipe.data.fps is None):
-        raise ValueError(f"{name}: give one of data.num_frames and data.fps, and set the other one to null")
-    if recipe.data.fps is not None and not recipe.data.fps > 0:
-        raise ValueError(f"{name}: data.fps must be above 0, got {recipe.data.fps}")
-    if recipe.data.max_frames is not None and recipe.data.fps is None:
-        raise ValueError(f"{name}: data.max_frames is for data.fps; data.num_frames is a fixed number")
-    restricted = recipe.data.allowed_local_media_path or recipe.data.allowed_media_domains
-    if recipe.data.media == "open" and restricted:
-        raise ValueError(
-            f"{name}: data.allowed_local_media_path and data.allowed_media_domains go with data.media guarded; open allows all"
-        )
-    if recipe.data.is_stream:
-        kinds = {source.startswith(HUB_PREFIX) for source in recipe.data.files}
-        tars = all(source.lower().endswith(TAR_SUFFIXES) for source in recipe.data.files)
-        if not tars and (len(recipe.data.files) > 1 or kinds == {False}):
-            raise ValueError(
-                f"{name}: data.files must be tar shards only, or one dataset of the Hub, or no streams at all"
-            )
-        for source in recipe.data.files:
-            if source.startswith(HUB_PREFIX) and not source.startswith(HUB_DATASETS):
-                raise ValueError(
-                    f"{name}: data.files: a dataset of the Hub is {HUB_DATASETS}OWNER/NAME, got {source!r}"
-                )
-        if recipe.max_steps is None:
-            raise ValueError(f"{name}: max_steps is missing: data.files are streams, whose length is not known")
-        if recipe.data.feature_cache is not None:
-            raise ValueError(f"{name}: data.feature_cache must be null with streams")
-    if recipe.data.feature_cache is not None:
-        if recipe.learning_rates.vision_head is not None:
-            raise ValueError(
-                f"{name}: data.feature_cache must be null while learning_rates.vision_head is set: features of a tower that "
-                "is trained change with every step"
-            )
-        if recipe.sharding is not None:
-            raise ValueError(f"{name}: data.feature_cache must be null with sharding; it is for small data and models")

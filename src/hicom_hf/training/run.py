@@ -21,6 +21,7 @@ from ..data.conversations import Record
 from ..data.datasets import HiComDataset, iterate_records
 from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
+from ..data.holding_out import Side, records_of_side
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
 from ..hub.loading import quantization_config
@@ -29,10 +30,13 @@ from ..processors.media_access_hicom import media_access_of
 from ..processors.processing_hicom import HiComProcessor
 from .adapters import add_adapters
 from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
+from .curves import draw_curves
+from .held_out import HeldOutEvaluation, scorer_named
 from .recipe import (
     CONFIGS_DIR,
     HUB_DATASETS,
     TAR_SUFFIXES,
+    EvalRecipe,
     Recipe,
     recipe_text,
 )
@@ -44,6 +48,7 @@ from .typed_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
 
+CURVES_FILE = "curves.png"  # under output_dir, as is:
 MODEL_FOLDER = "model"  # under output_dir: the finished model
 
 
@@ -75,6 +80,8 @@ def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Pat
         claim_run(recipe, output_dir, arguments.world_size, write=is_first)
         trainer = build_trainer(recipe, arguments)
         trainer.train(resume_from_checkpoint=True)
+        if is_first:
+            draw_curves(trainer.state.log_history, output_dir / CURVES_FILE)
         if trainer.stop.stopped:
             logger.warning(
                 "Stopped after step %d; the same command resumes from %s.",
@@ -96,7 +103,7 @@ def check_run(recipe: Recipe, name: str = "recipe") -> None:
     training_arguments(recipe)
     processor = HiComProcessor.from_pretrained(recipe.source)
     build_dataset(recipe, processor)
-    build_held_out(recipe, processor)
+    build_evaluation(recipe, build_held_out(recipe, processor))
 
 
 def check_packages(recipe: Recipe, name: str = "recipe") -> None:
@@ -120,6 +127,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     """Data, model and trainer of a recipe; the data first, because a bad record is found in less time than a model loads."""
     processor = HiComProcessor.from_pretrained(recipe.source)
     dataset, held_out = build_dataset(recipe, processor), build_held_out(recipe, processor)
+    evaluation = build_evaluation(recipe, held_out)
     quantization = quantization_config(recipe.lora.quantize if recipe.lora is not None else None)
     extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
     if recipe.attn_implementation is not None:
@@ -142,6 +150,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         args=arguments,
         train_dataset=dataset,
         eval_dataset=held_out,
+        evaluation=evaluation,
         data_collator=HiComDataCollator(processor, with_statistics=True),
         processing_class=processor,
         learning_rates=recipe.learning_rates,
@@ -152,7 +161,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         progress_bar=recipe.logging.progress_bar,
     )
     if recipe.eval is not None and recipe.eval.patience is not None:
-        trainer.add_callback(StopWithoutProgress(recipe.eval.patience))
+        trainer.add_callback(StopWithoutProgress(recipe.eval.patience, *best_metric(recipe.eval)))
     if recipe.logging.tensorboard and arguments.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
@@ -182,7 +191,8 @@ def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | H
             seed=recipe.seed,
             repeat=True,
         )
-    dataset = _dataset_of(recipe, data.files, encoder)
+    side: Side | None = None if recipe.eval is None or recipe.eval.share is None else "training"
+    dataset = _dataset_of(recipe, data.files, encoder, side)
     logger.info("Data: %s.", dataset.summary())
     return dataset
 
@@ -191,9 +201,38 @@ def build_held_out(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | 
     """The data that a recipe evaluates on, if it does; errors as of `build_dataset`."""
     if recipe.eval is None:
         return None
-    dataset = _dataset_of(recipe, recipe.eval.files, build_encoder(recipe, processor))
+    encoder = build_encoder(recipe, processor)
+    if recipe.eval.share is None:
+        dataset = _dataset_of(recipe, recipe.eval.files, encoder)
+    else:
+        dataset = _dataset_of(recipe, recipe.data.files, encoder, "held out")
     logger.info("Held-out data: %s.", dataset.summary())
     return dataset
+
+
+def build_evaluation(recipe: Recipe, held_out: HiComDataset | None) -> HeldOutEvaluation | None:
+    """How held-out data are evaluated; None leaves it to transformers, where weights are sharded.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: `eval.answers` names no scorer, or none for these data.
+    """
+    section = recipe.eval
+    if section is None or held_out is None or recipe.sharding == "fsdp2":
+        return None
+    evaluation = HeldOutEvaluation(
+        held_out,
+        None if section.answers is None else scorer_named(section.answers),
+        max_samples=section.max_samples,
+        seed=recipe.seed,
+        max_new_tokens=section.max_new_tokens,
+        batch_size=recipe.batch_size_per_device,
+        num_workers=recipe.data.num_workers,
+    )
+    groups = evaluation.groups
+    logger.info(
+        "Evaluation: %d of the %d held-out samples, in %d groups.", groups.num_samples, len(held_out), len(groups)
+    )
+    return evaluation
 
 
 def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
@@ -206,11 +245,11 @@ def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
     return ItemEncoder(processor, sampling, media_access=access, max_length=data.max_length, raw_pixels=True)
 
 
-def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder) -> HiComDataset:
-    data = recipe.data
-    return HiComDataset(
-        _records(recipe, files), encoder, per_turn=data.per_turn, on_bad_sample=data.on_bad_sample, seed=recipe.seed
-    )
+def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder, side: Side | None = None) -> HiComDataset:
+    data, records = recipe.data, _records(recipe, files)
+    if side is not None and recipe.eval is not None and recipe.eval.share is not None:
+        records = records_of_side(records, recipe.eval.share, recipe.seed, side)
+    return HiComDataset(records, encoder, per_turn=data.per_turn, on_bad_sample=data.on_bad_sample, seed=recipe.seed)
 
 
 def _records(recipe: Recipe, files: list[str]) -> Iterator[Record]:
@@ -326,11 +365,16 @@ def optimizer_arguments(recipe: Recipe) -> dict:
 
 
 def evaluation_arguments(recipe: Recipe) -> dict:
-    """When to evaluate, and that the lowest loss is the best."""
+    """When to evaluate, and what is the best."""
     section = recipe.eval
     if section is None:
         return {}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    metric, greater_is_better = best_metric(section)
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": greater_is_better,
+    }
     return {
         "eval_strategy": "steps",
         "eval_steps": section.every,
@@ -338,6 +382,11 @@ def evaluation_arguments(recipe: Recipe) -> dict:
         "prediction_loss_only": True,
         **(best if section.keep_best else {}),
     }
+
+
+def best_metric(section: EvalRecipe) -> tuple[str, bool]:
+    """Name of the metric that says which checkpoint is the best, and whether greater is better."""
+    return f"eval_{section.best_by}", section.best_by == "score"
 
 
 def sharding_arguments(recipe: Recipe) -> dict:

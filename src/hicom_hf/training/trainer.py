@@ -36,6 +36,7 @@ from .checkpoints import (
     remove_unfinished,
 )
 from .console import ConsoleReport, Meter, throughput
+from .held_out import HeldOutEvaluation
 from .recipe import LearningRates
 from .stages import optimizer_groups, part_of, set_trainable
 
@@ -59,6 +60,7 @@ class HiComTrainer(Trainer):
         skip_logits: compute logits of labelled tokens only, where nobody asks for them: the same loss and gradients. Not with
             label smoothing, `compute_loss_func` or, in evaluation, `compute_metrics`, which read logits.
         progress_bar: see `ConsoleReport`.
+        evaluation: how `evaluate` measures; None: as in transformers, on `eval_dataset`.
         **kwargs: of `transformers.Trainer`. `args.save_total_limit` old checkpoints are kept, `args.output_dir` holds them.
 
     Attributes:
@@ -81,6 +83,7 @@ class HiComTrainer(Trainer):
         max_skipped: int | None = None,
         skip_logits: bool = True,
         progress_bar: bool = True,
+        evaluation: HeldOutEvaluation | None = None,
         **kwargs,
     ):
         self.learning_rates = learning_rates
@@ -88,6 +91,7 @@ class HiComTrainer(Trainer):
         self.group_by = group_by
         self.max_skipped = max_skipped
         self.skip_logits = skip_logits
+        self.evaluation = evaluation
         self._skipped: set[str] = set()
         self.final_dtype: torch.dtype | None = None
         self._staging: Path | None = None
@@ -216,6 +220,15 @@ class HiComTrainer(Trainer):
         """As in transformers; without logits when only the loss is asked for."""
         inputs = self._without_logits(inputs) if prediction_loss_only else inputs
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As in transformers, or as `evaluation` says."""
+        if self.evaluation is None:
+            return super().evaluate(*args, **kwargs)
+        metrics = self.evaluation.measure(self)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _without_logits(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Inputs of a step whose loss the model computes itself."""

@@ -4,13 +4,14 @@ from .activitynet_qa import ACTIVITYNET_QA
 from .egoschema import EGOSCHEMA, EGOSCHEMA_SUBSET
 from .mlvu import MLVU_DEV
 from .mvbench import MVBENCH
-from .shapes import SHAPES
+from .shapes import SHAPES, SHAPES_CHOICE
 from .task import PROTOCOLS, Mark, Protocol, Task
 from .videochatgpt import VIDEOCHATGPT
 from .videomme import VIDEOMME, VIDEOMME_SUBTITLES
 
 _ALL = (
     SHAPES,
+    SHAPES_CHOICE,
     VIDEOMME,
     VIDEOMME_SUBTITLES,
     MVBENCH,

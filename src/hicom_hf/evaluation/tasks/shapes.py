@@ -1,6 +1,7 @@
-"""The built-in world: 200 videos that no training of hicom-tiny has seen, 3,050 open questions; runs offline at once.
+"""The built-in world: 200 videos that no training of hicom-tiny has seen, 3,050 questions; runs offline at once.
 
-The videos are made from their seeds where they are missing. Condition: the question itself, which is the whole prompt.
+The videos are made from their seeds where they are missing. `shapes` asks open questions, `shapes_choice` the same ones with
+lettered options. Condition: the question itself, without options.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...hub.progress import Progress
-from ...shapes import Scene, is_right, questions, write_dataset
+from ...shapes import Scene, is_right, multiple_choice, questions, write_dataset
 from ...shapes.writing import MAX_VIDEOS
 from ..questions import Question
+from .choices import mark_choice
 from .task import Mark, Protocol, Task
 
 # Of hicom-tiny's stored scores, row "unseen videos".
@@ -35,6 +37,25 @@ def _stored() -> tuple[Question, ...]:
             name = f"{SPLIT}-{scene.seed}-{asked.kind}-{place}"
             found.append(Question(name, video, asked.text, asked.text, asked.answer, categories={"kind": asked.kind}))
     return tuple(found)
+
+
+def read_choices(folder: Path, protocol: Protocol) -> list[Question]:
+    """The same questions with up to four lettered options each; the right answer is a letter."""
+    found = []
+    for number in range(NUM_VIDEOS):
+        scene = Scene.from_seed(SEED * MAX_VIDEOS + number, CLUTTER, SPLIT)
+        video = str(folder / "videos" / f"{number:06d}.mp4")
+        asked = questions(scene)
+        for place, question in enumerate(asked):
+            choice = multiple_choice(question, scene.seed * len(asked) + place)  # as `write_dataset` writes them
+            name = f"{SPLIT}-{scene.seed}-{question.kind}-{place}"
+            options = tuple(line.partition(". ")[2] for line in choice.text.splitlines()[1:-1])
+            found.append(
+                Question(
+                    name, video, choice.text, question.text, choice.answer, options, categories={"kind": question.kind}
+                )
+            )
+    return found
 
 
 def read_records(path: Path, records: Sequence[dict[str, Any]]) -> list[Question]:
@@ -72,6 +93,17 @@ SHAPES = Task(
     read=read,
     mark=mark,
     max_new_tokens={"ours": 32},
+    protocols=("ours",),
+    prepare=prepare,
+)
+
+SHAPES_CHOICE = Task(
+    name="shapes_choice",
+    title="the same questions with lettered options",
+    data=SHAPES.data,
+    read=read_choices,
+    mark=mark_choice,
+    max_new_tokens={"ours": 16},
     protocols=("ours",),
     prepare=prepare,
 )
