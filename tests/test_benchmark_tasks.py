@@ -96,7 +96,7 @@ def data(tmp_path):
     return tmp_path
 
 
-BENCHMARKS = sorted(set(TASKS) - {"shapes"})
+BENCHMARKS = sorted(set(TASKS) - {"shapes", "shapes_choice"})
 
 
 @pytest.mark.parametrize("protocol", ["ours", "official", "lmms"])
@@ -277,3 +277,19 @@ def test_the_papers_tasks_run_at_each_number_of_frames_beside_its_numbers(data):
     assert "not scored here" in table[-1]
     with pytest.raises(FileNotFoundError, match="no task has its data"):
         evaluate_paper(session, data / "out", data / "none", tasks=tasks, asking=Asking())
+
+
+def test_choices_of_the_built_in_world_are_those_of_its_training_files(tmp_path):
+    from hicom_hf.evaluation.tasks.shapes import SEED
+    from hicom_hf.shapes import write_dataset
+
+    write_dataset(tmp_path / "made", 1, SEED, stage="tuning", split="test")
+    records = json.loads((tmp_path / "made" / "multiple_choice.json").read_text())
+    asked = TASKS["shapes_choice"].read(tmp_path, "ours")[: len(records)]
+    assert [(q.id, q.prompt, q.gold) for q in asked] == [
+        (r["id"], r["conversations"][0]["value"].removeprefix("<video>\n"), r["conversations"][1]["value"])
+        for r in records
+    ]
+    assert all(question.prompt.splitlines()[0] == question.instruction for question in asked)
+    right = [question.options["ABCD".index(question.gold)] for question in asked]
+    assert all(TASKS["shapes_choice"].mark(q, words).value == 1 for q, words in zip(asked, right, strict=True))

@@ -310,7 +310,7 @@ class HeldOutEvaluation:
             attention_mask=mask.to(device),
             labels=labels.to(device),
             num_items_in_batch=torch.tensor(1, device=device),  # the sum
-            skip_logits=True,
+            skip_logits=trainer.skip_logits,
             use_cache=False,
             **visual,
         )
