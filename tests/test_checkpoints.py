@@ -144,10 +144,7 @@ def interrupt(monkeypatch):
 
 @pytest.mark.parametrize(
     "variant",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("everything", "trainable only") else ())
-        for name in VARIANTS
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name != "compressor" else ()) for name in VARIANTS],
 )
 def test_a_run_told_to_stop_saves_and_resumes_to_the_same_losses_and_weights(
     variant, start, uninterrupted, interrupt, tmp_path

@@ -198,6 +198,7 @@ def test_an_interrupted_command_with_json_gives_an_error_object(monkeypatch, cap
     assert json.loads(capsys.readouterr().out) == {"error": {"type": "KeyboardInterrupt", "message": "interrupted"}}
 
 
+@pytest.mark.slow
 def test_closed_streams_and_names_that_are_not_utf_8(folder):
     name = os.fsdecode(b"caf\xe9.mp4")
     code = "import sys; from hicom_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -699,6 +700,7 @@ def test_an_adapter_that_names_no_base_is_refused(tmp_path, capsys):
     assert "adapter_config.json does not name the adapter's base" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "arguments"),
     [("peft", ["merge", "adapter", "merged"])],

@@ -24,6 +24,8 @@ from hicom_hf.dataset_building.settings import ClipSettings, KeyframeSettings, r
 from hicom_hf.dataset_building.shots import find_cuts, recall_and_precision
 from hicom_hf.dataset_building.stages import Stage
 from hicom_hf.dataset_building.watching import sampled_indices, watch
+from hicom_hf.hub.files import FolderLock
+from hicom_hf.hub.processes import worker_context
 from hicom_hf.shapes import write_video
 from hicom_hf.shapes.films import film
 
@@ -221,13 +223,22 @@ def test_shards_share_the_work(films, tmp_path):
 
 def test_two_runs_of_one_part_do_not_meet(films, tmp_path):
     settings = settings_of(films[0], tmp_path)
-    other = "import sys; from hicom_hf.hub.files import FolderLock\n"
-    other += f"with FolderLock({str(tmp_path / 'locks' / 'whole')!r}): print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match="is in use by"):
-            Build(settings).run()
-        process.stdin.close()
+    context = worker_context()
+    held, done = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "locks" / "whole", held, done))
+    process.start()
+    held.wait()
+    with pytest.raises(BlockingIOError, match="is in use by"):
+        Build(settings).run()
+    done.set()
+    process.join()
+    assert process.exitcode == 0
+
+
+def hold(folder, held, done):
+    with FolderLock(folder):
+        held.set()
+        done.wait()
 
 
 def files_of(folder):

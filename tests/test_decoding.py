@@ -107,7 +107,7 @@ def test_placeholders_without_pixels_are_refused_with_every_cache(model, inputs)
             model(input_ids=inputs["input_ids"], **{CACHE: cache})
 
 
-@pytest.mark.parametrize("from_features", [False, True])
+@pytest.mark.parametrize("from_features", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_frame_counts_as_a_list_make_one_graph_of_a_question(model, inputs, from_features, fresh_compiler):
     question = {**inputs, "video_num_frames": [NUM_FRAMES], "use_cache": False}

@@ -149,6 +149,7 @@ def test_json_says_the_same_to_a_program(tmp_path, capsys):
         assert (video["num_visual_tokens"], video["num_uncompressed_patches"]) == (40, 1152)
 
 
+@pytest.mark.slow
 def test_a_fresh_seed_is_drawn_and_repeats_the_video(tmp_path, capsys):
     reports = []
     for arguments in ([], []):
@@ -170,6 +171,7 @@ def test_an_own_video_takes_the_place_of_the_first(tmp_path, capsys):
 
 
 # The random model's tokenizer spells instructions byte by byte, so that some are longer than 64 tokens.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hicom_hf.processors.instruction_hicom.InstructionWarning")
 def test_another_model_may_be_shown(model, processor, tmp_path, capsys):
     model.save_pretrained(tmp_path / "random")

@@ -75,6 +75,7 @@ def test_the_pipeline_answers_a_question_a_chat_and_several_questions(run, folde
     assert "Where is it? " in shown and "What is at the beginning? " in shown
 
 
+@pytest.mark.slow
 def test_save_and_load_as_hub_repo_answers_without_the_package(run, folder, video, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))  # of the process that the example starts
     shown = run("save_and_load_as_hub_repo.py", folder, str(tmp_path / "repo"), video)

@@ -148,6 +148,7 @@ print(json.dumps([pipe(text=chat, max_new_tokens=16, return_full_text=False)[0][
 """
 
 
+@pytest.mark.slow
 def test_as_remote_code_without_the_package_it_answers_rightly(tiny, tiny_processor, videos, tmp_path):
     save_hub_folder(tiny, tiny_processor, tmp_path / "model")
     records = json.loads((videos / "tuning.json").read_text())[:12]

@@ -163,7 +163,7 @@ def test_ids_are_equal_with_byte_fallback_apart_from_marks_and_private_character
     assert tokenizer_differences(slow, fast, texts) == []
 
 
-@pytest.mark.parametrize("name", ["identity", "nmt_nfkc"])
+@pytest.mark.parametrize("name", [pytest.param("identity", marks=pytest.mark.slow), "nmt_nfkc"])
 def test_every_32nd_character_of_unicode_is_handled_alike(sources, name):
     slow, fast = slow_instruction_tokenizer(sources[name]), fast_instruction_tokenizer(sources[name])
     characters = [chr(code) for code in range(0, 0x20000, 32) if not 0xD800 <= code < 0xE000]

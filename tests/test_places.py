@@ -56,6 +56,7 @@ def test_a_place_is_found_once(folder):
     assert find_model(place) is place and str(place) == str(folder)
 
 
+@pytest.mark.slow
 def test_a_repo_may_have_a_revision(folder, tmp_path):
     repo, commit = tmp_path / "hub" / "models--somebody--hicom", "a" * 40
     (repo / "refs").mkdir(parents=True)

@@ -478,6 +478,7 @@ def test_arguments_of_other_processors_are_refused_with_what_takes_their_place(p
         processor(text="Who?", video_fps=2.0)
 
 
+@pytest.mark.slow
 def test_defaults_of_siglip_are_no_news(model, tmp_path):
     code = "import sys, hicom_hf; hicom_hf.HiComConfig.from_pretrained(sys.argv[1]).to_json_string()"
     model.config.save_pretrained(tmp_path)

@@ -31,6 +31,7 @@ def test_an_unknown_name_of_training_is_an_attribute_error():
         from hicom_hf.training import HiComTeacher  # noqa: F401  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_recipes_are_read_without_accelerate():
     code = "import sys; sys.modules['accelerate'] = None; from hicom_hf.training import read_recipe, LearningRates"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -160,6 +160,7 @@ def test_sigterm_in_an_answer_finishes_it_and_exits_0(endless):
     assert [one["new_tokens"] for one in requests] == [300]
 
 
+@pytest.mark.slow
 def test_sigterm_while_idle_exits_0_and_the_model_need_not_be_named(server):
     assert any("hicom-tiny knows only its synthetic world" in line for line in server.lines)
     server.terminate()

@@ -234,7 +234,10 @@ def test_questions_are_the_same_every_time():
     assert questions(Scene.from_seed(9)) == questions(Scene.from_seed(9))
 
 
-@pytest.mark.parametrize("split", ["train", "held_out", "held_out_pairs", "text"])
+@pytest.mark.parametrize(
+    "split",
+    ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in ("held_out", "held_out_pairs", "text"))],
+)
 def test_every_answer_of_a_kind_is_equally_likely(split, training_questions):
     asked = training_questions
     if split != "train":

@@ -325,6 +325,7 @@ def test_eight_answers_about_four_videos_are_learnt_by_heart(tmp_path):
     assert all(answer == expected for answer, expected in pairs), pairs
 
 
+@pytest.mark.slow
 def test_eight_answers_are_learnt_by_heart_with_lora(tmp_path):
     rates = {"compressor": 1e-2, "injection": 1e-2, "language_model": 1e-2}
     lora = {"rank": 16, "alpha": 32, "dropout": 0.0}
@@ -477,7 +478,7 @@ def test_too_many_skipped_samples_stop_training_with_their_list(tmp_path, start)
         run_recipe(recipe("conditional_pretraining", *start, tmp_path / "out", **changes))
 
 
-@pytest.mark.parametrize("every", [1, 2, 100])
+@pytest.mark.parametrize("every", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 100))])
 def test_a_loss_that_is_not_a_number_stops_training_and_is_not_saved(every, tmp_path, start):
     changes = {"learning_rates": {"compressor": 1e30, "injection": 1e30}, "max_steps": 5, "logging": {"every": every}}
     run = recipe("conditional_pretraining", *start, tmp_path, checkpoints={"every": 1}, **changes)

@@ -108,6 +108,7 @@ def test_exact_frames_are_those_of_pillow_12_whatever_pillow_is_installed():
     )
 
 
+@pytest.mark.slow
 def test_resized_bytes_depend_on_neither_threads_nor_vector_instructions():
     script = """
 import hashlib, sys
@@ -320,6 +321,7 @@ def test_settings_survive_saving_and_can_be_overridden_when_loading(tmp_path):
     assert HiComVideoProcessor.from_pretrained(tmp_path, fps=2.0).fps == 2.0
 
 
+@pytest.mark.slow
 def test_the_saved_folder_loads_as_remote_code_without_the_package(tmp_path):
     script = f"""
 import sys

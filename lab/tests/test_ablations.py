@@ -290,6 +290,7 @@ def test_what_is_done_is_not_repeated(campaign):
     assert list(campaign.folder.glob("alignment/*")) == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_taken_up_where_it_was(campaign):
     """A real process, killed once it has finished a stage; what it has finished stays, the rest is done."""
     run, chosen = Run("fine-fine", 0), {"arms": ("fine-fine",)}
@@ -326,6 +327,7 @@ def test_a_killed_run_is_taken_up_where_it_was(campaign):
     assert campaign.result(run)["scores"]["questions"]
 
 
+@pytest.mark.slow
 def test_from_results_alone_a_plateau_is_reached_elsewhere(campaign, tmp_path):
     """The model that was not copied is trained again; its scores stay those of the folder that was copied."""
     moved, base, plateau = copied(campaign, tmp_path / "out"), Run(POOL, 0), Run(POOL, 0, plateau=True)

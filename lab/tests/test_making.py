@@ -371,6 +371,7 @@ def test_more_and_longer_videos_are_for_instruction_tuning_alone(tmp_path):
         assert {Path(file).name for file in files} == set(FILES[stage])
 
 
+@pytest.mark.slow
 def test_data_that_were_made_in_another_way_are_refused(tmp_path):
     dataset = Dataset("few", 1, 3, {"stage": "tuning", "clutter": "sparse"})
     write_datasets(tmp_path, [dataset])
@@ -379,6 +380,7 @@ def test_data_that_were_made_in_another_way_are_refused(tmp_path):
         write_datasets(tmp_path, [replace(dataset, settings={"stage": "tuning", "clutter": "dense"})])
 
 
+@pytest.mark.slow
 def test_scoring_needs_no_trainer():
     code = "import sys; sys.modules['accelerate'] = None; import lab.hicom_tiny.evaluating"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -260,13 +260,13 @@ def _numbers() -> Iterator[int]:
 
 # Kind -> cases, and how many of them the quick set has.
 KINDS = {
-    "videos": (videos, 120),
-    "images": (images, 60),
+    "videos": (videos, 60),
+    "images": (images, 40),
     "bombs": (bombs, 10),
-    "records": (records, 50),
-    "yaml": (yaml_files, 40),
-    "configs": (configs, 40),
-    "checkpoints": (checkpoints, 20),
-    "prompts": (prompts, 30),
-    "arguments": (arguments, 60),
+    "records": (records, 30),
+    "yaml": (yaml_files, 24),
+    "configs": (configs, 24),
+    "checkpoints": (checkpoints, 12),
+    "prompts": (prompts, 20),
+    "arguments": (arguments, 36),
 }

@@ -1,9 +1,5 @@
 """Does the missing work of a stage on this machine, in one process or several; what fails is written down and passed over."""
 
-import multiprocessing
-import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,13 +7,13 @@ from typing import Any
 
 import av
 
+from ..hub.processes import prepare_worker, worker_context
 from ..hub.progress import Progress, no_progress
 from .stages import Stage
 
 # What one video may raise without being the end of the run. All but the first are also what PyAV raises on damaged data.
 ITEM_ERRORS = (ValueError, OSError, OverflowError, MemoryError, av.FFmpegError)
 DIED = "the process that worked on it died (a crash of the decoder, or no memory left)"
-PARENT_CHECK = 1.0  # seconds
 
 Work = Callable[[Any], dict[str, Any]]
 
@@ -92,19 +88,4 @@ def _finished(running: dict[Future, str], left: dict[str, Any]) -> Iterator[str]
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # "spawn": threads of torch and FFmpeg do not survive a fork.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare_worker)
-
-
-def _prepare_worker() -> None:
-    """One thread for torch, as there are several processes; and the end when the parent has been killed."""
-    import torch
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK)
-    os._exit(1)
+    return ProcessPoolExecutor(workers, worker_context(), initializer=prepare_worker)

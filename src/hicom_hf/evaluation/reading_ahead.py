@@ -1,6 +1,5 @@
 """Videos are read while the model works: in worker processes, or in one thread of this process."""
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..hub.processes import prepare_worker, worker_context
 from ..processors.answering_hicom import ReadVideo, read_frames
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.video_sources_hicom import VideoReadError
@@ -67,8 +67,7 @@ def read_ahead(
 def _pool(processor: HiComProcessor, workers: int) -> Executor:
     if workers == 0:
         return ThreadPoolExecutor(1)
-    context = multiprocessing.get_context("spawn")  # a fork of a process that uses a GPU may hang
-    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(processor,))
+    return ProcessPoolExecutor(workers, worker_context(), initializer=_start_worker, initargs=(processor,))
 
 
 def _submit(pool: Executor, processor: HiComProcessor, request: tuple[str, dict[str, Any]], workers: int) -> Future:
@@ -93,7 +92,7 @@ _processor: HiComProcessor | None = None  # of a worker process
 
 def _start_worker(processor: HiComProcessor) -> None:
     global _processor
-    torch.set_num_threads(1)
+    prepare_worker()
     _processor = processor
 
 

@@ -14,12 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..hub.processes import prepare_worker, worker_context
 from ..processors.answering_hicom import ReadVideo, read_frames
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.processing_hicom import HiComProcessor
@@ -52,7 +52,7 @@ class Media:
     def _new_pool(self) -> ProcessPoolExecutor | None:
         if self.num_workers == 0:
             return None
-        return ProcessPoolExecutor(self.num_workers, get_context("spawn"), _start_worker, (self.processor,))
+        return ProcessPoolExecutor(self.num_workers, worker_context(), _start_worker, (self.processor,))
 
     def warm(self) -> None:
         """Start the workers, which import the package."""
@@ -143,7 +143,7 @@ _worker: dict[str, HiComProcessor] = {}
 def _start_worker(processor: HiComProcessor) -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):  # of the whole group; the server ends its workers itself
         signal.signal(stop, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    prepare_worker()
     _worker["processor"] = processor
 
 
