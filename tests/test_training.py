@@ -53,7 +53,8 @@ from hicom_hf.training.run import (
     training_arguments,
 )
 from hicom_hf.training.stages import part_of, unused_parameters
-from hicom_hf.training.trainer import HiComTrainer, add_unseen_image
+from hicom_hf.training.text_only_batches import add_unseen_image
+from hicom_hf.training.trainer import HiComTrainer
 
 STAGES = ("alignment", "conditional_pretraining", "instruction_tuning")
 TOWERS = {"vision_head": 2e-6, "instruction_encoder": 2e-6}

@@ -36,7 +36,7 @@ def run_sharded(model_folder: str, result: str) -> None:
     from hicom_hf import HiComForConditionalGeneration, HiComProcessor
     from hicom_hf.training.recipe import LearningRates
     from hicom_hf.training.stages import set_trainable
-    from hicom_hf.training.trainer import add_unseen_image
+    from hicom_hf.training.text_only_batches import add_unseen_image
 
     rates = LearningRates(compressor=1e-3, injection=1e-3)
     model = HiComForConditionalGeneration.from_pretrained(model_folder).train()

@@ -4,13 +4,15 @@ transformers and accelerate fill the last batches of an epoch with samples from 
 equally many; here the fill is nothing at all, so that several processes compute what one does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Any
 
 from torch.utils.data import Dataset, Sampler
 
 from .batch_sampling import HiComGroupedSampler
+
+Collator = Callable[[list], dict[str, Any]]
 
 FILLER = None  # in the place of a sample: makes no row
 
@@ -63,10 +65,10 @@ class FilledCollator:
         collator: a `HiComDataCollator`.
     """
 
-    def __init__(self, collator: Callable[[Sequence], dict[str, Any]]):
+    def __init__(self, collator: Collator):
         self.collator = collator
 
-    def __call__(self, samples: Sequence) -> dict[str, Any]:
+    def __call__(self, samples: list) -> dict[str, Any]:
         return self.collator([sample for sample in samples if sample is not FILLER])
 
 

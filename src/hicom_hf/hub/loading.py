@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig, CompileConfig, PreTrainedConfig
-from transformers.utils import cached_file, is_bitsandbytes_available, is_peft_available, logging
+from transformers import AutoConfig, BitsAndBytesConfig, CompileConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
+from transformers.utils.import_utils import is_bitsandbytes_available, is_peft_available
 
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
@@ -36,6 +38,8 @@ MAX_NAMES = 3  # of weights, in a message
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Quantization = Literal["nf4", "int8"]
 ADAPTED = ("compressor", "language_model")  # what training an adapter trains
+
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
 
 def load_config(model: Model) -> HiComConfig:
@@ -75,7 +79,7 @@ def _read_config(place: ModelPlace) -> HiComConfig:
         )
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(place.source, revision=place.revision)
+            return cast(HiComConfig, AutoConfig.from_pretrained(place.source, revision=place.revision))
     except WRONG_VALUES as error:
         raise ValueError(f"{place}: config.json is not valid: {message_of(error)}") from error
 
@@ -120,7 +124,8 @@ def load_processor(model: Model) -> HiComProcessor:
         )
     try:
         with Reading(place), quiet_transformers():
-            return HiComProcessor.from_pretrained(source, revision=None if place.adapter else place.revision)
+            revision = None if place.adapter else place.revision
+            return HiComProcessor.from_pretrained(source, revision=revision or "main")
     except (*WRONG_VALUES, OSError) as error:
         raise ValueError(f"{place}: the processor cannot be loaded: {message_of(error)}") from error
 
@@ -167,7 +172,7 @@ def load_model(
     if place.adapter is not None:
         loaded = _add_adapter(loaded, place.adapter, merge=quantize is None)
     if device_map is None and quantize is None:
-        loaded = loaded.to(target)
+        cast(nn.Module, loaded).to(target)  # transformers' own `to` is untyped
     check_finite(loaded, place)
     if compile:
         _compile_decoding(loaded)
@@ -192,7 +197,7 @@ def check_options(
         )
     if quantize is not None and quantize not in get_args(Quantization):
         raise ValueError(f"quantize must be one of {', '.join(get_args(Quantization))}, got {quantize!r}")
-    quantization_config(quantize)
+    quantization_config(cast(Quantization | None, quantize))
     return choose_device(device)
 
 
@@ -218,12 +223,25 @@ def quantization_config(quantize: Quantization | None) -> BitsAndBytesConfig | N
     )
 
 
-def _read_weights(place: ModelPlace, config: HiComConfig, options: dict[str, Any], dtype: str | torch.dtype):
+def load_with_report(model_class: type[ModelT], source: str, **kwargs: Any) -> tuple[ModelT, dict[str, Any]]:
+    """A model, and what `from_pretrained` reports of missing, unexpected and mismatched weights."""
+    loaded: Any = model_class.from_pretrained(source, output_loading_info=True, **kwargs)
+    return loaded
+
+
+def _read_weights(
+    place: ModelPlace, config: HiComConfig, options: dict[str, Any], dtype: str | torch.dtype
+) -> HiComForConditionalGeneration:
     try:
         _check_index(place.source)
         with Reading(place), quiet_transformers():
-            model, report = HiComForConditionalGeneration.from_pretrained(
-                place.source, config=config, dtype=dtype, revision=place.revision, output_loading_info=True, **options
+            model, report = load_with_report(
+                HiComForConditionalGeneration,
+                place.source,
+                config=config,
+                dtype=dtype,
+                revision=place.revision,
+                **options,
             )
     except (*WRONG_VALUES, OSError, SafetensorError, UnpicklingError) as error:
         raise ValueError(f"{place}: the weights cannot be loaded: {message_of(error)}") from error
@@ -248,7 +266,7 @@ def _add_adapter(model: HiComForConditionalGeneration, adapter: str, merge: bool
 
     try:
         with Reading(adapter), quiet_transformers():
-            adapted = PeftModel.from_pretrained(model, adapter)
+            adapted: Any = PeftModel.from_pretrained(model, adapter)
             return adapted.merge_and_unload() if merge else adapted.get_base_model()
     except (*WRONG_VALUES, OSError, SafetensorError, UnpicklingError) as error:
         raise ValueError(f"{adapter}: the adapter cannot be loaded: {message_of(error)}") from error
@@ -257,7 +275,7 @@ def _add_adapter(model: HiComForConditionalGeneration, adapter: str, merge: bool
 def _compile_decoding(model: HiComForConditionalGeneration) -> None:
     """Let `generate` compile the step of decoding, over a cache whose size does not change; on CPUs as well."""
     settings = CompileConfig()
-    settings._compile_all_devices = True
+    settings._compile_all_devices = True  # pyright: ignore[reportAttributeAccessIssue] transformers annotates it as None
     model.generation_config.cache_implementation = "static"
     model.generation_config.compile_config = settings
 

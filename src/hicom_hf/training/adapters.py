@@ -9,6 +9,7 @@ from torch import nn
 
 from ..hub.files import atomic_folder
 from ..hub.places import base_of
+from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
 from .recipe import LoraRecipe
@@ -101,7 +102,7 @@ def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None
     if destination.exists():
         raise FileExistsError(f"{destination} exists already")
     base = base or base_of(adapter)
-    stored = HiComForConditionalGeneration.config_class.from_pretrained(base).dtype or torch.float32
+    stored = HiComConfig.from_pretrained(base).dtype or torch.float32
     model = HiComForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     mark_trained(model.config, ("compressor", "language_model"))

@@ -8,13 +8,15 @@ from contextlib import nullcontext
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, TrainingArguments
-from transformers.integrations import get_available_reporting_integrations, is_deepspeed_available
-from transformers.utils import is_bitsandbytes_available, is_peft_available
+from transformers.integrations.deepspeed import is_deepspeed_available
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.utils.import_utils import is_bitsandbytes_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
 from ..data.conversations import Record
@@ -26,6 +28,7 @@ from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
 from ..hub.loading import quantization_config
 from ..modeling.configuration_hicom import HiComConfig
+from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.media_access_hicom import media_access_of
 from ..processors.processing_hicom import HiComProcessor
 from .adapters import add_adapters
@@ -42,7 +45,7 @@ from .recipe import (
 )
 from .recipe_files import check_files
 from .same_run import RECIPE_FILE, claim_run
-from .stages import cast_for_training, load_stage, mark_trained, set_trainable
+from .stages import base_model, cast_for_training, load_stage, mark_trained, set_trainable
 from .trainer import HiComTrainer
 from .typed_yaml import load_yaml
 
@@ -137,11 +140,11 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     if recipe.lora is not None:
         torch.manual_seed(recipe.seed)  # likewise the adapters
         model = add_adapters(model, recipe.lora, recipe.learning_rates.compressor is not None)
-    base = model.get_base_model() if recipe.lora is not None else model
+    base = base_model(model)
     counts = set_trainable(model, base.config, recipe.learning_rates)
     cast_for_training(model)
     logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
-    if recipe.data.feature_cache is not None:
+    if recipe.data.feature_cache is not None and isinstance(dataset, HiComDataset):  # a recipe has none with streams
         dataset.encoder.feature_cache = filled_cache(recipe, base, dataset, arguments.device)
         if held_out is not None:
             held_out.encoder.feature_cache = filled_cache(recipe, base, held_out, arguments.device)
@@ -164,7 +167,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         trainer.add_callback(StopWithoutProgress(recipe.eval.patience, *best_metric(recipe.eval)))
     if recipe.logging.tensorboard and arguments.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
+        from transformers.integrations.integration_utils import TensorBoardCallback
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(Path(recipe.output_dir) / "tensorboard")))
     return trainer
@@ -257,13 +260,15 @@ def _records(recipe: Recipe, files: list[str]) -> Iterator[Record]:
         yield from iterate_records(file, recipe.data.media_root, recipe.seed)
 
 
-def filled_cache(recipe: Recipe, model, dataset: HiComDataset, device: torch.device) -> FeatureCache:
+def filled_cache(
+    recipe: Recipe, model: HiComForConditionalGeneration, dataset: HiComDataset, device: torch.device
+) -> FeatureCache:
     """SigLIP's features of all of a data set's videos and images; each process encodes its share of what is not there."""
     autocast = torch.bfloat16 if recipe.precision == "bf16" else None
-    cache = FeatureCache(recipe.data.feature_cache, model, dataset.encoder.reader, autocast_dtype=autocast)
+    cache = FeatureCache(cast(str, recipe.data.feature_cache), model, dataset.encoder.reader, autocast_dtype=autocast)
     several = distributed.is_available() and distributed.is_initialized()
     cache.fill(
-        model.to(device),
+        cast(HiComForConditionalGeneration, nn.Module.to(model, device)),
         dataset.media(),
         on_bad_sample=recipe.data.on_bad_sample,
         rank=distributed.get_rank() if several else 0,
@@ -401,8 +406,11 @@ def sharding_arguments(recipe: Recipe) -> dict:
         return {"deepspeed": str(CONFIGS_DIR / "zero2.json")}
     config = load_yaml((CONFIGS_DIR / "fsdp2.json").read_text(encoding="utf-8"), "fsdp2.json")
     text_config = HiComConfig.from_pretrained(recipe.source).text_config
-    layers = MODEL_MAPPING[type(text_config)]._no_split_modules
-    return {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": sorted(layers)}}
+    language_model: Any = MODEL_MAPPING[type(text_config)]
+    return {
+        "fsdp": True,
+        "fsdp_config": {**config, "transformer_layer_cls_to_wrap": sorted(language_model._no_split_modules)},
+    }
 
 
 # The result --------------------------------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..hub.loading import check_finite
+from ..hub.loading import check_finite, load_with_report
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.parts_hicom import rate_of
@@ -100,6 +101,12 @@ def set_trainable(model: nn.Module, config: HiComConfig, rates: LearningRates) -
     return counts
 
 
+def base_model(model: nn.Module) -> HiComForConditionalGeneration:
+    """The HICom model itself, also from inside a PEFT model."""
+    unwrap = getattr(model, "get_base_model", None)
+    return cast(HiComForConditionalGeneration, model if unwrap is None else unwrap())
+
+
 def optimizer_groups(model: nn.Module, rates: LearningRates, weight_decay: float, no_decay: set[str]) -> list[dict]:
     """Parameter groups of an optimiser: one per part, and a second one for what does not decay if anything does.
 
@@ -130,7 +137,7 @@ def optimizer_groups(model: nn.Module, rates: LearningRates, weight_decay: float
 # Starting from a folder ----------------------------------------------------------------------------------------------------
 
 
-def load_stage(recipe: Recipe, **kwargs) -> HiComForConditionalGeneration:
+def load_stage(recipe: Recipe, **kwargs: Any) -> HiComForConditionalGeneration:
     """Load the folder that a stage starts from, strictly, and put its config into the stage's state.
 
     Alignment bypasses the injections, the later stages run them. Frozen weights are kept as `recipe.precision` computes,
@@ -150,8 +157,13 @@ def load_stage(recipe: Recipe, **kwargs) -> HiComForConditionalGeneration:
     if recipe.lora is not None:
         _check_base_of_adapter(source, fresh)
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    model, info = HiComForConditionalGeneration.from_pretrained(
-        source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    model, info = load_with_report(
+        HiComForConditionalGeneration,
+        source,
+        config=config,
+        dtype=dtype,
+        ignore_mismatched_sizes=True,
+        **kwargs,
     )
     check_loaded(info, source, fresh)
     check_finite(model, source)

@@ -5,22 +5,22 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..data.batch_sampling import HiComGroupedSampler
-from ..data.datasets import SkippedSample
-from ..data.epoch_padding import FilledCollator, FilledDataset, FilledSampler, sampler_of
+from ..data.datasets import HiComDataset, SkippedSample
+from ..data.epoch_padding import Collator, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import append_json_line
-from ..modeling.backbone_hicom import HiComModel
+from ..processors.processing_hicom import HiComProcessor
 from .checkpoints import (
     UNFINISHED,
     WRITE_ERRORS,
@@ -38,12 +38,12 @@ from .checkpoints import (
 from .console import ConsoleReport, Meter, throughput
 from .held_out import HeldOutEvaluation
 from .recipe import LearningRates
-from .stages import optimizer_groups, part_of, set_trainable
+from .stages import base_model, optimizer_groups, set_trainable
+from .text_only_batches import use_visual_path_always
 
 logger = logging.getLogger(__name__)
 
 PIXELS = ("pixel_values", "pixel_values_videos")
-VISUAL_INPUTS = (*PIXELS, "image_features", "video_features")
 EPOCH_ROUNDING = 1e-6  # epochs are counted in fractions of their steps
 TRAINABLE_FILE = "trainable.json"  # in a checkpoint: whether frozen weights are left out, and which they were
 
@@ -73,6 +73,12 @@ class HiComTrainer(Trainer):
         >>> trainer.train(resume_from_checkpoint=True)  # doctest: +SKIP
     """
 
+    # What transformers leaves open.
+    model: nn.Module
+    train_dataset: HiComDataset | HiComStreamingDataset
+    data_collator: Collator
+    processing_class: HiComProcessor | None
+
     def __init__(
         self,
         *,
@@ -84,7 +90,7 @@ class HiComTrainer(Trainer):
         skip_logits: bool = True,
         progress_bar: bool = True,
         evaluation: HeldOutEvaluation | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         self.learning_rates = learning_rates
         self.trainable_only = trainable_only
@@ -100,7 +106,7 @@ class HiComTrainer(Trainer):
         self._steps_metered = 0
         self._rates: dict[str, float] = {}
         self._sampler: HiComGroupedSampler | None = None
-        set_trainable(model, _config(model), learning_rates)
+        set_trainable(model, base_model(model).config, learning_rates)
         super().__init__(model=model, **kwargs)
         self.args.logging_nan_inf_filter = False  # it shows the average loss where the loss is not a number
         for callback in (ProgressCallback, PrinterCallback):
@@ -109,7 +115,11 @@ class HiComTrainer(Trainer):
         for callback in (_Bookkeeping(self), self.stop, ConsoleReport(progress_bar)):
             self.add_callback(callback)
         self._fingerprint = frozen_fingerprint(model) if trainable_only else None
-        self._use_visual_path_always()
+        use_visual_path_always(self.model, self.args.world_size)
+
+    @property
+    def _output_dir(self) -> Path:
+        return Path(cast(str, self.args.output_dir))  # transformers puts a default in the place of None
 
     # Optimiser and data ------------------------------------------------------------------------------------------------
 
@@ -122,14 +132,14 @@ class HiComTrainer(Trainer):
             groups = optimizer_groups(model, self.learning_rates, self.args.weight_decay, no_decay)
             for group in groups:
                 del group["parameter_names"]
-            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, cast(PreTrainedModel, model))
             self.optimizer = optimizer_class(groups, **arguments)
         return self.optimizer
 
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> DataLoader:
         """Every sample once per epoch; the order depends on the seed, the epoch and the batch over all processes only."""
         dataset, processes = self.train_dataset, self.args.world_size
-        options = {
+        options: dict[str, Any] = {
             "batch_size": self._train_batch_size,
             "collate_fn": self.data_collator,
             "num_workers": self.args.dataloader_num_workers,
@@ -185,7 +195,7 @@ class HiComTrainer(Trainer):
             if sample.source in self._skipped:
                 continue
             self._skipped.add(sample.source)
-            path = Path(self.args.output_dir) / f"skipped_{self.args.process_index}.jsonl"
+            path = self._output_dir / f"skipped_{self.args.process_index}.jsonl"
             append_json_line(path, {"step": self.state.global_step, **sample._asdict()})
             if self.max_skipped is not None and len(self._skipped) > self.max_skipped:
                 raise ValueError(
@@ -197,12 +207,15 @@ class HiComTrainer(Trainer):
         """As in transformers; pixels that come as uint8 are normalised on the device."""
         inputs = super()._prepare_inputs(inputs)
         raw = [name for name in PIXELS if name in inputs and inputs[name].dtype == torch.uint8]
-        if raw and self.processing_class is None:
+        if not raw:
+            return inputs
+        if self.processing_class is None:
             raise ValueError(
                 "the data set gives pixels as uint8 (raw_pixels=True): give HiComTrainer the processor as "
                 "processing_class, which normalises them"
             )
-        return {**inputs, **{name: self.processing_class.video_processor.normalised(inputs[name]) for name in raw}}
+        normalised = self.processing_class.video_processor.normalised
+        return {**inputs, **{name: normalised(inputs[name]) for name in raw}}
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # If every sample of a step was skipped, its loss is 0 / 1.
@@ -235,21 +248,6 @@ class HiComTrainer(Trainer):
         reads_logits = self.label_smoother is not None or self.compute_loss_func is not None
         return {**inputs, "skip_logits": True} if self.skip_logits and not reads_logits else inputs
 
-    # Text-only batches -------------------------------------------------------------------------------------------------
-
-    def _use_visual_path_always(self):
-        """A batch without videos and images sends one black image through SigLIP and compressor, with weight 0.
-
-        So every parameter that is trained has a gradient in every step: processes that hold text only take part in the
-        gathering of gradients (and, when sharded, of weights), in place of hanging; and one process computes the same as
-        several. The release feeds a black image to text-only samples, too.
-        """
-        visual = ("compressor", "injection", "vision_head", "instruction_encoder")
-        trained = any(p.requires_grad and part_of(name) in visual for name, p in self.model.named_parameters())
-        if trained or self.args.world_size > 1:
-            inner = next(module for module in self.model.modules() if isinstance(module, HiComModel))
-            inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
-
     # Logs --------------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -266,7 +264,7 @@ class HiComTrainer(Trainer):
         """Stop when there is nothing left to train: neither a checkpoint nor a model is made of such weights."""
         if value is None or math.isfinite(value):
             return
-        last = last_checkpoint(Path(self.args.output_dir))
+        last = last_checkpoint(self._output_dir)
         raise ValueError(
             f"the {name} is {value} at step {self.state.global_step}, or became so since the last line of the log; training "
             f"has stopped. Lower the learning rates, warm up for longer, or clip the gradients; the last checkpoint is {last}"
@@ -275,7 +273,9 @@ class HiComTrainer(Trainer):
     def _throughput(self) -> dict[str, float]:
         seconds = time.perf_counter() - self._meter.begin
         values = torch.tensor([*self._meter.counts(), self._meter.wait_seconds], dtype=torch.float32)
-        rows = self.accelerator.gather(values[None].to(self.args.device)).cpu()  # (processes, values)
+        rows = cast(
+            torch.Tensor, self.accelerator.gather(values[None].to(self.args.device))
+        ).cpu()  # (processes, values)
         steps = self.state.global_step - self._steps_metered
         self._meter, self._steps_metered = Meter(), self.state.global_step
         return throughput(rows[:, :-1].double().sum(0).tolist(), rows[:, -1].max().item(), seconds, steps)
@@ -290,7 +290,7 @@ class HiComTrainer(Trainer):
             self._resumed_from = self._newest_checkpoint() if resume_from_checkpoint else None
         resume_from_checkpoint = None if self._resumed_from is None else str(self._resumed_from)
         if self.args.should_save:
-            remove_unfinished(Path(self.args.output_dir))
+            remove_unfinished(self._output_dir)
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             self._check_finite("loss", output.training_loss)
@@ -300,7 +300,7 @@ class HiComTrainer(Trainer):
 
     def _newest_checkpoint(self) -> Path | None:
         """The checkpoint to resume from; one process reads them all, the others take its word."""
-        found = [checkpoint_to_resume(Path(self.args.output_dir)) if self.args.process_index == 0 else None]
+        found = [checkpoint_to_resume(self._output_dir) if self.args.process_index == 0 else None]
         return broadcast_object_list(found)[0]
 
     def _run_epoch(self, **kwargs):
@@ -355,7 +355,7 @@ class HiComTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
+            self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))  # the caller has looked
 
     def _save_progress(self, folder: Path, output_dir: Path):
         """What transformers forgets: the loss since the last line of the log, and where the best checkpoint will be."""
@@ -387,9 +387,8 @@ class HiComTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            set_trainable(
-                self.model, _config(self.model), self.learning_rates
-            )  # peft has let everything of its own learn
+            # peft has let everything of its own learn
+            set_trainable(self.model, base_model(self.model).config, self.learning_rates)
             return
         stored = json.loads((folder / TRAINABLE_FILE).read_text(encoding="utf-8"))
         if stored["trainable_only"] and stored["frozen"] != frozen_fingerprint(self.model):
@@ -410,7 +409,7 @@ class _Bookkeeping(TrainerCallback):
         trainer._meter, trainer._steps_metered = Meter(), state.global_step
         if trainer._resumed_from is None:
             return
-        best = trainer._best_checkpoint(Path(args.output_dir))  # also if the folder of the run has moved
+        best = trainer._best_checkpoint(trainer._output_dir)  # also if the folder of the run has moved
         state.best_model_checkpoint = None if best is None else str(best)
         path = trainer._resumed_from / f"progress_{args.process_index}.json"
         if path.is_file():  # not there for a process more than there were
@@ -424,30 +423,8 @@ class _Bookkeeping(TrainerCallback):
             self.trainer._sampler.set_epoch(math.floor((state.epoch or 0) + EPOCH_ROUNDING))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        groups = self.trainer.optimizer.param_groups
-        self.trainer._rates = {group["name"]: group["lr"] for group in groups}
-
-
-def add_unseen_image(module: HiComModel, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-    """Forward pre-hook: add a black image's visual tokens to the embeddings of a batch of text only, times 0.
-
-    To the embeddings and not to the output, so that the LLM's layers are also gone through backwards, as on a process that
-    has videos: sharded layers are gathered for that, by all processes together.
-    """
-    if not (module.training and torch.is_grad_enabled()) or any(
-        kwargs.get(name) is not None for name in VISUAL_INPUTS
-    ):
-        return None
-    embeds = kwargs.get("inputs_embeds")
-    if embeds is None:
-        embeds = module.get_input_embeddings()(kwargs["input_ids"])
-    config = module.config
-    side, instruction = config.vision_config.image_size, config.instruction_config
-    pixels = torch.zeros(1, 3, side, side, dtype=module.vision_tower.dtype, device=embeds.device)
-    ids = torch.full((1, instruction.max_position_embeddings), instruction.pad_token_id, device=embeds.device)
-    tokens = module.get_image_features(pixels, image_instruction_ids=ids, return_dict=True).pooler_output[0]
-    unseen = 0.0 * tokens.float().mean()
-    return args, {**kwargs, "input_ids": None, "inputs_embeds": embeds + unseen.to(embeds.dtype)}
+        optimizer = cast(torch.optim.Optimizer, self.trainer.optimizer)
+        self.trainer._rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
 def _checked_checkpoint(folder: Path) -> Path:
@@ -467,15 +444,10 @@ def _checked_checkpoint(folder: Path) -> Path:
 
 def _cast(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Tensors in another type; those that were one object (tied weights) stay one, so that they are stored once."""
-    cast: dict[int, torch.Tensor] = {}
+    converted: dict[int, torch.Tensor] = {}
     return {
-        name: cast.setdefault(
+        name: converted.setdefault(
             tensor.data_ptr() or id(tensor), tensor.to(dtype) if tensor.is_floating_point() else tensor
         )
         for name, tensor in state_dict.items()
     }
-
-
-def _config(model: nn.Module):
-    """The model's config, also through peft."""
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).config

@@ -98,7 +98,7 @@ def _convert(hint: Any, value: Any, name: str, key: str) -> Any:
     if value is None and type(None) in options:
         return None
     for option in options:
-        if is_dataclass(option):
+        if isinstance(option, type) and is_dataclass(option):
             return build(option, value, name, f"{key}.")
         if get_origin(option) is Literal and isinstance(value, str) and value in get_args(option):
             return value
