@@ -17,7 +17,7 @@ from typing import Any
 try:
     import httpx2 as httpx
 except ImportError:  # huggingface_hub 1 brings httpx, huggingface_hub 2 httpx2
-    import httpx
+    import httpx  # pyright: ignore[reportMissingImports] one of both is there
 
 BUSY = (429, 503)  # the server has too much to do
 RETRIED = (408, 409, 425, *BUSY, 500, 502, 504)
@@ -161,12 +161,12 @@ class ChatClient:
         body = {"model": self.endpoint.model, "messages": list(messages)}
         body |= {"temperature": temperature, "max_tokens": max_tokens}
         for attempt in range(self.endpoint.retries + 1):
-            with_schema = schema is not None and self.takes_schema
-            outcome = await self._try(body | (_response_format(schema) if with_schema else {}), attempt + 1)
+            form = _response_format(schema) if schema is not None and self.takes_schema else {}
+            outcome = await self._try(body | form, attempt + 1)
             if isinstance(outcome, Reply):
                 return outcome
             status, words, wait = outcome
-            if status in (400, 422) and with_schema:
+            if status in (400, 422) and form:
                 self.takes_schema = False
                 continue
             if status in REFUSED_FOR_ALL:

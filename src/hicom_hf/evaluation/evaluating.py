@@ -84,8 +84,8 @@ def evaluate(
             task.prepare(_data_of(task, folder), mine[task.name], progress)
         _check_videos(task, _data_of(task, folder), questions[task.name], asking.media_access)
     session = model
-    if not isinstance(model, HiComSession):
-        session = load_session(model, protocol, **loading)
+    if not isinstance(session, HiComSession):
+        session = load_session(session, protocol, **loading)
     with ExitStack() as stack:
         results = {
             task.name: stack.enter_context(

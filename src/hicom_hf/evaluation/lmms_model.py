@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from lmms_eval.api.model import lmms
+from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports] it has an environment of its own
 
 from ..inference.session import HiComSession
 from .lmms_requests import cut, question_of

@@ -10,6 +10,6 @@ CLASS_PATH = "hicom_hf.evaluation.lmms_model.HiComLmms"
 
 def manifest() -> Any:
     """The registration of the model."""
-    from lmms_eval.models.registry_v2 import ModelManifest
+    from lmms_eval.models.registry_v2 import ModelManifest  # pyright: ignore[reportMissingImports] see above
 
     return ModelManifest(model_id="hicom", chat_class_path=CLASS_PATH)

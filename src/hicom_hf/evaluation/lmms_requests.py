@@ -66,9 +66,9 @@ def instruction_of(task: str, document: Mapping[str, Any], prompt: str, extract:
 
 def _video(task: str, parts: list[Mapping[str, Any]]) -> str:
     """The path of the one video; temporalbench's path comes as one part per letter."""
-    paths = [part.get("url") for part in parts]
+    paths = [part["url"] for part in parts if isinstance(part.get("url"), str)]
     kinds = {part["type"] for part in parts}
-    if kinds == {"video"} and all(isinstance(path, str) for path in paths):
+    if kinds == {"video"} and len(paths) == len(parts):
         if len(paths) == 1:
             return paths[0]
         if all(len(path) == 1 for path in paths):

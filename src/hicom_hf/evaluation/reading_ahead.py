@@ -87,17 +87,16 @@ def _read_alone(processor: HiComProcessor, request: tuple[str, dict[str, Any]]) 
         pool.shutdown(wait=True)
 
 
-_processor: HiComProcessor | None = None  # of a worker process
+_worker: dict[str, HiComProcessor] = {}  # of a worker process
 
 
 def _start_worker(processor: HiComProcessor) -> None:
-    global _processor
     prepare_worker()
-    _processor = processor
+    _worker["processor"] = processor
 
 
 def _read_in_worker(video: str, sampling: dict[str, Any]) -> ReadVideo | Unreadable:
-    found = _read(_processor, video, sampling)
+    found = _read(_worker["processor"], video, sampling)
     if isinstance(found, ReadVideo):  # an array travels through the pipe, a tensor would take shared memory
         return replace(found, pixel_values=found.pixel_values.numpy())
     return found

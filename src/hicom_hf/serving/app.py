@@ -9,10 +9,10 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -80,7 +80,7 @@ def make_app(engine: Engine, options: ServerOptions) -> FastAPI:
     app.get("/metrics")(server.metrics)
     app.get("/v1/models")(server.models)
     app.post("/v1/chat/completions")(server.chat_completions)
-    app.add_exception_handler(HTTPError, lambda request, error: error.response())
+    app.add_exception_handler(HTTPError, _known_error)
     for status in (404, 405):
         app.add_exception_handler(status, _no_such_path)
     app.add_middleware(_Around, options=options)
@@ -102,7 +102,7 @@ class _Around:
         request, started, status = Request(scope), time.monotonic(), None
         request.state.id, request.state.log = _request_id(request), {}
 
-        async def send_with_id(message: dict) -> None:
+        async def send_with_id(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -257,7 +257,7 @@ async def _unless_gone(waiting: Awaitable, ticket: Ticket, request: Request) -> 
         raise
 
 
-def _http_error(error: Exception) -> HTTPError:
+def _http_error(error: BaseException) -> HTTPError:
     """An error of the engine as its status."""
     if isinstance(error, EngineBusy):
         headers = {"Retry-After": str(error.retry_after)}
@@ -273,6 +273,10 @@ def _http_error(error: Exception) -> HTTPError:
     if isinstance(error, (ValueError, TypeError)):
         return _bad(str(error))
     return _failure()
+
+
+async def _known_error(request: Request, error: Exception) -> Response:
+    return cast(HTTPError, error).response()  # it is registered for these alone
 
 
 def _failure() -> HTTPError:

@@ -25,6 +25,7 @@ from ..inference.session import HiComSession
 from ..inference.video_cache import video_key
 from ..processors.answering_hicom import EncodedVideo, ReadVideo, answer_chats, check_question, encode_video
 from ..processors.media_access_hicom import MediaAccess
+from ..processors.video_sources_hicom import VideoReadError
 from .media import Media
 from .requests import (
     EngineBusy,
@@ -171,6 +172,8 @@ class Engine:
             sampling["max_frames"] = min(sampling.get("max_frames") or self.limits.max_frames, self.limits.max_frames)
         with self.media.fetched(video.source) as path:
             key = video_key(path, sampling)
+            if key is None:
+                raise VideoReadError("the video: the file is no longer there")
             encoded = self.session.cache.get(key)
             if encoded is not None:
                 return VideoSlot(key, encoded, None, was_cached=True)
@@ -277,6 +280,7 @@ class Engine:
             if slot.encoded is not None:
                 slot.was_cached = True
             else:
+                assert slot.read is not None  # `_slot` gives one or the other
                 slot.encoded = new[slot.key] = encode_video(self.session.model, slot.read)
                 self.session.cache.put(slot.key, slot.encoded)
             slot.read = None  # frees the pixels
@@ -290,9 +294,9 @@ class Engine:
             answers=answers,
             texts=[text.cut(answer.answer) for text, answer in zip(ticket.texts, answers, strict=True)],
             stopped=[answer.finished or text.stopped for text, answer in zip(ticket.texts, answers, strict=True)],
-            num_visual_tokens=sum(slot.encoded.num_visual_tokens for slot in ticket.slots),
-            num_cached_tokens=sum(slot.encoded.num_visual_tokens for slot in ticket.slots if slot.was_cached),
-            videos=[slot.encoded for slot in ticket.slots],
+            num_visual_tokens=sum(slot.features.num_visual_tokens for slot in ticket.slots),
+            num_cached_tokens=sum(slot.features.num_visual_tokens for slot in ticket.slots if slot.was_cached),
+            videos=[slot.features for slot in ticket.slots],
             first_token_seconds=first - ticket.arrived,
             seconds=now - ticket.arrived,
         )

@@ -56,8 +56,9 @@ class Media:
 
     def warm(self) -> None:
         """Start the workers, which import the package."""
-        for started in [self._pool.submit(os.getpid) for _ in range(self.num_workers)]:
-            started.result()
+        if self._pool is not None:
+            for started in [self._pool.submit(os.getpid) for _ in range(self.num_workers)]:
+                started.result()
 
     @contextmanager
     def fetched(self, source: Any) -> Iterator[Path]:

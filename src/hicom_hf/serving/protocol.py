@@ -13,7 +13,7 @@ from .requests import Request, Result, Settings, VideoSource
 
 MAX_TEXT_LENGTH = 200_000  # characters of one text
 # Named in OpenAI's or vLLM's interface; refused unless they say what is the case anyway.
-NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: dict[str, tuple[Any, ...] | None] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
@@ -117,15 +117,15 @@ class Message(Strict):
 class Extras(Strict):
     """`mm_processor_kwargs`: which frames of the videos, and what conditions their compression."""
 
-    num_frames: int | None = Field(None, ge=1)
-    fps: float | None = Field(None, gt=0, allow_inf_nan=False)
-    start: float | None = Field(None, ge=0, allow_inf_nan=False)
-    end: float | None = Field(None, gt=0, allow_inf_nan=False)
-    max_frames: int | None = Field(None, ge=1)
-    max_video_tokens: int | None = Field(None, ge=1)
+    num_frames: int | None = Field(default=None, ge=1)
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    start: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    end: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_frames: int | None = Field(default=None, ge=1)
+    max_video_tokens: int | None = Field(default=None, ge=1)
     short_video: Literal["once", "repeat"] | None = None
     on_decode_error: Literal["raise", "keep"] | None = None
-    instruction: str | None = Field(None, min_length=1, max_length=MAX_TEXT_LENGTH)
+    instruction: str | None = Field(default=None, min_length=1, max_length=MAX_TEXT_LENGTH)
 
 
 class StreamOptions(Strict):
@@ -140,13 +140,13 @@ class ChatCompletionRequest(BaseModel):
 
     model: str | None = None
     messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
-    n: int | None = Field(None, ge=1)
+    n: int | None = Field(default=None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     mm_processor_kwargs: Extras | None = None

@@ -168,10 +168,16 @@ class Result:
 class VideoSlot:
     """A video of a request on its way: read, then encoded; or taken from the cache."""
 
-    key: str | None
+    key: str
     encoded: EncodedVideo | None
     read: ReadVideo | None
     was_cached: bool
+
+    @property
+    def features(self) -> EncodedVideo:
+        """What the engine has encoded, before it answers."""
+        assert self.encoded is not None
+        return self.encoded
 
 
 class Ticket:
@@ -218,7 +224,7 @@ class Ticket:
 
     def chat(self) -> Chat:
         """The request as a chat with its encoded videos."""
-        return Chat(self.request.turns, [slot.encoded for slot in self.slots], self.request.instruction)
+        return Chat(self.request.turns, [slot.features for slot in self.slots], self.request.instruction)
 
 
 class StoppedText:

@@ -1,6 +1,7 @@
 """What an engine counts, and how it is written for Prometheus."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
@@ -54,7 +55,7 @@ class Statistics:
     first_token: Histogram = field(default_factory=Histogram)
     whole_answer: Histogram = field(default_factory=Histogram)
 
-    def prometheus(self, gauges: dict[str, float]) -> str:
+    def prometheus(self, gauges: Mapping[str, float]) -> str:
         """All counts in Prometheus' text format.
 
         Args:

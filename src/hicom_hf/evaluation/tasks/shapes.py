@@ -83,6 +83,7 @@ def prepare(folder: Path, asked: Sequence[Question], progress: Progress) -> None
 
 def mark(question: Question, answer: str) -> Mark:
     """Right are the expected words and nothing else."""
+    assert question.gold is not None  # `read_records` gives it
     return Mark(answer.strip() or None, float(is_right(answer, question.gold)))
 
 
