@@ -87,12 +87,12 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
         if isinstance(found, Unreadable):
             yield [Asked(question, question.prompt, failure=found.reason) for question in group]
             continue
-        video = session.encode(found) if isinstance(found, ReadVideo) else found
+        video, read_seconds = (session.encode(found), found.seconds) if isinstance(found, ReadVideo) else (found, 0.0)
         for batch in _batches(group, asking.batch_size):
             if isinstance(video, ChoosingVideo):
                 yield _ask_choosing(video, batch, asking)
             else:
-                yield _ask_together(video, batch, asking, found.seconds)
+                yield _ask_together(video, batch, asking, read_seconds)
 
 
 def _candidates(
