@@ -99,6 +99,21 @@ def _numbered(output_dir: Path) -> dict[int, Path]:
     return {int(match[1]): path for path in paths if (match := CHECKPOINT.fullmatch(path.name))}
 
 
+def checked_checkpoint(folder: Path) -> Path:
+    """A checkpoint that somebody has named.
+
+    Raises:
+        ValueError: it is not complete, or no longer what was written.
+    """
+    if not is_complete(folder):
+        raise ValueError(f"{folder} is not a complete checkpoint")
+    if damaged := damaged_files(folder):
+        raise ValueError(
+            f"{folder} is damaged: {', '.join(damaged)} changed since it was written; use another checkpoint"
+        )
+    return folder
+
+
 def last_checkpoint(output_dir: Path) -> Path | None:
     """The newest complete checkpoint of a run, if it has one."""
     return (checkpoints(output_dir) or [None])[-1]

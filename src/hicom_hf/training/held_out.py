@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ..data.encoding import IGNORED, concatenated_features
 from ..evaluation.parsing import parse_choice, same_words
 from ..hub.files import write_text
 from ..processors.answer_options_hicom import option_texts
+from .stages import base_model
 
 if TYPE_CHECKING:
     from .trainer import HiComTrainer
@@ -81,7 +82,7 @@ def scorer_named(name: str) -> Scorer:
     scorer = getattr(module, function, None)
     if not callable(scorer):
         raise ValueError(f"eval.answers: {place} has no function {function!r}")
-    return scorer
+    return cast(Scorer, scorer)
 
 
 def _module_of_file(path: Path) -> ModuleType:
@@ -232,7 +233,7 @@ class HeldOutEvaluation:
         """
         begin = time.perf_counter()
         model = trainer.model
-        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        inner = base_model(model)
         was_training = inner.training
         inner.eval()
         rank, processes = trainer.args.process_index, trainer.args.world_size
@@ -252,7 +253,8 @@ class HeldOutEvaluation:
         finally:
             inner.train(was_training)
         if processes > 1:
-            sums = trainer.accelerator.gather(sums[None].float().to(trainer.args.device)).double().sum(0).cpu()
+            rows = trainer.accelerator.gather(sums[None].float().to(trainer.args.device))  # (processes, 5)
+            sums = cast(torch.Tensor, rows).double().sum(0).cpu()
             lines = gather_object(lines)
         loss, tokens, score, samples, skipped = sums.tolist()
         if not tokens:
@@ -263,7 +265,7 @@ class HeldOutEvaluation:
         if self.scorer is not None:
             metrics["eval_score"] = score / samples
             if trainer.args.should_save:
-                path = Path(trainer.args.output_dir) / ANSWERS_FOLDER / f"step-{trainer.state.global_step}.jsonl"
+                path = trainer.output_dir / ANSWERS_FOLDER / f"step-{trainer.state.global_step}.jsonl"
                 write_text(path, "\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
         if skipped:
             metrics["eval_skipped"] = skipped
@@ -272,7 +274,7 @@ class HeldOutEvaluation:
 
     def _measure_group(self, trainer: "HiComTrainer", model, group: EncodedGroup, lines: list) -> torch.Tensor:
         """Sums over a group; answers are added to `lines`."""
-        device, processor = trainer.args.device, trainer.processing_class
+        device, processor = trainer.args.device, self.groups.dataset.encoder.processor
         sums = torch.zeros(5, dtype=torch.float64)
         if not group.samples:
             return sums
@@ -318,7 +320,7 @@ class HeldOutEvaluation:
 
     def _answers(self, trainer: "HiComTrainer", model, batch: list, visual: dict) -> list[str]:
         """What the model says to the prompts of the last answers, greedily."""
-        device, processor = trainer.args.device, trainer.processing_class
+        device, processor = trainer.args.device, self.groups.dataset.encoder.processor
         prompts = [torch.tensor(ids[: _begin_of_last_answer(labels)]) for _, ids, labels, _ in batch]
         ids = pad_sequence(prompts, batch_first=True, padding_side="left")
         mask = pad_sequence([torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left")

@@ -25,9 +25,9 @@ from .checkpoints import (
     UNFINISHED,
     WRITE_ERRORS,
     StopOnSignal,
+    checked_checkpoint,
     checkpoint_to_resume,
     complete_folder,
-    damaged_files,
     frozen_fingerprint,
     is_complete,
     last_checkpoint,
@@ -118,7 +118,8 @@ class HiComTrainer(Trainer):
         use_visual_path_always(self.model, self.args.world_size)
 
     @property
-    def _output_dir(self) -> Path:
+    def output_dir(self) -> Path:
+        """The folder of the run."""
         return Path(cast(str, self.args.output_dir))  # transformers puts a default in the place of None
 
     # Optimiser and data ------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class HiComTrainer(Trainer):
             if sample.source in self._skipped:
                 continue
             self._skipped.add(sample.source)
-            path = self._output_dir / f"skipped_{self.args.process_index}.jsonl"
+            path = self.output_dir / f"skipped_{self.args.process_index}.jsonl"
             append_json_line(path, {"step": self.state.global_step, **sample._asdict()})
             if self.max_skipped is not None and len(self._skipped) > self.max_skipped:
                 raise ValueError(
@@ -264,7 +265,7 @@ class HiComTrainer(Trainer):
         """Stop when there is nothing left to train: neither a checkpoint nor a model is made of such weights."""
         if value is None or math.isfinite(value):
             return
-        last = last_checkpoint(self._output_dir)
+        last = last_checkpoint(self.output_dir)
         raise ValueError(
             f"the {name} is {value} at step {self.state.global_step}, or became so since the last line of the log; training "
             f"has stopped. Lower the learning rates, warm up for longer, or clip the gradients; the last checkpoint is {last}"
@@ -285,12 +286,12 @@ class HiComTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As in transformers; `True` resumes from the newest complete checkpoint, if there is one."""
         if resume_from_checkpoint and resume_from_checkpoint is not True:
-            self._resumed_from = _checked_checkpoint(Path(resume_from_checkpoint))
+            self._resumed_from = checked_checkpoint(Path(resume_from_checkpoint))
         else:
             self._resumed_from = self._newest_checkpoint() if resume_from_checkpoint else None
         resume_from_checkpoint = None if self._resumed_from is None else str(self._resumed_from)
         if self.args.should_save:
-            remove_unfinished(self._output_dir)
+            remove_unfinished(self.output_dir)
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             self._check_finite("loss", output.training_loss)
@@ -300,7 +301,7 @@ class HiComTrainer(Trainer):
 
     def _newest_checkpoint(self) -> Path | None:
         """The checkpoint to resume from; one process reads them all, the others take its word."""
-        found = [checkpoint_to_resume(self._output_dir) if self.args.process_index == 0 else None]
+        found = [checkpoint_to_resume(self.output_dir) if self.args.process_index == 0 else None]
         return broadcast_object_list(found)[0]
 
     def _run_epoch(self, **kwargs):
@@ -409,7 +410,7 @@ class _Bookkeeping(TrainerCallback):
         trainer._meter, trainer._steps_metered = Meter(), state.global_step
         if trainer._resumed_from is None:
             return
-        best = trainer._best_checkpoint(trainer._output_dir)  # also if the folder of the run has moved
+        best = trainer._best_checkpoint(trainer.output_dir)  # also if the folder of the run has moved
         state.best_model_checkpoint = None if best is None else str(best)
         path = trainer._resumed_from / f"progress_{args.process_index}.json"
         if path.is_file():  # not there for a process more than there were
@@ -425,21 +426,6 @@ class _Bookkeeping(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         optimizer = cast(torch.optim.Optimizer, self.trainer.optimizer)
         self.trainer._rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-
-
-def _checked_checkpoint(folder: Path) -> Path:
-    """A checkpoint that somebody has named.
-
-    Raises:
-        ValueError: it is not complete, or no longer what was written.
-    """
-    if not is_complete(folder):
-        raise ValueError(f"{folder} is not a complete checkpoint")
-    if damaged := damaged_files(folder):
-        raise ValueError(
-            f"{folder} is damaged: {', '.join(damaged)} changed since it was written; use another checkpoint"
-        )
-    return folder
 
 
 def _cast(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
