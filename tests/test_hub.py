@@ -157,6 +157,8 @@ def test_other_ranks_write_no_code_and_no_card(model, tmp_path):
 
 def test_an_adapter_is_saved_without_a_card_of_a_model(processor, tmp_path):
     peft = pytest.importorskip("peft")
+    if transformers.__version__ >= "5.24" and peft.__version__ < "0.22":
+        pytest.skip("this transformers refuses this peft")
     model = tiny_model()
     model.add_adapter(peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
     model.save_pretrained(tmp_path)

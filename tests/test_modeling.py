@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, TextIteratorStreamer, TextStreamer
+from transformers import AutoModelForCausalLM, SiglipVisionModel, TextIteratorStreamer, TextStreamer
 
 from hicom_hf import HiComForConditionalGeneration
 from hicom_hf.assembly.random_model import tiny_config, tiny_model, tiny_processor
@@ -212,6 +212,30 @@ def test_video_features_have_the_hidden_state_of_siglip(model, singles):
     assert output.last_hidden_state.shape == (9, 49, 64)
 
 
+@torch.no_grad()
+def test_what_siglips_layers_gave_is_returned_if_it_is_asked_for(singles):
+    model = tiny_model(local_injection="none").model  # needs no last layer; it is run for who asks
+    model.set_attn_implementation("eager")
+    model.config.vision_batch_size = 4  # of nine frames
+    inputs = {name: singles[0][name] for name in ("pixel_values_videos", "video_num_frames", "video_instruction_ids")}
+    pixels = inputs["pixel_values_videos"]
+    tower = SiglipVisionModel.forward(model.vision_tower, pixels, output_hidden_states=True, output_attentions=True)
+    plain = model.get_video_features(**inputs)
+    output = model.get_video_features(**inputs, output_hidden_states=True, output_attentions=True)
+    assert plain.hidden_states is None and plain.attentions is None
+    for name in ("hidden_states", "attentions"):
+        assert len(output[name]) == len(tower[name])
+        torch.testing.assert_close(output[name], tower[name], **TOLERANCE)
+    torch.testing.assert_close(output.hidden_states[-2], output.last_hidden_state, **TOLERANCE)
+    torch.testing.assert_close(output.pooler_output, plain.pooler_output, **TOLERANCE)
+    model.config.output_hidden_states = True  # the default of a call
+    images = model.get_image_features(pixels[:1], inputs["video_instruction_ids"])
+    assert len(images.hidden_states) == len(output.hidden_states)
+    with pytest.raises(ValueError, match="need pixel values"):
+        features = model.encode_videos(pixels, [9])
+        model.get_video_features(video_features=features, output_attentions=True)
+
+
 def test_a_follow_up_question_does_not_run_siglip_vision(model, processor, singles):
     features = model.encode_videos(singles[0]["pixel_values_videos"], singles[0]["video_num_frames"])
     question = chat("And now?", ("video", frames(9, 0)))
@@ -320,6 +344,35 @@ def test_bfloat16_runs_and_is_close(model, batch, tmp_path):
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     last, reference = half(**batch).logits[:, -1].float(), model(**batch).logits[:, -1]
     assert (last - reference).norm() / reference.norm() < 0.1  # bf16 keeps about 3 digits, through 7 layers
+
+
+@torch.no_grad()
+def test_each_part_may_be_loaded_in_a_type_of_its_own(model, batch, tmp_path):
+    model.save_pretrained(tmp_path)
+    parts = {"text_config": "bfloat16", "": torch.float32}
+    mixed = HiComForConditionalGeneration.from_pretrained(tmp_path, dtype=parts)
+    types = {name: parameter.dtype for name, parameter in mixed.named_parameters()}
+    assert {dtype for name, dtype in types.items() if "language_model" in name or "lm_head" in name} == {
+        torch.bfloat16
+    }
+    assert {dtype for name, dtype in types.items() if "language_model" not in name and "lm_head" not in name} == {
+        torch.float32
+    }
+    assert (mixed.config.text_config.dtype, mixed.config.vision_config.dtype) == (torch.bfloat16, torch.float32)
+    tower = mixed.model.vision_tower.encoder.layers[0].mlp.fc1.weight
+    assert torch.equal(tower, model.model.vision_tower.encoder.layers[0].mlp.fc1.weight)  # never was bfloat16
+    last, reference = mixed(**batch).logits[:, -1].float(), model(**batch).logits[:, -1]
+    assert (last - reference).norm() / reference.norm() < 0.1  # bf16 keeps about 3 digits
+    for wrong, message in (
+        ({"llm": "bfloat16"}, "no part 'llm'; parts are text_config"),
+        ({"": "int8"}, "floating-point"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HiComForConditionalGeneration.from_pretrained(tmp_path, dtype=wrong)
+    with pytest.raises(ValueError, match="not for quantized models"):
+        HiComForConditionalGeneration.from_pretrained(
+            tmp_path, dtype=parts, quantization_config={"load_in_8bit": True}
+        )
 
 
 @pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])

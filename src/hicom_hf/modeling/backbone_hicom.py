@@ -15,7 +15,8 @@ from .cache_hicom import CACHE, is_packed, one_cache, starts_a_prompt
 from .compressor_hicom import HiComCompressor
 from .configuration_hicom import HiComConfig
 from .outputs_hicom import HiComModelOutputWithPast, HiComVideoFeatures, HiComVisualOutput
-from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks
+from .part_dtypes_hicom import set_types, types_of_parts, widest
+from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks, recorded_layers
 from .visual_tokens_hicom import compress_one_video, compress_packed_videos, merge_visual_tokens, whole_numbers
 
 
@@ -32,6 +33,19 @@ class HiComPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True  # of a step of decoding, which is all that `generate` compiles
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _no_split_modules = ["HiComVisionTower", "HiComInstructionEncoder", "HiComCompressor"]
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers; `dtype` may also be a dictionary of parts, see `part_dtypes_hicom`."""
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        if not isinstance(dtype, dict):
+            return super().from_pretrained(*args, **kwargs, **({} if dtype is None else {"dtype": dtype}))
+        if kwargs.get("quantization_config") is not None:
+            raise ValueError("a type for each part is not for quantized models; give one dtype")
+        types = types_of_parts(dtype)
+        loaded = super().from_pretrained(*args, **kwargs, dtype=widest(types))
+        set_types(loaded[0] if isinstance(loaded, tuple) else loaded, types)
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -77,13 +91,17 @@ class HiComModel(HiComPreTrainedModel):
     # Once per video ----------------------------------------------------------------------------------------------------
 
     def encode_videos(
-        self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | list[int]
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_num_frames: torch.Tensor | list[int],
+        all_layers: bool = False,
     ) -> HiComVideoFeatures:
         """Encode videos once, to ask many questions about them. An image is a video of one frame.
 
         Args:
             pixel_values_videos: (sum T, 3, S, S), the frames of all videos, one after another.
             video_num_frames: (V,), frames of each video; as a list, nothing is read from the device.
+            all_layers: run SigLIP's last layer even if the compressor does not need what it gives.
 
         Returns:
             Features to pass as `video_features` (or `image_features`) in place of pixels.
@@ -103,12 +121,15 @@ class HiComModel(HiComPreTrainedModel):
                 f"video_num_frames {lengths} must be positive and add up to the "
                 f"{len(pixel_values_videos)} frames given"
             )
+        uses_aligned_features = self.config.compressor_config.uses_aligned_features
         features, aligned_features = encode_in_chunks(
             self.vision_tower,
             pixel_values_videos,
             self.config.vision_batch_size,
-            aligned=self.config.compressor_config.uses_aligned_features,
+            aligned=uses_aligned_features or all_layers,
         )
+        if not uses_aligned_features:
+            aligned_features = None
         return HiComVideoFeatures(  # contiguous, as safetensors wants them
             features=features.contiguous(),
             num_frames=torch.tensor(lengths, dtype=torch.long),  # on the CPU: the compressor's shapes depend on them
@@ -201,6 +222,8 @@ class HiComModel(HiComPreTrainedModel):
         video_instruction_ids: torch.Tensor | None = None,
         video_features: HiComVideoFeatures | dict | None = None,
         output_compressor_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> HiComVisualOutput:
         """Visual tokens of videos, from pixels or from features encoded before.
@@ -212,17 +235,29 @@ class HiComModel(HiComPreTrainedModel):
             video_instruction_ids: (V, L), one instruction per video; or several for a single one.
             video_features: what `encode_videos` returned.
             output_compressor_attentions: also return where the compressor looked.
+            output_hidden_states, output_attentions: also return what SigLIP's layers gave, of all frames; default: as the
+                configuration says. From pixels only. The attentions need `attn_implementation="eager"`.
 
         Returns:
-            `pooler_output`: one (N, C) tensor per video; `last_hidden_state`: SigLIP's features (sum T, H * W, D).
+            `pooler_output`: one (N, C) tensor per video; `last_hidden_state`: SigLIP's features (sum T, H * W, D), which are
+            `hidden_states[-2]`.
+
+        Raises:
+            ValueError: of pixels and encoded features not exactly one was given, frame counts are missing or do not fit, or
+                SigLIP's layers are asked for together with encoded features.
         """
         if (pixel_values_videos is None) == (video_features is None):
             raise ValueError("pass either pixel values or features encoded before, not both and not neither")
         lengths = None if video_num_frames is None else whole_numbers(video_num_frames)
+        layers: dict[str, Any] = {}
         if video_features is None:
             if lengths is None or pixel_values_videos is None:
                 raise ValueError("pixel_values_videos needs video_num_frames, the number of frames of each video")
-            video_features = self.encode_videos(pixel_values_videos, lengths)
+            video_features, layers = self._encode_and_record(
+                pixel_values_videos, lengths, output_hidden_states, output_attentions
+            )
+        elif output_hidden_states or output_attentions:
+            raise ValueError("output_hidden_states and output_attentions need pixel values: features hold no layers")
         elif lengths is not None and not torch.compiler.is_compiling():
             encoded = whole_numbers(video_features["num_frames"])
             if lengths != encoded:
@@ -231,7 +266,21 @@ class HiComModel(HiComPreTrainedModel):
                 )
         output = self.compress(video_features, video_instruction_ids, output_compressor_attentions, lengths)
         output.last_hidden_state = video_features["features"].flatten(1, 2)
+        for name, values in layers.items():
+            output[name] = values
         return output
+
+    def _encode_and_record(
+        self, pixels: torch.Tensor, lengths: list[int], hidden_states: bool | None, attentions: bool | None
+    ) -> tuple[HiComVideoFeatures, dict[str, Any]]:
+        """Encoded videos, and the hidden states and attentions of SigLIP's layers if they are asked for."""
+        hidden_states = self.config.output_hidden_states if hidden_states is None else hidden_states
+        attentions = self.config.output_attentions if attentions is None else attentions
+        if not hidden_states and not attentions:
+            return self.encode_videos(pixels, lengths), {}
+        with recorded_layers(self.vision_tower, bool(hidden_states), bool(attentions)) as layers:
+            features = self.encode_videos(pixels, lengths, all_layers=True)
+        return features, layers
 
     @can_return_tuple
     def get_image_features(
@@ -240,6 +289,8 @@ class HiComModel(HiComPreTrainedModel):
         image_instruction_ids: torch.Tensor | None = None,
         image_features: HiComVideoFeatures | dict | None = None,
         output_compressor_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> HiComVisualOutput:
         """Visual tokens of images, which are videos of one frame; arguments as for `get_video_features`."""
@@ -252,6 +303,8 @@ class HiComModel(HiComPreTrainedModel):
             image_instruction_ids,
             image_features,
             output_compressor_attentions,
+            output_hidden_states,
+            output_attentions,
             return_dict=True,
         )
 
@@ -306,7 +359,13 @@ class HiComModel(HiComPreTrainedModel):
         visual = dict(mm_encoder_outputs or {})
         if pixel_values is not None or image_features is not None:
             visual["image"] = self.get_image_features(
-                pixel_values, image_instruction_ids, image_features, output_compressor_attentions, return_dict=True
+                pixel_values,
+                image_instruction_ids,
+                image_features,
+                output_compressor_attentions,
+                False,
+                False,
+                return_dict=True,  # of the LLM only
             )
         if pixel_values_videos is not None or video_features is not None:
             visual["video"] = self.get_video_features(
@@ -315,6 +374,8 @@ class HiComModel(HiComPreTrainedModel):
                 video_instruction_ids,
                 video_features,
                 output_compressor_attentions,
+                output_hidden_states=False,  # of the LLM only
+                output_attentions=False,
                 return_dict=True,
             )
         cache = one_cache(cache, past_key_values)

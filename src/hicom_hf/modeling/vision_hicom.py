@@ -3,6 +3,10 @@
 Letters: n frames, H/W patch rows and columns, D width, V instructions, L = 64 instruction tokens, S image side in pixels.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import SiglipTextModel, SiglipVisionModel
 
@@ -84,3 +88,52 @@ def encode_in_chunks(
     if kept is None:
         raise ValueError("there are no frames to encode")
     return kept[0], kept[1] if aligned else None
+
+
+@contextmanager
+def recorded_layers(
+    tower: HiComVisionTower, hidden_states: bool, attentions: bool
+) -> Iterator[dict[str, tuple[torch.Tensor | None, ...]]]:
+    """Records what SigLIP's layers give while this thread encodes frames inside of the `with`.
+
+    Args:
+        hidden_states: record the embeddings and the output of each layer.
+        attentions: record the weights of each layer, which only "eager" attention computes.
+
+    Yields:
+        A dictionary that is filled at the end, with what is asked for: `hidden_states`, (n, H * W, D) each, and `attentions`,
+        (n, heads, H * W, H * W) or None each; one more hidden state than there are layers.
+    """
+    thread, recorded = threading.get_ident(), {}
+    places: dict[str, list[torch.nn.Module]] = {}
+    if hidden_states:
+        places["hidden_states"] = [tower.embeddings, *tower.encoder.layers]
+    if attentions:
+        places["attentions"] = [layer.self_attn for layer in tower.encoder.layers]
+    chunks: dict[str, list[list[torch.Tensor | None]]] = {name: [[] for _ in at] for name, at in places.items()}
+
+    def keep(chunks_of_layer: list[torch.Tensor | None]):
+        def hook(module, arguments, output):
+            if threading.get_ident() == thread:  # another thread may encode with the same tower
+                chunks_of_layer.append(output[1] if isinstance(output, tuple) else output)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(chunks[name][number]))
+        for name, modules in places.items()
+        for number, module in enumerate(modules)
+    ]
+    try:
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layers in chunks.items():
+        recorded[name] = tuple(_joined(parts) for parts in layers)
+
+
+def _joined(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """One tensor of those of all chunks, None if the layer gave none."""
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None

@@ -1,6 +1,7 @@
-"""What the package needs of PyAV, the same for its versions 17.0.1 to 19: opening, packets, the display matrix, reasons."""
+"""What the package needs of PyAV, the same for its versions 17.1 to 19: opening, packets, the display matrix, reasons."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any, BinaryIO, cast
 
 import av
@@ -60,6 +61,11 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[av.Packet]:
         yield from container.demux(*streams)
     except IndexError:  # PyAV's, behind the last packet, if a damaged file seemed to open a new stream on the way
         return
+
+
+def fraction(number: Any) -> Fraction | None:
+    """A number of a stream as Python's fraction, None if the file does not state it. PyAV 19 has a class of its own."""
+    return Fraction(number.numerator, number.denominator) if number else None
 
 
 class StreamDecoder:
@@ -140,7 +146,7 @@ def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
 def _side_data(frame: av.VideoFrame) -> list[Any]:
     """What comes beside the pixels. PyAV 18 fails on a frame if it cannot name one of the kinds; those are taken off first."""
     try:
-        return list(frame.side_data)
+        return _values(frame)
     except ValueError:
         graph = Graph()
         size: dict[str, Any] = {"width": frame.width, "height": frame.height}
@@ -149,7 +155,12 @@ def _side_data(frame: av.VideoFrame) -> list[Any]:
         nodes += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in kinds]
         graph.link_nodes(*nodes, graph.add("buffersink")).configure()
         graph.push(frame)
-        return list(graph.pull().side_data)
+        return _values(cast(av.VideoFrame, graph.pull()))
+
+
+def _values(frame: av.VideoFrame) -> list[Any]:
+    # Of this container, PyAV 18 iterates over the values and PyAV 19 over the keys.
+    return [frame.side_data[number] for number in range(len(frame.side_data))]
 
 
 def orientation(frame: av.VideoFrame) -> tuple[int, bool]:

@@ -24,6 +24,7 @@ from .pyav_hicom import (
     decode_past_errors,
     demux,
     display_matrix,
+    fraction,
     open_container,
     orientation,
     reason,
@@ -97,10 +98,11 @@ class StreamReader:
             stream = self._stream(container)
             bounds.check("max_pixels", stream.width * stream.height, name, "the number of pixels")
             bounds.check("max_packets", stream.frames, name, "the number of frames")
-            self._time_base: Fraction | float = stream.time_base or Fraction(1)  # seconds
+            self._time_base = fraction(stream.time_base) or Fraction(1)  # seconds
             self._changes_clocks = any(name in FORMATS_THAT_CHANGE_CLOCKS for name in container.format.name.split(","))
-            self._guessed_rate = stream.guessed_rate
-            self._pixel_shape = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+            self._guessed_rate = fraction(stream.guessed_rate)
+            shapes = (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio)
+            self._pixel_shape = fraction(shapes[0]) or fraction(shapes[1]) or Fraction(1)
             self._index: StreamIndex = index_packets(container, stream, name, bounds)
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
@@ -332,7 +334,7 @@ class StreamReader:
                 pts, MAX_CLOCK_STEP / self._time_base if self._changes_clocks else float("inf")
             )
         if one_clock is None:
-            rate = self._guessed_rate or 25
+            rate = self._guessed_rate or Fraction(25)
             self.warnings.append(f"the file states no frame times; {float(rate):g} frames per second are assumed")
             self._time_base = 1 / rate
             pts = list(range(len(pts)))
