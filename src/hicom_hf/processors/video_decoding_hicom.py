@@ -5,7 +5,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from itertools import chain
 from typing import BinaryIO, cast
@@ -15,6 +15,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
+from .decoding_ahead_hicom import ahead
 from .media_bounds_hicom import MediaBounds
 from .picture_settings_hicom import PictureSettings, on_white
 from .pyav_hicom import (
@@ -30,10 +31,12 @@ from .pyav_hicom import (
     reason,
 )
 from .source_names_hicom import VideoReadError
-from .video_index_hicom import FORMATS_THAT_CHANGE_CLOCKS, MAX_CLOCK_STEP, StreamIndex, continuous_times, index_packets
+from .video_index_hicom import FORMATS_THAT_CHANGE_CLOCKS, MAX_CLOCK_STEP, StreamIndex, continuous_times, index_video
 
 # Frames. Decoding up to this many unneeded frames is cheaper than a seek, which empties the decoder's pipeline.
 MIN_SEEK_DISTANCE = 16
+# Frames that may be decoded before they are converted and resized, which goes on beside.
+FRAMES_AHEAD = 2
 # Photos (HEIC, AVIF), whose picture may be cut into tiles that are a stream each.
 TILED_BRANDS = ("avif", "avis", "heic", "heis", "heix", "mif1", "msf1")
 # Decoders that give no frame before one from which decoding can begin; that one need not be a keyframe (intra refresh).
@@ -103,7 +106,7 @@ class StreamReader:
             self._guessed_rate = fraction(stream.guessed_rate)
             shapes = (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio)
             self._pixel_shape = fraction(shapes[0]) or fraction(shapes[1]) or Fraction(1)
-            self._index: StreamIndex = index_packets(container, stream, name, bounds)
+            self._index: StreamIndex = index_video(file, container, stream, name, bounds)
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
                 self.num_promised = max(self.num_promised, stream.frames)
@@ -128,7 +131,14 @@ class StreamReader:
         Raises:
             TimesChangedError: the file does not hold the frames that its packets promise; `times` are new.
         """
-        targets = deque(indices)
+        decoded = self._decoded(deque(indices))
+        for index, frame in decoded if len(indices) == 1 else ahead(decoded, FRAMES_AHEAD):
+            yield index, None if frame is None else self._converted(index, frame)
+        if self._num_damaged:
+            self.warnings.append(f"the decoder marked {self._num_damaged} of the frames as damaged")
+
+    def _decoded(self, targets: deque[int]) -> Generator[tuple[int, av.VideoFrame | None], None, None]:
+        """The targets as they come from the decoder; None for lost ones."""
         self._restart()
         try:
             while targets:
@@ -151,10 +161,8 @@ class StreamReader:
         finally:
             self._container.close()
             del self._decoder  # ends its threads; a forked process would wait for them if it had to
-        if self._num_damaged:
-            self.warnings.append(f"the decoder marked {self._num_damaged} of the frames as damaged")
 
-    def _read_run(self, targets: deque[int]) -> Iterator[tuple[int, np.ndarray | None]]:
+    def _read_run(self, targets: deque[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decodes from the keyframe before the first target up to where a seek is better; takes targets off."""
         self._position = -1  # index of the last frame that came out
         for frame in self._frames_from(targets):
@@ -166,7 +174,7 @@ class StreamReader:
             self._position = position
             if position < targets[0] or (not self._linear and frame.pts != self._index.pts[position]):
                 continue
-            yield targets[0], self._upright_rgb(frame)
+            yield targets[0], frame
             targets.popleft()
             if not targets or self._should_seek(position, targets[0]):
                 return
@@ -272,6 +280,15 @@ class StreamReader:
             self.num_readable = self._position + 1
         if self.failure is None:
             self.failure = f"decoding fails: {reason(error)}"
+
+    def _converted(self, index: int, frame: av.VideoFrame) -> np.ndarray | None:
+        """The upright RGB frame, None if FFmpeg cannot convert what the decoder gave."""
+        try:
+            return self._upright_rgb(frame)
+        except READ_ERRORS as error:
+            self.num_readable = min(self.num_readable, index)
+            self.failure = self.failure or f"decoding fails: {reason(error)}"
+            return None
 
     def _upright_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         if self._size is None:

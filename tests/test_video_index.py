@@ -1,0 +1,187 @@
+"""The index of a video: from the tables of its header in place of its packets; decoding beside conversion."""
+
+import io
+import struct
+import threading
+
+import av
+import numpy as np
+import pytest
+from video_files import write_truncated_video, write_video
+
+from hicom_hf.processors import video_decoding_hicom
+from hicom_hf.processors.decoding_ahead_hicom import ahead
+from hicom_hf.processors.frame_sampling_hicom import FrameSampling
+from hicom_hf.processors.media_bounds_hicom import MediaBounds
+from hicom_hf.processors.pyav_hicom import open_container
+from hicom_hf.processors.source_names_hicom import VideoReadError
+from hicom_hf.processors.video_index_hicom import index_packets, index_tables
+from hicom_hf.processors.video_reading_hicom import read_video
+
+UNEVEN = [0.0, 0.1, 0.2, 0.35, 0.36, 0.9, 1.0, 1.1, 1.9, 2.0, 2.5, 2.6, 2.61, 3.0, 4.0, 4.1]
+
+
+def indices(content, bounds=None):
+    """The index from the tables (or None) and that from the packets."""
+    found = []
+    for from_tables in (True, False):
+        file = io.BytesIO(content)
+        with open_container(file, {}) as container:
+            rest = (container, container.streams.video[0], "video", bounds or MediaBounds())
+            found.append(index_tables(file, *rest) if from_tables else index_packets(*rest))
+    return found
+
+
+def noise(num_frames, width=64, height=48):
+    return np.random.default_rng(0).integers(0, 255, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mov", "libx264"), ("a.mp4", "mpeg4"), ("a.mov", "mjpeg")]
+)
+def test_the_tables_of_a_header_say_what_the_packets_say(tmp_path, name, codec):
+    path = write_video(tmp_path / name, times=UNEVEN, frames=noise(len(UNEVEN)), codec=codec)
+    from_tables, from_packets = indices(path.read_bytes())
+    assert from_tables is not None and from_tables == from_packets
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_the_tables_tell_the_times_of_frames_that_are_stored_in_another_order(tmp_path, suffix):
+    path, options = (
+        tmp_path / f"a.{suffix}",
+        {"x264-params": "bframes=3:b-adapt=0:scenecut=0:keyint=10:log-level=none"},
+    )
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for pixels in noise(24):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    from_tables, from_packets = indices(path.read_bytes())
+    assert from_tables is not None and from_tables == from_packets
+    assert from_tables.pts != list(from_tables.order)
+
+
+def test_no_packet_is_walked_through_where_the_tables_tell(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4")
+    monkeypatch.setattr("hicom_hf.processors.video_index_hicom.index_packets", None)
+    assert read_video(path, FrameSampling(num_frames="all"))[1].num_source_frames == 12
+
+
+@pytest.mark.parametrize(
+    "options", [{"movflags": "frag_keyframe+empty_moov"}, {"movflags": "frag_keyframe"}, None], ids=str
+)
+def test_fragments_and_other_containers_are_walked_through(tmp_path, options):
+    path = write_video(tmp_path / ("a.mkv" if options is None else "a.mp4"), options=options)
+    from_tables, from_packets = indices(path.read_bytes())
+    assert from_tables is None and len(from_packets.pts) == 12
+
+
+def test_a_cut_file_is_walked_through(tmp_path):
+    from_tables, from_packets = indices(write_truncated_video(tmp_path / "a.mp4").read_bytes())
+    assert from_tables is None and from_packets.break_reason
+
+
+@pytest.mark.parametrize(("table", "place"), [(b"ctts", 12), (b"stts", 8), (b"stss", 8), (b"tkhd", 12)])
+@pytest.mark.parametrize("number", [0, 1, 3, 2**31 - 1])
+def test_a_table_that_lies_is_found_out_or_believed_by_the_packets_too(tmp_path, table, place, number):
+    content = bytearray(write_video(tmp_path / "a.mp4", times=UNEVEN).read_bytes())
+    start = content.index(table) + 4 + place
+    content[start : start + 4] = struct.pack(">I", number)
+    from_tables, from_packets = indices(bytes(content))
+    assert from_tables in (None, from_packets)
+
+
+def test_the_number_of_packets_is_bounded(tmp_path):
+    content = write_video(tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(VideoReadError, match="max_packets"):
+        indices(content, MediaBounds(max_packets=11))
+
+
+class CountedFile(io.BytesIO):
+    """A file in memory that notes how many of its bytes were read."""
+
+    num_read = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        self.num_read += len(content)
+        return content
+
+
+@pytest.mark.parametrize("sampling", [{"start": 1.0, "end": 2.0, "num_frames": 4}, {"num_frames": 2}])
+def test_a_part_of_a_long_file_is_read_without_the_rest(tmp_path, monkeypatch, sampling):
+    # As small beside this file as 2**18 bytes are beside a film.
+    monkeypatch.setattr("hicom_hf.processors.pyav_hicom.IO_BUFFER_SIZE", 2**13)
+    path = write_video(tmp_path / "a.mov", 250, frames=noise(250), codec="mjpeg", options={"movflags": "faststart"})
+    file = CountedFile(path.read_bytes())
+    frames, _ = read_video(file, FrameSampling(**sampling))
+    assert len(frames) == sampling["num_frames"]
+    assert file.num_read < len(file.getvalue()) / 4
+
+
+def test_frames_are_decoded_in_one_thread_and_transformed_in_the_callers(tmp_path, monkeypatch):
+    threads = {"decode": set(), "transform": set()}
+    frames_from = video_decoding_hicom.StreamReader._frames_from
+
+    def noted(self, targets):
+        threads["decode"].add(threading.current_thread())
+        yield from frames_from(self, targets)
+
+    def transform(frame):
+        threads["transform"].add(threading.current_thread())
+        return frame
+
+    monkeypatch.setattr(video_decoding_hicom.StreamReader, "_frames_from", noted)
+    read_video(write_video(tmp_path / "a.mp4"), FrameSampling(num_frames=4), transform=transform)
+    assert threads["transform"] == {threading.current_thread()}
+    assert len(threads["decode"]) == 1 and not threads["decode"] & threads["transform"]
+    assert not any(thread.is_alive() for thread in threads["decode"])
+
+
+def test_a_transform_that_fails_leaves_no_thread(tmp_path):
+    path, num_threads = write_video(tmp_path / "a.mp4"), threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        read_video(path, FrameSampling(num_frames=4), transform=lambda frame: 1 // 0)
+    assert threading.active_count() == num_threads
+
+
+def test_items_come_in_order_and_not_more_than_asked_for_are_made_ahead():
+    made, taken = [], []
+
+    def items():
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    for number in ahead(items(), 2):
+        taken.append(number)
+        assert len(made) <= number + 4
+    assert taken == list(range(20))
+
+
+def test_an_error_of_the_thread_is_raised_where_the_items_are_taken():
+    def items():
+        yield 1
+        raise VideoReadError("broken")
+
+    results = ahead(items(), 1)
+    assert next(results) == 1
+    with pytest.raises(VideoReadError, match="broken"):
+        next(results)
+
+
+def test_closing_ends_the_thread_and_the_generator():
+    is_closed = threading.Event()
+
+    def items():
+        try:
+            while True:
+                yield 0
+        finally:
+            is_closed.set()
+
+    num_threads, results = threading.active_count(), ahead(items(), 1)
+    next(results)
+    results.close()
+    assert is_closed.is_set() and threading.active_count() == num_threads
