@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..data.checking import check_data
 from ..hub.progress import Progress, no_progress
-from ..shapes.films import Take, film
+from ..shapes.films import Take, film, film_takes
 from ..shapes.writing import write_video
 from .building import Build, Clip
 from .demo_server import MODEL, SceneServer, pairs_of
@@ -111,12 +111,11 @@ def compare(build: Build, films: dict[str, list[Take]]) -> Truth:
 
 
 def _film(folder: Path, seed: int) -> list[Take]:
-    """The takes of a film, which is written if it is not there."""
-    frames, takes = film(seed, fps=FPS)
+    """The takes of a film, which is drawn if it is not there."""
     path = folder / f"film{seed:02}.mp4"
     if not path.exists():
-        write_video(path, frames, FPS)
-    return takes
+        write_video(path, film(seed, fps=FPS)[0], FPS)
+    return film_takes(seed, fps=FPS)
 
 
 def _take_of(clip: Clip, films: dict[str, list[Take]]) -> Take:

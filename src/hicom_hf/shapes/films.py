@@ -50,6 +50,39 @@ class Take:
         return asdict(self)
 
 
+def film_takes(
+    seed: int, num_takes: int = 6, fps: float = 8.0, clutter: str = "normal", split: str = "train"
+) -> list[Take]:
+    """The takes of the film that `film` draws for the same arguments; draws nothing.
+
+    Raises:
+        ValueError: no takes.
+
+    Example:
+        >>> [take.start for take in film_takes(0, num_takes=2)][0]
+        0.0
+    """
+    if num_takes < 1:
+        raise ValueError(f"num_takes must be at least 1, got {num_takes}")
+    dice = Dice(seed, FILM_STREAM)
+    seeds: list[int] = []
+    for number in range(num_takes):
+        # A scene that returns at once would be no new take.
+        others = sorted(set(seeds[:-1]))
+        seeds.append(dice.choose(others) if others and dice.happens(RETURNING) else seed * SCENES_PER_FILM + number)
+        if number and seeds[number] == seeds[number - 1]:
+            seeds[number] = seed * SCENES_PER_FILM + number
+    takes: list[Take] = []
+    for number, scene_seed in enumerate(seeds):
+        count = round(dice.uniform(*TAKE_SECONDS) * fps)
+        transition = dice.choose(TRANSITIONS) if number < num_takes - 1 else None
+        start = takes[-1].end if takes else 0.0
+        takes.append(
+            Take(scene_seed, clutter, split, start, start + count / fps, scene_seed in seeds[:number], transition)
+        )
+    return takes
+
+
 def film(
     seed: int,
     num_takes: int = 6,
@@ -78,28 +111,16 @@ def film(
         >>> len(takes), takes[1].end == len(frames) / 4.0
         (2, True)
     """
-    if num_takes < 1:
-        raise ValueError(f"num_takes must be at least 1, got {num_takes}")
-    dice = Dice(seed, FILM_STREAM)
-    seeds: list[int] = []
-    for number in range(num_takes):
-        # A scene that returns at once would be no new take.
-        others = sorted(set(seeds[:-1]))
-        seeds.append(dice.choose(others) if others and dice.happens(RETURNING) else seed * SCENES_PER_FILM + number)
-        if number and seeds[number] == seeds[number - 1]:
-            seeds[number] = seed * SCENES_PER_FILM + number
+    takes = film_takes(seed, num_takes, fps, clutter, split)
     half = max(1, round(TRANSITION_SECONDS * fps / 2))  # frames of a transition on each side of its middle
     frames: np.ndarray | None = None
-    takes: list[Take] = []
-    for number, scene_seed in enumerate(seeds):
-        count = round(dice.uniform(*TAKE_SECONDS) * fps)
-        transition = dice.choose(TRANSITIONS) if number < num_takes - 1 else None
-        shown = _shown(Scene.from_seed(scene_seed, clutter, split), count + half, size, fps)
-        frames = _joined(frames, shown, takes[-1].transition if takes else "cut", half)
-        start = takes[-1].end if takes else 0.0
-        frames = frames[: round(start * fps) + count + (half if transition == "dissolve" else 0)]
-        end = start + count / fps
-        takes.append(Take(scene_seed, clutter, split, start, end, scene_seed in seeds[:number], transition))
+    before: Transition = "cut"
+    for take in takes:
+        start, count = round(take.start * fps), round((take.end - take.start) * fps)
+        frames = _joined(frames, _shown(take.scene, count + half, size, fps), before, half)
+        frames = frames[: start + count + (half if take.transition == "dissolve" else 0)]
+        before = take.transition or "cut"
+    assert frames is not None  # there is a take
     return frames, takes
 
 
