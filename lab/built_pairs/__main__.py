@@ -2,7 +2,7 @@
 
     python -m lab.built_pairs runs/built_pairs
 
-About 30 minutes of one core. An interrupted command resumes when it is run again. Prints a table, and writes comparison.json.
+About 15 minutes of one core. An interrupted command resumes when it is run again. Prints a table, and writes comparison.json.
 """
 
 import argparse

@@ -43,7 +43,7 @@ VARIANTS = {
 PAIRS_PER_CLIP = 3
 PAIRS_STREAM = 17
 ALIGNMENT, PRETRAINING, TUNING = "alignment", "conditional_pretraining", "instruction_tuning"
-CHECKPOINT_EVERY = 40  # steps
+CHECKPOINT_EVERY = 25  # steps
 RECORDS = "records.json"
 
 
@@ -57,14 +57,16 @@ class Budget:
         videos: of alignment (pictures) and instruction tuning.
         test_videos: at each level of clutter.
         steps: of each stage. Without conditional pre-training its steps go to instruction tuning, as in the ablations.
+        batch_size: of all stages; half of the recipes'.
         seed: of the compressor's first weights and of the order of the data.
     """
 
-    films: int = 40
-    clips: int = 200
-    videos: int = 300
-    test_videos: int = 20
-    steps: tuple[tuple[str, int], ...] = ((ALIGNMENT, 200), (PRETRAINING, 120), (TUNING, 200))
+    films: int = 20
+    clips: int = 110
+    videos: int = 160
+    test_videos: int = 15
+    steps: tuple[tuple[str, int], ...] = ((ALIGNMENT, 150), (PRETRAINING, 100), (TUNING, 150))
+    batch_size: int = 32
     seed: int = 0
 
     def own_clips(self) -> Dataset:
@@ -198,6 +200,8 @@ def _run(stage: str, place: Path, folder: Path, budget: Budget, steps: int, more
     dataset = Dataset(dataset.name, dataset.videos, dataset.seed, {})  # serves any stage
     overrides = [
         f"max_steps={steps}",
+        f"batch_size={budget.batch_size}",
+        f"batch_size_per_device={budget.batch_size}",
         f"data.feature_cache={json.dumps(str(folder / 'features'))}",
         f"checkpoints.every={CHECKPOINT_EVERY}",
         "logging.progress_bar=false",
