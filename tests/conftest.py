@@ -28,3 +28,16 @@ def processor(model):
     from hicom_hf.assembly.random_model import tiny_processor
 
     return tiny_processor(model.config)
+
+
+@pytest.fixture(scope="session")
+def world_films(tmp_path_factory):
+    """A folder with two untrimmed films of the built-in world, and the takes of each by its file's name; not to be changed."""
+    from hicom_hf.shapes import write_video
+    from hicom_hf.shapes.films import film
+
+    folder, takes = tmp_path_factory.mktemp("world_films"), {}
+    for seed in range(2):
+        frames, takes[f"film{seed:02}.mp4"] = film(seed)
+        write_video(folder / f"film{seed:02}.mp4", frames, fps=8.0)
+    return folder, takes

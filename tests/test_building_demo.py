@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ NUM_FILMS = 2
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, world_films):
     """The folder of a demo, and what it printed as JSON."""
     folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(world_films[0], folder / "films")  # they are the films that it would draw
     with pytest.MonkeyPatch.context() as patch:
         lines = []
         patch.setattr("builtins.print", lambda *values, **options: lines.append(" ".join(map(str, values))))

@@ -23,19 +23,11 @@ from hicom_hf.dataset_building.filtering import reason_to_drop
 from hicom_hf.dataset_building.pairs import parse_pairs
 from hicom_hf.dataset_building.settings import CaptionSettings, settings_from_dict
 from hicom_hf.evaluation.client import EndpointError
-from hicom_hf.shapes import write_video
-from hicom_hf.shapes.films import film
-
-NUM_FILMS = 2
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    folder, takes = tmp_path_factory.mktemp("films"), {}
-    for seed in range(NUM_FILMS):
-        frames, takes[f"film{seed}.mp4"] = film(seed)
-        write_video(folder / f"film{seed}.mp4", frames, fps=8.0)
-    return folder, takes
+def films(world_films):
+    return world_films
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +161,7 @@ def test_prompts_hold_the_papers_rules_and_keep_other_braces():
 
 def test_pictures_of_a_clip_are_small_and_come_before_the_words(films):
     settings = CaptionSettings(base_url="http://a", model="m", num_frames=3, max_side=64, media_ids=True)
-    pictures = clip_pictures(str(films[0] / "film0.mp4"), 1.0, 5.0, settings)
+    pictures = clip_pictures(str(films[0] / "film00.mp4"), 1.0, 5.0, settings)
     assert len(pictures) == 3 and all(picture[:2] == b"\xff\xd8" for picture in pictures)
     assert [part["uuid"] for part in media_parts(pictures, "c", settings)] == ["c-0", "c-1", "c-2"]
 
@@ -248,7 +240,7 @@ def test_copies_of_clips_are_left_out(answered, films, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
     for name in ("a.mp4", "b.mp4"):
-        shutil.copy(films[0] / "film0.mp4", videos / name)
+        shutil.copy(films[0] / "film00.mp4", videos / name)
     values = {"videos": [str(videos)], "deduplicate": {"threshold": 0.9999}}
     build = variant(answered, tmp_path, **values)
     build.run(until="clips")
@@ -259,17 +251,17 @@ def test_copies_of_clips_are_left_out(answered, films, tmp_path):
 
 
 def test_videos_of_benchmarks_are_left_out_by_name_and_by_their_pictures(answered, films, tmp_path):
-    (tmp_path / "benchmark.json").write_text(json.dumps([{"url": "x", "video": "clips/film1.mp4"}]))
+    (tmp_path / "benchmark.json").write_text(json.dumps([{"url": "x", "video": "clips/film01.mp4"}]))
     build = variant(answered, tmp_path, decontaminate={"benchmark_files": [str(tmp_path / "benchmark.json")]})
-    assert {Path(clip.video.path).stem for clip in build.selected_clips()} == {"film0"}
+    assert {Path(clip.video.path).stem for clip in build.selected_clips()} == {"film00"}
     assert decontamination_note(build) == "decontaminated against benchmark.json"
     folder = tmp_path / "benchmark"
     folder.mkdir()
-    shutil.copy(films[0] / "film0.mp4", folder / "renamed.mp4")
+    shutil.copy(films[0] / "film00.mp4", folder / "renamed.mp4")
     shutil.rmtree(build.output_dir)
     build = variant(answered, tmp_path, decontaminate={"benchmark_videos": str(folder), "threshold": 0.999})
     build.run(until="clips")
-    assert {Path(clip.video.path).stem for clip in build.selected_clips()} == {"film1"}
+    assert {Path(clip.video.path).stem for clip in build.selected_clips()} == {"film01"}
 
 
 def test_names_are_found_in_every_kind_of_file(tmp_path):

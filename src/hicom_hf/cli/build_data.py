@@ -1,6 +1,6 @@
 """Build instruction-conditioned training data from untrimmed videos, as HICom-248K was built (paper, section 3.2).
 
-    hicom build-data plan build.yaml      what there is to do; no work
+    hicom build-data plan build.yaml      what there is to do, and what it will cost; reads what the files say of themselves
     hicom build-data run build.yaml       do what is missing; may be killed and repeated at any time
     hicom build-data status build.yaml    how far it is, and what failed
     hicom build-data export build.yaml    records for `hicom train`, their provenance, a data card
@@ -18,7 +18,8 @@ import sys
 from .arguments import at_least_one
 
 HELP = "build training data from untrimmed videos, as HICom-248K was built"
-FORMATS = ("jsonl", "parquet")
+FORMATS = ("jsonl", "parquet", "webdataset")
+ENGINES = ("local", "ray")
 STAGES = ("probe", "select", "watch", "clips", "captions")
 
 
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_ = actions.add_parser("run", help="do what is missing")
     status = actions.add_parser("status", help="print how far the build is, and what failed")
     export = actions.add_parser("export", help="write train.jsonl, train.provenance.parquet and data_card.md")
-    delete = actions.add_parser("delete", help="remove everything that came from one video; export again afterwards")
+    delete = actions.add_parser(
+        "delete", help="remove everything that came from one video, and export again without it"
+    )
     report = actions.add_parser("report", help="write a page with pictures of what the build did")
     for action in (plan, run_, status, report, export, delete):
         action.add_argument("build", metavar="BUILD.yaml", help="the build; docs/building_data.md explains its keys")
@@ -49,8 +52,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     run_.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage (default: %(default)s)")
     run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    for action in (run_, export):
+        action.add_argument(
+            "--engine",
+            choices=ENGINES,
+            default=ENGINES[0],
+            help="who decodes: processes of this machine, or a Ray cluster that sees the same folders (default: %(default)s)",
+        )
+        action.add_argument(
+            "--ray-address", metavar="ADDRESS", help="of the cluster, such as auto (default: one on this machine)"
+        )
+        action.add_argument(
+            "--ray-gpus", type=float, default=0.0, metavar="X", help="fraction of a GPU for each task (default: 0)"
+        )
     export.add_argument(
-        "--format", choices=FORMATS, nargs="+", default=list(FORMATS), help="what to write (default: %(default)s)"
+        "--format",
+        choices=FORMATS,
+        nargs="+",
+        default=list(FORMATS[:2]),
+        help="what to write; webdataset needs --clips (default: jsonl parquet)",
+    )
+    export.add_argument(
+        "--clips",
+        type=_height,
+        metavar="HEIGHT",
+        help="cut clips of this height, such as 360p, and name them in place of times of the videos",
     )
     delete.add_argument("video", metavar="ID", help="of the video, as in the provenance")
     demo = actions.add_parser(
@@ -81,15 +107,29 @@ def _build(args: argparse.Namespace):
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from ..dataset_building.planning import plan
+
     build = _build(args)
     build.run(until="probe", progress=_progress_bar)
-    _print(build.plan(), args.json)
+    _print(plan(build), args.json)
     return 0
+
+
+def _engine(args: argparse.Namespace, workers: int):
+    """A context manager; errors as of the engines."""
+    if args.engine == "ray":
+        from ..dataset_building.engine_ray import RayEngine
+
+        return RayEngine(args.ray_address, None if args.ray_address else workers, args.ray_gpus)
+    from ..dataset_building.engine_local import LocalEngine
+
+    return LocalEngine(workers)
 
 
 def _run(args: argparse.Namespace) -> int:
     build = _build(args)
-    build.run(args.until, args.retry_failed, _progress_bar)
+    with _engine(args, build.settings.workers) as engine:
+        build.run(args.until, args.retry_failed, _progress_bar, engine)
     _print(build.status(), args.json)
     failures = build.failures()
     for failure in failures[:10]:
@@ -116,7 +156,8 @@ def _export(args: argparse.Namespace) -> int:
     from ..dataset_building.export import decontamination_note, export
 
     build = _build(args)
-    found = export(build, tuple(args.format))
+    with _engine(args, build.settings.workers) as build.engine:
+        found = export(build, tuple(args.format), args.clips, _progress_bar)
     counts = {"folder": str(build.output_dir), "clips": found.clips, "pairs": len(found.records)}
     _print({**counts, "dropped": dict(found.dropped), "benchmarks": decontamination_note(build)}, args.json)
     return 0
@@ -144,7 +185,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _delete(args: argparse.Namespace) -> int:
-    _print({"files removed": _build(args).delete_video(args.video)}, args.json)
+    from ..dataset_building.export import delete_video
+
+    _print({"files removed": delete_video(_build(args), args.video)}, args.json)
     return 0
 
 
@@ -165,6 +208,14 @@ def _shard(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
         raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N-1, such as 0/8; got {text!r}")
     return int(first), int(second)
+
+
+def _height(text: str) -> int:
+    """ "360p" or "360"."""
+    number = text.removesuffix("p")
+    if not (number.isdecimal() and int(number) >= 16):
+        raise argparse.ArgumentTypeError(f"must be a height of at least 16 pixels, such as 360p; got {text!r}")
+    return int(number)
 
 
 def _progress_bar(iterable, total: int, name: str):

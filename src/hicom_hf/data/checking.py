@@ -28,7 +28,7 @@ from .datasets import TAR_SUFFIXES, PackedRecords, iterate_records
 from .encoding import IGNORED, ItemEncoder
 from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
-from .streaming import open_stream, record_of_row
+from .streaming import open_stream, records_of_row
 
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small
 CHUNK = 256  # records that are checked together, so that memory does not grow with the data set
@@ -197,7 +197,7 @@ def _records(records, media_root, seed: int) -> tuple[Iterable[Record], int, int
         path = os.fspath(records)
         if path.lower().endswith(TAR_SUFFIXES) or os.path.isdir(path):
             root = None if media_root is None else os.fspath(media_root)
-            return (record_of_row(row, root) for row in open_stream(path)), 0, STREAM_CHUNK
+            return (record for row in open_stream(path) for record in records_of_row(row, root)), 0, STREAM_CHUNK
     found = PackedRecords(iterate_records(records, media_root, seed))
     return found, len(found), CHUNK
 

@@ -30,7 +30,7 @@ from .formats import (
     nearest_format,
     record_format,
 )
-from .streaming import expand_shards, open_stream, record_of_row, tar_rows
+from .streaming import expand_shards, open_stream, records_of_row, tar_rows
 
 OWN_FORMAT = "conversations or messages"
 SKELETON = "videos of a folder, answers to fill in"
@@ -107,7 +107,8 @@ def source_records(source: Path, media_root: str | os.PathLike | None = None) ->
     if source.is_dir():
         yield from _folder_records(source, media_root)
     elif name.endswith(TAR_SUFFIXES):
-        yield from (record_of_row(row, None) for row in tar_rows(expand_shards(str(source))))
+        for row in tar_rows(expand_shards(str(source))):
+            yield from records_of_row(row, None)
     elif not source.is_file():
         raise FileNotFoundError(f"{source} does not exist")
     elif source.suffix.lower() in TABLE_DELIMITERS:
@@ -134,7 +135,8 @@ def _folder_records(folder: Path, media_root: str | os.PathLike | None) -> Itera
         found = load_from_disk(folder)
         if isinstance(found, DatasetDict):
             raise ValueError(f"{folder} holds several splits; give one of its folders: {', '.join(found)}")
-        yield from (record_of_row(row, _root(folder, media_root)) for row in open_stream(found))
+        for row in open_stream(found):
+            yield from records_of_row(row, _root(folder, media_root))
     elif tables:
         yield from _parquet_records(tables, media_root)
     else:

@@ -1,8 +1,9 @@
 """Data sets that are read as they come: Hub data sets and tar shards, through the library `datasets`.
 
 A tar shard is in WebDataset's layout: the files of one sample share their name up to its first dot and follow each other.
-`<key>.json` is the record; its videos and images are files of the sample, named by the record or, if it names none, all
-of them in the order of their names. Without a record that has turns or a caption, `<key>.txt` is the caption.
+`<key>.json` is the record, or a list of records of one video; its videos and images are files of the sample, named by the
+record or, if it names none, all of them in the order of their names. Without a record that has turns or a caption,
+`<key>.txt` is the caption.
 """
 
 import json
@@ -156,7 +157,8 @@ class HiComStreamingDataset(IterableDataset):
     def _items(self, row: Mapping[str, Any]) -> Sequence[TrainingItem | SkippedSample]:
         """What a row gives before any video is read."""
         try:
-            return training_items(record_of_row(row, self.media_root), self.per_turn)
+            records = records_of_row(row, self.media_root)
+            return [item for record in records for item in training_items(record, self.per_turn)]
         except SampleError as error:
             if self.on_bad_sample == "raise":
                 raise
@@ -200,17 +202,17 @@ def open_stream(source, split: str = "train"):
     return stream if stream.features is None else stream.decode(False)
 
 
-def record_of_row(row: Mapping[str, Any], media_root: str | None) -> Record:
-    """A row of a stream as a record: its columns, or the files of a tar sample."""
+def records_of_row(row: Mapping[str, Any], media_root: str | None) -> list[Record]:
+    """A row of a stream as a record, of its columns or the files of a tar sample; a sample's JSON may be a list of them."""
     if "__files__" in row:
-        return _record_of_files(row["__key__"], row["__shard__"], row["__files__"])
+        return _records_of_files(row["__key__"], row["__shard__"], row["__files__"])
     if "__key__" in row and "json" in row:  # a shard that `datasets` itself has opened
         files = {
             name: value["bytes"] for name, value in row.items() if isinstance(value, Mapping) and "bytes" in value
         }
-        return _record_of_files(row["__key__"], row.get("__url__", "stream"), {**files, "json": row["json"]})
+        return _records_of_files(row["__key__"], row.get("__url__", "stream"), {**files, "json": row["json"]})
     name = next((f"record {row[key]}" for key in ("id", "__key__") if row.get(key) is not None), "a record")
-    return Record(row, f"stream: {name}", media_root, _open_remote)
+    return [Record(row, f"stream: {name}", media_root, _open_remote)]
 
 
 def _open_remote(kind: str, source: Any) -> Any:
@@ -291,8 +293,8 @@ def tar_rows(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield {"__key__": key, "__shard__": shard, "__files__": files}
 
 
-def _record_of_files(key: str, shard: str, files: Mapping[str, Any]) -> Record:
-    """A tar sample as a record; "json" is content, or parsed already."""
+def _records_of_files(key: str, shard: str, files: Mapping[str, Any]) -> list[Record]:
+    """A tar sample as its records; "json" is content, or parsed already."""
     source = f"{shard}: {key}"
     data = files.get("json", {} if "txt" in files else None)
     if data is None:
@@ -302,6 +304,12 @@ def _record_of_files(key: str, shard: str, files: Mapping[str, Any]) -> Record:
             data = json.loads(data)
         except ValueError as error:
             raise SampleError(source, BAD_RECORD, f"{key}.json is not JSON ({error})") from error
+    if isinstance(data, list) and data:
+        return [_record_of_files(entry, f"{source}, record {n}", key, files) for n, entry in enumerate(data)]
+    return [_record_of_files(data, source, key, files)]
+
+
+def _record_of_files(data: Any, source: str, key: str, files: Mapping[str, Any]) -> Record:
     if isinstance(data, dict) and not any(data.get(name) for name in ("video", "videos", "image", "images")):
         data = dict(data)
         for kind, suffixes in MEDIA_SUFFIXES.items():

@@ -1,7 +1,7 @@
 """Asks the captioner about clips: caption, then pairs, each answer kept at once and never asked for again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +24,7 @@ def answer_stages(settings: BuildSettings) -> tuple[Stage, Stage]:
     A clip's id says which part of which video it is, so its answers stay when other thresholds give the same clip. The address
     of the server, the number of requests and the like do not change answers.
     """
+    assert settings.captions is not None  # asked by `Build`
     values = settings.to_dict()
     keys = ("model", "num_frames", "max_side", "jpeg_quality", "transport", "temperature", "max_tokens")
     captions = {key: values["captions"][key] for key in keys} | {"version": CAPTION_VERSION}
@@ -42,16 +43,17 @@ class Asker:
     """
 
     def __init__(self, settings: BuildSettings, stages: tuple[Stage, Stage]):
+        assert settings.captions is not None  # asked by `Build`
         self.settings, self.captions_settings = settings, settings.captions
         self.captions, self.pairs = stages
-        self.caption_prompt = prompt_text(settings.captions.prompt)
+        self.caption_prompt = prompt_text(self.captions_settings.prompt)
         self.pairs_prompt = prompt_text(settings.pairs.prompt)
 
     def is_missing(self, clip: Any) -> bool:
         failed = self.captions.has_failed(clip.id) or self.pairs.has_failed(clip.id)
         return not self.pairs.is_done(clip.id) and not failed
 
-    async def run(self, clips: Iterable[Any]) -> AsyncIterator[str]:
+    async def run(self, clips: Iterable[Any]) -> AsyncGenerator[str]:
         """Answer clips, as many at once as the server bears; yields the id of each that is finished.
 
         Raises:

@@ -1,39 +1,48 @@
 """The stages of a build in their order, from videos to pairs, each done for what is missing."""
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..hub.files import FolderLock, append_json_line, read_json_lines
+from ..hub.files import FolderLock, append_json_line, read_json_lines, write_text
 from ..hub.progress import Progress, no_progress
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.video_reading_hicom import read_video
 from .asking import Asker, answer_stages
 from .categories import CATEGORIES, choose_videos
 from .clips import KEPT, choose_clips
-from .decontamination import benchmark_names, shows_a_benchmark
+from .decontamination import benchmark_names, names_of, shows_a_benchmark, task_names
 from .deduplication import clip_vector, find_duplicates
+from .detectors import make_detector
 from .embedders import Embedder, make_embedder
-from .engine_local import run_stage
+from .engine_local import LocalEngine, run_stage
 from .probe import SourceVideo, find_videos, probe
-from .settings import BuildSettings, KeyframeSettings
-from .stages import ARRAYS, Stage
+from .settings import BuildSettings, KeyframeSettings, ShotSettings
+from .stages import ARRAYS, LOG_FILE, Stage
 from .watching import watch
 
 # Raised whenever the same settings give another result of a stage.
-PROBE_VERSION, MATCH_VERSION, WATCH_VERSION, CLIPS_VERSION = 1, 1, 2, 1
+PROBE_VERSION, MATCH_VERSION, WATCH_VERSION, CLIPS_VERSION = 1, 1, 3, 2
 DUPLICATE, CONTAMINATED = "duplicate", "of a benchmark"
 DELETED_FILE = "deleted.jsonl"
 STAGES = ("probe", "select", "watch", "clips", "captions")
-# CPU seconds of one core per hour of 720p video at 24 frames per second, without the embedder (benchmarks/building_data.py).
-WATCH_CPU_SECONDS_PER_HOUR = 363
+
+
+class Engine(Protocol):
+    """Who does the missing work of a stage: `engine_local.LocalEngine` or `engine_ray.RayEngine`."""
+
+    def run_stage(
+        self, stage: Stage, values: Mapping[str, Any], work: Callable[[Any], dict[str, Any]], progress: Progress
+    ) -> None:
+        """Make the results of a stage that are missing, and write down what fails."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,11 @@ class Build:
         watched = {"version": WATCH_VERSION} | {
             key: keyframes[key] for key in ("embedder", "model", "fps", "max_side")
         }
+        watched["detector"] = settings.shots.detector
         chosen = {"watch": watched, "version": CLIPS_VERSION, "rule": keyframes["rule"]}
         chosen |= {"threshold": keyframes["threshold"]}
-        chosen |= {key: settings.to_dict()[key] for key in ("shots", "clips")}
+        chosen["shots"] = {"threshold": settings.shots.chosen_threshold, "min_length": settings.shots.min_length}
+        chosen["clips"] = settings.to_dict()["clips"]
         self.probed = Stage(self.output_dir, "probe", {"version": PROBE_VERSION})
         matched = {"version": MATCH_VERSION, "categories": list(CATEGORIES)}
         matched |= {key: keyframes[key] for key in ("embedder", "model")}
@@ -91,6 +102,8 @@ class Build:
         self.watched = Stage(self.output_dir, "watch", watched, ARRAYS)
         self.chosen = Stage(self.output_dir, "clips", chosen)
         self.captions, self.pairs = (None, None) if settings.captions is None else answer_stages(settings)
+        self.engine: Engine = LocalEngine(settings.workers)
+        self._left_out: tuple[Any, dict[str, str]] | None = None  # what it was found for, and what was found
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -101,27 +114,37 @@ class Build:
     @cached_property
     def clip_stages(self) -> dict[str, Stage]:
         """Of clips; none if the build ends with clips."""
-        return {} if self.captions is None else {"captions": self.captions, "pairs": self.pairs}
+        return {} if self.captions is None or self.pairs is None else {"captions": self.captions, "pairs": self.pairs}
 
     # Work ------------------------------------------------------------------------------------------------------------------
 
-    def run(self, until: str = STAGES[-1], retry_failed: bool = False, progress: Progress = no_progress) -> None:
+    def run(
+        self,
+        until: str = STAGES[-1],
+        retry_failed: bool = False,
+        progress: Progress = no_progress,
+        engine: Engine | None = None,
+    ) -> None:
         """Do what is missing.
 
         Args:
             until: the last stage.
             retry_failed: also what failed before.
             progress: of each stage.
+            engine: who does it; None for this machine, with as many processes as the settings say.
 
         Raises:
             BlockingIOError: another process builds this part.
             EndpointError: the captioner's server is dead; what it has answered is kept.
+            ImportError: the detector needs a package that is not installed.
         """
+        make_detector(self.settings.shots)  # refused at once, not for each video
+        self.engine = engine or LocalEngine(self.settings.workers)
         name = "whole" if self.shard == (0, 1) else f"shard-{self.shard[0]}-of-{self.shard[1]}"
         with FolderLock(self.output_dir / "locks" / name, "hicom build-data run"):
             if retry_failed:
                 for stage in self.stages.values():
-                    stage.forget_failures(self.videos)
+                    stage.forget_failures([*self.videos, *self._benchmark_videos])
                 for stage in self.clip_stages.values():
                     stage.forget_failures(clip.id for clip in self.clips())
             for stage in STAGES[: STAGES.index(until) + 1]:
@@ -135,13 +158,13 @@ class Build:
                 steps[stage](progress)
 
     def _probe(self, progress: Progress) -> None:
-        run_stage(self.probed, self.videos, probe, self.settings.workers, progress)
+        self.engine.run_stage(self.probed, self.videos, probe, progress)
 
     def _match(self, progress: Progress) -> None:
         if self.settings.select is not None:
             known = {item: video.path for item, video in self.videos.items() if self.probed.is_done(item)}
             work = partial(match_with, self.settings.keyframes, self.settings.select.num_frames, self.settings.device)
-            run_stage(self.matched, known, work, self.settings.workers, progress)
+            self.engine.run_stage(self.matched, known, work, progress)
 
     def selected_videos(self) -> dict[str, list[str]]:
         """Videos that are watched, each with the categories that it was selected for."""
@@ -152,23 +175,21 @@ class Build:
         return choose_videos(scores, select.per_category, select.random, select.seed)
 
     def _watch(self, progress: Progress) -> None:
-        known = self._benchmark_videos()
-        work = partial(watch_with, self.settings.keyframes, self.settings.device)
-        run_stage(self.watched, {item: known[item].path for item in known}, work, self.settings.workers, progress)
-        known = {item: self.videos[item].path for item in self.selected_videos() if self.probed.is_done(item)}
-        work = partial(watch_with, self.settings.keyframes, self.settings.device)
-        run_stage(self.watched, known, work, self.settings.workers, progress)
+        paths = {item: video.path for item, video in self._benchmark_videos.items()}
+        paths |= {item: self.videos[item].path for item in self.selected_videos() if self.probed.is_done(item)}
+        work = partial(watch_with, self.settings.keyframes, self.settings.shots, self.settings.device)
+        self.engine.run_stage(self.watched, paths, work, progress)
 
     def _choose(self, progress: Progress) -> None:
         watched = {item: item for item in self.videos if self.watched.is_done(item)}
-        run_stage(self.chosen, watched, self._choose_one, 1, progress)
+        run_stage(self.chosen, watched, self._choose_one, 1, progress)  # takes no time, whoever does the rest
 
     def _choose_one(self, item: str) -> dict[str, Any]:
         return choose_clips(item, self.watched.read(item), self.settings)
 
     def _ask(self, progress: Progress) -> None:
         """Captions and pairs of all clips."""
-        if self.captions is None:
+        if self.captions is None or self.pairs is None:
             return
         asker = Asker(self.settings, (self.captions, self.pairs))
         left_out = self.left_out()
@@ -200,21 +221,30 @@ class Build:
                     yield Clip(shot["id"], video, shot["start"], shot["end"], tuple(shot["keyframes"]))
 
     def left_out(self) -> dict[str, str]:
-        """Clips that are not captioned although they are kept, with the reason."""
-        settings, clips = self.settings, list(self.clips())
+        """Clips that are not captioned although they are kept, with the reason; found once for the same clips."""
+        clips = list(self.clips())
+        known = [item for item in self._benchmark_videos if self.watched.is_done(item)]
+        state = ([clip.id for clip in clips], known)
+        if self._left_out is None or self._left_out[0] != state:
+            self._left_out = (state, self._find_left_out(clips))
+        return self._left_out[1]
+
+    def _find_left_out(self, clips: list[Clip]) -> dict[str, str]:
+        settings, chosen = self.settings, self.settings.decontaminate
         found: dict[str, str] = {}
         vectors = []
-        names = benchmark_names((settings.decontaminate and settings.decontaminate.benchmark_files) or [])
+        names = benchmark_names(chosen.benchmark_files or []) if chosen else set()
+        names |= task_names(chosen.benchmarks or {}) if chosen else set()
         shown = self._benchmark_vectors()
         for clip in clips:
-            if Path(clip.video.path).stem in names:
+            if names & names_of(clip.video.path):
                 found[clip.id] = CONTAMINATED
             if settings.deduplicate is None and not len(shown):
                 continue
             watched = self.watched.read(clip.video.id)
             times, frames = watched["sampled_times"], watched["vectors"]
             inside = (times >= clip.start) & (times < clip.end)
-            if len(shown) and shows_a_benchmark(frames[inside], shown, settings.decontaminate.threshold):
+            if chosen and chosen.threshold is not None and shows_a_benchmark(frames[inside], shown, chosen.threshold):
                 found[clip.id] = CONTAMINATED
             vectors.append(clip_vector(times, frames, clip.start, clip.end))
         if settings.deduplicate is not None and vectors:
@@ -227,19 +257,24 @@ class Build:
         left_out = self.left_out()
         return [clip for clip in self.clips() if clip.id not in left_out]
 
+    @cached_property
     def _benchmark_videos(self) -> dict[str, SourceVideo]:
         chosen = self.settings.decontaminate
         if chosen is None or chosen.benchmark_videos is None:
             return {}
         return {video.id: video for video in find_videos([chosen.benchmark_videos], self.settings.media_root)}
 
+    def benchmark_videos_not_seen(self) -> int:
+        """Videos of `benchmark_videos` that clips were not compared with: not watched yet, or they cannot be read."""
+        return sum(not self.watched.is_done(item) for item in self._benchmark_videos)
+
     def _benchmark_vectors(self) -> np.ndarray:
         """Vectors of all sampled frames of the benchmarks' videos that could be read."""
-        known = [self.watched.read(item)["vectors"] for item in self._benchmark_videos() if self.watched.is_done(item)]
+        known = [self.watched.read(item)["vectors"] for item in self._benchmark_videos if self.watched.is_done(item)]
         return np.concatenate(known) if known else np.empty((0, 0))
 
     def delete_video(self, video_id: str) -> int:
-        """Remove everything that came from a video, for good: later runs leave it out. Export again afterwards.
+        """Remove the results of a video, and keep it away from later runs; `export.delete_video` removes all that came from it.
 
         Returns:
             How many files were removed.
@@ -254,6 +289,9 @@ class Build:
         files = [path for path in self.output_dir.glob(f"*/{video_id[:2]}/{video_id}*") if path.is_file()]
         for path in files:
             path.unlink()
+        log = self.output_dir / LOG_FILE  # its errors may quote the file's name
+        kept = [json.dumps(entry) for entry in read_json_lines(log) if not entry["item"].startswith(video_id)]
+        write_text(log, "".join(f"{line}\n" for line in kept))
         return len(files)
 
     def failures(self) -> list[dict[str, str]]:
@@ -262,26 +300,6 @@ class Build:
         clips = [clip.id for clip in self.clips()]
         rows += [row for stage in self.clip_stages.values() for row in stage.failures(clips)]
         return [{**row, "path": self.videos[row["item"].partition("-")[0]].relative} for row in rows]
-
-    def plan(self) -> dict[str, Any]:
-        """What there is to do, from what the probed files say; probes nothing itself."""
-        probed = [self.probed.read(item) for item in self.videos if self.probed.is_done(item)]
-        hours = sum(facts["duration"] or 0 for facts in probed) / 3600
-        return {
-            "videos": len(self.videos),
-            "gigabytes": sum(video.num_bytes for video in self.videos.values()) / 1e9,
-            "probed": len(probed),
-            "hours": hours,
-            "sampled_frames": round(hours * 3600 * self.settings.keyframes.fps),
-            "watch_cpu_hours_of_720p": hours * WATCH_CPU_SECONDS_PER_HOUR / 3600,
-            "missing": {name: len(stage.missing(self.videos)) for name, stage in self.stages.items()},
-            "requests": self._num_requests(),
-        }
-
-    def _num_requests(self) -> int:
-        """Two for each chosen clip that has no answer yet; before clips are chosen nobody knows how many there will be."""
-        clips = [clip.id for clip in self.selected_clips()]
-        return sum(len(stage.missing(clips)) for stage in self.clip_stages.values())
 
     def status(self) -> dict[str, Any]:
         """How far the build is: results and failures of each stage, and what became of the shots."""
@@ -312,7 +330,7 @@ def _count(stage: Stage, items: Collection[str]) -> dict[str, int]:
     return {"done": done, "failed": failed, "missing": len(items) - done - failed}
 
 
-def _drawn(loop: asyncio.AbstractEventLoop, answers: AsyncIterator[str]) -> Iterator[str]:
+def _drawn(loop: asyncio.AbstractEventLoop, answers: AsyncGenerator[str]) -> Iterator[str]:
     """What an asynchronous iterator yields."""
     while True:
         try:
@@ -321,8 +339,8 @@ def _drawn(loop: asyncio.AbstractEventLoop, answers: AsyncIterator[str]) -> Iter
             return
 
 
-def watch_with(settings: KeyframeSettings, device: str, path: str) -> dict[str, Any]:
-    return watch(path, settings, _embedder(settings, device))
+def watch_with(settings: KeyframeSettings, shots: ShotSettings, device: str, path: str) -> dict[str, Any]:
+    return watch(path, settings, _embedder(settings, device), shots)
 
 
 def match_with(settings: KeyframeSettings, num_frames: int, device: str, path: str) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from .detectors import make_detector
 from .keyframes import find_keyframes
 from .settings import BuildSettings, ClipSettings
-from .shots import find_cuts, shots_between
+from .shots import shots_between
 
 KEPT = "kept"
 NO_KEYFRAME, TOO_SHORT, TOO_LONG = "no keyframe", "too short", "too long"
@@ -32,7 +33,7 @@ def verdict(start: float, end: float, keyframe_times: Sequence[float], settings:
 def choose_clips(video_id: str, watched: dict[str, np.ndarray], settings: BuildSettings) -> dict[str, Any]:
     """Shots, keyframes and clips of a video from what was seen when it was watched (see `watching.watch`)."""
     duration = float(watched["duration"])
-    cuts = find_cuts(watched["times"], watched["distances"], settings.shots.threshold, settings.shots.min_length)
+    cuts = make_detector(settings.shots).cuts(watched["times"], watched["distances"], settings.shots)
     kept, similarities = find_keyframes(watched["vectors"], settings.keyframes.threshold, settings.keyframes.rule)
     keyframe_times = [round(float(watched["sampled_times"][index]), 3) for index in kept]
     shots = []

@@ -6,7 +6,7 @@ The paper does not say whether it did so; EgoSchema is cut from Ego4D, and Video
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,45 @@ import numpy as np
 from .keyframes import unit
 
 YOUTUBE = re.compile(r"(?:v=|youtu\.be/|/embed/|/shorts/)([\w-]{11})")
+DOWNLOADED = re.compile(r"\[([\w-]{11})\]$|^v_([\w-]{11})$")  # as yt-dlp and ActivityNet name files
 NOT_DECONTAMINATED = "not decontaminated"
 SEEN_FRACTION = 0.5  # of a clip's frames, that a benchmark's video shows as well
 
 
+def names_of(path: str) -> set[str]:
+    """What a video may be called in a benchmark's files: its stem, and the id of YouTube that stands in it.
+
+    Example:
+        >>> sorted(names_of("films/A day out [abcdefghijk].mp4"))
+        ['A day out [abcdefghijk]', 'abcdefghijk']
+    """
+    stem = Path(path).stem
+    found = DOWNLOADED.search(stem)
+    return {stem} | ({found[1] or found[2]} if found else set())
+
+
+def task_names(benchmarks: Mapping[str, str]) -> set[str]:
+    """Names of the videos of evaluation tasks, by the readers of `hicom eval`.
+
+    Args:
+        benchmarks: folder with the published files of each task, by the task's name.
+
+    Raises:
+        FileNotFoundError: a folder holds no such files.
+        ValueError: there is no such task, or a file is not the published one.
+    """
+    from ..evaluation.tasks import task_named
+
+    return {
+        name
+        for task, folder in benchmarks.items()
+        for question in task_named(task).read(Path(folder), "ours")
+        for name in names_of(question.video)
+    }
+
+
 def benchmark_names(files: Sequence[str]) -> set[str]:
-    """All names that a benchmark's files hold: texts of JSON, JSON lines, CSV and plain lines, ids of YouTube, stems of paths.
+    """All names that a benchmark's files hold: texts of JSON, JSON lines, CSV, parquet and plain lines, ids of YouTube, stems.
 
     Raises:
         FileNotFoundError: one of the files does not exist.
@@ -29,9 +62,7 @@ def benchmark_names(files: Sequence[str]) -> set[str]:
     names: set[str] = set()
     for file in files:
         for text in _texts(Path(file)):
-            names.add(text)
-            names.add(Path(text).stem)
-            names.update(YOUTUBE.findall(text))
+            names |= {text, *names_of(text), *YOUTUBE.findall(text)}
     return {name for name in names if len(name) > 2}
 
 
@@ -48,11 +79,15 @@ def _texts(path: Path) -> Iterator[str]:
             with open(path, newline="", encoding="utf-8") as file:
                 for row in csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","):
                     yield from row
+        elif path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            yield from _strings(pyarrow.parquet.read_table(path).to_pylist())
         elif path.suffix == ".txt":
             yield from (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
         else:
             raise ValueError(
-                "of a kind that is not read; take .json, .jsonl, .csv, .tsv, or .txt with a name per line"
+                "of a kind that is not read; take .json, .jsonl, .csv, .tsv, .parquet, or .txt with a name per line"
             )
     except ValueError as error:
         raise ValueError(f"decontaminate.benchmark_files: {path}: {error}") from error

@@ -11,6 +11,7 @@ import torch
 
 from ..assets import model_source
 from .settings import KeyframeSettings
+from .video_embedders import PeVideoEmbedder, VideoPrismEmbedder
 
 FIELDS = 4  # rows and columns of a frame whose means are kept apart
 
@@ -26,9 +27,11 @@ class Embedder(Protocol):
 
     def embed_frames(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Vectors float32 (n, D) of frames uint8 (height, width, 3), for comparing frames with each other."""
+        ...
 
     def match(self, frames: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
-        """Cosine of each frame and each text, float32 (n, m)."""
+        """Cosine of each frame and each text, float32 (n, m); (1, m) of embedders that take the frames as one video."""
+        ...
 
 
 class HiComEmbedder:
@@ -113,4 +116,6 @@ def make_embedder(settings: KeyframeSettings, device: str = "cpu") -> Embedder:
     """The embedder that settings name."""
     if settings.embedder == "hicom":
         return HiComEmbedder(settings.model, device)
-    return SiglipEmbedder(settings.model, device)
+    assert settings.model is not None  # checked with the settings
+    kinds = {"siglip": SiglipEmbedder, "pe_video": PeVideoEmbedder, "videoprism": VideoPrismEmbedder}
+    return kinds[settings.embedder](settings.model, device)

@@ -5,17 +5,38 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import av
+from av.error import FFmpegError
 
 from ..hub.processes import prepare_worker, worker_context
 from ..hub.progress import Progress, no_progress
 from .stages import Stage
 
 # What one video may raise without being the end of the run. All but the first are also what PyAV raises on damaged data.
-ITEM_ERRORS = (ValueError, OSError, OverflowError, MemoryError, av.FFmpegError)
+ITEM_ERRORS = (ValueError, OSError, OverflowError, MemoryError, FFmpegError)
 DIED = "the process that worked on it died (a crash of the decoder, or no memory left)"
 
 Work = Callable[[Any], dict[str, Any]]
+
+
+class LocalEngine:
+    """This machine.
+
+    Args:
+        workers: processes; with one, the work is done in this one.
+    """
+
+    def __init__(self, workers: int = 1):
+        self.workers = workers
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Nothing is left running."""
+
+    def run_stage(self, stage: Stage, values: Mapping[str, Any], work: Work, progress: Progress = no_progress) -> None:
+        """See `run_stage`."""
+        run_stage(stage, values, work, self.workers, progress)
 
 
 def run_stage(
@@ -34,7 +55,7 @@ def run_stage(
     if not missing:
         return
     done = (
-        (_do(work, stage, item, values[item]) for item in missing)
+        (do_item((work, stage), item, values[item]) for item in missing)
         if workers == 1
         else _in_processes(stage, {item: values[item] for item in missing}, work, workers)
     )
@@ -42,7 +63,9 @@ def run_stage(
         pass
 
 
-def _do(work: Work, stage: Stage, item: str, value: Any) -> str:
+def do_item(how: tuple[Work, Stage], item: str, value: Any) -> str:
+    """Do one item and store its result, or why there is none; returns the item."""
+    work, stage = how
     try:
         result = work(value)
     except ITEM_ERRORS as error:
@@ -62,7 +85,7 @@ def _in_processes(stage: Stage, values: dict[str, Any], work: Work, workers: int
             queue = iter(list(left))
             try:
                 for item in queue:
-                    running[pool.submit(_do, work, stage, item, left[item])] = item
+                    running[pool.submit(do_item, (work, stage), item, left[item])] = item
                     if len(running) >= 2 * workers:
                         yield from _finished(running, left)
                 while running:
@@ -72,7 +95,7 @@ def _in_processes(stage: Stage, values: dict[str, Any], work: Work, workers: int
         for item in suspects:
             with _pool(1) as pool:
                 try:
-                    pool.submit(_do, work, stage, item, left[item]).result()
+                    pool.submit(do_item, (work, stage), item, left[item]).result()
                 except BrokenProcessPool:
                     stage.write_failure(item, DIED)
             left.pop(item)

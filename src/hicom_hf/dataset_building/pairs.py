@@ -35,9 +35,10 @@ def parse_pairs(text: str, num_pairs: int) -> list[dict[str, str]]:
         raise ValueError(f'the answer has no list "pairs": {text[:200]!r}')
     found = []
     for entry in entries[:num_pairs]:
-        pair = {key: entry.get(key) for key in ("instruction", "answer")} if isinstance(entry, dict) else {}
-        if pair and all(isinstance(value, str) and value.strip() for value in pair.values()):
-            found.append({key: value.strip() for key, value in pair.items()})
+        pair = [entry.get(key) for key in ("instruction", "answer")] if isinstance(entry, dict) else []
+        texts = [value.strip() for value in pair if isinstance(value, str) and value.strip()]
+        if len(texts) == 2:
+            found.append({"instruction": texts[0], "answer": texts[1]})
     if not found:
         raise ValueError(f"no pair of the answer has an instruction and an answer: {text[:200]!r}")
     return found

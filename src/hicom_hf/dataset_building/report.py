@@ -128,7 +128,9 @@ def _film(build: Build, video: SourceVideo) -> str:
     marks += "".join(f"<circle cx={time * x:.1f} cy=6 r=3 fill=#393 />" for time in chosen["keyframes"])
     curves = _curve(watched["times"] * x, np.clip(distances, 0, 1), "#c99")
     curves += _curve(watched["sampled_times"] * x, similarities, "#69c")
-    curves += _level(build.settings.shots.threshold, "#c99") + _level(build.settings.keyframes.threshold, "#69c")
+    curves += _level(build.settings.shots.chosen_threshold, "#c99") + _level(
+        build.settings.keyframes.threshold, "#69c"
+    )
     times = _chosen(chosen["keyframes"], 2 * NUM_FRAMES)
     return (
         f"<h3>{html.escape(video.relative)}</h3><p>{duration:.1f} s. Red: distance of neighbouring frames, and cuts. Blue: "
@@ -151,7 +153,7 @@ def _level(value: float, colour: str) -> str:
 
 def _clip(build: Build, clip: Clip) -> str:
     texts = ""
-    if build.pairs is not None and build.pairs.is_done(clip.id):
+    if build.captions is not None and build.pairs is not None and build.pairs.is_done(clip.id):
         caption = html.escape(build.captions.read(clip.id)["caption"])
         pairs = build.pairs.read(clip.id)["pairs"]
         rows = [(pair["instruction"], pair["answer"]) for pair in pairs]

@@ -8,8 +8,13 @@ from typing import Any, Literal
 from ..training.typed_yaml import build, load_yaml, set_value
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
-# Above a distance of 1 there is nothing; below this, noise alone cuts a video into pieces of `min_length`.
-LEAST_THRESHOLD = 0.01
+# `Differs:` the paper says "a much looser threshold than Panda-70M" and states none; its clips are longer than Panda-70M's, so
+# looser means fewer cuts. Panda-70M split at 25 of ContentDetector. PySceneDetect's own defaults are 27 and 0.2 (histogram).
+DEFAULT_THRESHOLDS = {"histogram": 0.3, "pyscenedetect": 40.0}
+PANDA_THRESHOLD = 25.0  # of ContentDetector
+# Least and greatest ones that make sense. Below the least, noise cuts a video into pieces of `min_length`; PySceneDetect's
+# filter then merges neighbouring cuts, so that it even finds fewer (recall 0.96 at 8, 0.62 at 3 in the built-in world).
+THRESHOLD_RANGES = {"histogram": (0.01, 1.0), "pyscenedetect": (8.0, 255.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +22,19 @@ class ShotSettings:
     """How a video is split.
 
     Args:
-        threshold: distance of two frames' histograms of brightness, 1 - correlation, from which on they are two shots. A
-            higher value gives fewer cuts. `Differs:` the paper says "a much looser threshold than Panda-70M" and states
-            none; 0.3 is above the 0.2 of PySceneDetect's HistogramDetector, as the paper wants longer clips than Panda-70M's.
+        detector: "histogram": of brightness, ours; "pyscenedetect": PySceneDetect's ContentDetector, which the paper used.
+        threshold: distance of two neighbouring frames from which on they are two shots, on the detector's own scale; null is its
+            default, see `DEFAULT_THRESHOLDS`. A higher value gives fewer cuts.
         min_length: seconds; a cut so soon behind the one before is none.
     """
 
-    threshold: float = 0.3
+    detector: Literal["histogram", "pyscenedetect"] = "histogram"
+    threshold: float | None = None
     min_length: float = 1.0
+
+    @property
+    def chosen_threshold(self) -> float:
+        return DEFAULT_THRESHOLDS[self.detector] if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,8 @@ class KeyframeSettings:
     """Which frames show something new.
 
     Args:
-        embedder: "hicom": `model` is a HICom folder, whose SigLIP is used; "siglip": a SigLIP or SigLIP 2 of the Hub.
+        embedder: "hicom": `model` is a HICom folder, whose SigLIP is used; "siglip", "pe_video" and "videoprism": a model of the
+            Hub, SigLIP or SigLIP 2, PE-AV's video part, and VideoPrism with its text tower.
         model: null is hicom-tiny, which knows the built-in world only.
         fps: frames per second that are compared. `Differs:` the paper says "densely sampled"; ShareGPT4Video takes one in 2 s.
         rule: "all": a keyframe differs from every keyframe before; "last": from the last one, as in ShareGPT4Video, which
@@ -42,7 +53,7 @@ class KeyframeSettings:
         max_side: pixels; frames are made smaller while they are decoded.
     """
 
-    embedder: Literal["hicom", "siglip"] = "siglip"
+    embedder: Literal["hicom", "siglip", "pe_video", "videoprism"] = "siglip"
     model: str | None = "google/siglip2-so400m-patch14-384"
     fps: float = 1.0
     rule: Literal["all", "last"] = "all"
@@ -97,6 +108,7 @@ class CaptionSettings:
         max_in_flight: requests at once, at most; fewer while the server says that it is busy.
         timeout: seconds of one try.
         tries: how often an answer that is cut, empty or no JSON is asked for.
+        price_in, price_out: of a million tokens of requests and answers, in any currency; null where it is not known.
     """
 
     base_url: str
@@ -113,6 +125,8 @@ class CaptionSettings:
     max_in_flight: int = 32
     timeout: float = 300.0
     tries: int = 3
+    price_in: float | None = None
+    price_out: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +161,15 @@ class DecontaminationSettings:
     """What must not be trained on. The paper states no decontamination.
 
     Args:
-        benchmark_files: JSON, JSONL, CSV, TSV or text; a video whose file name (without suffix) stands in one is left out.
+        benchmarks: folder with the published files of each benchmark, by its name in `hicom eval`, whose reader is used; its
+            videos are left out by their names.
+        benchmark_files: JSON, JSONL, CSV, TSV, parquet or text of others; a video whose file name (without suffix) stands in one
+            is left out.
         benchmark_videos: a folder of videos; clips that look like one of them are left out.
         threshold: cosine of two frames from which on they look alike; needed with `benchmark_videos`.
     """
 
+    benchmarks: dict[str, str] | None = None
     benchmark_files: list[str] | None = None
     benchmark_videos: str | None = None
     threshold: float | None = None
@@ -166,6 +184,7 @@ class BuildSettings:
         output_dir: everything that is made lies there.
         media_root: the folder that the paths in the result are relative to; null: they are absolute.
         licence: of the videos; goes into every record's provenance and the data card.
+        licences: of some of them, by the beginning of their path relative to `media_root`; the longest that fits counts.
         shots, keyframes, clips, captions, pairs: see there. Without `captions` the build ends with clips.
         select: which of the videos are taken; null takes all. A shard selects among its own videos.
         deduplicate, decontaminate: what is left out before clips are captioned; null leaves out nothing.
@@ -178,6 +197,7 @@ class BuildSettings:
     output_dir: str
     media_root: str | None = None
     licence: str = "not stated"
+    licences: dict[str, str] | None = None
     select: SelectionSettings | None = None
     shots: ShotSettings = field(default_factory=ShotSettings)
     keyframes: KeyframeSettings = field(default_factory=KeyframeSettings)
@@ -234,17 +254,20 @@ def settings_from_dict(values: dict[str, Any], name: str = "build") -> BuildSett
     for key, value in above_zero.items():
         if not value > 0:
             raise ValueError(f"{name}: {key} must be above 0, got {value}")
-    if not LEAST_THRESHOLD <= settings.shots.threshold <= 1:
+    least, most = THRESHOLD_RANGES[settings.shots.detector]
+    if not least <= settings.shots.chosen_threshold <= most:
         raise ValueError(
-            f"{name}: shots.threshold must be from {LEAST_THRESHOLD} to 1, got {settings.shots.threshold}; a higher value gives "
-            "fewer cuts"
+            f"{name}: shots.threshold must be from {least:g} to {most:g} with shots.detector {settings.shots.detector}, got "
+            f"{settings.shots.threshold}; a higher value gives fewer cuts"
         )
     if not -1 <= settings.keyframes.threshold <= 1:
         raise ValueError(f"{name}: keyframes.threshold is a cosine, from -1 to 1; got {settings.keyframes.threshold}")
     if not settings.clips.max_length > settings.clips.min_length:
         raise ValueError(f"{name}: clips.max_length must be above clips.min_length, {settings.clips.min_length}")
-    if settings.keyframes.embedder == "siglip" and settings.keyframes.model is None:
-        raise ValueError(f"{name}: keyframes.model must name a SigLIP with keyframes.embedder siglip")
+    if settings.keyframes.embedder != "hicom" and settings.keyframes.model is None:
+        raise ValueError(
+            f"{name}: keyframes.model must name a model of the Hub with keyframes.embedder {settings.keyframes.embedder}"
+        )
     if settings.captions is not None:
         for key in ("num_frames", "max_side", "jpeg_quality", "max_tokens", "max_in_flight", "timeout", "tries"):
             if not getattr(settings.captions, key) > 0:
@@ -263,8 +286,8 @@ def settings_from_dict(values: dict[str, Any], name: str = "build") -> BuildSett
     chosen = settings.decontaminate
     if chosen is not None and (chosen.benchmark_videos is None) != (chosen.threshold is None):
         raise ValueError(f"{name}: give decontaminate.benchmark_videos and decontaminate.threshold both, or neither")
-    if chosen is not None and chosen.benchmark_videos is None and chosen.benchmark_files is None:
-        raise ValueError(f"{name}: decontaminate needs benchmark_files or benchmark_videos")
+    if chosen is not None and not (chosen.benchmark_videos or chosen.benchmark_files or chosen.benchmarks):
+        raise ValueError(f"{name}: decontaminate needs benchmarks, benchmark_files or benchmark_videos")
     if not 0 <= settings.max_failures <= 1:
         raise ValueError(f"{name}: max_failures is a fraction from 0 to 1, got {settings.max_failures}")
     return settings

@@ -30,7 +30,9 @@ def histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
     return 0.0 if norm == 0 else max(0.0, 1.0 - float(first @ second) / norm)
 
 
-def find_cuts(times: Sequence[float], distances: Sequence[float], threshold: float, min_length: float) -> list[float]:
+def find_cuts(
+    times: Sequence[float] | np.ndarray, distances: Sequence[float] | np.ndarray, threshold: float, min_length: float
+) -> list[float]:
     """Times at which a new shot begins.
 
     Args:

@@ -5,29 +5,35 @@ Decoding is what costs (docs/building_data.md), so both are fed by one decoding.
 Letters: T frames, n sampled frames, D width of a vector.
 """
 
+import json
+
 import numpy as np
 
 from ..processors.media_bounds_hicom import MediaBounds
 from ..processors.picture_settings_hicom import PictureSettings
 from ..processors.video_decoding_hicom import StreamReader, TimesChangedError
+from .detectors import make_detector
 from .embedders import Embedder
-from .settings import KeyframeSettings
-from .shots import brightness_histogram, histogram_distance
+from .settings import KeyframeSettings, ShotSettings
 
 EMBEDDED_AT_ONCE = 32  # frames that are held
 
 
-def watch(path: str, settings: KeyframeSettings, embedder: Embedder) -> dict[str, np.ndarray]:
+def watch(
+    path: str, settings: KeyframeSettings, embedder: Embedder, shots: ShotSettings | None = None
+) -> dict[str, np.ndarray]:
     """Decode a video once.
 
     Args:
         path: of the video.
         settings: how often frames are sampled, and how large they are.
         embedder: turns sampled frames into vectors.
+        shots: which detector; None for the default one.
 
     Returns:
         times, distances (T,): of the frames that can be read, and of each from the one before; sampled_times (n,) and vectors
-        float16 (n, D): of the sampled frames; duration in seconds; lost_frames: how many the file promises and does not give.
+        float16 (n, D): of the sampled frames; duration in seconds; lost_frames: how many the file promises and does not give;
+        provenance: JSON, of detector and embedder.
 
     Raises:
         VideoReadError: it is not a video, or no frame of it can be read.
@@ -35,23 +41,23 @@ def watch(path: str, settings: KeyframeSettings, embedder: Embedder) -> dict[str
     with open(path, "rb") as file:
         reader = StreamReader(file, path, MediaBounds(), PictureSettings(), settings.max_side)
         try:
-            return _watch(reader, settings, embedder)
+            return _watch(reader, settings, embedder, shots or ShotSettings())
         except TimesChangedError:  # the reader has found the true times; now they stand
-            return _watch(reader, settings, embedder)
+            return _watch(reader, settings, embedder, shots or ShotSettings())
 
 
-def _watch(reader: StreamReader, settings: KeyframeSettings, embedder: Embedder) -> dict[str, np.ndarray]:
-    sampled = sampled_indices(reader.times, settings.fps)
+def _watch(
+    reader: StreamReader, settings: KeyframeSettings, embedder: Embedder, shots: ShotSettings
+) -> dict[str, np.ndarray]:
+    sampled, detector = sampled_indices(reader.times, settings.fps), make_detector(shots)
     times, distances, sampled_times, vectors, held = [], [], [], [], []
-    lost, before = 0, None
+    lost = 0
     for index, frame in reader.read(list(range(len(reader.times)))):
         if frame is None:
             lost += 1
             continue
-        histogram = brightness_histogram(frame)
         times.append(reader.times[index])
-        distances.append(0.0 if before is None else histogram_distance(before, histogram))
-        before = histogram
+        distances.append(detector.distance(frame, reader.times[index]))
         if index in sampled:
             held.append(frame)
             sampled_times.append(reader.times[index])
@@ -69,6 +75,7 @@ def _watch(reader: StreamReader, settings: KeyframeSettings, embedder: Embedder)
         "vectors": np.concatenate(vectors).astype(np.float16),
         "duration": np.array(reader.duration or 0.0),
         "lost_frames": np.array(lost + reader.num_promised - len(reader.times)),
+        "provenance": np.array(json.dumps({**detector.provenance, **embedder.provenance}, sort_keys=True)),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .dice import Dice
 from .rendering import render
-from .scenes import Scene
+from .scenes import Scene, Split
 
 Transition = Literal["cut", "dissolve", "fade"]
 
@@ -36,7 +36,7 @@ class Take:
 
     seed: int
     clutter: str
-    split: str
+    split: Split
     start: float
     end: float
     returns: bool
@@ -51,7 +51,7 @@ class Take:
 
 
 def film_takes(
-    seed: int, num_takes: int = 6, fps: float = 8.0, clutter: str = "normal", split: str = "train"
+    seed: int, num_takes: int = 6, fps: float = 8.0, clutter: str = "normal", split: Split = "train"
 ) -> list[Take]:
     """The takes of the film that `film` draws for the same arguments; draws nothing.
 
@@ -89,7 +89,7 @@ def film(
     size: int | tuple[int, int] = (144, 192),
     fps: float = 8.0,
     clutter: str = "normal",
-    split: str = "train",
+    split: Split = "train",
 ) -> tuple[np.ndarray, list[Take]]:
     """Draw a film.
 
