@@ -98,7 +98,7 @@ def shares(tiny, tiny_processor):
         pytest.param(
             "global",
             marks=pytest.mark.xfail(
-                strict=True, reason='2.5 with these weights: docs/hicom_tiny.md, "Where it looks"'
+                strict=True, reason='2.5 with these weights: docs/hicom_tiny.md, "Attention"'
             ),
         ),
     ],

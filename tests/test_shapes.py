@@ -21,7 +21,7 @@ from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
 from hicom_hf.processors.video_reading_hicom import read_video
 from hicom_hf.shapes import (
     COLOURS,
-    HELD_OUT_LOOKS,
+    HELD_OUT_APPEARANCES,
     HELD_OUT_PAIRS,
     SHAPES,
     TEXTURES,
@@ -55,16 +55,20 @@ def training_questions():
     return [question for seed in range(500) for question in questions(Scene.from_seed(1000 + seed, "normal"))]
 
 
-def looks_of(scene):
+def appearances_of(scene):
     return {found.attributes for found in scene.objects}
 
 
-def all_looks():
+def all_appearances():
     return set(itertools.product(COLOURS, SHAPES, TEXTURES))
 
 
-def training_looks():
-    return {look for look in all_looks() if look not in HELD_OUT_LOOKS and look[:2] not in HELD_OUT_PAIRS}
+def training_appearances():
+    return {
+        appearance
+        for appearance in all_appearances()
+        if appearance not in HELD_OUT_APPEARANCES and appearance[:2] not in HELD_OUT_PAIRS
+    }
 
 
 # Frames --------------------------------------------------------------------------------------------------------------------
@@ -214,9 +218,9 @@ def recomputed(scene, question):
         assert first_time(later) - first_time(earlier) > 0.25
         chosen = earlier if words["end"] == "first" else later
         return words["name"] if chosen is found else words["other"], (earlier, later)
-    look = {"colour": found.colour, "shape": found.shape, "texture": found.texture}
+    appearance = {"colour": found.colour, "shape": found.shape, "texture": found.texture}
     what = {"where": quarter_of, "when": seen_in, "motion": way_of}
-    return look.get(question.kind) or what[question.kind](found), (found,)
+    return appearance.get(question.kind) or what[question.kind](found), (found,)
 
 
 def test_every_answer_is_right_and_every_referent_unique(scenes):
@@ -334,66 +338,66 @@ def test_the_splits_have_the_same_names_everywhere():
 def test_held_out_pairs_and_looks_are_balanced_and_disjoint():
     for values in zip(*HELD_OUT_PAIRS, strict=True):
         assert len(set(values)) == len(values) == len(SHAPES)
-    assert len(set(HELD_OUT_LOOKS)) == len(HELD_OUT_LOOKS) == 16
-    assert set(HELD_OUT_LOOKS) <= all_looks()
+    assert len(set(HELD_OUT_APPEARANCES)) == len(HELD_OUT_APPEARANCES) == 16
+    assert set(HELD_OUT_APPEARANCES) <= all_appearances()
     for position, (values, each) in enumerate([(COLOURS, {2}), (SHAPES, {2, 3}), (TEXTURES, {4})]):
-        counts = Counter(look[position] for look in HELD_OUT_LOOKS)
+        counts = Counter(appearance[position] for appearance in HELD_OUT_APPEARANCES)
         assert set(counts) == set(values) and set(counts.values()) == each
-    assert not {look[:2] for look in HELD_OUT_LOOKS} & set(HELD_OUT_PAIRS)
+    assert not {appearance[:2] for appearance in HELD_OUT_APPEARANCES} & set(HELD_OUT_PAIRS)
 
 
 def test_training_shows_every_other_look_and_so_every_two_attributes_of_a_held_out_one():
-    shown = set().union(*(looks_of(Scene.from_seed(seed, "dense")) for seed in range(60)))
-    assert shown == training_looks() and len(shown) == 152
+    shown = set().union(*(appearances_of(Scene.from_seed(seed, "dense")) for seed in range(60)))
+    assert shown == training_appearances() and len(shown) == 152
     for one, other in itertools.combinations(range(3), 2):
-        together = {(look[one], look[other]) for look in shown}
-        assert {(look[one], look[other]) for look in HELD_OUT_LOOKS} <= together
+        together = {(appearance[one], appearance[other]) for appearance in shown}
+        assert {(appearance[one], appearance[other]) for appearance in HELD_OUT_APPEARANCES} <= together
 
 
 def test_held_out_pairs_and_looks_are_neither_shown_nor_named_in_training(scenes, training_questions):
     phrases = [f"{colour} {name}" for colour, shape in HELD_OUT_PAIRS for name in (shape, SHAPES[shape])]
-    phrases += [f"{texture} {colour} {shape}" for colour, shape, texture in HELD_OUT_LOOKS]
+    phrases += [f"{texture} {colour} {shape}" for colour, shape, texture in HELD_OUT_APPEARANCES]
     named = [f"{question.text} {question.answer}" for question in training_questions]
     for split in ("train", "validation", "test"):
         for scene in (scene for scene in scenes if scene.split == split):
-            assert looks_of(scene) <= training_looks()
+            assert appearances_of(scene) <= training_appearances()
             told = [*questions(scene, max_per_kind=6), *shapes.descriptions(scene)]
             named += [f"{question.text} {question.answer} {' '.join(question.options)}" for question in told]
         for seed in range(200):
             still = Scene.still(seed, split)
-            assert looks_of(still) <= training_looks()
+            assert appearances_of(still) <= training_appearances()
             named.append(shapes.caption(still))
     assert not [text for text in named if any(phrase in text.lower() for phrase in phrases)]
 
 
 @pytest.mark.parametrize(
-    ("split", "looks"),
+    ("split", "appearances"),
     [
-        ("held_out", set(HELD_OUT_LOOKS)),
-        ("held_out_pairs", {look for look in all_looks() if look[:2] in HELD_OUT_PAIRS}),
+        ("held_out", set(HELD_OUT_APPEARANCES)),
+        ("held_out_pairs", {appearance for appearance in all_appearances() if appearance[:2] in HELD_OUT_PAIRS}),
     ],
 )
-def test_held_out_questions_are_about_what_training_never_shows(scenes, split, looks):
+def test_held_out_questions_are_about_what_training_never_shows(scenes, split, appearances):
     for scene in (scene for scene in scenes if scene.split == split):
         subjects = scene.subjects
-        assert {found.attributes for found in subjects} <= looks
+        assert {found.attributes for found in subjects} <= appearances
         names = [scene.count_name, *scene.absent]
-        assert all(any(name.fits(*look) for look in looks) for name in names)
+        assert all(any(name.fits(*appearance) for appearance in appearances) for name in names)
         for question in questions(scene, max_per_kind=6):
             assert question.kind == "count" or set(question.referents) <= set(subjects)
         if split == "held_out_pairs":
             assert all(name[:2] in HELD_OUT_PAIRS for name in names if name.texture is None)
         if scene.clutter == "dense":
-            assert looks_of(scene) & training_looks()  # the clutter is of every kind
-    assert all(looks_of(Scene.still(seed, split)) <= looks for seed in range(50))
+            assert appearances_of(scene) & training_appearances()  # the clutter is of every kind
+    assert all(appearances_of(Scene.still(seed, split)) <= appearances for seed in range(50))
 
 
 def test_texts_may_be_about_every_look():
-    shown = set().union(*(looks_of(Scene.from_seed(seed, "dense", "text")) for seed in range(60)))
+    shown = set().union(*(appearances_of(Scene.from_seed(seed, "dense", "text")) for seed in range(60)))
     asked = {found.attributes for seed in range(400) for found in Scene.from_seed(seed, "sparse", "text").subjects}
-    pictured = set().union(*(looks_of(Scene.still(seed, "text")) for seed in range(800)))
-    assert shown == pictured == all_looks()
-    assert asked - training_looks() and len(asked) > 0.95 * len(all_looks())
+    pictured = set().union(*(appearances_of(Scene.still(seed, "text")) for seed in range(800)))
+    assert shown == pictured == all_appearances()
+    assert asked - training_appearances() and len(asked) > 0.95 * len(all_appearances())
 
 
 # Texts ---------------------------------------------------------------------------------------------------------------------

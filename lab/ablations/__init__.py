@@ -1,1 +1,1 @@
-"""The paper's ablations in miniature: hicom-tiny's stages over the shapes world, one arm after the other (docs/ablations.md)."""
+"""The paper's ablations in miniature: hicom-tiny's stages over the shapes world (docs/ablations.md)."""

@@ -1,4 +1,4 @@
-"""Repeat the paper's ablations in miniature: hicom-tiny's stages over the shapes world, one arm after the other.
+"""Repeat the paper's ablations in miniature: hicom-tiny's stages over the shapes world, one variant after the other.
 
 OUT receives everything: data, pre-trained parts, runs. What is done there is not done again, so an interrupted campaign goes on
 with the same command; options that are left out are as at its begin, others than those of its begin are refused. The report
@@ -30,13 +30,15 @@ def main(argv: list[str] | None = None) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="folder of the campaign")
     parser.add_argument(
-        "--list", action="store_true", help="print arms, tables, what is done and how long the rest takes, and stop"
+        "--list",
+        action="store_true",
+        help="print variants, tables, what is done and how long the rest takes, and stop",
     )
     parser.add_argument(
         "--report", metavar="FILE", help="only write the report here, and its pictures to images/ablations beside it"
     )
-    parser.add_argument("--tables", nargs="+", default=[], metavar="NAME", help="only the arms of these tables")
-    parser.add_argument("--arms", nargs="+", default=[], metavar="NAME", help="only these arms")
+    parser.add_argument("--tables", nargs="+", default=[], metavar="NAME", help="only the variants of these tables")
+    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help="only these variants")
     parser.add_argument(
         "--seeds", nargs="+", type=seed_number, default=[0, 1, 2], metavar="N", help="seeds (default: 0 1 2)"
     )
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         from .listing import listing
 
-        print(listing(campaign, args.workers, args.tables, args.arms))
+        print(listing(campaign, args.workers, args.tables, args.variants))
         return 0
     if args.report is None:
         _run(campaign, args)
@@ -142,7 +144,7 @@ def _run(campaign, args: argparse.Namespace) -> None:
 
     check_matplotlib()  # not after ten hours
     disable_progress_bar()
-    failed = run_campaign(campaign, args.workers, args.tables, args.arms)
+    failed = run_campaign(campaign, args.workers, args.tables, args.variants)
     if failed:
         print("\n".join(map(str, failed)), file=sys.stderr)
         raise CommandError(f"{len(failed)} jobs failed, see their logs above; the same command tries them again")

@@ -5,10 +5,10 @@ OUT/
     settings.json                    what decides the results, see `claiming`; a command with other settings is refused
     data/, parts/seed-<n>/           unless they are given
     features/                        SigLIP's features of the training data
-    alignment/<fields>/seed-<n>/     alignments, shared by arms whose compressor is the same; deleted once nobody needs them
-    runs/<arm>/seed-<n>/             result.json: scores, losses, seconds; the run is done once it is there. log.txt;
-                                     model/, of arms that may be trained on
-    runs/<arm>-x0.5/, runs/<arm>-plateau/    likewise, at other rates, and trained on until nothing improves
+    alignment/<fields>/seed-<n>/     alignments, shared by variants whose compressor is the same; deleted once nobody needs them
+    runs/<variant>/seed-<n>/             result.json: scores, losses, seconds; the run is done once it is there. log.txt;
+                                     model/, of variants that may be trained on
+    runs/<variant>-x0.5/, runs/<variant>-plateau/    likewise, at other rates, and trained on until nothing improves
 ```
 
 `settings.json` and the files `result.json` are enough to go on elsewhere, with the same parts and data.
@@ -24,7 +24,7 @@ import torch
 
 from ..hicom_tiny.data_sets import TRAINING, Dataset
 from ..hicom_tiny.making import MODEL_FOLDER, Budget
-from .arms import ARMS, PLATEAU, REPRESENTATIVES, Arm
+from .variants import PLATEAU, REPRESENTATIVES, VARIANTS, Variant
 
 TEST_SEED = 2000
 LEVELS = ("sparse", "normal", "dense", "crowded")  # of clutter
@@ -85,16 +85,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of an arm.
+    """One training of a variant.
 
     Args:
-        arm: its name.
+        variant: its name.
         seed: of the compressor's first weights and of the order of the data.
         factor: of the recipes' rates.
         plateau: instruction tuning goes on until nothing improves.
     """
 
-    arm: str
+    variant: str
     seed: int
     factor: float = 1.0
     plateau: bool = False
@@ -103,12 +103,12 @@ class Run:
     def folder(self) -> str:
         """Relative to the campaign's."""
         rate = "" if self.factor == 1 else f"-x{self.factor:g}"
-        return f"runs/{self.arm}{rate}{'-plateau' if self.plateau else ''}/seed-{self.seed}"
+        return f"runs/{self.variant}{rate}{'-plateau' if self.plateau else ''}/seed-{self.seed}"
 
     @property
     def title(self) -> str:
         rate = "" if self.factor == 1 else f", rates x {self.factor:g}"
-        return f"{ARMS[self.arm].title}{' to the plateau' if self.plateau else ''}{rate}, seed {self.seed}"
+        return f"{VARIANTS[self.variant].title}{' to the plateau' if self.plateau else ''}{rate}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Campaign:
 
         Runs whose compressors, seeds and rates are equal begin with the very same alignment.
         """
-        identity = json.dumps([ARMS[run.arm].compressor, run.factor], sort_keys=True)
+        identity = json.dumps([VARIANTS[run.variant].compressor, run.factor], sort_keys=True)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
         return self.folder / "alignment" / digest / f"seed-{run.seed}" / "alignment.json"
 
@@ -217,13 +217,13 @@ class Campaign:
             scores[run.factor] = validation_score(result)
         return max(scores, key=lambda factor: (scores[factor], factor == 1))
 
-    def final_run(self, arm: Arm, seed: int, plateau: bool = False) -> Run:
-        """The run of an arm that counts: at its family's rates, or at the recipes' until these are chosen."""
-        return Run(arm.name, seed, self.factor(arm.family) or 1.0, plateau)
+    def final_run(self, variant: Variant, seed: int, plateau: bool = False) -> Run:
+        """The run of a variant that counts: at its family's rates, or at the recipes' until these are chosen."""
+        return Run(variant.name, seed, self.factor(variant.family) or 1.0, plateau)
 
     def is_measured(self, run: Run) -> bool:
         """Whether a run also takes the validation questions."""
-        return run.arm in (*REPRESENTATIVES.values(), *PLATEAU)
+        return run.variant in (*REPRESENTATIVES.values(), *PLATEAU)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

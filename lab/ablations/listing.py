@@ -2,34 +2,34 @@
 
 from collections.abc import Iterable
 
-from .arms import ARMS
 from .campaign import Campaign
 from .paper_tables import TABLES
-from .planning import chosen_arms, expected_hours, plan
+from .planning import chosen_variants, expected_hours, plan
+from .variants import VARIANTS
 
 
-def listing(campaign: Campaign, workers: int, tables: Iterable[str] = (), arms: Iterable[str] = ()) -> str:
-    """Arms with their tables, tokens and seeds done, the tables, and the time that the rest takes.
+def listing(campaign: Campaign, workers: int, tables: Iterable[str] = (), variants: Iterable[str] = ()) -> str:
+    """Variants with their tables, tokens and seeds done, the tables, and the time that the rest takes.
 
     Args:
         campaign: see there.
         workers: processes at a time.
-        tables, arms: only these, see `plan`.
+        tables, variants: only these, see `plan`.
     """
-    names, jobs = chosen_arms(tables, arms), plan(campaign, tables, arms)
-    lines = [f"{'arm':<42}{'tokens':>6}  {'seeds done':<12}tables"]
+    names, jobs = chosen_variants(tables, variants), plan(campaign, tables, variants)
+    lines = [f"{'variant':<42}{'tokens':>6}  {'seeds done':<12}tables"]
     rows = [(name, False) for name in names]
-    rows += dict.fromkeys((job.run.arm, True) for job in jobs if job.kind == "plateau")
+    rows += dict.fromkeys((job.run.variant, True) for job in jobs if job.kind == "plateau")
     for name, plateau in rows:
-        arm = ARMS[name]
-        done = [str(seed) for seed in campaign.seeds if campaign.result(campaign.final_run(arm, seed, plateau))]
+        variant = VARIANTS[name]
+        done = [str(seed) for seed in campaign.seeds if campaign.result(campaign.final_run(variant, seed, plateau))]
         within = [
             table.name
             for table in TABLES.values()
-            if any((row.arm, row.plateau) == (name, plateau) for row in table.rows)
+            if any((row.variant, row.plateau) == (name, plateau) for row in table.rows)
         ]
         title = f"{name}, to the plateau" if plateau else name
-        lines.append(f"{title:<42}{arm.num_tokens:>6}  {' '.join(done) or '-':<12}{' '.join(within)}")
+        lines.append(f"{title:<42}{variant.num_tokens:>6}  {' '.join(done) or '-':<12}{' '.join(within)}")
     lines += ["", *(f"{table.name:<12} {table.title}" for table in TABLES.values())]
     left = [job for job in jobs if not job.is_done]
     hours = expected_hours(campaign, left, workers)

@@ -6,8 +6,8 @@ from pathlib import Path
 from hicom_hf.hub.loading import load_model, load_processor
 
 from ..hicom_tiny.scoring import score, table
-from .arms import VAGUE_INSTRUCTION
 from .campaign import LEVELS, Campaign
+from .variants import VAGUE_INSTRUCTION
 
 FRAMES = (8, 16, 32)  # sampled at inference; 8 in training
 

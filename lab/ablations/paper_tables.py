@@ -1,4 +1,4 @@
-"""The paper's tables: its numbers, and the arms that stand for its rows.
+"""The paper's tables: its numbers, and the variants that stand for its rows.
 
 Source of all numbers: HICom (CVPR 2025), the table that is named. 0.5B LLM, 32 frames, instruction tuning on VideoChat2-IT,
 where nothing else is said. Three numbers are VideoMME / MVBench / EgoSchema.
@@ -6,8 +6,7 @@ where nothing else is said. Three numbers are VideoMME / MVBench / EgoSchema.
 
 from dataclasses import dataclass
 
-from .arms import (
-    ARMS,
+from .variants import (
     CONDITIONAL,
     CONDITIONAL_LOCAL,
     PLATEAU,
@@ -17,6 +16,7 @@ from .arms import (
     RATIOS,
     UNCONDITIONAL,
     UNCONDITIONAL_LOCAL,
+    VARIANTS,
 )
 
 THREE = "VideoMME / MVBench / EgoSchema"
@@ -28,17 +28,17 @@ class Row:
 
     Args:
         label: what the paper calls it.
-        arm: that stands for it; None if there is none.
+        variant: that stands for it; None if there is none.
         paper: the paper's numbers as text; empty if it has none.
         paper_tokens: the paper's visual tokens.
-        measure: what the arm is tried on, a key of its scores.
+        measure: what the variant is tried on, a key of its scores.
         kind: of the questions that count.
-        plateau: the arm after training until nothing improves.
-        why: it was not run, where no arm stands for it.
+        plateau: the variant after training until nothing improves.
+        why: it was not run, where no variant stands for it.
     """
 
     label: str
-    arm: str | None
+    variant: str | None
     paper: str = ""
     paper_tokens: int | None = None
     measure: str = "questions"
@@ -48,13 +48,13 @@ class Row:
 
     @property
     def num_tokens(self) -> int | None:
-        """Visual tokens of the arm, of as many frames as are sampled."""
-        if self.arm is None:
+        """Visual tokens of the variant, of as many frames as are sampled."""
+        if self.variant is None:
             return None
-        arm = ARMS[self.arm]
+        variant = VARIANTS[self.variant]
         if not self.measure.endswith(" frames"):
-            return arm.num_tokens
-        return arm.config.num_tokens((int(self.measure.split()[0]), 12, 12))
+            return variant.num_tokens
+        return variant.config.num_tokens((int(self.measure.split()[0]), 12, 12))
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Table:
 
 
 _FROZEN_LLM = (
-    "Conditional pre-training freezes the LLM, so an arm without it, or with its data in instruction tuning, trains the LLM for "
-    "more steps."
+    "Conditional pre-training freezes the LLM. A variant without this stage, or with its data in instruction tuning, therefore "
+    "trains the LLM for more steps."
 )
 _NO_BASELINE = (
     "the projector of LLaVA-OneVision, which pools 2 x 2 patches in every frame, is no compressor of this package"
@@ -93,7 +93,7 @@ def _ratio_rows() -> tuple[Row, ...]:
         suffix = "-".join(map(str, ratio))
         for kind in ("average-pool", "unconditional-local", "conditional-local"):
             name = f"{kind}-{suffix}"
-            name = name if name in ARMS else kind
+            name = name if name in VARIANTS else kind
             rows.append(Row(f"{kind.replace('-', ' ')} ({','.join(map(str, ratio))})", name))
     return tuple(rows)
 
@@ -108,20 +108,20 @@ def _frames_rows() -> tuple[Row, ...]:
     for name in (CONDITIONAL, UNCONDITIONAL, POOL):
         for count in (8, 16, 32):
             told, tokens = paper[count] if name == CONDITIONAL else ("", None)
-            rows.append(Row(f"{ARMS[name].title}, {count} frames", name, told, tokens, f"{count} frames"))
+            rows.append(Row(f"{VARIANTS[name].title}, {count} frames", name, told, tokens, f"{count} frames"))
     return tuple(rows)
 
 
 def _plateau_rows() -> tuple[Row, ...]:
-    rows = [Row(ARMS[CONDITIONAL].title, CONDITIONAL)]
+    rows = [Row(VARIANTS[CONDITIONAL].title, CONDITIONAL)]
     for name in PLATEAU:
-        rows.append(Row(ARMS[name].title, name))
-        rows.append(Row(f"{ARMS[name].title}, to the plateau", name, plateau=True))
+        rows.append(Row(VARIANTS[name].title, name))
+        rows.append(Row(f"{VARIANTS[name].title}, to the plateau", name, plateau=True))
     rows.append(
         Row(
-            f"{ARMS[POOL_MORE_TOKENS].title}, to the plateau",
+            f"{VARIANTS[POOL_MORE_TOKENS].title}, to the plateau",
             None,
-            why="training it on, too, would have taken too long",
+            why="the further training would have taken too long",
         )
     )
     return tuple(rows)
@@ -149,9 +149,9 @@ _TABLES = (
             Row("conditional local", CONDITIONAL_LOCAL, "36.0 / 44.0 / 43.2", 648),
             Row("conditional local+global", CONDITIONAL, "36.6 / 45.0 / 43.5", 680),
         ),
-        tokens_differ="the average pool is tried at more tokens, too, and the global branch adds its own; both as in the paper",
-        differs="The LLM's pre-training has read the layout of (4,3,3) most, that of (2,4,3) never, and global tokens alone in "
-        "only 6 % of its contexts.",
+        tokens_differ="the average pool also has rows with more tokens, and the global branch adds tokens, both as in the paper",
+        differs="In its pre-training the LLM read the layout of (4,3,3) most often, that of (2,4,3) never, and global tokens "
+        "alone in 6 % of its contexts.",
     ),
     Table(
         "5",
@@ -165,8 +165,9 @@ _TABLES = (
             Row("conditional local+global, with", CONDITIONAL, "36.6 / 45.0 / 43.5"),
         ),
         tokens_differ="the average pool has no global tokens",
-        differs="Where there is no pre-training, its steps go to instruction tuning, so that all have the same budget; in the "
-        f"paper these train less. {_FROZEN_LLM} In the paper, only the conditional compression gains on all three benchmarks.",
+        differs="A variant without pre-training has more steps of instruction tuning, so that all budgets are equal. In the "
+        f"paper such variants train less. {_FROZEN_LLM} In the paper only the conditional "
+        "compression gains on all three benchmarks.",
     ),
     Table(
         "6",
@@ -189,9 +190,9 @@ _TABLES = (
             Row("conditional local, in groups", "coarse-local", "36.0 / 44.0 / 43.2"),
             Row("conditional local, without groups", "coarse-local-ungrouped", "33.8 / 43.6 / 41.6"),
         ),
-        differs="Coarse injection in both conditional rows: under direct injection there is one query for all tokens, which "
-        "without groups would all be equal. The paper does not say what it injects without groups; its row in groups is the "
-        "direct one of table 4.",
+        differs="Both conditional rows use coarse injection. Under direct injection all tokens have the same query, so without "
+        "groups they would be equal. The paper does not state its injection without groups. Its row with groups is the direct "
+        "one of table 4.",
     ),
     Table(
         "A4",
@@ -210,11 +211,11 @@ _TABLES = (
             Row("conditional local, compressed as for a vague one", CONDITIONAL_LOCAL, measure="vague"),
         ),
         paper_columns="VideoMME, invalid instructions",
-        tokens_differ="local branches beside local+global, and the average pool has no global tokens",
-        differs='An invalid instruction of the paper is itself the question; here these are the questions of the kind "vague", '
-        'such as "What is this video mainly about?", which ask for the commonest colour. The last two rows are harder, and the '
-        "paper has none like them: the compression is conditioned on that vague question while the LLM reads the real one, of "
-        "any kind, which mostly asks about a few small objects.",
+        tokens_differ="local branches and the average pool have no global tokens",
+        differs='In the paper an invalid instruction is itself the question. Here the kind "vague" stands for it: questions '
+        'such as "What is this video mainly about?", which ask for the most frequent colour. The last two rows have no '
+        "counterpart in the paper and are harder: the compression is conditioned on the vague question, while the LLM reads "
+        "the real question, which mostly asks about a few small objects.",
     ),
     Table(
         "A5",
@@ -229,7 +230,7 @@ _TABLES = (
             Row("multiple choice in conditional pre-training", "multiple-choice-pretraining", "34.6 / 40.8"),
         ),
         paper_columns="VideoMME / EgoSchema",
-        differs="All have the same steps: where there is no pre-training, instruction tuning has its steps. "
+        differs="All variants have the same number of steps; without pre-training, its steps go to instruction tuning. "
         f"{_FROZEN_LLM}",
     ),
     Table(
@@ -237,21 +238,21 @@ _TABLES = (
         "Figure 5: compression ratios",
         _ratio_rows(),
         paper_columns="",
-        tokens_differ="that is what is compared",
-        differs="The paper's ratios, (1,3,3) to (8,9,9) on 32 frames of 27 x 27 patches, compress up to 648 times; here 9 to "
-        "288 times on 8 frames of 12 x 12. (4,6,6) and (8,6,6) leave 2 x 2 groups of each frame, the paper's (4,9,9) and "
-        "(8,9,9) 3 x 3, and (8,6,6) leaves one in time, the paper's four. In the paper the loss of the conditional branch grows "
-        "more slowly; it gives the figure no numbers. The LLM's pre-training has read the layout of (4,3,3) in at least 58 % of "
-        "its batches, those of the other ratios in at most 5 % each.",
+        tokens_differ="the number of tokens is what the figure compares",
+        differs="The paper compresses 32 frames of 27 x 27 patches 9 to 648 times, ours 8 frames of 12 x 12 patches 9 to 288 "
+        "times. The two highest ratios leave 2 x 2 groups per frame here, 3 x 3 in the paper; the highest leaves one group in "
+        "time here, four in the paper. In the paper the conditional branch loses accuracy more slowly; the figure has no "
+        "numbers. In its pre-training the LLM read the layout of (4,3,3) in at least 58 % of its batches, each other "
+        "layout in at most 5 %.",
     ),
     Table(
         "frames",
         "Table 2: more frames than in training",
         _frames_rows(),
         tokens_differ="more frames make more tokens",
-        differs=f"Videos of 64 frames. The paper's rows are 32, 64 and 128 frames of its 7B model, trained with 32; here 8, 16 "
-        f"and 32 of a model whose three stages train with 8. Before them, the LLM's pre-training on words has read layouts of "
-        f"16, 32 and 64 frames, too. {THREE} without subtitles.",
+        differs=f"The paper samples 32, 64 and 128 frames with a 7B model trained on 32. Here 8, 16 and 32 frames are sampled "
+        f"from videos of 64, with a model whose three stages train on 8. The LLM's pre-training on words also read layouts of "
+        f"16, 32 and 64 frames. {THREE} without subtitles.",
     ),
     Table(
         "formulation",
@@ -261,9 +262,8 @@ _TABLES = (
             Row("release", "release-formulation"),
         ),
         paper_columns="",
-        differs="The paper does not compare them. The same kinds of injection and the same branches, by the equations of the "
-        "authors' code "
-        "([architecture.md](architecture.md)).",
+        differs="The paper does not compare them. Injections and branches are of the same kind; the equations are those of the "
+        "authors' code ([architecture.md](architecture.md#two-formulations)).",
     ),
     Table(
         "plateau",
@@ -271,9 +271,9 @@ _TABLES = (
         _plateau_rows(),
         paper_columns="",
         tokens_differ="the average pool has no global tokens, so 32 in place of 40",
-        differs="More steps than everywhere else: instruction tuning is repeated, its rates rising and falling anew, until the "
-        "validation score has twice in a row been less than a point above the best before, or as often as the bound allows; "
-        "the repetition with the best validation score counts.",
+        differs="These baselines have more steps than in all other tables. Instruction tuning is repeated, each time with its "
+        "whole schedule of rates, until two repetitions in a row gain less than a point over the best one before, or until the "
+        "bound on repetitions is reached. The repetition with the best validation score counts.",
     ),
 )
 TABLES: dict[str, Table] = {table.name: table for table in _TABLES}

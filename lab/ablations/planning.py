@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .arms import ARMS, FIRST, PLATEAU, REPRESENTATIVES
 from .campaign import STEPS, Campaign, Run
 from .paper_tables import TABLES
+from .variants import FIRST, PLATEAU, REPRESENTATIVES, VARIANTS
 
 # Seconds of a job until some have been measured, at the full budget: one thread, default settings.
 USUAL_SECONDS = {"towers": 1200, "llm": 1800, "features": 240, "alignment": 50, "train": 380, "plateau": 1100}
@@ -48,24 +48,24 @@ class Job:
         return f"alignment of {self.run.title}" if self.kind == "alignment" else self.run.title
 
 
-def plan(campaign: Campaign, tables: Iterable[str] = (), arms: Iterable[str] = ()) -> list[Job]:
+def plan(campaign: Campaign, tables: Iterable[str] = (), variants: Iterable[str] = ()) -> list[Job]:
     """All jobs, done or not; those whose rates are not known yet wait for the search.
 
-    First the arms of the paper's main claim on one seed and the search over rates, then these arms on all seeds and what
+    First the variants of the paper's main claim on one seed and the search over rates, then these variants on all seeds and what
     trains on the first one until nothing improves, then everything else, seed by seed.
 
     Args:
         campaign: see there.
-        tables: only the arms of these.
-        arms: only these.
+        tables: only the variants of these.
+        variants: only these.
 
     Raises:
-        ValueError: an unknown table or arm, or rates that are still to be chosen on a seed that is left out.
+        ValueError: an unknown table or variant, or rates that are still to be chosen on a seed that is left out.
     """
-    tables, arms = tuple(tables), tuple(arms)
-    chosen = chosen_arms(tables, arms)
+    tables, variants = tuple(tables), tuple(variants)
+    chosen = chosen_variants(tables, variants)
     first = [name for name in chosen if name in FIRST]
-    searched = {ARMS[name].family for name in chosen} if len(campaign.settings.factors) > 1 else set()
+    searched = {VARIANTS[name].family for name in chosen} if len(campaign.settings.factors) > 1 else set()
     plateau = [name for name in PLATEAU if name in chosen and (not tables or "plateau" in tables)]
     jobs = _Jobs(campaign, searched, plateau)
     if campaign.search_seed in campaign.seeds:
@@ -82,20 +82,20 @@ def plan(campaign: Campaign, tables: Iterable[str] = (), arms: Iterable[str] = (
     return list(jobs.found.values())
 
 
-def chosen_arms(tables: Iterable[str] = (), arms: Iterable[str] = ()) -> list[str]:
-    """Names of arms, the most important first; of all if nothing is chosen.
+def chosen_variants(tables: Iterable[str] = (), variants: Iterable[str] = ()) -> list[str]:
+    """Names of variants, the most important first; of all if nothing is chosen.
 
     Raises:
         ValueError: an unknown name.
     """
-    tables, arms = tuple(tables), tuple(arms)
-    for kind, given, known in (("table", tables, TABLES), ("arm", arms, ARMS)):
+    tables, variants = tuple(tables), tuple(variants)
+    for kind, given, known in (("table", tables, TABLES), ("variant", variants, VARIANTS)):
         wrong = sorted(set(given) - set(known))
         if wrong:
             raise ValueError(f"there is no {kind} {', '.join(wrong)}; there are {', '.join(known)}")
-    wanted = set(arms) | {row.arm for name in tables for row in TABLES[name].rows if row.arm}
-    ordered = [*FIRST, *(name for name in ARMS if name not in FIRST)]
-    return [name for name in ordered if not (tables or arms) or name in wanted]
+    wanted = set(variants) | {row.variant for name in tables for row in TABLES[name].rows if row.variant}
+    ordered = [*FIRST, *(name for name in VARIANTS if name not in FIRST)]
+    return [name for name in ordered if not (tables or variants) or name in wanted]
 
 
 def expected_hours(campaign: Campaign, jobs: Iterable[Job], workers: int) -> float:
@@ -118,7 +118,7 @@ class _Jobs:
     Args:
         campaign: see there.
         searched: families whose rates are chosen.
-        plateau: arms that are trained on until nothing improves.
+        plateau: variants that are trained on until nothing improves.
     """
 
     campaign: Campaign
@@ -127,15 +127,15 @@ class _Jobs:
     found: dict[Path, Job] = field(default_factory=dict)
 
     def add_runs(self, names: Iterable[str], seed: int, waits: bool = True) -> None:
-        """Arms at the rates of their families, as far as these are known."""
+        """Variants at the rates of their families, as far as these are known."""
         for name in names:
-            self._add_run(self.campaign.final_run(ARMS[name], seed), waits)
+            self._add_run(self.campaign.final_run(VARIANTS[name], seed), waits)
 
     def add_search(self, family: str) -> None:
         campaign = self.campaign
         if campaign.search_seed not in campaign.seeds and campaign.factor(family) is None:
             raise ValueError(
-                f"the rates of the {family} arms are still to be chosen on seed {campaign.search_seed}: name it in --seeds, too"
+                f"the rates of the {family} variants are not chosen yet: add seed {campaign.search_seed} to --seeds"
             )
         for run in campaign.search_runs(family):
             self._add_run(run, waits=False)
@@ -143,13 +143,13 @@ class _Jobs:
     def add_plateaus(self, seed: int) -> None:
         campaign = self.campaign
         for name in self.plateau:
-            run = campaign.final_run(ARMS[name], seed, plateau=True)
+            run = campaign.final_run(VARIANTS[name], seed, plateau=True)
             base = replace(run, plateau=False)
             needs = (campaign.result_file(base), campaign.model_folder(base), *self._search_results(run))
             self._add(Job("plateau", seed, campaign.result_file(run), needs, run))
 
     def _add_run(self, run: Run, waits: bool) -> None:
-        campaign, aligned = self.campaign, ARMS[run.arm].config.uses_aligned_features
+        campaign, aligned = self.campaign, VARIANTS[run.variant].config.uses_aligned_features
         model = campaign.model_folder(run) if self._is_trained_on(run) else None
         job = Job("train", run.seed, campaign.result_file(run), run=run, model=model)
         if job.is_done or job.result in self.found:
@@ -168,14 +168,14 @@ class _Jobs:
 
     def _is_trained_on(self, run: Run) -> bool:
         """Whether a plateau is still to be reached from a run's model; a model that was not moved along is made again."""
-        if run.arm not in self.plateau or run.seed not in self.campaign.seeds:
+        if run.variant not in self.plateau or run.seed not in self.campaign.seeds:
             return False
-        is_final = run.factor == self.campaign.factor(ARMS[run.arm].family)
+        is_final = run.factor == self.campaign.factor(VARIANTS[run.variant].family)
         return is_final and self.campaign.result(replace(run, plateau=True)) is None
 
     def _search_results(self, run: Run) -> tuple[Path, ...]:
         """What decides at which rates a run is trained, if that is still open."""
-        family = ARMS[run.arm].family
+        family = VARIANTS[run.variant].family
         if family not in self.searched:
             return ()
         return tuple(self.campaign.result_file(other) for other in self.campaign.search_runs(family))

@@ -3,10 +3,10 @@
 from math import nan
 from pathlib import Path
 
-from .arms import ARMS, NUM_PATCHES, RATIOS
 from .paper_tables import Row, Table
 from .results import Results
 from .targets import of_ratio
+from .variants import NUM_PATCHES, RATIOS, VARIANTS
 
 COLOURS = {"conditional": "#0b6e99", "unconditional": "#d9822b", "pooling": "#8a8a8a"}
 KINDS = {
@@ -62,7 +62,7 @@ def _matplotlib():
 
 
 def _family(row: Row) -> str:
-    return ARMS[row.arm].family
+    return VARIANTS[row.variant].family
 
 
 def _draw_bars(axes, rows: list[Row], results: Results) -> None:
@@ -111,7 +111,7 @@ def _draw_lines(axes, table: Table, results: Results) -> None:
 def _lines(table: Table) -> list[tuple[str, str, list[tuple[float, Row]]]]:
     """Label, family and points of each line."""
     if table.name == "figure5":
-        rows = {row.arm: row for row in table.rows}
+        rows = {row.variant: row for row in table.rows}
         return [
             (label, family, [(NUM_PATCHES / (row := rows[of_ratio(kind, ratio)]).num_tokens, row) for ratio in RATIOS])
             for kind, (label, family) in KINDS.items()

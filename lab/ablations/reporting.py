@@ -8,20 +8,20 @@ from pathlib import Path
 from hicom_hf.hub.files import write_text
 from hicom_hf.shapes import CHANCE
 
-from .arms import ARMS, FIRST, NUM_PATCHES, REPRESENTATIVES
 from .campaign import CPU, LEVELS, Campaign, Run, validation_score
 from .paper_tables import TABLES, Row, Table
-from .planning import chosen_arms
+from .planning import chosen_variants
 from .plots import draw_table, has_numbers
 from .results import Results
 from .targets import Loss, losses, pairs, targets, views
+from .variants import FIRST, NUM_PATCHES, REPRESENTATIVES, VARIANTS
 
 FRAMING = Path(__file__).parent / "framing.md"
 NOT_RUN, NOT_ASKED = "not run", "not asked"
 
 
 def write_report(campaign: Campaign, path: str | os.PathLike) -> list[Path]:
-    """Write the report, whatever has been run so far.
+    """Write the report on all runs that are finished.
 
     Args:
         campaign: see there.
@@ -60,14 +60,14 @@ def _framing(campaign: Campaign, results: Results) -> str:
         is_long: sorted({results.questions(row) for row in rows if row.measure.endswith(" frames") == is_long} - {0})
         for is_long in (False, True)
     }
-    search = "The recipes' rates, which were found with conditional variants, served all variants; no search was made."
+    search = "All variants use the recipes' rates, which were found with conditional variants. No search was made."
     if len(settings.factors) > 1:
         factors = ", ".join(f"{factor:g}" for factor in sorted(settings.factors))
         search = (
             f"Rates of {factors} times the recipes' were tried with one variant of each family (pooling, unconditional, "
-            f"conditional) on seed {campaign.search_seed}, and scored on validation videos; the best serves all variants of the "
-            "family. In the campaign nothing else was tuned. Before it, the recipes and the LLM's pre-training had been found "
-            "with conditional local+global, injected directly and coarsely."
+            f"conditional) on seed {campaign.search_seed} and scored on validation videos. All variants of the family use the "
+            "best. Nothing else was tuned in the campaign. The recipes and the LLM's pre-training had been chosen before it, "
+            "with conditional local+global (direct and coarse injection)."
         )
     values = {
         "$STEPS": f"{steps} steps (alignment, conditional pre-training, instruction tuning)",
@@ -95,7 +95,7 @@ def _counts(counts: list[int]) -> str:
 
 
 def _seed_means(campaign: Campaign) -> str:
-    """What differs between seeds, as far as the folder tells."""
+    """What differs between seeds, as far as the folder records it."""
     parts = campaign.record.get("parts", {"given": bool(campaign.parts), "digests": {}})
     digests = set(parts["digests"].values())
     if not parts["given"] or len(digests) > 1:
@@ -105,7 +105,7 @@ def _seed_means(campaign: Campaign) -> str:
 
 
 def _effort(campaign: Campaign) -> str:
-    """How much was run, whatever this page shows of it, by which code and where."""
+    """What was run, by which code and where, including runs that no table of the page shows."""
     runs = [json.loads(path.read_text()) for path in sorted(campaign.folder.glob("runs/**/result.json"))]
     if not runs:
         return ""
@@ -114,16 +114,25 @@ def _effort(campaign: Campaign) -> str:
         by_device.setdefault(run.get("device", CPU), []).append(run)
     commits = sorted({run["commit"] or "unknown" for run in runs})
     lines = [
-        f"{len(runs)} runs, those of the search and to a plateau included, made by the commits {', '.join(commits)}.",
-        *(_hours(device, group) for device, group in sorted(by_device.items(), key=lambda pair: pair[0] != CPU)),
-        "Not counted are the making of data, towers, LLM and SigLIP's features, and of a run that was interrupted all but its "
-        "last process.",
+        "## What was run",
+        "",
+        f"{len(runs)} runs, including those of the search and to a plateau:",
+        "",
+        f"| device | runs | {' | '.join(f'seed {seed}' for seed in campaign.seeds)} | hours of one core |",
+        "|---" * (3 + len(campaign.seeds)) + "|",
+        *(
+            _hours(device, found, campaign)
+            for device, found in sorted(by_device.items(), key=lambda pair: pair[0] != CPU)
+        ),
+        "",
+        f"Commits: {', '.join(f'`{commit[:10]}`' for commit in commits)}. The hours do not include making data, towers, LLM "
+        "and SigLIP's features. Of an interrupted run they include the last process only.",
     ]
-    return " ".join(lines)
+    return "\n".join(lines)
 
 
-def _hours(device: str, runs: list[dict]) -> str:
-    """Of one core; an alignment that several runs begin with counts once."""
+def _hours(device: str, runs: list[dict], campaign: Campaign) -> str:
+    """A row of the table of devices; an alignment that several runs begin with counts once."""
     alignments = {
         json.dumps([run["compressor"], run["factor"], run["seed"]], sort_keys=True): run["cpu_seconds"]["alignment"]
         for run in runs
@@ -131,10 +140,8 @@ def _hours(device: str, runs: list[dict]) -> str:
     }
     hours = (sum(run["cpu_seconds"]["run"] for run in runs) + sum(alignments.values())) / 3600
     counts = Counter(run["seed"] for run in runs)
-    seeds = ", ".join(f"{count} with seed {seed}" for seed, count in sorted(counts.items()))
-    where = "the CPU" if device == CPU else f"a GPU ({device})"
-    verb = "was" if len(runs) == 1 else "were"
-    return f"{len(runs)} {verb} trained on {where} and took {hours:.1f} hours of one core ({seeds})."
+    seeds = " | ".join(str(counts[seed]) for seed in campaign.seeds)
+    return f"| {'CPU' if device == CPU else device} | {len(runs)} | {seeds} | {hours:.1f} |"
 
 
 def _targets(results: Results) -> str:
@@ -146,9 +153,9 @@ def _targets(results: Results) -> str:
         "",
         "### Where conditional compression is behind",
         "",
-        f"Of {len(pairs())} pairs, {len(rows)} were run. Each is compared over the seeds that both have: over all questions, at "
-        "each level of clutter, and in each kind of question. A cell is the number of points by which the conditional variant "
-        "is behind; an empty cell means that it is not. No difference is tested for significance.",
+        f"Of {len(pairs())} pairs, {len(rows)} were run. Each is compared over the seeds that both have: over all questions, "
+        "at each level of clutter, and in each kind of question. A cell is the number of points by which the conditional "
+        "variant is behind; an empty cell means that it is not. No difference is tested for significance.",
         "",
     ]
     return "\n".join(
@@ -172,7 +179,7 @@ def _search(campaign: Campaign) -> str:
     if len(campaign.settings.factors) == 1:
         return ""
     factors = sorted(campaign.settings.factors)
-    error = _validation_error(campaign, "smaller differences decide nothing")
+    error = _validation_error(campaign, "smaller differences are not significant")
     lines = [
         "## Rates",
         "",
@@ -187,12 +194,12 @@ def _search(campaign: Campaign) -> str:
         factor = campaign.factor(family)
         chosen = "x 1 until all have run" if factor is None else f"x {factor:g}"
         chosen += ", at the edge of what was tried" if factor in (factors[0], factors[-1]) else ""
-        lines.append(f"| {family} | {ARMS[name].title} | {' | '.join(cells)} | {chosen} |")
+        lines.append(f"| {family} | {VARIANTS[name].title} | {' | '.join(cells)} | {chosen} |")
     return "\n".join(lines)
 
 
 def _validation_error(campaign: Campaign, consequence: str) -> str:
-    """How far these scores can be told apart."""
+    """The standard error of these scores, in a sentence."""
     found = [campaign.result(run) for family in REPRESENTATIVES for run in campaign.search_runs(family)]
     counts = [result["scores"]["validation"]["validation"]["all"]["questions"] for result in found if result]
     if not counts:
@@ -201,17 +208,17 @@ def _validation_error(campaign: Campaign, consequence: str) -> str:
 
 
 def _kinds(results: Results) -> str:
-    """The main arms by kind of question."""
+    """The main variants by kind of question."""
     kinds = results.kinds()
     if not kinds:
         return ""
     lines = ["## By kind of question", "", f"| | {' | '.join(kinds)} | all |", "|---" * (len(kinds) + 2) + "|"]
     for name in FIRST:
         cells = [_cell(results, Row(name, name), kind=kind) for kind in (*kinds, "all")]
-        lines.append(f"| {ARMS[name].title} | {' | '.join(cells)} |")
+        lines.append(f"| {VARIANTS[name].title} | {' | '.join(cells)} |")
     chances = [f"{100 * CHANCE[kind]:.1f}" for kind in kinds]
-    name = next(name for name in ARMS if results.of(name))
-    lines.append(f"| chance | {' | '.join(chances)} | {results.arm(name, of='chance').mean:.1f} |")
+    name = next(name for name in VARIANTS if results.of(name))
+    lines.append(f"| chance | {' | '.join(chances)} | {results.variant(name, of='chance').mean:.1f} |")
     return "\n".join(lines)
 
 
@@ -235,8 +242,8 @@ def _table(table: Table, results: Results, picture: Path | None) -> str:
     notes = [table.differs] if table.differs else []
     if table.tokens_differ:
         notes.append(f"The numbers of tokens differ: {table.tokens_differ}.")
-    for why in dict.fromkeys(row.why for row in table.rows if row.arm is None):
-        labels = '", "'.join(row.label for row in table.rows if row.arm is None and row.why == why)
+    for why in dict.fromkeys(row.why for row in table.rows if row.variant is None):
+        labels = '", "'.join(row.label for row in table.rows if row.variant is None and row.why == why)
         notes.append(f'Not run: "{labels}" ({why}).')
     if notes:
         lines += ["", " ".join(notes)]
@@ -264,28 +271,26 @@ def _cell(results: Results, row: Row, **view) -> str:
     value = results.value(row, **view)
     if value is not None:
         return str(value)
-    return NOT_ASKED if row.arm is not None and results.of(row.arm, row.plateau) else NOT_RUN
+    return NOT_ASKED if row.variant is not None and results.of(row.variant, row.plateau) else NOT_RUN
 
 
 def _curves(campaign: Campaign, results: Results) -> str:
-    """How the baselines improved while they were trained on."""
+    """How the baselines improved with further training."""
     lines = []
-    for name in ARMS:
+    for name in VARIANTS:
         for result in results.of(name, plateau=True):
             curve = ", ".join(f"{score:.1f}" for score in result["curve"])
-            stop = (
-                "the last two are less than a point above the best before them"
-                if result["stopped"]
-                else "it was still improving at the bound"
-            )
-            lines.append(f"* {ARMS[name].title}, seed {result['seed']}: {curve}; {stop}.")
+            end = "two gains below a point" if result["stopped"] else "bound reached, still improving"
+            lines.append(f"| {VARIANTS[name].title} | {result['seed']} | {curve} | {end} |")
     if not lines:
         return ""
     return "\n".join(
         [
-            f"Validation scores after instruction tuning and after each repetition of it."
-            f"{_validation_error(campaign, 'a point is less, so it is partly chance where a run stops')}",
+            "Validation scores after instruction tuning and after each repetition of it."
+            f"{_validation_error(campaign, 'a point is less than that, so chance has a part in where a run stops')}",
             "",
+            "| variant | seed | validation scores | reason to stop |",
+            "|---|---|---|---|",
             *lines,
         ]
     )
@@ -295,7 +300,7 @@ def _missing(campaign: Campaign, results: Results) -> str:
     """What was not run, by name."""
     lines = []
     for plateau in (False, True):
-        names = chosen_arms() if not plateau else [row.arm for row in TABLES["plateau"].rows if row.plateau]
+        names = chosen_variants() if not plateau else [row.variant for row in TABLES["plateau"].rows if row.plateau]
         for name in names:
             done = {result["seed"] for result in results.of(name, plateau)}
             missing = [seed for seed in campaign.seeds if seed not in done]
@@ -306,6 +311,6 @@ def _missing(campaign: Campaign, results: Results) -> str:
                 lines.append(f"* `{name}`{' to the plateau' if plateau else ''}: {seeds}")
     if not lines:
         lines = [
-            f"Nothing is missing: all {len(ARMS)} variants were run with all seeds; rows without a variant say why."
+            f"Nothing is missing: all {len(VARIANTS)} variants were run with all seeds. Rows without a variant state the reason."
         ]
     return "\n".join(["## Not run", "", *lines])

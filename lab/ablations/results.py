@@ -6,9 +6,9 @@ from statistics import mean, stdev
 
 from hicom_hf.shapes import KINDS
 
-from .arms import ARMS
 from .campaign import Campaign
 from .paper_tables import Row
+from .variants import VARIANTS
 
 WIDE = 5.0  # points of spread from which on seeds are told one by one
 
@@ -70,14 +70,14 @@ class Results:
         self.campaign = campaign
         self._found: dict[tuple[str, bool], list[dict]] = {}
         for plateau in (False, True):
-            for name, arm in ARMS.items():
-                runs = [campaign.final_run(arm, seed, plateau) for seed in campaign.seeds]
+            for name, variant in VARIANTS.items():
+                runs = [campaign.final_run(variant, seed, plateau) for seed in campaign.seeds]
                 results = [campaign.result(run) for run in runs]
                 self._found[name, plateau] = [result for result in results if result is not None]
 
-    def of(self, arm: str, plateau: bool = False) -> list[dict]:
-        """The results of an arm, one per seed that was run."""
-        return self._found[arm, plateau]
+    def of(self, variant: str, plateau: bool = False) -> list[dict]:
+        """The results of a variant, one per seed that was run."""
+        return self._found[variant, plateau]
 
     def scores(
         self, row: Row, kind: str | None = None, level: str | None = None, of: str = "right"
@@ -90,12 +90,12 @@ class Results:
             level: of clutter; None for all.
             of: "right" or "chance".
         """
-        if row.arm is None:
+        if row.variant is None:
             return {}
         levels = () if level is None else (level,)
         found = {
             result["seed"]: mean_right(result["scores"][row.measure], kind or row.kind, levels, of)
-            for result in self.of(row.arm, row.plateau)
+            for result in self.of(row.variant, row.plateau)
             if row.measure in result["scores"]
         }
         return {seed: score for seed, score in found.items() if score is not None}
@@ -112,14 +112,14 @@ class Results:
         return [Value(tuple(scores[seed] for seed in seeds)) for scores in found] if seeds else None
 
     def questions(self, row: Row) -> int:
-        """How many questions a row's arm was asked; 0 if it was not run."""
-        for result in self.of(row.arm, row.plateau) if row.arm else ():
+        """How many questions a row's variant was asked; 0 if it was not run."""
+        for result in self.of(row.variant, row.plateau) if row.variant else ():
             tables = result["scores"].get(row.measure, {})
             return sum(rows[row.kind]["questions"] for rows in tables.values() if row.kind in rows)
         return 0
 
-    def arm(self, name: str, **options) -> Value | None:
-        """An arm's score on the questions."""
+    def variant(self, name: str, **options) -> Value | None:
+        """A variant's score on the questions."""
         return self.value(Row(name, name, plateau=options.pop("plateau", False)), **options)
 
     def kinds(self) -> list[str]:

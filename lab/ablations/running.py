@@ -26,23 +26,23 @@ def run_campaign(
     campaign: Campaign,
     workers: int = 2,
     tables: Iterable[str] = (),
-    arms: Iterable[str] = (),
+    variants: Iterable[str] = (),
 ) -> list[Path]:
     """Do all that is not done yet.
 
     Args:
         campaign: see there.
         workers: processes at a time, of one thread each.
-        tables, arms: only these, see `plan`.
+        tables, variants: only these, see `plan`.
 
     Returns:
         Logs of the jobs that have failed; all others that could be done are done.
 
     Raises:
-        ValueError: an unknown table or arm, or the folder holds results with other settings, or the data are another world's.
-        KeyboardInterrupt: by Ctrl-C or SIGTERM; the same call goes on.
+        ValueError: an unknown table or variant, the folder holds results with other settings, or the data are another world's.
+        KeyboardInterrupt: by Ctrl-C or SIGTERM; the same call resumes.
     """
-    plan(campaign, tables, arms)  # refuses unknown names
+    plan(campaign, tables, variants)  # refuses unknown names
     check_data(campaign)
     claim(campaign)
     datasets = [*campaign.settings.datasets, *campaign.settings.test_datasets().values()]
@@ -54,7 +54,7 @@ def run_campaign(
         else None
     )
     try:
-        pool.work(tables, arms)
+        pool.work(tables, variants)
     finally:
         pool.stop()
         if before is not None:
@@ -71,9 +71,9 @@ class _Pool:
         self._running: dict[Path, tuple] = {}  # by result: process, job, begin
         self._told = False
 
-    def work(self, tables: Iterable[str], arms: Iterable[str]) -> None:
+    def work(self, tables: Iterable[str], variants: Iterable[str]) -> None:
         while True:
-            jobs = plan(self.campaign, tables, arms)
+            jobs = plan(self.campaign, tables, variants)
             failed = {job.result for job in self.failed}
             open_jobs = [job for job in jobs if not job.is_done and job.result not in failed]
             for job in open_jobs:
@@ -86,7 +86,7 @@ class _Pool:
             for process, job, begin in list(self._running.values()):
                 if not process.is_alive():
                     self._finish(process, job, begin, open_jobs)
-            remove_unneeded(self.campaign, plan(self.campaign, tables, arms))
+            remove_unneeded(self.campaign, plan(self.campaign, tables, variants))
 
     def _start(self, job: Job) -> None:
         os.environ.update(MEMORY_SETTINGS)

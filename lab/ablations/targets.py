@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from .arms import (
-    ARMS,
+from .campaign import LEVELS
+from .paper_tables import TABLES, Row
+from .results import Results
+from .variants import (
     CONDITIONAL,
     CONDITIONAL_LOCAL,
     INJECTION_PAIRS,
@@ -15,10 +17,8 @@ from .arms import (
     RATIOS,
     UNCONDITIONAL,
     UNCONDITIONAL_LOCAL,
+    VARIANTS,
 )
-from .campaign import LEVELS
-from .paper_tables import TABLES, Row
-from .results import Results
 
 MARGIN = 10.0  # points by which the conditional compression shall be better
 WELL_ABOVE = 10.0  # points over chance
@@ -68,11 +68,11 @@ def targets(results: Results) -> list[Target]:
 
 
 def _row(name: str) -> Row:
-    return Row(ARMS[name].title, name)
+    return Row(VARIANTS[name].title, name)
 
 
 def _trained_on(name: str) -> Row:
-    return Row(f"{ARMS[name].title} to the plateau", name, plateau=True)
+    return Row(f"{VARIANTS[name].title} to the plateau", name, plateau=True)
 
 
 def _seeds(count: int) -> str:
@@ -88,7 +88,9 @@ def _above(results: Results, text: str, row: Row, other: Row, margin: float) -> 
     numbers = f"{value.told} against {beside.told}, {value.mean - beside.mean:+.1f}, {_seeds(seeds)}"
     if other.plateau:
         shared = results.scores(row)
-        improving = sum(not result["stopped"] for result in results.of(other.arm, True) if result["seed"] in shared)
+        improving = sum(
+            not result["stopped"] for result in results.of(other.variant, True) if result["seed"] in shared
+        )
         numbers += f"; {improving} of {seeds} were still improving"
     return Target(text, value.mean >= beside.mean + margin, numbers, seeds, improving > 0)
 
@@ -112,9 +114,9 @@ def _pool_above_chance(results: Results) -> Target:
 
 
 def of_ratio(kind: str, ratio: tuple[int, ...]) -> str:
-    """The arm of figure 5."""
+    """The variant of figure 5."""
     name = f"{kind}-{'-'.join(map(str, ratio))}"
-    return name if name in ARMS else kind
+    return name if name in VARIANTS else kind
 
 
 def _growth(results: Results) -> list[Target]:
@@ -174,14 +176,14 @@ def pairs() -> list[tuple[Row, Row]]:
         found += [(conditional, of_ratio(other, ratio)) for other in ("unconditional-local", "average-pool")]
     assert (CONDITIONAL_LOCAL, UNCONDITIONAL_LOCAL) in found and (CONDITIONAL_LOCAL, POOL) in found, RATIO
     rows = [(_row(name), _row(other)) for name, other in found]
-    frames = {(row.arm, row.measure): row for row in TABLES["frames"].rows}
+    frames = {(row.variant, row.measure): row for row in TABLES["frames"].rows}
     rows += [
         (row, frames[other, measure])
-        for (arm, measure), row in frames.items()
+        for (variant, measure), row in frames.items()
         for other in (UNCONDITIONAL, POOL)
-        if arm == CONDITIONAL
+        if variant == CONDITIONAL
     ]
-    vague = {row.arm: row for row in TABLES["A4"].rows if row.measure == "vague"}
+    vague = {row.variant: row for row in TABLES["A4"].rows if row.measure == "vague"}
     rows += [
         (vague[name], _row(other))
         for name, other in (

@@ -26,10 +26,10 @@ from ..hicom_tiny.making import (
     start,
 )
 from ..hicom_tiny.record import commit
-from .arms import ARMS, PLATEAU, Arm
 from .campaign import CPU, Campaign, Run, parts_budget, validation_score
 from .measuring import measure
 from .planning import Job
+from .variants import PLATEAU, VARIANTS, Variant
 
 CHECKPOINT_EVERY = 200  # steps; what a killed process loses at most
 PLATEAU_SEED = 1000  # added to the seed per repetition, so that each has its own order of the data
@@ -60,10 +60,10 @@ def do(job: Job, campaign: Campaign) -> None:
 
 
 def _fill_features(job: Job, campaign: Campaign) -> None:
-    """Encode once what all arms read, so that two processes never encode the same at a time."""
+    """Encode once what all variants read, so that two processes never encode the same at a time."""
     name = "conditional-local" if job.aligned else "average-pool-4-3-3"
     place = campaign.folder / "features" / f"start-{job.seed}-{'aligned' if job.aligned else 'plain'}"
-    start(campaign.parts_of(job.seed), job.seed, ARMS[name].compressor, str(place / "start"))
+    start(campaign.parts_of(job.seed), job.seed, VARIANTS[name].compressor, str(place / "start"))
     for stage in ("instruction_tuning",) if job.aligned else ("alignment", "instruction_tuning"):
         model_folder = f"model={json.dumps(str(place / 'start'))}"
         overrides = [*_common(campaign), model_folder]
@@ -77,7 +77,7 @@ def _fill_features(job: Job, campaign: Campaign) -> None:
 
 def _align(job: Job, campaign: Campaign) -> None:
     folder = job.result.parent
-    start(campaign.parts_of(job.seed), job.seed, ARMS[job.run.arm].compressor, str(folder / "start"))
+    start(campaign.parts_of(job.seed), job.seed, VARIANTS[job.run.variant].compressor, str(folder / "start"))
     overrides = _overrides("alignment", campaign, job.run, campaign.settings.steps["alignment"])
     begin = time.perf_counter()
     run_stage("alignment", folder, campaign.data_folder, campaign.settings.datasets, job.seed, overrides)
@@ -91,12 +91,12 @@ def _align(job: Job, campaign: Campaign) -> None:
 
 def _train(run: Run, campaign: Campaign) -> None:
     """The stages after alignment, and the scores; these stay as they are where the model alone is gone."""
-    arm, place, begin = ARMS[run.arm], campaign.place(run), time.perf_counter()
+    variant, place, begin = VARIANTS[run.variant], campaign.place(run), time.perf_counter()
     settings, model_folder = campaign.settings, campaign.alignment(run).parent / "alignment" / MODEL_FOLDER
-    record = {**_about(run, arm, campaign), "losses": {}}
+    record = {**_about(run, variant, campaign), "losses": {}}
     aligned = json.loads(campaign.alignment(run).read_text())
     record["losses"]["alignment"] = aligned["losses"]
-    for stage in arm.stages:
+    for stage in variant.stages:
         steps = sum(settings.steps[name] for name in stage.steps_of)
         files = [str(campaign.data_folder / data.name / name) for name in stage.files for data in settings.datasets]
         overrides = [
@@ -108,17 +108,17 @@ def _train(run: Run, campaign: Campaign) -> None:
         record["steps"][stage.stage] = steps
         record["losses"][stage.stage] = _losses(place / stage.stage)
     record["seconds"] = {"alignment": aligned["seconds"], "training": _since(begin)}
-    if campaign.keep_models or run.arm in PLATEAU:
+    if campaign.keep_models or run.variant in PLATEAU:
         with new_folder(campaign.model_folder(run), overwrite=True) as destination:
             shutil.copytree(model_folder, destination, dirs_exist_ok=True)
     if campaign.result(run) is None:
         begin = time.perf_counter()
-        measures = ("questions", *arm.measures, *(("validation",) if campaign.is_measured(run) else ()))
+        measures = ("questions", *variant.measures, *(("validation",) if campaign.is_measured(run) else ()))
         record["scores"] = measure(model_folder, campaign, measures)
         record["seconds"]["measuring"] = _since(begin)
         record["cpu_seconds"] = {"alignment": aligned["cpu_seconds"], "run": time.process_time()}
         write_text(campaign.result_file(run), json.dumps(record, indent=1))
-    _remove(*(place / stage.stage for stage in arm.stages))
+    _remove(*(place / stage.stage for stage in variant.stages))
 
 
 def _train_to_the_plateau(run: Run, campaign: Campaign) -> None:
@@ -149,7 +149,7 @@ def _train_to_the_plateau(run: Run, campaign: Campaign) -> None:
         write_text(curve_file, json.dumps(curve))
         _remove(*place.glob(f"chunk-{number}/instruction_tuning/checkpoint-*"))
     best = max(range(len(curve)), key=lambda number: (curve[number], -number))
-    record = _about(run, ARMS[run.arm], campaign)
+    record = _about(run, VARIANTS[run.variant], campaign)
     record |= {
         "curve": curve,
         "best_chunk": best,
@@ -200,14 +200,14 @@ def _overrides(stage: str, campaign: Campaign, run: Run, steps: int) -> list[str
     ]
 
 
-def _about(run: Run, arm: Arm, campaign: Campaign) -> dict:
+def _about(run: Run, variant: Variant, campaign: Campaign) -> dict:
     return {
-        "arm": run.arm,
+        "arm": run.variant,
         "seed": run.seed,
         "factor": run.factor,
         "plateau": run.plateau,
-        "compressor": arm.compressor,
-        "tokens": arm.num_tokens,
+        "compressor": variant.compressor,
+        "tokens": variant.num_tokens,
         "steps": {"alignment": campaign.settings.steps["alignment"]},
         "commit": commit(),
         "torch": torch.__version__,

@@ -42,7 +42,7 @@ def _dataset(name: str, videos: int = FEW, split: str = "test", **settings: Any)
 LONG_VIDEOS = _dataset("long", num_frames=64)
 CONDITIONS = (
     Condition("unseen videos", _dataset("unseen", MOST)),
-    Condition("held-out looks", _dataset("held_out", MANY, split="held_out")),
+    Condition("held-out appearances", _dataset("held_out", MANY, split="held_out")),
     Condition("held-out pairs of colour and shape", _dataset("held_out_pairs", MANY, split="held_out_pairs")),
     *(
         Condition(f"clutter: {level}", _dataset(level, clutter=level))

@@ -87,7 +87,7 @@ class PackedScene:
 
 
 def pack(scene: Scene, frames: Sequence[int] = (8, 16, 32, 64)) -> PackedScene:
-    """Look at a scene, without drawing it.
+    """Appearance at a scene, without drawing it.
 
     Args:
         scene: what happens.

@@ -1,4 +1,4 @@
-"""The ablations: the arms are what the tables claim, runs are taken up where they were, and the report says what is missing."""
+"""The ablations: variants are what the tables claim, interrupted runs resume, and the report lists what is missing."""
 
 import json
 import multiprocessing
@@ -19,15 +19,15 @@ from hicom_hf.shapes import write_dataset
 from hicom_hf.shapes.writing import WORLD_VERSION
 from lab.ablations import claiming, running, working
 from lab.ablations.__main__ import main
-from lab.ablations.arms import ARMS, CONDITIONAL, FIRST, GRID, PLATEAU, POOL, REPRESENTATIVES, UNCONDITIONAL
 from lab.ablations.campaign import LEVELS, Campaign, Run, Settings
 from lab.ablations.claiming import check_data, claim
 from lab.ablations.paper_tables import TABLES
-from lab.ablations.planning import chosen_arms, plan
+from lab.ablations.planning import chosen_variants, plan
 from lab.ablations.reporting import FRAMING, write_report
 from lab.ablations.results import Results, Value, mean_right
 from lab.ablations.running import run_campaign
 from lab.ablations.targets import losses, pairs, targets
+from lab.ablations.variants import CONDITIONAL, FIRST, GRID, PLATEAU, POOL, REPRESENTATIVES, UNCONDITIONAL, VARIANTS
 from lab.ablations.working import do, has_stopped, remove_unneeded
 from lab.hicom_tiny import language_model, packed_contexts
 from lab.hicom_tiny.data_sets import Dataset
@@ -56,12 +56,12 @@ def untrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def campaign(untrained):
-    """Two arms, trained for a few steps, and one of them to its plateau, in this process."""
+    """Two variants, trained for a few steps, and one of them to its plateau, in this process."""
     campaign = Campaign(untrained / "out", SMALL, (0,), (untrained / "parts",), untrained / "data")
     for dataset in (*SMALL.datasets, *SMALL.test_datasets().values()):
         write_dataset(untrained / "data" / dataset.name, dataset.videos, dataset.seed, **dataset.settings)
     claim(campaign)
-    do_all(campaign, arms=(CONDITIONAL, POOL))
+    do_all(campaign, variants=(CONDITIONAL, POOL))
     return campaign
 
 
@@ -83,16 +83,16 @@ def fake_result(campaign, run, right=50.0, validation=50.0, stopped=True, **kind
         values = {"colour": right, "where": right, "vague": right, "all": right} | kinds
         return {kind: {"right": value, "chance": 25.0, "questions": 10} for kind, value in values.items()}
 
-    arm = ARMS[run.arm]
+    variant = VARIANTS[run.variant]
     scores = {"questions": {level: rows() for level in LEVELS}}
-    scores |= {"vague": {level: rows() for level in LEVELS}} if "vague" in arm.measures else {}
-    scores |= {f"{count} frames": {"long": rows()} for count in (8, 16, 32)} if "frames" in arm.measures else {}
+    scores |= {"vague": {level: rows() for level in LEVELS}} if "vague" in variant.measures else {}
+    scores |= {f"{count} frames": {"long": rows()} for count in (8, 16, 32)} if "frames" in variant.measures else {}
     scores["validation"] = {"validation": {"all": {"right": validation, "chance": 25.0, "questions": 10}}}
     about = {
         "seed": run.seed,
         "factor": run.factor,
         "plateau": run.plateau,
-        "compressor": arm.compressor,
+        "compressor": variant.compressor,
         "commit": "abc",
     }
     record = {**about, "scores": scores, "seconds": {"training": 60.0}, "cpu_seconds": {"run": 3600.0}}
@@ -105,9 +105,9 @@ def fake_result(campaign, run, right=50.0, validation=50.0, stopped=True, **kind
 
 def fake_whole(campaign):
     """Pretend that everything was run, the search included."""
-    for name, arm in ARMS.items():
+    for name, variant in VARIANTS.items():
         for seed in campaign.seeds:
-            right = {"conditional": 80.0, "unconditional": 40.0, "pooling": 45.0}[arm.family] + seed
+            right = {"conditional": 80.0, "unconditional": 40.0, "pooling": 45.0}[variant.family] + seed
             where = {"where": 30.0} if name == CONDITIONAL else {}
             fake_result(campaign, Run(name, seed), right, **where)
             if name in PLATEAU:
@@ -131,51 +131,53 @@ def open_jobs(campaign, **chosen):
     return [job for job in plan(campaign, **chosen) if not job.is_done]
 
 
-# Arms ----------------------------------------------------------------------------------------------------------------------
+# Variants ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_arms_have_the_tokens_that_they_claim():
-    tokens = {name: arm.num_tokens for name, arm in ARMS.items()}
+    tokens = {name: variant.num_tokens for name, variant in VARIANTS.items()}
     assert (tokens[CONDITIONAL], tokens[UNCONDITIONAL], tokens[POOL]) == (40, 40, 32)
     assert [tokens[f"average-pool-{ratio}"] for ratio in ("1-3-3", "2-4-3", "4-6-6", "8-6-6")] == [128, 48, 8, 4]
     width, frames = 16, GRID[0]
-    for arm in ARMS.values():
-        compressor = HiComCompressor(arm.config, width, width)
+    for variant in VARIANTS.values():
+        compressor = HiComCompressor(variant.config, width, width)
         instruction = (torch.randn(1, width), torch.randn(1, 5, width))
         features, aligned = torch.randn(2, 1, frames, *GRID[1:], width)
-        assert compressor(features, aligned, instruction)[0].shape == (1, arm.num_tokens, width), arm.name
+        assert compressor(features, aligned, instruction)[0].shape == (1, variant.num_tokens, width), variant.name
 
 
 def test_within_a_table_all_have_the_same_tokens_unless_it_says_otherwise():
     for table in TABLES.values():
-        tokens = {row.num_tokens for row in table.rows if row.arm}
+        tokens = {row.num_tokens for row in table.rows if row.variant}
         assert (len(tokens) > 1) == bool(table.tokens_differ), table.name
 
 
 def test_every_arm_is_in_a_table_and_every_row_without_one_says_why():
     rows = [row for table in TABLES.values() for row in table.rows]
-    assert {row.arm for row in rows if row.arm} == set(ARMS)
-    assert all(row.why for row in rows if row.arm is None)
+    assert {row.variant for row in rows if row.variant} == set(VARIANTS)
+    assert all(row.why for row in rows if row.variant is None)
     for row in rows:
         measure = "frames" if row.measure.endswith(" frames") else row.measure
-        assert measure == "questions" or measure in ARMS[row.arm].measures
+        assert measure == "questions" or measure in VARIANTS[row.variant].measures
 
 
 def test_every_arm_has_the_same_budget_and_no_two_are_the_same():
-    for arm in ARMS.values():
-        assert sorted(name for stage in arm.stages for name in stage.steps_of) == [
+    for variant in VARIANTS.values():
+        assert sorted(name for stage in variant.stages for name in stage.steps_of) == [
             "conditional_pretraining",
             "instruction_tuning",
         ]
-    assert len({json.dumps([arm.compressor, str(arm.stages)], sort_keys=True) for arm in ARMS.values()}) == len(ARMS)
+    assert len(
+        {json.dumps([variant.compressor, str(variant.stages)], sort_keys=True) for variant in VARIANTS.values()}
+    ) == len(VARIANTS)
 
 
 def test_families_are_told_from_the_configs():
-    for arm in ARMS.values():
-        pooling = arm.config.local_branch == "average_pool"
-        family = "pooling" if pooling else "conditional" if arm.config.uses_instruction else "unconditional"
-        assert arm.family == family
-    assert {ARMS[name].family: name for name in REPRESENTATIVES.values()} == REPRESENTATIVES
+    for variant in VARIANTS.values():
+        pooling = variant.config.local_branch == "average_pool"
+        family = "pooling" if pooling else "conditional" if variant.config.uses_instruction else "unconditional"
+        assert variant.family == family
+    assert {VARIANTS[name].family: name for name in REPRESENTATIVES.values()} == REPRESENTATIVES
 
 
 # Planning ------------------------------------------------------------------------------------------------------------------
@@ -183,36 +185,38 @@ def test_families_are_told_from_the_configs():
 
 def test_the_main_claim_comes_first_then_the_search_then_its_other_seeds_then_the_rest(tmp_path):
     jobs = [job for job in plan(Campaign(tmp_path)) if job.kind in ("train", "plateau")]
-    assert [(job.run.arm, job.seed) for job in jobs[:5]] == [(name, 0) for name in FIRST]
-    searched = [(job.run.arm, job.run.factor) for job in jobs[5:11]]
+    assert [(job.run.variant, job.seed) for job in jobs[:5]] == [(name, 0) for name in FIRST]
+    searched = [(job.run.variant, job.run.factor) for job in jobs[5:11]]
     assert searched == [(name, factor) for name in REPRESENTATIVES.values() for factor in (0.5, 2.0)]
-    assert [(job.run.arm, job.seed) for job in jobs[11:21]] == [(name, seed) for seed in (1, 2) for name in FIRST]
-    assert [(job.run.arm, job.seed) for job in jobs if job.kind == "plateau"][:3] == [(name, 0) for name in PLATEAU]
+    assert [(job.run.variant, job.seed) for job in jobs[11:21]] == [(name, seed) for seed in (1, 2) for name in FIRST]
+    assert [(job.run.variant, job.seed) for job in jobs if job.kind == "plateau"][:3] == [
+        (name, 0) for name in PLATEAU
+    ]
     assert [job.kind for job in jobs[21:24]] == ["plateau"] * 3
     assert [job.seed for job in jobs[24:]] == sorted(job.seed for job in jobs[24:])
-    assert len(jobs) == 3 * (len(ARMS) + len(PLATEAU)) + 6
+    assert len(jobs) == 3 * (len(VARIANTS) + len(PLATEAU)) + 6
     assert all(job.needs for job in plan(Campaign(tmp_path)) if job.kind not in ("towers", "llm"))
 
 
 def test_a_finished_run_needs_nothing_any_more(tmp_path):
     campaign = Campaign(tmp_path, SMALL, (0,))
     fake_result(campaign, Run("fine-fine", 0))
-    assert [job.kind for job in plan(campaign, arms=("fine-fine",))] == ["train"]
-    assert open_jobs(campaign, arms=("fine-fine",)) == []
+    assert [job.kind for job in plan(campaign, variants=("fine-fine",))] == ["train"]
+    assert open_jobs(campaign, variants=("fine-fine",)) == []
 
 
 def test_a_model_that_was_not_moved_along_is_made_again_where_it_is_to_be_trained_on(tmp_path):
     campaign = Campaign(tmp_path, SMALL, (0,))
     base, plateau = Run(POOL, 0), Run(POOL, 0, plateau=True)
     fake_result(campaign, base)
-    jobs = open_jobs(campaign, arms=(POOL,))
+    jobs = open_jobs(campaign, variants=(POOL,))
     assert [job.kind for job in jobs] == ["towers", "llm", "features", "alignment", "train", "plateau"]
     assert campaign.model_folder(base) in jobs[-1].needs
     campaign.model_folder(base).mkdir()
-    assert [job.kind for job in open_jobs(campaign, arms=(POOL,))] == ["plateau"]
+    assert [job.kind for job in open_jobs(campaign, variants=(POOL,))] == ["plateau"]
     campaign.model_folder(base).rmdir()
     fake_result(campaign, plateau)
-    assert open_jobs(campaign, arms=(POOL,)) == []
+    assert open_jobs(campaign, variants=(POOL,)) == []
 
 
 def test_the_seed_of_the_search_is_that_of_the_first_command(tmp_path):
@@ -220,7 +224,7 @@ def test_the_seed_of_the_search_is_that_of_the_first_command(tmp_path):
     claim(campaign)
     others = Campaign(tmp_path, seeds=(1, 2))
     assert others.search_seed == 0
-    with pytest.raises(ValueError, match="still to be chosen on seed 0: name it in --seeds"):
+    with pytest.raises(ValueError, match="not chosen yet: add seed 0 to --seeds"):
         plan(others)
     for name in REPRESENTATIVES.values():
         for factor, score in ((1.0, 50.0), (0.5, 60.0), (2.0, 55.0)):
@@ -235,11 +239,11 @@ def test_the_best_rate_on_the_validation_videos_serves_the_whole_family(tmp_path
     campaign = Campaign(tmp_path)
     for factor, score in ((1.0, 50.0), (0.5, 60.0)):
         fake_result(campaign, Run(POOL, 0, factor), validation=score)
-    waiting = next(job for job in plan(campaign) if job.kind == "train" and job.run.arm == "average-pool-1-3-3")
+    waiting = next(job for job in plan(campaign) if job.kind == "train" and job.run.variant == "average-pool-1-3-3")
     assert campaign.result_file(Run(POOL, 0, 2.0)) in waiting.needs and campaign.factor("pooling") is None
     fake_result(campaign, Run(POOL, 0, 2.0), validation=55.0)
     assert campaign.factor("pooling") == 0.5
-    runs = [job.run for job in plan(campaign) if job.kind == "train" and job.run.arm == "average-pool-1-3-3"]
+    runs = [job.run for job in plan(campaign) if job.kind == "train" and job.run.variant == "average-pool-1-3-3"]
     assert {run.factor for run in runs} == {0.5}
     fake_result(campaign, Run(POOL, 0, 0.5), validation=55.0)
     fake_result(campaign, Run(POOL, 0, 1.0), validation=55.0)
@@ -248,18 +252,18 @@ def test_the_best_rate_on_the_validation_videos_serves_the_whole_family(tmp_path
 
 def test_arms_with_the_same_compressor_share_their_alignment(tmp_path):
     jobs = plan(Campaign(tmp_path, replace(SMALL), (0,)))
-    aligned = [job.run.arm for job in jobs if job.kind == "alignment"]
+    aligned = [job.run.variant for job in jobs if job.kind == "alignment"]
     assert CONDITIONAL in aligned and "without-pretraining" not in aligned and "coarse-coarse" in aligned
 
 
 def test_tables_and_arms_choose_what_is_run():
-    assert chosen_arms(["formulation"]) == [CONDITIONAL, "release-formulation"]
+    assert chosen_variants(["formulation"]) == [CONDITIONAL, "release-formulation"]
     ungrouped = ["coarse-local-ungrouped", "unconditional-local-ungrouped"]
-    assert chosen_arms(["A3"], ["fine-fine"]) == ["unconditional-local", "fine-fine", "coarse-local", *ungrouped]
+    assert chosen_variants(["A3"], ["fine-fine"]) == ["unconditional-local", "fine-fine", "coarse-local", *ungrouped]
     with pytest.raises(ValueError, match="there is no table 7; there are 4, 5, 6"):
-        chosen_arms(["7"])
-    with pytest.raises(ValueError, match="there is no arm attention"):
-        chosen_arms([], ["attention"])
+        chosen_variants(["7"])
+    with pytest.raises(ValueError, match="there is no variant attention"):
+        chosen_variants([], ["attention"])
 
 
 def test_training_to_the_plateau_stops_after_two_repetitions_without_a_point():
@@ -284,16 +288,16 @@ def test_two_arms_run_from_parts_to_scores(campaign):
 
 
 def test_what_is_done_is_not_repeated(campaign):
-    assert do_all(campaign, arms=(CONDITIONAL, POOL)) == []
-    assert run_campaign(campaign, arms=(CONDITIONAL, POOL)) == []
-    remove_unneeded(campaign, plan(campaign, arms=(CONDITIONAL, POOL)))
+    assert do_all(campaign, variants=(CONDITIONAL, POOL)) == []
+    assert run_campaign(campaign, variants=(CONDITIONAL, POOL)) == []
+    remove_unneeded(campaign, plan(campaign, variants=(CONDITIONAL, POOL)))
     assert list(campaign.folder.glob("alignment/*")) == []
 
 
 @pytest.mark.slow
 def test_a_killed_run_is_taken_up_where_it_was(campaign):
     """A real process, killed once it has finished a stage; what it has finished stays, the rest is done."""
-    run, chosen = Run("fine-fine", 0), {"arms": ("fine-fine",)}
+    run, chosen = Run("fine-fine", 0), {"variants": ("fine-fine",)}
     finished = campaign.place(run) / "conditional_pretraining" / "model" / "config.json"
     killed, returned = [], threading.Event()
 
@@ -332,10 +336,10 @@ def test_from_results_alone_a_plateau_is_reached_elsewhere(campaign, tmp_path):
     """The model that was not copied is trained again; its scores stay those of the folder that was copied."""
     moved, base, plateau = copied(campaign, tmp_path / "out"), Run(POOL, 0), Run(POOL, 0, plateau=True)
     claim(moved)
-    assert open_jobs(moved, arms=(CONDITIONAL, POOL)) == []
+    assert open_jobs(moved, variants=(CONDITIONAL, POOL)) == []
     moved.result_file(plateau).unlink()
     write_text(moved.place(plateau) / "curve.json", "[1000.0, 1000.0]")  # of repetitions whose models are gone
-    done = do_all(moved, arms=(CONDITIONAL, POOL))
+    done = do_all(moved, variants=(CONDITIONAL, POOL))
     assert done[-3:] == [f"alignment of {base.title}", base.title, plateau.title]
     assert moved.result(base) == campaign.result(base)
     curve = moved.result(plateau)["curve"]
@@ -343,7 +347,7 @@ def test_from_results_alone_a_plateau_is_reached_elsewhere(campaign, tmp_path):
 
 
 def run_title(run):
-    return f"{ARMS[run.arm].title}, seed {run.seed}"
+    return f"{VARIANTS[run.variant].title}, seed {run.seed}"
 
 
 def test_other_settings_in_the_same_folder_are_refused(campaign, untrained):
@@ -406,7 +410,7 @@ def test_data_of_another_world_are_refused(tmp_path):
         before = world.read_text()
         write_text(world, json.dumps(json.loads(before) | changed))
         with pytest.raises(ValueError, match=words):
-            run_campaign(campaign, arms=(POOL,))
+            run_campaign(campaign, variants=(POOL,))
         write_text(world, before)
 
 
@@ -472,7 +476,7 @@ def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_ver
     results = Results(campaign)
     assert [target.met for target in targets(results)[:7]] == [True, True, True, False, False, False, True]
     lost = losses(results)
-    beside = [loss for loss in lost if (loss.row.arm, loss.other.arm) == (CONDITIONAL, UNCONDITIONAL)]
+    beside = [loss for loss in lost if (loss.row.variant, loss.other.variant) == (CONDITIONAL, UNCONDITIONAL)]
     assert any(loss.num_seeds == 2 and "where" in loss.behind for loss in beside)
     report, *pictures = write_report(campaign, tmp_path / "docs" / "ablations.md")
     text = report.read_text()
@@ -485,12 +489,12 @@ def test_a_whole_campaign_gives_every_table_its_picture_and_every_target_its_ver
     assert "up to 7.9 points (standard error)" in text and "up to 15.8 points; smaller differences" in text
     assert "to 40 questions about unseen videos" in text and "to 10 about longer videos" in text
     runs, alignments = (
-        len(ARMS) * 2 + 2 * len(PLATEAU) + 6,
-        len({json.dumps(arm.compressor) for arm in ARMS.values()}) * 2 + 6,
+        len(VARIANTS) * 2 + 2 * len(PLATEAU) + 6,
+        len({json.dumps(variant.compressor) for variant in VARIANTS.values()}) * 2 + 6,
     )
-    assert f"{runs} runs, those of the search and to a plateau included, made by the commits abc" in text
-    seeds = f"{runs // 2 + 3} with seed 0, {runs // 2 - 3} with seed 1"
-    assert f"{runs} were trained on the CPU and took {runs + alignments / 2:.1f} hours of one core ({seeds})." in text
+    assert f"{runs} runs, including those of the search and to a plateau" in text and "Commits: `abc`." in text
+    hours = runs + alignments / 2
+    assert f"| CPU | {runs} | {runs // 2 + 3} | {runs // 2 - 3} | {hours:.1f} |" in text
     assert "$" not in text
 
 
@@ -501,8 +505,8 @@ def test_the_report_says_which_runs_a_gpu_has_trained(tmp_path):
     path = campaign.result_file(Run(POOL, 1))
     write_text(path, json.dumps(json.loads(path.read_text()) | {"device": "NVIDIA H100"}))
     text = write_report(campaign, tmp_path / "ablations.md")[0].read_text()
-    assert "1 was trained on the CPU and took 1.5 hours of one core (1 with seed 0). 1 was trained on a GPU" in text
-    assert "on a GPU (NVIDIA H100) and took 1.5 hours of one core (1 with seed 1)." in text
+    assert "| device | runs | seed 0 | seed 1 | hours of one core |" in text
+    assert "| CPU | 1 | 1 | 0 | 1.5 |\n| NVIDIA H100 | 1 | 0 | 1 | 1.5 |" in text
 
 
 def test_without_a_gpu_training_on_one_is_refused(tmp_path, monkeypatch):
@@ -514,7 +518,12 @@ def test_without_a_gpu_training_on_one_is_refused(tmp_path, monkeypatch):
 def test_what_is_compared_has_the_same_tokens_but_with_the_average_pool_and_the_local_branch_alone():
     for row, other in pairs():
         same = row.num_tokens == other.num_tokens
-        assert same or ARMS[other.arm].family == "pooling" or other.arm == "conditional-local" or other.plateau
+        assert (
+            same
+            or VARIANTS[other.variant].family == "pooling"
+            or other.variant == "conditional-local"
+            or other.plateau
+        )
 
 
 def test_where_the_conditional_arm_loses_to_a_pool_of_other_tokens_it_says_so(tmp_path):
@@ -628,7 +637,7 @@ def test_what_the_report_says_of_the_pre_training_on_words_is_so():
 
 def test_what_the_report_says_of_the_compressors_sizes_is_so():
     names = ("average-pool-4-3-3", "unconditional-local", "conditional-local", UNCONDITIONAL, CONDITIONAL)
-    configs = [ARMS[name].config for name in names]
+    configs = [VARIANTS[name].config for name in names]
     sizes = [sum(p.numel() for p in HiComCompressor(config, 128, 128).parameters()) for config in configs]
     assert [round(size / 1000) for size in sizes] == [33, 33, 99, 133, 298]
     assert [config.uses_aligned_features for config in configs] == [False, False, True, False, True]
@@ -656,15 +665,15 @@ def test_without_matplotlib_the_extra_is_named(campaign, tmp_path, monkeypatch):
 def test_the_list_tells_arms_tables_and_time(tmp_path, capsys):
     assert main([str(tmp_path), "--list", "--seeds", "0"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*ARMS, *TABLES))
+    assert all(name in printed for name in (*VARIANTS, *TABLES))
     assert all(re.search(rf"^{name}, to the plateau +\d+  - +plateau$", printed, re.MULTILINE) for name in PLATEAU)
     assert re.search(r"0 of \d+ jobs done; the others take about \d+\.\d hours", printed)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_names_and_rates_are_refused(tmp_path, capsys):
-    assert main([str(tmp_path), "--list", "--arms", "nothing"]) == 1
-    assert "there is no arm nothing" in capsys.readouterr().err
+    assert main([str(tmp_path), "--list", "--variants", "nothing"]) == 1
+    assert "there is no variant nothing" in capsys.readouterr().err
     assert main([str(tmp_path), "--list", "--rates", "0.5"]) == 1
     assert "must include 1" in capsys.readouterr().err
     assert main([str(tmp_path), "--rates", "0"]) == 2

@@ -11,14 +11,14 @@ from .questions import CHANCE, KINDS, Question, multiple_choice, questions
 from .rendering import contact_sheet, padded_boxes, patch_cover, referent_boxes, render, render_still
 from .scenes import CLUTTER_LEVELS, SPLITS, Scene
 from .vocabulary import VOCABULARY, is_right, split_words
-from .words import COLOURS, HELD_OUT_LOOKS, HELD_OUT_PAIRS, SHAPES, TEXTURES, Name
+from .words import COLOURS, HELD_OUT_APPEARANCES, HELD_OUT_PAIRS, SHAPES, TEXTURES, Name
 from .writing import STAGES, write_dataset, write_video
 
 __all__ = [
     "CHANCE",
     "CLUTTER_LEVELS",
     "COLOURS",
-    "HELD_OUT_LOOKS",
+    "HELD_OUT_APPEARANCES",
     "HELD_OUT_PAIRS",
     "KINDS",
     "SHAPES",

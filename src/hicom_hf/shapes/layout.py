@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .dice import Dice
 from .objects import DIRECTIONS, OBJECT_SIZE, PHASES, SceneObject, squared_distance
-from .words import ATTRIBUTES, COLOURS, SHAPES, TEXTURES, Look, Name
+from .words import ATTRIBUTES, COLOURS, SHAPES, TEXTURES, Appearance, Name
 
 SCALES = (0.92, 1.1)  # smallest and largest object, times OBJECT_SIZE
 GAP = 1.05  # least distance of two centres, in mean diameters
@@ -41,7 +41,7 @@ class Wish:
         quarter: column and row of the picture, 0 or 1 each, None for either.
     """
 
-    values: Look
+    values: Appearance
     name: Name | None = None
     phase: str = "always"
     direction: str = ""
@@ -58,28 +58,30 @@ class Layout:
 
     Args:
         dice: decides.
-        looks: what the objects of questions may look like.
-        clutter_looks: what all others may look like.
+        appearances: of the objects of questions.
+        clutter_appearances: of all others.
     """
 
-    def __init__(self, dice: Dice, looks: tuple[Look, ...], clutter_looks: tuple[Look, ...]):
-        self.dice, self.looks, self.clutter_looks = dice, looks, clutter_looks
+    def __init__(self, dice: Dice, appearances: tuple[Appearance, ...], clutter_appearances: tuple[Appearance, ...]):
+        self.dice, self.appearances, self.clutter_appearances = dice, appearances, clutter_appearances
         self.objects: list[SceneObject] = []
         self.absent: list[Name] = []
         self.count_name: Name | None = None
 
     def answer(self, asked: str) -> str:
-        """A value of an attribute, each that occurs in the looks equally likely."""
+        """A value of an attribute, each that occurs in the appearances equally likely."""
         values = {"colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": TEXTURES}[asked]
         place = ATTRIBUTES.index(asked)
-        return self.dice.choose([value for value in values if any(look[place] == value for look in self.looks)])
+        return self.dice.choose(
+            [value for value in values if any(appearance[place] == value for appearance in self.appearances)]
+        )
 
-    def attributes(self, asked: str, answer: str) -> Look:
+    def attributes(self, asked: str, answer: str) -> Appearance:
         """Colour, shape and texture of an object of which one is given."""
         position = ATTRIBUTES.index(asked)
-        return self.dice.choose([look for look in self.looks if look[position] == answer])
+        return self.dice.choose([appearance for appearance in self.appearances if appearance[position] == answer])
 
-    def named_attributes(self, asked: str) -> tuple[Look, Name]:
+    def named_attributes(self, asked: str) -> tuple[Appearance, Name]:
         """Attributes, and a name that leaves `asked` open: nothing carries it yet, and they fit no reserved name.
 
         The answer is drawn once and the rest again if need be, so that answers stay equally likely.
@@ -92,7 +94,7 @@ class Layout:
                 return values, name
         raise NoRoom
 
-    def is_reserved(self, values: Look) -> bool:
+    def is_reserved(self, values: Appearance) -> bool:
         names = [found.name for found in self.objects if found.name] + self.absent
         return any(name.fits(*values) for name in names)
 
@@ -122,7 +124,7 @@ class Layout:
                 break
             answer = self.answer(asked)
             values = tuple(value or answer for value in name)
-            if values in self.clutter_looks and not any(other.fits(*values) for other in names):
+            if values in self.clutter_appearances and not any(other.fits(*values) for other in names):
                 self.place(Wish(values, name, quarter=quarters[placed]), 1)
         else:
             raise NoRoom
@@ -140,11 +142,11 @@ class Layout:
             direction = self.dice.choose(tuple(DIRECTIONS)) if self.dice.happens(MOVING_CLUTTER) else ""
             self.place(Wish(values, phase="", direction=direction, travel=CLUTTER_TRAVEL), CLUTTER_TRIES)
 
-    def clutter_attributes(self, theme: str) -> Look:
+    def clutter_attributes(self, theme: str) -> Appearance:
         while True:
             colour = theme if self.dice.happens(THEME_SHARE) else self.dice.choose(tuple(COLOURS))
             values = (colour, self.dice.choose(tuple(SHAPES)), self.dice.choose(TEXTURES))
-            if values in self.clutter_looks and not self.is_reserved(values):
+            if values in self.clutter_appearances and not self.is_reserved(values):
                 return values
 
     def place(self, wish: Wish, tries: int) -> bool:

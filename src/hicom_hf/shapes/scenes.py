@@ -6,20 +6,28 @@ from typing import Literal
 from .dice import Dice
 from .layout import MAX_COUNT, SCALES, Layout, NoRoom
 from .objects import SceneObject
-from .words import ALL_LOOKS, ATTRIBUTES, COLOURS, HELD_OUT_LOOKS, HELD_OUT_PAIR_LOOKS, TRAINING_LOOKS, Name
+from .words import (
+    ALL_APPEARANCES,
+    ATTRIBUTES,
+    COLOURS,
+    HELD_OUT_APPEARANCES,
+    HELD_OUT_PAIR_APPEARANCES,
+    TRAINING_APPEARANCES,
+    Name,
+)
 
 Split = Literal["train", "validation", "test", "held_out", "held_out_pairs", "text"]
-# What objects may look like: those that questions are about, and all others. The first three draw different scenes of the
+# Appearances of objects: those that questions are about, and all others. The first three draw different scenes of the
 # same kind. "text" is what an LLM may read about before it sees anything; training never shows a video of it.
-LOOKS = {
-    "train": (TRAINING_LOOKS, TRAINING_LOOKS),
-    "validation": (TRAINING_LOOKS, TRAINING_LOOKS),
-    "test": (TRAINING_LOOKS, TRAINING_LOOKS),
-    "held_out": (HELD_OUT_LOOKS, ALL_LOOKS),
-    "held_out_pairs": (HELD_OUT_PAIR_LOOKS, ALL_LOOKS),
-    "text": (ALL_LOOKS, ALL_LOOKS),
+APPEARANCES = {
+    "train": (TRAINING_APPEARANCES, TRAINING_APPEARANCES),
+    "validation": (TRAINING_APPEARANCES, TRAINING_APPEARANCES),
+    "test": (TRAINING_APPEARANCES, TRAINING_APPEARANCES),
+    "held_out": (HELD_OUT_APPEARANCES, ALL_APPEARANCES),
+    "held_out_pairs": (HELD_OUT_PAIR_APPEARANCES, ALL_APPEARANCES),
+    "text": (ALL_APPEARANCES, ALL_APPEARANCES),
 }
-SPLITS = tuple(LOOKS)
+SPLITS = tuple(APPEARANCES)
 # Density, from 0 (only what is asked about) to 1 (as full as fits); "mixed" draws a density for each scene.
 CLUTTER_LEVELS = {"sparse": 0.03, "normal": 0.2, "dense": 0.5, "crowded": 1.0, "mixed": None}
 MAX_CLUTTER = 100  # objects nobody asks about, over the whole video, at density 1
@@ -88,7 +96,7 @@ class Scene:
             ValueError: an unknown split, or a negative seed.
         """
         dice = _dice(seed, split, STILL_STREAM)
-        layout = Layout(dice, *LOOKS[split])
+        layout = Layout(dice, *APPEARANCES[split])
         quarters = [(x, y) for y in (0, 1) for x in (0, 1)]
         for quarter in sorted(dice.shuffled(quarters)[: 1 + dice.below(4)], key=quarters.index):
             asked = dice.choose(ATTRIBUTES)
@@ -132,7 +140,7 @@ def _layout(dice: Dice, split: str, num_subjects: int) -> Layout:
     """All that is asked about; drawn anew as long as it does not fit, except for the count, or large ones were rarer."""
     count = 1 + dice.below(MAX_COUNT)
     while True:
-        layout = Layout(dice, *LOOKS[split])
+        layout = Layout(dice, *APPEARANCES[split])
         try:
             layout.add_subjects(num_subjects)
             layout.add_counted(count)

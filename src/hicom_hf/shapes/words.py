@@ -34,17 +34,19 @@ HELD_OUT_PAIRS = (
     ("purple", "cross"),
     ("orange", "moon"),
 )
-Look = tuple[str, str, str]  # colour, shape, texture
-ALL_LOOKS: tuple[Look, ...] = tuple(product(COLOURS, SHAPES, TEXTURES))
-# Looks that training never shows either, though it shows every two of their attributes together: two of each colour, two or
+Appearance = tuple[str, str, str]  # colour, shape, texture
+ALL_APPEARANCES: tuple[Appearance, ...] = tuple(product(COLOURS, SHAPES, TEXTURES))
+# Appearances that training never shows, though it shows every two of their attributes together: two of each colour, two or
 # three of each shape, four of each texture.
-HELD_OUT_LOOKS = tuple(
+HELD_OUT_APPEARANCES = tuple(
     (colour, tuple(SHAPES)[(place + 1 + 2 * step) % len(SHAPES)], TEXTURES[(place + step) % len(TEXTURES)])
     for place, colour in enumerate(COLOURS)
     for step in range(2)
 )
-HELD_OUT_PAIR_LOOKS = tuple(look for look in ALL_LOOKS if look[:2] in HELD_OUT_PAIRS)
-TRAINING_LOOKS = tuple(look for look in ALL_LOOKS if look not in HELD_OUT_LOOKS + HELD_OUT_PAIR_LOOKS)
+HELD_OUT_PAIR_APPEARANCES = tuple(appearance for appearance in ALL_APPEARANCES if appearance[:2] in HELD_OUT_PAIRS)
+TRAINING_APPEARANCES = tuple(
+    appearance for appearance in ALL_APPEARANCES if appearance not in HELD_OUT_APPEARANCES + HELD_OUT_PAIR_APPEARANCES
+)
 
 
 class Name(NamedTuple):

@@ -1,6 +1,6 @@
-"""The arms: what is trained, as configs. Which table of the paper shows which arm: `paper_tables`.
+"""The variants: what is trained, as configs. Which table of the paper shows which variant: `paper_tables`.
 
-Every arm has the same budget: the steps of the three stages. An arm without a stage gives its steps to another one.
+Every variant has the same budget: the steps of the three stages. A variant without a stage gives its steps to another one.
 """
 
 from dataclasses import dataclass
@@ -43,13 +43,13 @@ TUNING_ALONE = (StagePlan("instruction_tuning", TUNING.files, BOTH),)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One model that is trained.
 
     Args:
         name: of its folder, and on the command line.
         title: in tables.
-        family: arms of one family are trained at the same rates.
+        family: variants of one family are trained at the same rates.
         compressor: all fields that decide its shape.
         stages: after alignment.
         measures: what it is tried on besides the questions, see `measuring`.
@@ -89,25 +89,25 @@ def _written(ratio) -> str:
     return f"({','.join(map(str, ratio))})"
 
 
-def _pool(ratio, **more) -> Arm:
+def _pool(ratio, **more) -> Variant:
     name = f"average-pool-{'-'.join(map(str, ratio))}"
-    return Arm(name, f"average pool {_written(ratio)}", "pooling", _fields("average_pool", ratio), **more)
+    return Variant(name, f"average pool {_written(ratio)}", "pooling", _fields("average_pool", ratio), **more)
 
 
-def _local(conditional: bool, ratio=RATIO, **more) -> Arm:
+def _local(conditional: bool, ratio=RATIO, **more) -> Variant:
     kind, injection = ("conditional", "direct") if conditional else ("unconditional", "none")
     name, title = f"{kind}-local", f"{kind} local"
     if ratio != RATIO:
         name, title = f"{name}-{'-'.join(map(str, ratio))}", f"{title} {_written(ratio)}"
-    return Arm(name, title, kind, _fields("attention", ratio, injection), **more)
+    return Variant(name, title, kind, _fields("attention", ratio, injection), **more)
 
 
 def _both(local_injection: str, global_injection: str, **more) -> dict:
     return _fields("attention", RATIO, local_injection, NUM_GLOBAL_TOKENS, global_injection, **more)
 
 
-def _pair(local_injection: str, global_injection: str) -> Arm:
-    return Arm(
+def _pair(local_injection: str, global_injection: str) -> Variant:
+    return Variant(
         f"{local_injection}-{global_injection}",
         f"local {local_injection}, global {global_injection}",
         "conditional",
@@ -124,40 +124,42 @@ RATIOS = ((1, 3, 3), RATIO, (4, 6, 6), (8, 6, 6))  # of figure 5
 EXTRA_MEASURES = ("vague", "frames")
 
 _ARMS = (
-    Arm(CONDITIONAL, "conditional local+global", "conditional", _both("direct", "coarse"), measures=EXTRA_MEASURES),
-    Arm(UNCONDITIONAL, "unconditional local+global", "unconditional", _both("none", "none"), measures=("frames",)),
+    Variant(
+        CONDITIONAL, "conditional local+global", "conditional", _both("direct", "coarse"), measures=EXTRA_MEASURES
+    ),
+    Variant(UNCONDITIONAL, "unconditional local+global", "unconditional", _both("none", "none"), measures=("frames",)),
     _pool(RATIO, measures=("frames",)),
     _local(True, measures=("vague",)),
     _local(False),
     _pool((1, 3, 3)),
     _pool((2, 4, 3)),
-    Arm(
+    Variant(
         "unconditional-global",
         "unconditional global",
         "unconditional",
         _fields(None, num_global=NUM_GLOBAL_TOKENS),
     ),
-    Arm(
+    Variant(
         "conditional-global",
         "conditional global",
         "conditional",
         _fields(None, num_global=NUM_GLOBAL_TOKENS, global_injection="coarse"),
     ),
-    Arm(
+    Variant(
         "without-pretraining",
         "no conditional pre-training",
         "conditional",
         _both("direct", "coarse"),
         TUNING_ALONE,
     ),
-    Arm(
+    Variant(
         "unconditional-without-pretraining",
         "unconditional local+global, no conditional pre-training",
         "unconditional",
         _both("none", "none"),
         TUNING_ALONE,
     ),
-    Arm(
+    Variant(
         "average-pool-without-pretraining",
         "average pool (4,3,3), no conditional pre-training",
         "pooling",
@@ -169,38 +171,40 @@ _ARMS = (
     _pair("coarse", "fine"),
     _pair("fine", "coarse"),
     _pair("fine", "fine"),
-    Arm("coarse-local", "coarse local, in groups", "conditional", _fields("attention", RATIO, "coarse")),
-    Arm(
+    Variant("coarse-local", "coarse local, in groups", "conditional", _fields("attention", RATIO, "coarse")),
+    Variant(
         "coarse-local-ungrouped",
         "coarse local, without groups",
         "conditional",
         _fields("attention", RATIO, "coarse", grouping=False),
     ),
-    Arm(
+    Variant(
         "unconditional-local-ungrouped",
         "unconditional local, without groups",
         "unconditional",
         _fields("attention", grouping=False),
     ),
-    Arm(
+    Variant(
         "mixed-into-tuning",
         "descriptions mixed into instruction tuning",
         "conditional",
         _both("direct", "coarse"),
         (StagePlan("instruction_tuning", TUNING.files + PRETRAINING.files, BOTH),),
     ),
-    Arm(
+    Variant(
         "multiple-choice-pretraining",
         "multiple choice in place of descriptions",
         "conditional",
         _both("direct", "coarse"),
         (StagePlan("conditional_pretraining", ("multiple_choice.json",), (PRETRAINING.stage,)), TUNING),
     ),
-    Arm("release-formulation", "release formulation", "conditional", _both("direct", "coarse", formulation="release")),
+    Variant(
+        "release-formulation", "release formulation", "conditional", _both("direct", "coarse", formulation="release")
+    ),
 )
-_FIGURE_5 = [arm for ratio in RATIOS for arm in (_pool(ratio), _local(False, ratio), _local(True, ratio))]
-ARMS: dict[str, Arm] = {arm.name: arm for arm in _ARMS}
-ARMS |= {arm.name: arm for arm in _FIGURE_5 if arm.name not in ARMS}
+_FIGURE_5 = [variant for ratio in RATIOS for variant in (_pool(ratio), _local(False, ratio), _local(True, ratio))]
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ARMS}
+VARIANTS |= {variant.name: variant for variant in _FIGURE_5 if variant.name not in VARIANTS}
 
 INJECTION_PAIRS = (
     "direct-fine",
@@ -208,7 +212,7 @@ INJECTION_PAIRS = (
     "coarse-fine",
     "fine-coarse",
     "fine-fine",
-)  # of table 6, beside the main arm
+)  # of table 6, beside the main variant
 
 # What an interrupted campaign should have done first.
 FIRST = (CONDITIONAL, UNCONDITIONAL, POOL, CONDITIONAL_LOCAL, UNCONDITIONAL_LOCAL)
