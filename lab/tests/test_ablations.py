@@ -134,7 +134,7 @@ def open_jobs(campaign, **chosen):
 # Variants ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_arms_have_the_tokens_that_they_claim():
+def test_the_variants_have_the_tokens_that_they_claim():
     tokens = {name: variant.num_tokens for name, variant in VARIANTS.items()}
     assert (tokens[CONDITIONAL], tokens[UNCONDITIONAL], tokens[POOL]) == (40, 40, 32)
     assert [tokens[f"average-pool-{ratio}"] for ratio in ("1-3-3", "2-4-3", "4-6-6", "8-6-6")] == [128, 48, 8, 4]
@@ -152,7 +152,7 @@ def test_within_a_table_all_have_the_same_tokens_unless_it_says_otherwise():
         assert (len(tokens) > 1) == bool(table.tokens_differ), table.name
 
 
-def test_every_arm_is_in_a_table_and_every_row_without_one_says_why():
+def test_every_variant_is_in_a_table_and_every_row_without_one_says_why():
     rows = [row for table in TABLES.values() for row in table.rows]
     assert {row.variant for row in rows if row.variant} == set(VARIANTS)
     assert all(row.why for row in rows if row.variant is None)
@@ -161,7 +161,7 @@ def test_every_arm_is_in_a_table_and_every_row_without_one_says_why():
         assert measure == "questions" or measure in VARIANTS[row.variant].measures
 
 
-def test_every_arm_has_the_same_budget_and_no_two_are_the_same():
+def test_every_variant_has_the_same_budget_and_no_two_are_the_same():
     for variant in VARIANTS.values():
         assert sorted(name for stage in variant.stages for name in stage.steps_of) == [
             "conditional_pretraining",
@@ -172,7 +172,7 @@ def test_every_arm_has_the_same_budget_and_no_two_are_the_same():
     ) == len(VARIANTS)
 
 
-def test_families_are_told_from_the_configs():
+def test_families_follow_from_the_configs():
     for variant in VARIANTS.values():
         pooling = variant.config.local_branch == "average_pool"
         family = "pooling" if pooling else "conditional" if variant.config.uses_instruction else "unconditional"
@@ -250,13 +250,13 @@ def test_the_best_rate_on_the_validation_videos_serves_the_whole_family(tmp_path
     assert campaign.factor("pooling") == 1.0  # equal scores: the recipes' rates
 
 
-def test_arms_with_the_same_compressor_share_their_alignment(tmp_path):
+def test_variants_with_the_same_compressor_share_their_alignment(tmp_path):
     jobs = plan(Campaign(tmp_path, replace(SMALL), (0,)))
     aligned = [job.run.variant for job in jobs if job.kind == "alignment"]
     assert CONDITIONAL in aligned and "without-pretraining" not in aligned and "coarse-coarse" in aligned
 
 
-def test_tables_and_arms_choose_what_is_run():
+def test_tables_and_variants_choose_what_is_run():
     assert chosen_variants(["formulation"]) == [CONDITIONAL, "release-formulation"]
     ungrouped = ["coarse-local-ungrouped", "unconditional-local-ungrouped"]
     assert chosen_variants(["A3"], ["fine-fine"]) == ["unconditional-local", "fine-fine", "coarse-local", *ungrouped]
@@ -275,7 +275,7 @@ def test_training_to_the_plateau_stops_after_two_repetitions_without_a_point():
 # Running -------------------------------------------------------------------------------------------------------------------
 
 
-def test_two_arms_run_from_parts_to_scores(campaign):
+def test_two_variants_run_from_parts_to_scores(campaign):
     result = campaign.result(CONDITIONAL_RUN)
     assert set(result["scores"]) == {"questions", "vague", "8 frames", "16 frames", "32 frames", "validation"}
     assert set(result["scores"]["questions"]) == set(LEVELS)
@@ -295,7 +295,7 @@ def test_what_is_done_is_not_repeated(campaign):
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_taken_up_where_it_was(campaign):
+def test_a_killed_run_resumes_where_it_was(campaign):
     """A real process, killed once it has finished a stage; what it has finished stays, the rest is done."""
     run, chosen = Run("fine-fine", 0), {"variants": ("fine-fine",)}
     finished = campaign.place(run) / "conditional_pretraining" / "model" / "config.json"
@@ -388,7 +388,7 @@ def test_a_recipe_is_what_it_says_not_how_it_is_written(tmp_path, monkeypatch):
         claim(campaign)
 
 
-def test_the_campaign_in_the_repository_goes_on(tmp_path):
+def test_the_campaign_in_the_repository_resumes(tmp_path):
     """As its README tells to: whatever is trained from now on has what the runs there had."""
     stored = Path(__file__).parents[1] / "ablations" / "record"
     copied(Campaign(stored), tmp_path)
@@ -526,7 +526,7 @@ def test_what_is_compared_has_the_same_tokens_but_with_the_average_pool_and_the_
         )
 
 
-def test_where_the_conditional_arm_loses_to_a_pool_of_other_tokens_it_says_so(tmp_path):
+def test_where_the_conditional_variant_loses_to_a_pool_of_other_tokens_it_says_so(tmp_path):
     campaign = Campaign(tmp_path, SMALL, (0,))
     fake_result(campaign, CONDITIONAL_RUN, 50.0)
     fake_result(campaign, Run("average-pool-1-3-3", 0), 60.0)
@@ -599,10 +599,10 @@ def test_the_report_knows_what_a_seed_decides_and_marks_rates_at_the_edge(tmp_pa
     text = text_of(both)
     assert "and the order of the data; towers and LLM were the same for all seeds." in text
     assert "| 60.0 | 50.0 | 55.0 | x 0.5, at the edge of what was tried |" in text
-    assert "conditional) on seed 0, and" in text
+    assert "conditional) on seed 0 and scored" in text
 
 
-def test_a_campaign_goes_on_from_its_settings_and_results_alone(tmp_path, untrained):
+def test_a_campaign_resumes_from_its_settings_and_results_alone(tmp_path, untrained):
     campaign = Campaign(tmp_path / "out", seeds=(0, 1), parts=(untrained / "parts",))
     claim(campaign)
     fake_whole(campaign)
@@ -648,7 +648,7 @@ def test_what_the_report_says_of_the_compressors_sizes_is_so():
     )
 
 
-def test_seeds_that_lie_far_apart_are_told_one_by_one():
+def test_seeds_that_lie_far_apart_are_listed_one_by_one():
     assert Value((38.4, 56.7, 54.7)).told == "49.9 ± 10.0 (38.4, 56.7, 54.7)"
     assert Value((50.0, 51.0)).told == "50.5 ± 0.7" and Value((50.0,)).told == "50.0"
 
@@ -662,7 +662,7 @@ def test_without_matplotlib_the_extra_is_named(campaign, tmp_path, monkeypatch):
 # Command -------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_tells_arms_tables_and_time(tmp_path, capsys):
+def test_the_list_shows_variants_tables_and_time(tmp_path, capsys):
     assert main([str(tmp_path), "--list", "--seeds", "0"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*VARIANTS, *TABLES))
