@@ -34,6 +34,7 @@ class ShotSettings:
 
     @property
     def chosen_threshold(self) -> float:
+        """The threshold, or the detector's default."""
         return DEFAULT_THRESHOLDS[self.detector] if self.threshold is None else self.threshold
 
 
