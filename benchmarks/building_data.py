@@ -63,7 +63,7 @@ class Waiting(SceneServer):
 
 
 def serve(connection) -> None:
-    """In a process of its own, for one interpreter runs one thread at a time."""
+    """In a separate process, because one interpreter runs one thread at a time."""
     with Waiting([], delay=DELAY) as server:
         connection.send(server.base_url)
         threading.Event().wait()

@@ -1,7 +1,7 @@
 """Memory of converting a checkpoint with the names and shapes of the published 7B: the peak above the level after imports.
 
 In: the projector's official names at real size (tables/projector_keys_real_size.json of a folder of reference numbers). A
-synthetic checkpoint of random values is written to a temporary folder, converted in a process of its own, and deleted.
+synthetic checkpoint of random values is written to a temporary folder, converted in a separate process, and deleted.
 Out: a table with the peak in relation to its bound, 1.5 times the larger of the largest source file and --max-shard-size.
 
     python benchmarks/conversion_memory.py GOLDEN_DIR [--layers 2] [--format safetensors bin] [--dtype bf16]

@@ -3,7 +3,7 @@
 In: nothing. Out: a line for each, and the ratio full / labelled. Run: `python benchmarks/loss_memory.py`.
 
 Sizes: the head of Qwen2.5-0.5B (151,936 words of width 896), 2 rows of 744 tokens, 60 of them labelled, as of a video of 32
-frames with an answer of 60 tokens; float32 on one CPU thread, each variant in a process of its own.
+frames with an answer of 60 tokens; float32 on one CPU thread, each variant in a separate process.
 """
 
 import json

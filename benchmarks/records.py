@@ -2,7 +2,7 @@
 
 In: nothing. Out: a line for each number of records, and what each further record costs. Run: `python benchmarks/records.py`.
 
-Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. Each number is opened in a process of its own; the
+Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. Each number is opened in a separate process; the
 process with 10 records is what is there without any.
 """
 

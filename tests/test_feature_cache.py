@@ -391,5 +391,5 @@ def test_contents_in_memory_are_known_by_what_they_are(tmp_path):
     assert medium_key(Medium("image", image)) != medium_key(Medium("image", Image.new("RGB", (3, 4), "red")))
     sources = [b"a", b"b", np.zeros((2, 3)), np.zeros((3, 2)), [image], "https://host/a.mp4", str(tmp_path)]
     assert len({medium_key(Medium("video", source)) for source in sources}) == len(sources)
-    with pytest.raises(ValueError, match="cannot tell a object from another"):
+    with pytest.raises(ValueError, match="cannot distinguish one object from another"):
         medium_key(Medium("video", object()))

@@ -1,8 +1,8 @@
-"""Repeat the paper's ablations in miniature: hicom-tiny's stages over the shapes world, one variant after the other.
+"""Repeat the paper's ablations in miniature: hicom-tiny's stages over the shapes world, for one variant after the other.
 
-OUT receives everything: data, pre-trained parts, runs. What is done there is not done again, so an interrupted campaign goes on
-with the same command; options that are left out are as at its begin, others than those of its begin are refused. The report
-shows each table beside the paper's numbers and names what was not run.
+OUT receives everything: data, pre-trained parts, runs. What is finished there is not repeated, so the same command resumes
+an interrupted campaign. Options that are left out keep the values that the campaign was started with; other values are refused.
+The report shows each table beside the paper's numbers and lists what was not run.
 
     python -m lab.ablations runs/ablations --list
     python -m lab.ablations runs/ablations --seeds 0 --tables 4 5
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list",
         action="store_true",
-        help="print variants, tables, what is done and how long the rest takes, and stop",
+        help="print variants, tables, finished seeds and the time that is left, and stop",
     )
     parser.add_argument(
         "--report", metavar="FILE", help="only write the report here, and its pictures to images/ablations beside it"

@@ -11,7 +11,7 @@ OUT/
     runs/<variant>-x0.5/, runs/<variant>-plateau/    likewise, at other rates, and trained on until nothing improves
 ```
 
-`settings.json` and the files `result.json` are enough to go on elsewhere, with the same parts and data.
+`settings.json` and the files `result.json` are enough to continue elsewhere, with the same parts and data.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Settings:
         test_videos: at each level of clutter.
         validation_videos: for the choice of rates, and to see when training stops to improve.
         factors: of the recipes' rates, among which each family's is chosen.
-        max_chunks: how often instruction tuning is repeated at most where it goes on until nothing improves.
+        max_chunks: the largest number of repetitions of instruction tuning in training to the plateau.
         patience: it stops after so many repetitions without an improvement.
         improvement: what counts as one, in points of the validation score.
         parts_scale: of the steps of the towers' and the LLM's pre-training, where the campaign makes them.
@@ -91,7 +91,7 @@ class Run:
         variant: its name.
         seed: of the compressor's first weights and of the order of the data.
         factor: of the recipes' rates.
-        plateau: instruction tuning goes on until nothing improves.
+        plateau: instruction tuning is repeated until nothing improves.
     """
 
     variant: str

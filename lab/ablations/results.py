@@ -10,7 +10,7 @@ from .campaign import Campaign
 from .paper_tables import Row
 from .variants import VARIANTS
 
-WIDE = 5.0  # points of spread from which on seeds are told one by one
+WIDE = 5.0  # points of spread from which on seeds are listed one by one
 
 
 @dataclass(frozen=True)

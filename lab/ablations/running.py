@@ -1,4 +1,4 @@
-"""Runs the jobs of a campaign, several at a time, each in a process of its own; what is done is not repeated."""
+"""Runs the jobs of a campaign, several at a time, each in a separate process; finished jobs are not repeated."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from .planning import Job, expected_hours, plan
 from .results import mean_right
 from .working import do, remove_unneeded
 
-TIME_TO_SAVE = 30  # seconds that processes have to write a checkpoint once they were told to stop
+TIME_TO_SAVE = 30  # seconds that processes have to write a checkpoint after the signal to stop
 INTERRUPTED = 130  # exit code
 
 
@@ -127,7 +127,7 @@ class _Pool:
             process.terminate()
 
     def stop(self) -> None:
-        """End what is running; Ctrl-C on a terminal has told the processes already."""
+        """End what is running; after Ctrl-C on a terminal the processes have the signal already."""
         for tell in (lambda: None, lambda: None if self._told else self._tell(), self._kill):
             tell()
             until = time.monotonic() + TIME_TO_SAVE

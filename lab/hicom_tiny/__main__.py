@@ -1,6 +1,6 @@
-"""Make hicom-tiny from nothing: data, towers, LLM, three stages, scores, and a picture of all losses.
+"""Train hicom-tiny from scratch: data, towers, LLM, three stages, scores, and a picture of all losses.
 
-In: nothing. Out: FOLDER/instruction_tuning/model, FOLDER/scores.json, FOLDER/losses.png. What is done is not repeated.
+In: nothing. Out: FOLDER/instruction_tuning/model, FOLDER/scores.json, FOLDER/losses.png. Finished steps are not repeated.
 
     pip install -e ".[train,plots]"
     python -m lab.hicom_tiny runs/hicom-tiny --seed 0

@@ -48,7 +48,7 @@ TRAINING = (
     Dataset("train_wide", 600, 2, WIDE),
     Dataset("train_tall", 600, 3, TALL),
 )
-# For instruction tuning alone: more scenes, so that fewer are learnt by heart, and scenes of which a model reads twice and
+# For instruction tuning alone: more scenes, so that fewer are memorised, and scenes of which a model reads twice and
 # four times as many frames.
 MORE = Dataset("train_2", 1200, 5, {"stage": "tuning"})
 LONG = Dataset("train_long", 400, 4, {"stage": "tuning", "num_frames": 64, "sampled_frames": (16, 32)})

@@ -38,7 +38,7 @@ EASY = 0.8  # share of right answers to the kind that is answered worst, in cond
 PATIENCE = 20  # batches at least before it gets harder again
 LATEST = (0.45, 0.7)  # shares of the steps between which it gets hard in any case
 MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
-LEAST_WEIGHT = 0.03  # of a kind that is always answered rightly; one that never is has a weight of 1 more
+LEAST_WEIGHT = 0.03  # of a kind that is always answered correctly; a kind that never is weighs 1 more
 # To what power the weights are taken. In unconditional contexts, asking mostly for an order would leave little to look for.
 EMPHASIS = {"conditional": 2, "unconditional": 1}
 SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these

@@ -1,4 +1,5 @@
-"""Whether a model looks at what a question names: `python -m lab.hicom_tiny.looking MODEL`."""
+"""Measures which fraction of the attention lies on the object that a question names: `python -m lab.hicom_tiny.looking
+MODEL`."""
 
 import json
 from collections.abc import Iterable

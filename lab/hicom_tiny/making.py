@@ -1,4 +1,4 @@
-"""hicom-tiny from nothing: data, towers, LLM, three stages, scores. What is done is kept, so an interrupted run goes on.
+"""hicom-tiny from scratch: data, towers, LLM, three stages, scores. Finished steps are kept, so an interrupted run resumes.
 
 ```
 FOLDER/
@@ -36,7 +36,7 @@ from .towers import TowerTraining, save_siglip, train_towers
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 START = "start"  # model and processor before the first stage
-SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be learnt by heart
+SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be memorised
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from .sizes import COMPRESSOR
 from .towers import fitting
 
 ROWS = COLUMNS = 4  # groups of 3 x 3 patches
-# Shares of the batches, frames that are looked at, and groups over (time, rows, columns).
+# Fractions of the batches, sampled frames, and groups over (time, rows, columns).
 RASTERS: tuple[tuple[float, int, tuple[int, int, int]], ...] = (
     (0.58, 8, (2, 4, 4)),
     (0.08, 1, (1, 4, 4)),  # pictures
@@ -302,7 +302,7 @@ def _asks_for_theme(question: Question) -> bool:
 
 
 def _thinned_theme(scene: Scene, question: Question, fill: float, dice: Dice) -> tuple[Question, list[int]]:
-    """The theme of a part of the objects, a different part every time, so that no scene's theme is learnt by heart."""
+    """The theme of a subset of the objects, a different one each time, so that no scene's theme is memorised."""
     share = fill * dice.uniform(LEAST_THEMED, 1.0)
     while True:
         kept = [index for index in range(len(scene.objects)) if dice.happens(share)]

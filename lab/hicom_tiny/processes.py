@@ -18,7 +18,7 @@ MEMORY_SETTINGS = {
 
 
 def in_parallel(calls: list[tuple], threads: int = 1) -> list:
-    """Run functions with their arguments, each in a process of its own.
+    """Run functions with their arguments, each in a separate process.
 
     Args:
         calls: a function and its arguments each; all of a module's top level.

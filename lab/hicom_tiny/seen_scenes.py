@@ -30,7 +30,7 @@ class SeenScene:
         scene: what happens.
         attributes: (O, 3) int64, indices into `VALUES`.
         cover: (O, T, H, W) float16, how much of a patch the box of an object covers.
-        frames: (T, 3, S, S) uint8 as decoded, padded and resized; None where nobody looks at them.
+        frames: (T, 3, S, S) uint8 as decoded, padded and resized; None where they are not used.
     """
 
     scene: Scene

@@ -389,7 +389,7 @@ def test_a_recipe_is_what_it_says_not_how_it_is_written(tmp_path, monkeypatch):
 
 
 def test_the_campaign_in_the_repository_resumes(tmp_path):
-    """As its README tells to: whatever is trained from now on has what the runs there had."""
+    """As its README describes: further runs have the settings of the stored ones."""
     stored = Path(__file__).parents[1] / "ablations" / "record"
     copied(Campaign(stored), tmp_path)
     moved = Campaign(tmp_path, Settings.recorded(tmp_path), parts=(stored / "parts",))

@@ -287,7 +287,7 @@ def _llm_tokens(llm: str) -> Tokens:
 def _load_tokenizer(llm: str) -> PreTrainedTokenizerBase:
     """The LLM's tokenizer as its own files say.
 
-    For some model types, qwen2 among them, AutoTokenizer (transformers 5.23) builds the type's usual tokenizer out of whatever
+    For some model types, qwen2 among them, AutoTokenizer (transformers 5.23) builds the type's usual tokenizer from any
     vocabulary it finds, also where the folder names the general class because its tokenizer is of another kind.
     """
     named = get_tokenizer_config(llm).get("tokenizer_class")

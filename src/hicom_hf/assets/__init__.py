@@ -85,7 +85,7 @@ def model_source(name: str | os.PathLike | None) -> str:
 
 
 def model_note(source: str | os.PathLike) -> str | None:
-    """What to tell those who read answers of the packaged hicom-tiny; None for any other folder or repo."""
+    """The note for readers of the packaged hicom-tiny's answers; None for any other folder or repo."""
     return HICOM_TINY_NOTE if Path(source).resolve() == (FOLDER / HICOM_TINY).resolve() else None
 
 

@@ -15,4 +15,4 @@ what was being read.
 
 
 class CommandError(RuntimeError):
-    """A command that cannot go on, for a reason that its user can understand and mend."""
+    """A command cannot continue, for a reason that its user can understand and correct."""

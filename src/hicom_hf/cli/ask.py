@@ -6,7 +6,7 @@ The answer is written to stdout as it is generated. With several questions the v
 
     hicom ask --from questions.jsonl --output answers.jsonl
 
-asks many questions about many videos, each {"video": ..., "question": ...}; a run that was stopped goes on.
+asks many questions about many videos, each {"video": ..., "question": ...}; an interrupted run resumes.
 
 Without --model answers hicom-tiny, which comes with the package and knows only its synthetic world of coloured shapes.
 """

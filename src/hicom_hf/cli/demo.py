@@ -1,4 +1,4 @@
-"""See HICom at work in a few seconds: two videos, questions with known answers, what they cost, and where the model looked.
+"""See HICom at work in a few seconds: two videos, questions with known answers, their cost, and a picture of the attention.
 
 The first video comes with the package, the second is drawn and encoded on the spot. A model other than hicom-tiny may be shown,
 too; the questions are about coloured shapes either way. Nothing is downloaded.
@@ -13,7 +13,7 @@ import sys
 
 from .arguments import SAFE_TO_PRINT, add_model_arguments, check_picture, model_options, seed_number
 
-HELP = "answer questions about two videos, and draw where the model looked"
+HELP = "answer questions about two videos, and draw the attention"
 SEEDS = 1_000_000  # from which a fresh one is drawn
 
 

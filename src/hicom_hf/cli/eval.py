@@ -3,8 +3,8 @@
     hicom eval shapes --output results
     hicom eval videomme mvbench --model hicom-7b --data benchmarks --output results --frames 32
 
-Without --model the packaged hicom-tiny is measured. A run that was killed goes on where it was. docs/evaluation.md leads from a
-benchmark's published files to a number.
+Without --model the packaged hicom-tiny is measured. The same command resumes a run that was killed. docs/evaluation.md leads
+from a benchmark's published files to a number.
 """
 
 import argparse

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     _say(f"{args.destination}: {millions:.1f} million parameters in {str(model.dtype).removeprefix('torch.')}")
     _say(
-        f"note: {untrained_note(model.config.untrained_parts)}; `hicom inspect` tells more, training starts from here"
+        f"note: {untrained_note(model.config.untrained_parts)}; `hicom inspect` shows more; training can start from this folder"
     )
     print(args.destination)
     return 0

@@ -169,7 +169,8 @@ def _one_message(error: Exception, argv: list[str]) -> str:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether an error is the user's to mend; torch's "out of memory" is a RuntimeError, and torch may not be loaded."""
+    """Whether an error is one that the user can correct; torch's "out of memory" is a RuntimeError, and torch may not be
+    loaded."""
     return isinstance(error, (*EXPECTED_ERRORS, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
 
 

@@ -2,7 +2,7 @@
 
 RECIPE is a YAML file or the name of a recipe of the package (`hicom train --list`). The finished model is written to the
 folder `model` in the recipe's output_dir; its path is what goes to stdout. SIGTERM or Ctrl-C finishes the step, writes a
-checkpoint and stops with exit code 1; the same command then goes on where it stopped.
+checkpoint and stops with exit code 1; the same command then resumes.
 
     hicom train alignment_7b --set model=runs/init --set batch_size_per_device=16
     torchrun --nproc_per_node 8 -m hicom_hf train alignment_7b --set model=runs/init

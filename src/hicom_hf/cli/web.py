@@ -1,4 +1,4 @@
-"""Show a model on a web page: upload a video, see its frames, chat about it, and see where the model looked.
+"""Show a model on a web page: upload a video, see its frames, chat about it, and see its attention.
 
 Opens at http://127.0.0.1:7860, for this machine only unless --host says otherwise. The page loads nothing from elsewhere.
 

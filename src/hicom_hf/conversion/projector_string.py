@@ -53,7 +53,7 @@ def parse_projector_string(text: str, use_guide: str | None) -> ProjectorPlan:
 
     Args:
         text: such as "local43_global32_coarse"; the order of the two parts does not matter.
-        use_guide: "direct", "coarse", "fine" or none of them; what a branch without a `guide...` of its own takes.
+        use_guide: "direct", "coarse", "fine" or none of them; what a branch without its own `guide...` takes.
 
     Returns:
         The compressor's config under `formulation="release"`, and what it is in words.

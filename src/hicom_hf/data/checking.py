@@ -152,7 +152,7 @@ def check_data(
         max_length: most tokens of a sample; needs a processor. Longer ones are reported, also those that training would
             cut short.
         per_turn: one sample per answer, see `training_items`.
-        decode: read the frames that training would read; False only looks whether files are there.
+        decode: read the frames that training would read; False only checks that files exist.
         num_workers: videos read at the same time.
         seed: of the random parts of a mixture.
         media_access: which files and servers may be read, see `read_video`.

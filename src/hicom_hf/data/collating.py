@@ -50,7 +50,7 @@ class HiComDataCollator:
     """Makes a batch of what `HiComDataset` gives.
 
     A `SkippedSample` makes no row. If all samples of a batch were skipped, the batch is one row of one padding token
-    without any label, so that every process still has a batch; its loss is 0 / 0 unless the trainer looks after it
+    without any label, so that every process still has a batch; its loss is 0 / 0 unless the trainer handles it
     (`HiComTrainer` counts labels over all processes and does).
 
     Args:

@@ -86,7 +86,8 @@ class Medium(NamedTuple):
         source: absolute path, URL, bytes or anything else that the video processor reads.
         start, end: seconds of a video that are used, None for its own.
         frame_rate: frames per second of a folder or list of frames, if they have a clock.
-        num_frames, fps, max_frames: frames that are sampled of a video, whatever the data set says; None for what it says.
+        num_frames, fps, max_frames: frames sampled from a video, in place of the data set's own setting; None keeps that
+            setting.
     """
 
     kind: Literal["video", "image"]
@@ -100,7 +101,7 @@ class Medium(NamedTuple):
 
 
 def same_medium(medium: Medium) -> tuple:
-    """What two uses of the same medium have in common; contents in memory are told apart by identity."""
+    """What two uses of the same medium have in common; contents in memory are distinguished by identity."""
     source = medium.source
     return (medium.kind, source if isinstance(source, (str, bytes)) else id(source), *medium[2:])
 

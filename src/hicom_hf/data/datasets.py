@@ -307,7 +307,7 @@ def file_records(path: str | os.PathLike, media_root: str | os.PathLike | None =
     """Records of one JSON or JSONL file.
 
     Args:
-        path: a JSON file with a list, or a JSONL file with one entry per line (told by its suffix).
+        path: a JSON file with a list, or a JSONL file with one entry per line (its suffix decides).
         media_root: folder that relative paths start from; default: the file's own folder.
 
     Raises:

@@ -218,7 +218,7 @@ def _segments(processor, item: TrainingItem) -> list[tuple[str, bool]]:
                 item.source,
                 BAD_RECORD,
                 f"the chat template writes the turns before message {index + 1} differently once it follows, so the answers "
-                "cannot be told apart; train on one answer per item (per_turn=True)",
+                "cannot be distinguished; train on one answer per item (per_turn=True)",
             )
         segments += [(prompt[len(done) :], False), (answered[len(prompt) :], True)]
         done = answered

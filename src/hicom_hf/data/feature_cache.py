@@ -44,7 +44,7 @@ class FeatureCache:
 
     A cache belongs to the weights of the tower and to the preprocessing, frame sampling included: with any other of them it
     is another cache, in its own folder below the same one. It is safe to write from several processes at a time, and an
-    interrupted one is taken up where it was.
+    interrupted one resumes.
 
     Args:
         folder: where all caches lie.
@@ -275,11 +275,11 @@ class FeatureCache:
 
 
 def medium_key(medium: Medium) -> str:
-    """What a video or image is known by in a cache.
+    """What identifies a video or image in a cache.
 
-    A file is known by its path, size and time of change, so that a file that was replaced is encoded again; contents in
-    memory by a digest. A video that says nothing of its frames has the key that it had before there was such a thing, so that
-    older caches are read on.
+    A file is identified by its path, size and time of change, so a file that was replaced is encoded again. Contents in
+    memory are identified by a digest. A video without `num_frames` of its own keeps its pre-`num_frames` key, so existing
+    caches stay valid.
     """
     identity = [medium.kind, medium.start, medium.end, medium.frame_rate, _identity(medium.source)]
     if medium.num_frames is not None:
@@ -306,7 +306,9 @@ def _identity(source: Any) -> list:
         return ["array", array.shape, str(array.dtype), _digest(array.tobytes())]
     if isinstance(source, (bytes, bytearray, memoryview)):
         return ["bytes", _digest(bytes(source))]
-    raise ValueError(f"a feature cache cannot tell a {type(source).__name__} from another; pass paths or bytes")
+    raise ValueError(
+        f"a feature cache cannot distinguish one {type(source).__name__} from another; pass paths or bytes"
+    )
 
 
 def _stamp(path: str) -> tuple[int, int]:

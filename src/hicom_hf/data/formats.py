@@ -1,7 +1,7 @@
 """Formats of records that others publish, each with one function that makes a record of `conversations` or `messages` of it.
 
-A record of another format is told by its keys; nothing is looked up on a disk. What a format leaves open is fixed here and said
-where data are opened: a caption answers `CAPTION_QUESTION`, options are lettered lines below the question.
+A record of another format is recognised by its keys; nothing is looked up on disk. What a format leaves open is fixed here and
+said where data are opened: a caption answers `CAPTION_QUESTION`, options are lettered lines below the question.
 """
 
 import re
@@ -13,7 +13,7 @@ IMAGE_QUESTION = "Describe the image."
 TURN_KEYS = ("conversations", "messages")
 ID_KEYS = ("id", "video_id", "problem_id", "question_id", "videoid", "videoID")
 MEDIA_KEYS = {"video": ("video", "videos", "video_path", "video_name"), "image": ("image", "images", "image_path")}
-FILE_KEYS = ("path", "file_name")  # of a video or an image, told by its suffix
+FILE_KEYS = ("path", "file_name")  # of a video or an image, decided by its suffix
 VIDEO_SUFFIXES = ("mp4", "mkv", "mov", "webm", "avi", "gif")
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff")
 FRAME_KEYS = (

@@ -35,7 +35,7 @@ def pairs_of(scene: Scene, num_pairs: int) -> list[dict[str, str]]:
 
 
 def caption_of(scene: Scene) -> str:
-    """All that can be told about a scene."""
+    """A description of everything in a scene."""
     return " ".join(question.answer for question in descriptions(scene))
 
 

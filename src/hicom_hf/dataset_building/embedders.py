@@ -1,4 +1,4 @@
-"""Turns frames and sentences into vectors whose cosine tells how alike they are.
+"""Converts frames and sentences into vectors whose cosine is their similarity.
 
 Letters: n frames, m texts, H/W patch rows and columns, D width.
 """
@@ -38,7 +38,7 @@ class HiComEmbedder:
     """The SigLIP of a HICom model.
 
     A frame's vector is the mean of its aligned features in each of 4 x 4 fields: of what was tried in the built-in world it
-    tells scenes apart best (area under the curve 0.96, the mean over the frame 0.94). SigLIP's own pooling is not used: HICom
+    separates scenes best (area under the curve 0.96, the mean over the frame 0.94). SigLIP's own pooling is not used: HICom
     does not train its probe.
 
     Args:

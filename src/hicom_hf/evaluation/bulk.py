@@ -3,7 +3,7 @@
 ```
 questions.jsonl   {"video": "a.mp4", "question": "What happens?"}   and, if wanted, id, instruction, start, end
 answers.jsonl     the same with answer, or the reason why there is none; written once all are answered
-answers.jsonl.run/  the run so far, see `results.py`; the same command goes on from it
+answers.jsonl.run/  the run so far, see `results.py`; the same command resumes it
 ```
 """
 

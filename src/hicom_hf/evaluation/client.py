@@ -28,7 +28,7 @@ SHOWN_BYTES = 500  # of a server's words
 
 
 class EndpointError(ConnectionError):
-    """The server answers nobody: wrong address, wrong key, or dead. Going on is of no use."""
+    """The server answers no request: wrong address, wrong key, or not running. Further requests are useless."""
 
 
 class AnswerError(ValueError):

@@ -167,7 +167,7 @@ def _settings(
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A digest of some values of every weight: enough to tell two trained models apart, and fast at 7B."""
+    """A digest of some values of every weight: enough to distinguish two trained models, and fast at 7B."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())

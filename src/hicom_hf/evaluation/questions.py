@@ -29,7 +29,7 @@ class Question:
     """One question of a task.
 
     Attributes:
-        id: of its own within the task.
+        id: unique within the task.
         video: path of the video or image.
         prompt: what the LLM reads, without subtitles.
         instruction: the condition of the compression: the bare question, stated by the task and never guessed from the prompt.

@@ -75,7 +75,7 @@ def _submit(pool: Executor, processor: HiComProcessor, request: tuple[str, dict[
 
 
 def _read_alone(processor: HiComProcessor, request: tuple[str, dict[str, Any]]) -> ReadVideo | Unreadable:
-    """Read a video in a process of its own, after a pool broke: who broke it is not known."""
+    """Read a video in a separate process, after a pool broke: it is not known which video broke it."""
     pool = _pool(processor, 1)
     try:
         return pool.submit(_read_in_worker, *request).result()

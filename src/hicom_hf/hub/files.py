@@ -310,7 +310,7 @@ class FolderLock:
 
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short text that is the same for the same settings, in whatever order they are given.
+    """A short text that is the same for the same settings, in any order.
 
     Args:
         settings: plain values.

@@ -296,7 +296,7 @@ def check_finite(model: nn.Module, source: object) -> None:
 
 
 def _is_finite(weight: torch.Tensor) -> bool:
-    """Without a copy of the weight; quantized weights, and those that are still on disk, are not looked at."""
+    """Without a copy of the weight; quantized weights, and those that are still on disk, are not checked."""
     if not weight.is_floating_point() or weight.numel() == 0 or weight.device.type == "meta":
         return True
     return all(map(torch.isfinite, weight.aminmax()))

@@ -103,7 +103,7 @@ def _base_of_adapter(adapter: str) -> ModelPlace:
 
 
 def check_exists(source: str | Path, revision: str | None = None) -> None:
-    """Tell a folder that is not there from a repo id, which transformers would look up for minutes without a network.
+    """Distinguish a missing folder from a repo id, which transformers would look up for minutes without a network.
 
     Args:
         source: folder or repo id of a model of any kind; as a `Path`, a folder.

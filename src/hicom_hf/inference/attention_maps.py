@@ -19,7 +19,7 @@ COVER_ROUNDING = 1e-9  # `patch_cover` multiplies and divides
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Where the compressor looked for one question about one video.
+    """Attention of the compressor for one question about one video.
 
     Attributes:
         instruction: the words of the question that conditioned the compression.
@@ -53,7 +53,7 @@ class AttentionShare:
 def attention_maps(
     model: HiComForConditionalGeneration, processor: HiComProcessor, video: EncodedVideo, question: str
 ) -> AttentionMaps:
-    """Compress an encoded video for a question, and keep where the compressor looked; nothing is generated.
+    """Compress an encoded video for a question, and keep the attention; nothing is generated.
 
     Args:
         model, processor: of one folder.

@@ -1,4 +1,4 @@
-"""A picture of where the compressor looks: the frames, and below them for each question the attention of both branches.
+"""A picture of the compressor's attention: the frames, and below them for each question the attention of both branches.
 
 Made with Pillow and numpy alone. Letters: T frames, H/W patch rows and columns.
 
@@ -39,7 +39,7 @@ TOP_SHARE = 0.997  # of the patches lie on the scale; a few brighter ones would 
 
 @dataclass(frozen=True)
 class Explained:
-    """A question, its answer, and where the compressor looked for it.
+    """A question, its answer, and the attention for it.
 
     Attributes:
         question: as it was asked.

@@ -145,7 +145,7 @@ class HiComSession:
         return Video(self, encoded)
 
     def encode(self, frames: ReadVideo) -> "Video":
-        """Encode frames that were read before, by `read_frames`; they are not looked for in the cache."""
+        """Encode frames that `read_frames` has read; the cache is not searched for them."""
         with self.lock:
             return Video(self, encode_video(self.model, frames))
 
@@ -198,7 +198,7 @@ class Video:
         Args:
             questions: none empty.
             on_text: called with the number of the question and a piece of its answer.
-            cancel: one event per question; the answers whose event is not set go on unchanged.
+            cancel: one event per question; answers whose event is not set are not changed.
             **options: see `answer_questions`.
         """
         if cancel is not None and len(cancel) != len(questions):

@@ -93,7 +93,7 @@ class HiComCrossAttention(nn.Module):
         Args:
             queries: (B, Q, D).
             keys, values: (B, N, D), or (1, N, D) for all rows.
-            output_attentions: compute eagerly, whatever the config says, and return the weights.
+            output_attentions: compute with eager attention, independent of the config, and return the weights.
 
         Returns:
             (B, Q, D), and the weights (B, heads, Q, N) or None.
@@ -114,7 +114,7 @@ class HiComCrossAttention(nn.Module):
     def _projects_queries(self, num_queries: int) -> bool:
         """Whether it is less work to project the queries to the keys' side.
 
-        Not where a projection is more than its weights (adapters, quantisation), or has them only while it is called
+        Disabled where a projection is not a plain Linear (LoRA, quantised), or where its weights are loaded on demand
         (offloading).
         """
         plain = all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in (self.k_proj, self.v_proj))
@@ -135,9 +135,8 @@ class HiComCrossAttention(nn.Module):
         )  # (heads, D / heads, D)
         k_bias = self.k_proj.bias.unflatten(0, (self.num_heads, -1))[..., None]  # (heads, D / heads, 1)
         scores = (q @ k_weight).flatten(1, 2) @ keys.transpose(-1, -2)  # (B, heads * Q, N)
-        scores = scores + (q @ k_bias).flatten(
-            1, 2
-        )  # cancels in the softmax; kept so that the bias has a gradient, as DDP wants
+        # k_bias cancels in the softmax. It is kept so that its gradient exists; DDP would otherwise report an unused parameter.
+        scores = scores + (q @ k_bias).flatten(1, 2)
         scores = scores * q.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         seen = (weights @ values).unflatten(1, (self.num_heads, -1))  # (B, heads, Q, D)

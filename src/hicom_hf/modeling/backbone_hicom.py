@@ -151,7 +151,7 @@ class HiComModel(HiComPreTrainedModel):
             video_features: what `encode_videos` returned, on any device.
             instruction_ids: (V, L), one instruction per video, or (questions, L) for a single video, whose features are
                 then not copied; None only for a compressor that injects none.
-            output_attentions: also return where the compressor looked.
+            output_attentions: also return the weights of the compressor's attention.
             lengths: frames of each video, if they are known; otherwise they are read from the features.
 
         Raises:
@@ -234,7 +234,7 @@ class HiComModel(HiComPreTrainedModel):
                 graph of this method.
             video_instruction_ids: (V, L), one instruction per video; or several for a single one.
             video_features: what `encode_videos` returned.
-            output_compressor_attentions: also return where the compressor looked.
+            output_compressor_attentions: also return the weights of the compressor's attention.
             output_hidden_states, output_attentions: also return what SigLIP's layers gave, of all frames; default: as the
                 configuration says. From pixels only. The attentions need `attn_implementation="eager"`.
 

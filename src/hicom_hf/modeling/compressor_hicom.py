@@ -20,7 +20,7 @@ from .local_hicom import HiComAveragePool, HiComLocalBranch, HiComReleaseLocalBr
 
 @dataclass
 class HiComCompressorAttentions(ModelOutput):
-    """Where the compressor looked, for one video or a batch of equally long ones.
+    """Weights of the compressor's attention, for one video or a batch of videos of one length.
 
     Attributes:
         local_weights: (B, G, K), the weights inside each group; sums to 1 over K.

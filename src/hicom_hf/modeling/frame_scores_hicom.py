@@ -48,7 +48,7 @@ class HiComFrameScorer:
             keys = nn.functional.normalize(aligned_features, dim=-1)
         else:
             keys = self.branch.keys(aligned_features, aligned_features, self.instruction)
-        # In float32, as bfloat16 has too few digits to tell the best of thousands of scores apart.
+        # In float32, because bfloat16 has too few digits to distinguish the best of thousands of scores.
         scores = keys.flatten(0, 2).float() @ self.query.float().T  # (T * H * W, B)
         return scores.T.unflatten(1, keys.shape[:3])
 
@@ -80,7 +80,8 @@ class FrameScoringMixin:
 
     @torch.no_grad()
     def encode_frames(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and aligned features of frames (n, 3, S, S), each (n, H, W, D), whatever the compressor reads of them."""
+        """Features and aligned features of frames (n, 3, S, S), each (n, H, W, D), also if the compressor reads only one of
+        them."""
         size = self.config.vision_batch_size
         features, aligned = encode_in_chunks(self.model.vision_tower, pixel_values, size, aligned=True)
         assert aligned is not None  # asked for

@@ -57,7 +57,7 @@ class HiComGenerationMixin(GenerationMixin):
     model: HiComModel
 
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
-        """As in transformers; rows may be padded on either side, which `attention_mask` tells; the output is padded left.
+        """As in transformers; rows may be padded on either side, as `attention_mask` shows; the output is padded left.
 
         Args:
             inputs: (B, length), as `input_ids`.

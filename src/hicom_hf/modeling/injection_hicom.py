@@ -61,7 +61,7 @@ class HiComReleaseDirectInjection(nn.Module):
 class HiComCoarseInjection(nn.Module):
     """Adaptive layer norm: Inj(A, C) = LN(A) * scale(Cp) + shift(Cp), scale and shift the halves of MLP(Cp).
 
-    It starts as LN(A): scale 1, shift 0, whatever the instruction.
+    It starts as LN(A): scale 1, shift 0 for every instruction.
 
     Source: paper, equation 3.
     """

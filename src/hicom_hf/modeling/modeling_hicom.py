@@ -95,7 +95,7 @@ class HiComForConditionalGeneration(HubFolderMixin, FrameScoringMixin, HiComPreT
             mm_encoder_outputs: visual tokens computed before, by modality; `generate` uses it.
             prompt_length: where the answer begins, if it is read again without a cache; `generate` uses it.
             mm_token_type_ids: taken because the processor can return it (`return_mm_token_type_ids`); not used.
-            output_compressor_attentions: also return where the compressor looked.
+            output_compressor_attentions: also return the weights of the compressor's attention.
 
         Returns:
             `logits` (B, length, vocabulary) or None with `skip_logits`, `loss` with labels, and the compressor's attention

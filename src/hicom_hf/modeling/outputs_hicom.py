@@ -14,7 +14,7 @@ from .compressor_hicom import HiComCompressorAttentions
 
 @dataclass
 class HiComVideoFeatures(ModelOutput):
-    """SigLIP's view of some videos: all that the model needs of them, whatever the question.
+    """SigLIP's features of some videos: all that the model needs of them, for every question.
 
     A dictionary of tensors, so `safetensors.torch.save_file(dict(features), path)` keeps it and
     `model(..., video_features=load_file(path))` takes it back.

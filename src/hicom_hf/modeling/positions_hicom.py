@@ -63,7 +63,7 @@ class HiComPositions(nn.Module):
     ) -> AxisTables:
         """What `embedding` is made of: (T, 1, 1, ...), (1, H, 1, ...) and (1, 1, W, ...), each with its channels.
 
-        They are computed in float64, whatever `dtype` is.
+        They are computed in float64 for every `dtype`.
         """
         time, row, column = (
             sinusoid(size, channels).to(device=device, dtype=dtype)

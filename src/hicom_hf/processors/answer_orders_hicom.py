@@ -43,7 +43,7 @@ FILLER = _patterns(
     r"(?:after|by|using|with|from|for|in|at) [^,:?]{1,60},\s*",
 )
 
-# What an answer is called, what is chosen from, how long an answer is, and what is looked at.
+# What an answer is called, what is chosen from, how long an answer is, and what is watched.
 ANSWER = _any(
     r"answers? response reply letter options? choices? reasoning thinking thoughts? explanations? tags? \\?boxed rationale"
     " solution index caption_number"
@@ -183,7 +183,7 @@ def _asks(sentence: str) -> bool:
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Spans of the sentences of a text, each with the blanks behind it; together they are the whole text.
 
-    A line ends a sentence unless the next one goes on in small letters. A colon ends one if what stands before it is an
+    A line ends a sentence unless the next one starts with a small letter. A colon ends one if what stands before it is an
     order: "Answer the following question: who is it?".
     """
     closed = [found.span() for found in ENCLOSED.finditer(text)]

@@ -212,7 +212,7 @@ def answer_chats(
         top_p: of the draw: only the likeliest tokens that together have this probability, above 0 and at most 1.
         seed: of the draw; None for torch's own state.
         on_text: called with the number of the chat and each piece of its answer as it is generated.
-        is_cancelled: asked with the number of a chat before each further token; true ends that answer. The others go on
+        is_cancelled: asked with the number of a chat before each further token; true ends that answer. The others continue
             unchanged.
 
     Returns:

@@ -41,7 +41,7 @@ class DecoderReader:
             num_frames = len(decoder)
             rate = decoder.metadata.average_fps if is_torchcodec(decoder) else decoder.get_avg_fps()
         except DECODER_ERRORS as error:
-            raise VideoReadError(f"{self.name}: the decoder does not tell its frames ({error})") from error
+            raise VideoReadError(f"{self.name}: the decoder does not state its number of frames ({error})") from error
         if num_frames < 1 or not rate or rate <= 0:
             raise VideoReadError(f"{self.name}: the decoder has {num_frames} frames at {rate} frames per second")
         bounds.check("max_packets", num_frames, self.name, "the number of frames")

@@ -32,7 +32,7 @@ class FrameSelection:
     Exactly one budget holds: `num_frames`, or as many frames as fit `max_video_tokens`.
 
     Args:
-        rule: "question" takes the shots that fit the question best; "uniform" spreads the frames evenly, whatever is asked;
+        rule: "question" takes the shots that fit the question best; "uniform" spreads the frames evenly for every question;
             "mixture" gives half of the groups to shots spread evenly over the video, the other half to the best ones.
         num_frames: n, at least 1.
         max_video_tokens: as many frames as fit this many visual tokens.

@@ -45,7 +45,7 @@ OTHER_LABEL = re.compile(
     r"|explanation|output|thought|hint|note|format|output format|subtitles?|transcript|video|context|category|task|duration"
     r"|答案)" + COLON
 )
-# The beginning of an answer that the model is to go on with, at the end of a prompt.
+# The beginning of an answer that the model is to continue, at the end of a prompt.
 ANSWER_LABEL = re.compile(
     LABEL_START
     + r"(?:(?i:(?:so |thus |therefore,? )?(?:the |my |your )?(?:best |correct |right |final |short |most \w+ )?"

@@ -138,7 +138,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
     @classmethod
     def _load_tokenizer_from_pretrained(cls, sub_processor_type, pretrained_model_name_or_path, **kwargs):
         # transformers looks for a model's config beside each tokenizer. There is none in instruction_tokenizer/, which an
-        # offline cache cannot tell from "not downloaded", and the LLM's tokenizer would be loaded in its place.
+        # offline cache cannot distinguish from "not downloaded", and the LLM's tokenizer would be loaded in its place.
         if sub_processor_type == "instruction_tokenizer":
             kwargs["config"] = PreTrainedConfig()
         return super()._load_tokenizer_from_pretrained(sub_processor_type, pretrained_model_name_or_path, **kwargs)

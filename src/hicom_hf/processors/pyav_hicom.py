@@ -93,7 +93,7 @@ class StreamDecoder:
         """The frames that come out when a packet goes in; a packet of `demux`'s end brings those that are left.
 
         Raises:
-            one of READ_ERRORS: the packet is damaged. The decoder can go on with the next one.
+            one of READ_ERRORS: the packet is damaged. The decoder can continue with the next one.
         """
         if self.repeats and packet.size == 0 and packet.pts is not None:
             if self.last is None:

@@ -35,7 +35,7 @@ from .video_index_hicom import FORMATS_THAT_CHANGE_CLOCKS, MAX_CLOCK_STEP, Strea
 
 # Frames. Decoding up to this many unneeded frames is cheaper than a seek, which empties the decoder's pipeline.
 MIN_SEEK_DISTANCE = 16
-# Frames that may be decoded before they are converted and resized, which goes on beside.
+# Frames that may be decoded before they are converted and resized, which happens in parallel.
 FRAMES_AHEAD = 2
 # Photos (HEIC, AVIF), whose picture may be cut into tiles that are a stream each.
 TILED_BRANDS = ("avif", "avis", "heic", "heis", "heix", "mif1", "msf1")
@@ -45,8 +45,8 @@ CODECS_THAT_CHECK_KEYFRAMES = ("h264",)
 CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
 
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # by their number in ITU-T H.273
-# Decoders mend what they can and say so in a log that all threads share. With these flags they return the same errors to the one
-# who decodes; the reader notes the first one and goes on without them.
+# Decoders conceal the errors that they can and report them only in a log that all threads share. With these flags they
+# return the errors to the caller; the reader records the first one and continues without the flags.
 STRICT_OPTIONS = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
 
@@ -180,7 +180,7 @@ class StreamReader:
                 return
         if self._linear:  # damaged so that the decoder does not give all of its frames again
             raise ValueError("the decoder gives fewer frames than before")
-        # The stream ended or went past the target without giving it: the packets do not tell which frames there are.
+        # The stream ended or went past the target without giving it: the packets do not state which frames there are.
         self._index_by_decoding()
         raise TimesChangedError
 

@@ -1,5 +1,5 @@
 """What the packets of a video stream say about its frames, found without decoding: from the tables of the file's header where
-they tell it, otherwise from all packets.
+they state it, otherwise from all packets.
 """
 
 import os
@@ -72,7 +72,7 @@ def index_tables(
     """Takes the index from the header of an MP4 or MOV file, in a hundredth of the time that its packets take.
 
     Returns:
-        The same as `index_packets`, or None where the header does not tell it: the file is cut, in fragments or edited, or the
+        The same as `index_packets`, or None where the header does not state it: the file is cut, in fragments or edited, or the
         packets at its ends are not what the header says.
     """
     if not any(name in container.format.name.split(",") for name in FORMATS_WITH_FRAME_COUNT):
@@ -160,7 +160,7 @@ def index_packets(container: InputContainer, stream: av.VideoStream, name: str, 
             if pts is None:
                 return StreamIndex()  # raw streams: no times here
             if pts in index.order or (num_packets > 1 and abs(pts - last_pts) > max_step):
-                return StreamIndex()  # parts with a clock each: only decoding tells the order of their frames
+                return StreamIndex()  # parts with a clock each: only decoding shows the order of their frames
             index.order[pts] = num_packets
             last_pts = pts
             if packet.is_keyframe:
@@ -204,7 +204,7 @@ def _missing_duration(container: InputContainer, stream: av.VideoStream, shown: 
     end = max((pts + duration for pts, duration in shown.items()), default=0) * _ticks(stream)
     if promised - end <= DURATION_TOLERANCE:
         return None
-    ends: dict[int, int] = {}  # of each stream, in its ticks: sound may go on behind the picture
+    ends: dict[int, int] = {}  # of each stream, in its ticks: sound may continue behind the picture
     try:
         for other in container.streams:
             other.discard = Discard.default

@@ -1,4 +1,4 @@
-"""From whatever names a video or an image to bytes or arrays: paths, URLs, bytes, file objects, folders, arrays.
+"""From every form of a video or an image to bytes or arrays: paths, URLs, bytes, file objects, folders, arrays.
 
 Frames are uint8 RGB arrays (height, width, 3).
 """

@@ -56,7 +56,7 @@ GENERATE_ARGUMENTS = {
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
 VISUAL_KEYS, QUESTION_KEYS = ("video", "image"), ("text", "question")
 PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
-# Folder or repo -> what to tell those who load a pipeline from it. The package fills in its own model.
+# Folder or repo -> the note for users of a pipeline that is loaded from it. The package fills in its own model.
 NOTES: dict[str, str] = {}
 
 
@@ -69,7 +69,7 @@ class Request:
         instruction: what conditions the compression; None until it is taken from the last user turn.
         features: of the chat's only video, encoded before; the chat then names no source.
         num_frames: T of that video.
-        continues: the answer goes on with the chat's last message.
+        continues: the answer continues the chat's last message.
         metadata: what was sampled from each video.
     """
 
@@ -98,8 +98,8 @@ class VideoTextToTextPipeline(Pipeline):
     """Answers questions about videos and images.
 
     What it takes:
-        * a video and a question: `pipe("cat.mp4", text="What does the cat do?")`. A video is whatever the processor reads: a
-          path, a URL, bytes, a folder of frames, a GIF, an array (T, height, width, 3), a list of PIL images; also an image;
+        * a video and a question: `pipe("cat.mp4", text="What does the cat do?")`. A video is what the processor
+          reads: a path, a URL, bytes, a folder of frames, a GIF, an array (T, height, width, 3), a list of PIL images; also an image;
         * a dictionary: `pipe({"video": "cat.mp4", "text": "Who is it?"})`, with "image" in place of "video" for an image,
           "question" as another name of "text", and "instruction" for other words to compress the video by;
         * a chat, which may hold several videos and images: `pipe([{"role": "user", "content": [...]}])`;
@@ -115,7 +115,7 @@ class VideoTextToTextPipeline(Pipeline):
             which frames are taken; seconds for start and end. See `HiComProcessor`.
         instruction: words to compress all videos by; default: those of the question.
         system: system prompt for chats that have none; default: that of the chat template.
-        continue_final_message: go on with the last message; default: if it is the assistant's.
+        continue_final_message: continue the last message; default: if it is the assistant's.
         max_new_tokens: where an answer is cut, default 256. All other arguments of `generate` may be given, too, directly or
             in `generate_kwargs`; `streamer=` streams.
         return_full_text: return the chat, continued by the answer, as "generated_text"; default: the answer alone.
@@ -136,7 +136,7 @@ class VideoTextToTextPipeline(Pipeline):
 
     model: Any
     processor: Any  # a `HiComProcessor`; `__init__` refuses models without one
-    # None: transformers goes on without a processor where it cannot load one, so that the error can be ours.
+    # None: where transformers cannot load a processor, it continues without one, so that the error can be ours.
     _load_processor = None
     _load_tokenizer = False
     _load_image_processor = False

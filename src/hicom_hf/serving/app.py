@@ -44,7 +44,7 @@ class HTTPError(Exception):
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What the HTTP side is told.
+    """Options of the HTTP side.
 
     Attributes:
         model_name: what clients call the model.

@@ -74,7 +74,7 @@ class Settings:
 
     Attributes:
         max_new_tokens, temperature, top_p, seed: see `answer_chats`.
-        num_answers: for one chat. With a seed, or more than one answer, a request is a batch of its own.
+        num_answers: for one chat. With a seed, or more than one answer, a request forms its own batch.
     """
 
     max_new_tokens: int = 256

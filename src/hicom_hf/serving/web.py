@@ -1,4 +1,4 @@
-"""The web page: a video, its sampled frames, a chat about it, and where the model looked.
+"""The web page: a video, its sampled frames, a chat about it, and the attention.
 
 All work is the engine's, so the page shares its queue, limits and cache with every other client. A visitor's session holds the
 path of the video and the chat; features lie in the engine's cache, which is bounded.

@@ -1,7 +1,7 @@
 """The shapes world: crowded synthetic videos with questions, in which asking decides what is worth keeping.
 
 `Scene.from_seed` draws what happens, `render` turns it into frames, `questions` asks about it, `captions` and
-`descriptions` tell about it, and `write_dataset` writes mp4 files and LLaVA-format JSON that the trainer reads.
+`descriptions` describe it, and `write_dataset` writes mp4 files and LLaVA-format JSON that the trainer reads.
 docs/shapes.md describes the world.
 """
 

@@ -1,4 +1,4 @@
-"""An object of the world: what it looks like, where and when it is seen, how it moves.
+"""An object of the world: its appearance, its place, its times, its movement.
 
 Time is a fraction of the video (0 its beginning, 1 its end), places are fractions of width and height, sizes fractions of
 the shorter side. So the same events happen at every number of frames, frame rate, size and aspect ratio.

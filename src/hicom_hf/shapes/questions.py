@@ -129,8 +129,9 @@ def questions(scene: Scene, max_per_kind: int = MAX_PER_KIND) -> list[Question]:
 def rare_questions(scene: Scene) -> list[Question]:
     """More questions of the kinds that scenes have few of, so that a training can show all kinds about equally often.
 
-    Up to four pairs of objects in order, each from both ends: who knows neither object cannot know both answers by heart. The
-    count in another wording or the same. And the theme in all wordings: of all kinds, its answers are the hardest to learn.
+    Up to four pairs of objects in order, each from both ends: a model that has seen neither object cannot memorise both
+    answers. The count in another wording or the same. And the theme in all wordings: of all kinds, its answers are the
+    hardest to learn.
     """
     dice = Dice(scene.seed, SPLITS.index(scene.split), RARE_STREAM)
     pairs = order_pairs(dice.shuffled(scene.subjects))[:MAX_RARE_PAIRS]

@@ -29,7 +29,7 @@ MARKER = "complete.json"  # names, sizes and digests of a complete folder's file
 UNFINISHED = "unfinished"  # where folders are written, beside those that are complete
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch and safetensors have their own words for a full disk
-SAMPLES_PER_WEIGHT = 64  # values of each frozen weight that its fingerprint looks at
+SAMPLES_PER_WEIGHT = 64  # values of each frozen weight that its fingerprint reads
 
 
 # Writing -------------------------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ class StopWithoutProgress(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """SIGTERM or Ctrl-C: the step is finished, a checkpoint written, and training stops; a second one stops at once.
 
-    With several processes all stop at the same step, whichever of them was told first.
+    With several processes all stop at the same step, no matter which of them received the signal.
 
     Attributes:
         stopped: whether it has stopped training.

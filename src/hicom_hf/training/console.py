@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a line per logging step, a progress bar, and whether the loader is the bottleneck."""
+"""Reports of a running training: a line per logging step, a progress bar, and whether the loader is the bottleneck."""
 
 import sys
 import time

@@ -70,7 +70,8 @@ class DataRecipe:
         group_by: what the samples of a batch have in common, to waste less on padding: null, "length" (and modality, as in
             the release), "modality", or "visual_tokens" (as many of them). Streams come as they come.
         shuffle_buffer: records of a stream among which the next one is drawn.
-        feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is told first.
+        feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is reported before
+            anything is written.
         num_workers: processes that read videos, per GPU.
         media: "open" reads all files and servers that the user may; "guarded", for records of strangers, only public servers
             and what the next two name (docs/untrusted_input.md).
@@ -155,7 +156,7 @@ class CheckpointRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingRecipe:
-    """What is told while it runs.
+    """Logging and progress.
 
     Args:
         every: steps from one line to the next.

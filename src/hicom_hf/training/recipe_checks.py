@@ -116,7 +116,7 @@ def _check_combinations(recipe: Recipe, name: str) -> None:
 
 
 def _check_evaluation(recipe: Recipe, section: EvalRecipe, name: str) -> None:
-    """Refuse held-out data that are not told, and evaluations whose best checkpoint would not be there."""
+    """Refuse held-out data that are not stated, and evaluations whose best checkpoint would not be there."""
     if bool(section.files) == (section.share is not None):
         raise ValueError(f"{name}: give one of eval.files and eval.share")
     if section.share is not None:

@@ -60,7 +60,7 @@ def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Pat
 
     Args:
         recipe: see `read_recipe`.
-        resume: go on from the newest complete checkpoint in `output_dir`, if there is one.
+        resume: continue from the newest complete checkpoint in `output_dir`, if there is one.
         name: of the recipe, for messages.
 
     Returns:

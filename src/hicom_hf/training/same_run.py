@@ -58,7 +58,7 @@ def claim_run(recipe: Recipe, output_dir: Path, processes: int, write: bool = Tr
 def data_fingerprints(sources: list[str]) -> dict[str, dict]:
     """Size and digest of every file of records, by its path; of tar shards, which are large, the size.
 
-    Videos and images are not read, and data sets of the Hub are not looked at.
+    Videos and images are not read, and data sets of the Hub are not checked.
     """
     found = {}
     for source in sources:

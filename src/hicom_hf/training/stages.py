@@ -1,6 +1,6 @@
 """Stages: which parameters train at which rate, and how a stage starts from the folder of the one before.
 
-Every parameter belongs to one part, told by its name alone:
+Every parameter belongs to one part, decided by its name alone:
 
 | part | parameters |
 |---|---|

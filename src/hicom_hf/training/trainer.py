@@ -64,7 +64,7 @@ class HiComTrainer(Trainer):
         **kwargs: of `transformers.Trainer`. `args.save_total_limit` old checkpoints are kept, `args.output_dir` holds them.
 
     Attributes:
-        stop: tells by `stopped` whether a signal has ended training before its time.
+        stop: its `stopped` is true if a signal has ended training early.
 
     Example:
         >>> trainer = HiComTrainer(model=model, args=args, train_dataset=dataset,
@@ -201,7 +201,7 @@ class HiComTrainer(Trainer):
             if self.max_skipped is not None and len(self._skipped) > self.max_skipped:
                 raise ValueError(
                     f"{len(self._skipped)} samples could not be read, more than data.max_skipped={self.max_skipped}; {path} "
-                    "lists them. Mend the data (`hicom data check`), or allow more"
+                    "lists them. Correct the data (`hicom data check`), or allow more"
                 )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

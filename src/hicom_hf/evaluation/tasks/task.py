@@ -32,7 +32,7 @@ class Task:
     Attributes:
         name: as in `hicom eval NAME`; also the name of its folder of results.
         title: for people.
-        data: where its files are to be had.
+        data: the source of its files.
         read: questions from its published files, given their folder and the protocol.
         mark: parses an answer strictly and compares.
         max_new_tokens: where an answer is cut, by protocol.

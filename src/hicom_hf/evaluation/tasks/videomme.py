@@ -1,7 +1,8 @@
 """VideoMME: 900 videos, 2,700 questions of four options, without and with subtitles.
 
 Files: `test-*.parquet` (also as JSON), videos in `data/`, subtitles in `subtitle/`. Condition: the question alone, also with
-subtitles. Subtitles: the lines spoken at the sampled frames; lmms-eval takes those at 32 moments whatever the model samples.
+subtitles. Subtitles: the lines spoken at the sampled frames; lmms-eval takes those at 32 moments, independent of the frames
+that the model samples.
 """
 
 import re
