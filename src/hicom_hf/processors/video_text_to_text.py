@@ -98,8 +98,8 @@ class VideoTextToTextPipeline(Pipeline):
     """Answers questions about videos and images.
 
     What it takes:
-        * a video and a question: `pipe("cat.mp4", text="What does the cat do?")`. A video is what the processor
-          reads: a path, a URL, bytes, a folder of frames, a GIF, an array (T, height, width, 3), a list of PIL images; also an image;
+        * a video and a question: `pipe("cat.mp4", text="What does the cat do?")`. A video may be a path, a URL,
+          bytes, a folder of frames, a GIF, an array (T, height, width, 3), or a list of PIL images; an image also serves;
         * a dictionary: `pipe({"video": "cat.mp4", "text": "Who is it?"})`, with "image" in place of "video" for an image,
           "question" as another name of "text", and "instruction" for other words to compress the video by;
         * a chat, which may hold several videos and images: `pipe([{"role": "user", "content": [...]}])`;
