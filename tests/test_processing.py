@@ -443,6 +443,8 @@ def test_an_argument_that_is_given_flat_and_nested_is_refused(processor, tmp_pat
     path = write_video(tmp_path / "video.mp4", 12)
     with pytest.raises(ValueError, match="num_frames was given twice"):
         processor(videos=[path], num_frames=2, videos_kwargs={"num_frames": 3})
+    counted = processor(videos=[path], num_frames=2, common_kwargs={"num_frames": 3, "return_tensors": "pt"})
+    assert counted["video_num_frames"].tolist() == [2]  # what is common may be overruled
 
 
 def test_text_that_no_tokenizer_reads_is_shown(processor):

@@ -47,7 +47,7 @@ OWN_KEYS = (*SAMPLING_KEYS, "instruction", "video_num_frames")
 SIGLIP_POSITIONS = 64  # instruction tokens; SigLIP pools the last of exactly these (official release)
 
 
-class HiComProcessor(InstructionEncoding, ProcessorMixin):
+class HiComProcessor(ProcessorMixin, InstructionEncoding):
     """Tokenizer of the LLM, tokenizer of the instruction (SigLIP text) and video processor in one.
 
     Args:
@@ -324,8 +324,8 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
         nested = {
             **kwargs.pop("videos_kwargs", {}),
             **kwargs.pop("text_kwargs", {}),
-            **kwargs.pop("common_kwargs", {}),
         }
+        common = kwargs.pop("common_kwargs", {})  # as in transformers, what the others may overrule
         for unused in ("images_kwargs", "audio_kwargs", "audio"):
             if kwargs.pop(unused, None):
                 raise TypeError(f"HiComProcessor takes no {unused}")
@@ -334,7 +334,7 @@ class HiComProcessor(InstructionEncoding, ProcessorMixin):
             raise ValueError(
                 f"{', '.join(twice)} was given twice, directly and in videos_kwargs or text_kwargs; give it once"
             )
-        kwargs = {**nested, **kwargs}
+        kwargs = {**common, **nested, **kwargs}
         sampling = with_request({key: kwargs.pop(key) for key in SAMPLING_KEYS if key in kwargs})
         unknown = sorted(set(kwargs) - TEXT_KEYS)
         if unknown:

@@ -13,6 +13,8 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 
+from .damage_hicom import has_wrong_checksum
+
 # Containers and raw streams of video, by FFmpeg's names. Its other formats are not video that people bring, and some are unsafe
 # on files of strangers: "tty" draws any text as a film, "concat", "hls" and "dash" are lists of other files.
 VIDEO_FORMATS = (
@@ -31,6 +33,7 @@ OPEN_OPTIONS = {
 # Codec of a WebM file -> the decoder that sees its alpha channel.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 CODECS_WITH_REPEATS = ("theora",)
+CODECS_WITH_CHECKSUMS = ("ffv1",)  # whose decoder only logs that they are wrong
 IO_BUFFER_SIZE = 2**18  # bytes
 FIXED_POINT_ONE = 2**16  # the display matrix holds 16.16 fixed-point numbers
 # What opening, reading and decoding raise on damaged data. All but the first come from the file object, which FFmpeg asks to
@@ -85,6 +88,7 @@ class StreamDecoder:
             self.codec = cast(VideoCodecContext, VideoCodecContext.create(alpha_decoder, "r"))
         # In these codecs an empty packet stands for the picture before, which must have come out by then.
         self.repeats = self.codec.name in CODECS_WITH_REPEATS
+        self.checks_sums = self.codec.name in CODECS_WITH_CHECKSUMS and "err_detect" in options
         self.codec.thread_type = "NONE" if self.repeats else "AUTO"
         self.codec.options = options
         self.last: av.VideoFrame | None = None
@@ -100,6 +104,8 @@ class StreamDecoder:
                 return []
             self.last.pts = packet.pts
             return [self.last]
+        if self.checks_sums and has_wrong_checksum(bytes(packet)):
+            raise ValueError("a checksum is wrong")
         frames = self.codec.decode(packet)
         if frames and self.repeats:
             self.last = frames[-1]

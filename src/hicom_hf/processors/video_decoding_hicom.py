@@ -15,6 +15,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
+from .damage_hicom import container_damage
 from .decoding_ahead_hicom import ahead
 from .media_bounds_hicom import MediaBounds
 from .picture_settings_hicom import PictureSettings, on_white
@@ -110,6 +111,9 @@ class StreamReader:
             self.num_promised = len(self._index.pts)
             if self._index.break_reason is not None:
                 self.num_promised = max(self.num_promised, stream.frames)
+            damage = container_damage(file, container.format.name.split(","))
+            if damage is not None:
+                self.warnings.append(damage)
             self._checks_keyframes = stream.codec_context.name in CODECS_THAT_CHECK_KEYFRAMES
             self._can_skip = stream.codec_context.name in CODECS_WITH_SKIPPABLE_FRAMES
         if not self._index.pts:
