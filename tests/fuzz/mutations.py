@@ -32,6 +32,8 @@ def mutated(data: bytes, random: Random, others: Sequence[bytes] = ()) -> tuple[
     Returns:
         What was done, and the result.
     """
+    if not data:
+        return "nothing", data
     begin, end = sorted(random.choices(range(len(data) + 1), k=2))
     end = min(end, begin + MAX_RANGE)
     kind = random.choice(
@@ -46,10 +48,10 @@ def mutated(data: bytes, random: Random, others: Sequence[bytes] = ()) -> tuple[
             damaged[random.randrange(min(len(data), HEAD))] = random.randrange(256)
         return kind, bytes(damaged)
     if kind == "cut":
-        return kind, data[: random.choice((1, 4, 16, 64, random.randrange(1, len(data))))]
+        return kind, data[: random.choice((1, 4, 16, 64, random.randrange(len(data))))]
     if kind == "splice":
         other = random.choice(others)
-        return kind, data[: random.randrange(1, len(data))] + other[random.randrange(len(other)) :]
+        return kind, data[: random.randrange(len(data))] + other[random.randrange(len(other)) :]
     if kind in ("number", "box"):
         start, size = random.choice(boxes) if boxes else (0, min(len(data), MAX_RANGE))
         at = start + 4 * random.randrange(max(1, size // 4 - 1))
