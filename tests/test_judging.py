@@ -8,7 +8,8 @@ import pytest
 
 from hicom_hf.cli.main import main
 from hicom_hf.evaluation.client import AnswerError, Endpoint, EndpointError
-from hicom_hf.evaluation.judging import as_text, judge, judge_items, parse_judgement
+from hicom_hf.evaluation.judge_prompts import ASPECTS, judge_messages, parse_judgement
+from hicom_hf.evaluation.judging import as_text, judge, judge_items
 from hicom_hf.evaluation.results import ANSWERS_FILE, SETTINGS_FILE
 
 
@@ -58,16 +59,17 @@ class Judge:
         return Endpoint(base_url=address, model="gpt/judge", max_in_flight=2, **options)
 
 
-def write_results(folder, task, lines):
+def write_results(folder, task, lines, protocol="ours"):
     folder.mkdir()
-    (folder / SETTINGS_FILE).write_text(json.dumps({"task": task}))
+    (folder / SETTINGS_FILE).write_text(json.dumps({"task": task, "protocol": protocol}))
     (folder / ANSWERS_FILE).write_text("\n".join(map(json.dumps, lines)) + "\n")
     return folder
 
 
 def line(name, answer, part=None, gold="blue", video="a.mp4"):
     categories = {"part": part} if part else {}
-    return {"id": name, "video": video, "prompt": "Which?", "gold": gold, "answer": answer, "categories": categories}
+    asked = {"prompt": "Which?", "instruction": "Which?"}
+    return {"id": name, "video": video, "gold": gold, "answer": answer, "categories": categories, **asked}
 
 
 @pytest.fixture
@@ -146,6 +148,51 @@ def test_videochatgpt_is_marked_in_five_aspects_and_pairs_together(tmp_path):
 def test_a_judges_text_is_parsed_never_evaluated(text):
     with pytest.raises(AnswerError):
         parse_judgement(text)
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_the_published_prompts_have_every_text_once_and_nothing_left_to_fill_in(aspect):
+    lines = [line("1", "a <question> of mine"), line("2", "its <answer>")][: 2 if aspect == "consistency" else 1]
+    [system, user] = judge_messages("published", aspect, lines)
+    assert system["content"].startswith("You are an intelligent chatbot designed for evaluating the ")
+    assert "##INSTRUCTIONS: - " in system["content"]
+    assert user["content"].startswith("Please evaluate the following video-based question-answer pair:\n\nQuestion")
+    assert (
+        all(user["content"].count(one["answer"]) == 1 for one in lines) and "Correct Answer: blue\n" in user["content"]
+    )
+    assert user["content"].endswith("'score': 4.8}.")
+
+
+@pytest.mark.parametrize("protocol", ["official", "lmms"])
+def test_the_published_prompts_are_asked_and_their_replies_parsed(tmp_path, protocol):
+    lines = [line("0", "It is blue."), line("1", "red", video="b.mp4"), line("2", "", video="c.mp4")]
+    results = write_results(tmp_path / "results", "activitynet_qa", lines, protocol)
+    replies = [(200, "{'pred': 'yes', 'score': 4}"), (200, "```python\n{'pred': 'No', 'score': 1.5}\n```")]
+    with Judge(*replies) as server:
+        summary = judge(results, server.endpoint())
+    assert summary["prompts"] == "published" and summary["unjudged"] == 0
+    assert summary["aspects"]["match"]["accuracy"]["mean"] == pytest.approx(100 / 3)
+    assert summary["aspects"]["match"]["score"]["mean"] == pytest.approx(5.5 / 3)
+    assert all("response_format" not in body and body["temperature"] == 0 for body in server.bodies)
+    assert server.bodies[0]["messages"][0]["content"].startswith("You are an intelligent chatbot")
+
+
+def test_the_published_aspects_have_scores_alone(tmp_path):
+    pair = [line("consistency-0-Q1", "blue", "consistency"), line("consistency-0-Q2", "red", "consistency")]
+    results = write_results(tmp_path / "results", "videochatgpt", pair, "official")
+    with Judge((200, "{''score': 3}")) as server:
+        summary = judge(results, server.endpoint())
+    assert summary["aspects"]["consistency"]["accuracy"] is None and summary["mean_score"] == 3
+    assert "Predicted Answer to Question 2: red\n" in server.bodies[0]["messages"][1]["content"]
+    assert "consistency: score 3.00" in as_text(summary)
+
+
+@pytest.mark.parametrize(
+    "text", ["yes", "{'pred': 'yes'}", "{'pred': 'maybe', 'score': 3}", "{'pred': 'yes', 'score': 9}"]
+)
+def test_a_published_reply_that_says_something_else_is_no_judgement(text):
+    with pytest.raises(AnswerError):
+        parse_judgement(text, "published")
 
 
 def test_a_folder_that_needs_no_judge_is_refused(tmp_path, capsys):

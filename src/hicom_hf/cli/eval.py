@@ -72,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--system", help="system prompt (default: that of the model's chat template)")
 
+    needle = parser.add_argument_group("the task needle")
+    needle.add_argument(
+        "--lengths", type=at_least_one, nargs="+", metavar="N", help="frames of its videos (default: 256 1024)"
+    )
+    needle.add_argument("--clutter", choices=("sparse", "normal"), help="of the scenes around (default: sparse)")
+    needle.add_argument("--trials", type=at_least_one, metavar="N", help="questions of each group (default: 6)")
+
     part = parser.add_argument_group("which questions")
     part.add_argument("--limit", type=at_least_one, metavar="N", help="the first N questions of each task")
     part.add_argument(
@@ -101,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         return _judge(args)
     if not args.tasks:
         args.parser.error("name at least one TASK, or --list")
-    if args.output is None:
+    if not args.output:
         args.parser.error("--output is missing: the folder for results")
     _check_frames(args)
 
@@ -113,12 +120,26 @@ def run(args: argparse.Namespace) -> int:
     options = {"protocol": args.protocol, "limit": args.limit, "part": part, "progress": progress_bar}
     if args.tasks == [PAPER]:
         return _paper(args, asking, where, options)
-    summaries = evaluate(args.tasks, args.model, args.output, data=args.data, asking=asking, **where, **options)
+    summaries = evaluate(_tasks(args), args.model, args.output, data=args.data, asking=asking, **where, **options)
     for summary in summaries:
         for video, reason in summary["failed_videos"].items():
             print(f"hicom: {summary['task']}: {video} counts as wrong: {reason}", file=sys.stderr)
     print(json.dumps(summaries, indent=2) if args.json else as_table(summaries))
+    for summary in summaries:
+        if summary["report"] is not None and not args.json:
+            print(f"\n{summary['report']}")
     return 0
+
+
+def _tasks(args: argparse.Namespace) -> list:
+    """The tasks that are named; needle with its own arguments."""
+    from ..evaluation.tasks import needle_task
+
+    wanted = {"lengths": args.lengths, "clutter": args.clutter, "count": args.trials}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if given and "needle" not in args.tasks:
+        args.parser.error("arguments --lengths, --clutter and --trials: go with the task needle")
+    return [needle_task(**given) if name == "needle" else name for name in args.tasks]
 
 
 def _check_frames(args: argparse.Namespace) -> None:
@@ -159,7 +180,7 @@ def _asking(args: argparse.Namespace):
 
 def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> int:
     """The paper's tables, with what could not be run."""
-    if args.data is None:
+    if not args.data:
         args.parser.error(f"{PAPER}: --data is missing, the folder with the benchmarks")
     for name in ("fps", "select"):
         if getattr(args, name) is not None:

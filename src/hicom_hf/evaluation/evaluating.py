@@ -16,8 +16,9 @@ from ..hub.progress import Progress, no_progress
 from ..inference.session import HiComSession
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.media_access_hicom import MediaAccess, MediaAccessError
+from .pictures import draw_summary
 from .questions import Question, questions_fingerprint, shard
-from .results import SUMMARY_FILE, ResultsFolder, answer_line
+from .results import PLOT_FILE, SUMMARY_FILE, ResultsFolder, answer_line
 from .runner import Asked, Asking, ask_questions, num_batches
 from .summaries import summarize
 from .tasks import Task, task_named
@@ -82,10 +83,9 @@ def evaluate(
     for task in chosen:
         if task.prepare is not None:
             task.prepare(_data_of(task, folder), mine[task.name], progress)
-        _check_videos(task, _data_of(task, folder), questions[task.name], asking.media_access)
-    session = model
-    if not isinstance(session, HiComSession):
-        session = load_session(session, protocol, **loading)
+        if task.ask is None:
+            _check_videos(task, _data_of(task, folder), questions[task.name], asking.media_access)
+    session = model if isinstance(model, HiComSession) else load_session(model, protocol, **loading)
     with ExitStack() as stack:
         results = {
             task.name: stack.enter_context(
@@ -187,12 +187,18 @@ def _answer(
     """Ask what has no line yet; each batch is written as soon as it is answered."""
     by_name = {task.name: task for task in tasks}
     known = {name: result.answers() for name, result in results.items()}
-    pending = [question for name, asked in mine.items() for question in asked if question.id not in known[name]]
-    batches = ask_questions(session, pending, asking)
-    for batch in progress(batches, num_batches(pending, asking.batch_size), "questions"):
-        for asked in batch:
-            task = by_name[asked.question.task]
-            results[task.name].add(answer_line(asked, mark_of(task, asked)))
+    pending = {name: [one for one in asked if one.id not in known[name]] for name, asked in mine.items()}
+    together = [one for name, asked in pending.items() if by_name[name].ask is None for one in asked]
+    runs = [(ask_questions(session, together, asking), num_batches(together, asking.batch_size))]
+    for task in tasks:
+        if task.ask is not None:
+            asked = pending[task.name]
+            runs.append((task.ask(session, asked, asking, progress), len({one.video for one in asked})))
+    for batches, count in runs:
+        for batch in progress(batches, count, "questions"):
+            for one in batch:
+                task = by_name[one.question.task]
+                results[task.name].add(answer_line(one, mark_of(task, one)))
 
 
 def mark_of(task: Task, asked: Asked) -> Mark:
@@ -208,4 +214,8 @@ def _finish(task: Task, questions: Sequence[Question], results: ResultsFolder, l
         task.finish(results.folder, questions, results.answers())
     summary = summarize(task, questions, results.answers(), results.settings)
     write_text(results.folder / SUMMARY_FILE, json.dumps(summary, indent=1))
+    if task.plot is not None:
+        task.plot(questions, results.answers(), results.folder / PLOT_FILE)
+    else:
+        draw_summary(summary, results.folder / PLOT_FILE)
     return summary

@@ -6,6 +6,7 @@ OUTPUT/TASK/
     answers.jsonl              one line per question, in the order of the task once all are answered
     shard-1-of-2/answers.jsonl of a run with --shard 1/2; the last shard to end joins them into the file above
     summary.json
+    summary.png                the score and its categories as bars, or what the task draws
 ```
 """
 
@@ -20,6 +21,7 @@ from .runner import Asked
 from .tasks.task import Mark
 
 ANSWERS_FILE, SETTINGS_FILE, SUMMARY_FILE = "answers.jsonl", "settings.json", "summary.json"
+PLOT_FILE = "summary.png"
 DECIMALS = 3  # of times and seconds
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..inference.session import ChoosingVideo, HiComSession, Video
-from ..processors.answering_hicom import Answer, ReadVideo
+from ..processors.answering_hicom import Answer
 from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.video_sources_hicom import VideoReadError
@@ -79,20 +79,21 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
     requests = [
         (clip.video, {**asking.sampling, **clip.sampling, "media_access": asking.media_access}) for clip in groups
     ]
+    opened: Iterable[Any]
     if asking.selection is None:
-        opened: Iterable[Any] = read_ahead(session.processor, requests, asking.workers)
+        opened = read_ahead(session.processor, requests, asking.workers)
     else:
         opened = _candidates(session, requests, asking.selection)
     for group, found in zip(groups.values(), opened, strict=True):
         if isinstance(found, Unreadable):
             yield [Asked(question, question.prompt, failure=found.reason) for question in group]
             continue
-        video, read_seconds = (session.encode(found), found.seconds) if isinstance(found, ReadVideo) else (found, 0.0)
-        for batch in _batches(group, asking.batch_size):
-            if isinstance(video, ChoosingVideo):
-                yield _ask_choosing(video, batch, asking)
-            else:
-                yield _ask_together(video, batch, asking, read_seconds)
+        batches = _batches(group, asking.batch_size)
+        if isinstance(found, ChoosingVideo):
+            yield from (_ask_choosing(found, batch, asking) for batch in batches)
+            continue
+        video = session.encode(found)
+        yield from (_ask_together(video, batch, asking, found.seconds) for batch in batches)
 
 
 def _candidates(

@@ -24,11 +24,12 @@ class SubtitleRule:
     """Which subtitles stand in front of a prompt, and in what words.
 
     Attributes:
-        path: SubRip file; a video that has none is asked without subtitles.
+        path: SubRip file, which need not be there.
         before, after: what stands in front of the lines and behind them.
         moments: "sampled" for the frames that the model sees, or a number of frames spread evenly over the video.
         repeats: a line that is spoken at several frames stands there several times, as in the release.
         without: what stands there where nothing is spoken.
+        missing: what stands there where the video has no file.
     """
 
     path: str
@@ -37,15 +38,16 @@ class SubtitleRule:
     moments: Literal["sampled"] | int = "sampled"
     repeats: bool = False
     without: str = ""
+    missing: str = ""
 
     def heading(self, times: Sequence[float], duration: float | None) -> str:
-        """The text in front of the prompt; empty where the video has no file of subtitles.
+        """The text in front of the prompt.
 
         Raises:
             ValueError: the file cannot be read as text.
         """
         if not Path(self.path).is_file():
-            return ""
+            return self.missing
         if self.moments != "sampled" and duration is not None:
             times = [duration * number / max(self.moments - 1, 1) for number in range(self.moments)]
         spoken = lines_at(read_subtitles(self.path), times)

@@ -27,20 +27,21 @@ def summarize(
     """
     answered = [(question, lines[question.id]) for question in questions if question.id in lines]
     marked = [(question, line) for question, line in answered if line["value"] is not None]
+    headline = [pair for pair in marked if task.headline is None or task.headline in pair[0].categories.items()]
     read = [(question, line) for question, line in answered if line["failure"] is None]
     failures = {line["video"]: line["failure"] for _, line in answered if line["failure"] is not None}
-    summary = {
+    return {
         "task": task.name,
         "settings": dict(settings),
         "num_questions": len(questions),
         "num_answered": len(answered),
-        "score": _score(task, marked),
+        "score": _score(task, headline),
         "unparsed": sum(line["parsed"] is None and line["failure"] is None for _, line in answered),
         "failed_videos": failures,
-        "score_without_failed": _score(task, [pair for pair in marked if pair[1]["failure"] is None])
+        "score_without_failed": _score(task, [pair for pair in headline if pair[1]["failure"] is None])
         if failures
         else None,
-        "protocol_score": _protocol_score(task, settings["protocol"], marked),
+        "protocol_score": _protocol_score(task, settings["protocol"], headline),
         "paper": None if "selection" in settings else task.paper.get(settings["sampling"].get("num_frames")),
         "categories": {
             category: {
@@ -52,8 +53,8 @@ def summarize(
             for category in dict.fromkeys(name for question, _ in marked for name in question.categories)
         },
         "per_question": _costs(read),
+        "report": None if task.report is None or not answered else task.report(questions, lines),
     }
-    return summary
 
 
 def _score(task: Task, pairs: Sequence[tuple[Question, Mapping]], macro: bool = True) -> dict[str, float] | None:
@@ -75,8 +76,8 @@ def _protocol_score(task: Task, protocol: Protocol, marked: Sequence[tuple[Quest
     mark = task.protocol_mark.get(protocol)
     if mark is None or not marked:
         return None
-    values = [{**line, "value": mark(question, line["answer"] or "").value} for question, line in marked]
-    return _score(task, [(question, line) for (question, _), line in zip(marked, values, strict=True)])
+    values = [(question, {**line, "value": mark(question, line["answer"] or "").value}) for question, line in marked]
+    return _score(task, [pair for pair in values if pair[1]["value"] is not None])
 
 
 def _costs(read: Sequence[tuple[Question, Mapping]]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from .activitynet_qa import ACTIVITYNET_QA
 from .egoschema import EGOSCHEMA, EGOSCHEMA_SUBSET
 from .mlvu import MLVU_DEV
 from .mvbench import MVBENCH
+from .needle import NEEDLE, needle_task
 from .shapes import SHAPES, SHAPES_CHOICE
 from .task import PROTOCOLS, Mark, Protocol, Task
 from .videochatgpt import VIDEOCHATGPT
@@ -12,6 +13,7 @@ from .videomme import VIDEOMME, VIDEOMME_SUBTITLES
 _ALL = (
     SHAPES,
     SHAPES_CHOICE,
+    NEEDLE,
     VIDEOMME,
     VIDEOMME_SUBTITLES,
     MVBENCH,
@@ -36,4 +38,4 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["PROTOCOLS", "TASKS", "Mark", "Protocol", "Task", "task_named"]
+__all__ = ["PROTOCOLS", "TASKS", "Mark", "Protocol", "Task", "needle_task", "task_named"]

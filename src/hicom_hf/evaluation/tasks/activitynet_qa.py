@@ -47,8 +47,8 @@ def read(folder: Path, protocol: Protocol) -> list[Question]:
 
 
 def instruction(question: str, protocol: Protocol) -> str:
-    """The question as it is asked: lmms-eval writes it as a sentence."""
-    return question[:1].upper() + question[1:].rstrip("?") + "?" if protocol == "lmms" else question
+    """The question as it is asked; lmms-eval writes the first letter large, all others small, and a question mark behind."""
+    return f"{question.capitalize()}?" if protocol == "lmms" else question
 
 
 def prompt(question: str, protocol: Protocol) -> str:

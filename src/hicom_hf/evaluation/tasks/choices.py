@@ -1,6 +1,5 @@
-"""What multiple-choice tasks share: lettered options, and marks of the strict parser and of the authors' scripts."""
+"""What multiple-choice tasks share: lettered options, and marks of the strict parser."""
 
-import re
 from collections.abc import Sequence
 
 from ..parsing import LETTERS, parse_choice
@@ -32,22 +31,4 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 def mark_choice(question: Question, answer: str) -> Mark:
     """The strict mark: the letter that the answer names; what names none is wrong."""
     parsed = parse_choice(answer, question.options)
-    return Mark(parsed, None if question.gold is None else float(parsed == question.gold))
-
-
-def official_mark(question: Question, answer: str) -> Mark:
-    """As the authors' scripts mark: the first capital letter anywhere, the first option's text, or else C.
-
-    It explains differences from published numbers and is never the headline.
-
-    Source: official release, the `*_dump` functions of its scripts of inference.
-    """
-    text = answer.replace("answer", "").replace("Answer", "")
-    letters = LETTERS[: len(question.options)]
-    found = re.search(f"[{letters}]", text)
-    if found:
-        parsed = found[0]
-    else:
-        named = [number for number, option in enumerate(question.options) if option.lower() in text.lower()]
-        parsed = LETTERS[named[0] if named else 2]
     return Mark(parsed, None if question.gold is None else float(parsed == question.gold))

@@ -13,8 +13,9 @@ from typing import Any
 from ...hub.files import write_text
 from ..parsing import LETTERS
 from ..questions import Question
-from .choices import BEST_OPTION, LETTER_ONLY, lettered, mark_choice, official_mark
+from .choices import BEST_OPTION, LETTER_ONLY, lettered, mark_choice
 from .files import find_file, find_video, read_rows
+from .protocol_marks import lmms_egoschema_mark, official_egoschema_mark
 from .task import Protocol, Task
 
 SOURCE = "github.com/egoschema/EgoSchema: questions.json, subset_answers.json, and the videos by its download script"
@@ -90,5 +91,5 @@ EGOSCHEMA_SUBSET = Task(
     read=read_subset,
     mark=mark_choice,
     max_new_tokens=LENGTHS,
-    protocol_mark={"official": official_mark},
+    protocol_mark={"official": official_egoschema_mark, "lmms": lmms_egoschema_mark},
 )

@@ -6,8 +6,9 @@ Files: `json/1_plotQA.json` and so on, videos in `video/1_plotQA/` and so on. Co
 from pathlib import Path
 
 from ..questions import Question
-from .choices import BEST_OPTION, letter_of, lettered, mark_choice, official_mark
+from .choices import BEST_OPTION, letter_of, lettered, mark_choice
 from .files import find_file, find_video, read_rows
+from .protocol_marks import lmms_mark, official_mark
 from .task import Protocol, Task
 
 SOURCE = "huggingface.co/datasets/MLVU/MVLU: json/ and video/"
@@ -50,7 +51,7 @@ MLVU_DEV = Task(
     read=read,
     mark=mark_choice,
     max_new_tokens={"ours": 16, "official": 2048, "lmms": 16},
-    protocol_mark={"official": official_mark},
+    protocol_mark={"official": official_mark, "lmms": lmms_mark},
     macro="task",
     paper={32: 62.8, 64: 65.1, 128: 67.2},
     paper_note="table A7",

@@ -7,8 +7,9 @@ them; lmms-eval shows the whole file. Episodic reasoning has folders of frames a
 from pathlib import Path
 
 from ..questions import Question
-from .choices import BEST_OPTION, letter_of, lettered, mark_choice, official_mark
+from .choices import BEST_OPTION, letter_of, lettered, mark_choice
 from .files import find_file, find_video, read_rows
+from .protocol_marks import lmms_mvbench_mark, official_mark
 from .task import Protocol, Task
 
 SOURCE = "huggingface.co/datasets/OpenGVLab/MVBench: json/ and the zip files unpacked into video/"
@@ -81,7 +82,7 @@ MVBENCH = Task(
     read=read,
     mark=mark_choice,
     max_new_tokens={"ours": 16, "official": 2048, "lmms": 16},
-    protocol_mark={"official": official_mark},
+    protocol_mark={"official": official_mark, "lmms": lmms_mvbench_mark},
     macro="task",
     paper={32: 64.1, 64: 64.7, 128: 64.0},
     paper_note="table 2",

@@ -1,6 +1,6 @@
 """What a task is: a record of how one benchmark is read, asked and marked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,11 @@ class Task:
         macro: the category whose groups' means are averaged; None for the mean of all questions.
         prepare: makes data that are made here, given folder and questions.
         finish: writes what a server wants, given the folder of results, the questions and their lines; once all is answered.
+        ask: answers its questions by itself, given the session, the questions, how to ask and the progress; for
+            videos that are no files.
+        headline: a category and its value, of which the headline is; None for all questions.
+        report: a text for people, from the questions and their lines.
+        plot: draws a PNG file, given the questions, their lines and its path; None for bars by category.
         paper: the paper's number in percent by sampled frames.
         paper_note: table and settings of these numbers.
     """
@@ -56,5 +61,9 @@ class Task:
     macro: str | None = None
     prepare: Callable[[Path, Sequence[Question], Progress], None] | None = None
     finish: Callable[[Path, Sequence[Question], Mapping[str, Mapping[str, Any]]], None] | None = None
+    ask: Callable[..., Iterator[list[Any]]] | None = None
+    headline: tuple[str, str] | None = None
+    report: Callable[[Sequence[Question], Mapping[str, Mapping[str, Any]]], str] | None = None
+    plot: Callable[[Sequence[Question], Mapping[str, Mapping[str, Any]], Path], None] | None = None
     paper: dict[int, float] = field(default_factory=dict)
     paper_note: str = ""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ..questions import Question
 from ..subtitles import SubtitleRule
-from .choices import BEST_OPTION, LETTER_ONLY, mark_choice, official_mark
+from .choices import BEST_OPTION, LETTER_ONLY, mark_choice
 from .files import find_file, find_video, read_rows
+from .protocol_marks import lmms_mark, official_videomme_mark
 from .task import Protocol, Task
 
 SOURCE = (
@@ -81,10 +82,11 @@ def prompt(question: str, options: list[str], protocol: Protocol, with_subtitles
 def _rule(path: str, protocol: Protocol) -> SubtitleRule:
     if protocol == "official":
         heading = "This video's subtitles are listed below:\n"
-        return SubtitleRule(path, heading, repeats=True, without=f"{heading}\n")
+        return SubtitleRule(path, heading, repeats=True, without=f"{heading}\n", missing=f"{heading}\n")
     if protocol == "lmms":
         heading = "This video's subtitles are listed below: \n"
-        return SubtitleRule(path, heading, moments=LMMS_MOMENTS, without=f"{heading}No subtitles available\n")
+        none = f"{heading}No subtitles available\n"
+        return SubtitleRule(path, heading, moments=LMMS_MOMENTS, without=f"{heading}\n", missing=none)
     return SubtitleRule(path, "This video's subtitles are listed below:\n")
 
 
@@ -95,7 +97,7 @@ VIDEOMME = Task(
     read=partial(read, with_subtitles=False),
     mark=mark_choice,
     max_new_tokens={"ours": 16, "official": 2048, "lmms": 16},
-    protocol_mark={"official": official_mark},
+    protocol_mark={"official": official_videomme_mark, "lmms": lmms_mark},
     paper={32: 58.1, 64: 58.9, 128: 60.3},
     paper_note="table 2",
 )
@@ -106,7 +108,7 @@ VIDEOMME_SUBTITLES = Task(
     read=partial(read, with_subtitles=True),
     mark=mark_choice,
     max_new_tokens={"ours": 16, "official": 2048, "lmms": 16},
-    protocol_mark={"official": official_mark},
+    protocol_mark={"official": official_videomme_mark, "lmms": lmms_mark},
     paper={32: 60.1, 64: 63.3, 128: 64.8},
     paper_note="table 2",
 )

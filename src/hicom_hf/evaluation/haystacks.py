@@ -1,0 +1,142 @@
+"""Long videos made of scenes that were encoded once: a scene at any place among others, without a file.
+
+Features and scores of a frame do not depend on its place, so that the scenes of a haystack are encoded and scored once for all
+lengths and places. Letters: T frames, P parts of a question.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from ..hub.progress import Progress, no_progress
+from ..processors.candidate_frames_hicom import CandidateFrames, FeatureFile
+from ..processors.video_reading_hicom import SamplingRecord
+from ..shapes import Scene, render
+from ..shapes.rendering import DEFAULT_SIZE
+
+SCENE_FRAMES = 16
+
+
+class EncodedScenes(CandidateFrames):
+    """Scenes of `SCENE_FRAMES` frames, encoded into two files; scores are kept until `forget_scores`."""
+
+    def __init__(self, model: Any, processor: Any, scenes: Sequence[Scene], progress: Progress = no_progress):
+        files = FeatureFile(torch.bfloat16), FeatureFile(torch.bfloat16)
+        changes: list[float] = []
+        for scene in progress(scenes, len(scenes), "scenes"):
+            frames = render(scene, num_frames=SCENE_FRAMES)[0]
+            pixels = processor.video_processor(frames, num_frames=SCENE_FRAMES)["pixel_values_videos"]
+            features, aligned_features = model.encode_frames(pixels)
+            changes += model.frame_changes(features).tolist()  # within the scene
+            files[0].append(features)
+            files[1].append(aligned_features)
+        super().__init__(*files, changes, None, 0.0)
+        self._scores: dict[bytes, torch.Tensor] = {}
+
+    def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
+        """(P, T); a query that was seen before costs nothing."""
+        rows = []
+        for scorer in scorers:
+            key = scorer.query.float().cpu().numpy().tobytes()
+            if key not in self._scores:
+                self._scores[key] = super().scores(model, [scorer])
+            rows.append(self._scores[key])
+        return torch.cat(rows)
+
+    def forget_scores(self) -> None:
+        self._scores.clear()
+
+
+class Part(NamedTuple):
+    """A scene of a film: the scene `number` of `scenes`."""
+
+    scenes: EncodedScenes
+    number: int
+
+    def changes(self) -> list[float]:
+        within = SCENE_FRAMES - 1
+        return self.scenes.changes[self.number * within : (self.number + 1) * within]
+
+    def row(self, frame: int) -> int:
+        return self.number * SCENE_FRAMES + frame
+
+
+class Film(CandidateFrames):
+    """Scenes one behind the other, as the candidates of one video at a frame per second.
+
+    Args:
+        parts: in order.
+        cut: how much changes from the end of one part to the beginning of the next, see `Cuts`.
+    """
+
+    def __init__(self, parts: Sequence[Part], cut: Callable[[Part, Part], float]):
+        self.parts = parts
+        changes = []
+        for place, part in enumerate(parts):
+            changes += part.changes()
+            if place + 1 < len(parts):
+                changes.append(cut(part, parts[place + 1]))
+        count = len(parts) * SCENE_FRAMES
+        record = SamplingRecord(
+            source="<scenes>",
+            indices=list(range(count)),
+            times=[float(frame) for frame in range(count)],
+            num_source_frames=count,
+            duration=float(count),
+            frame_rate=1.0,
+            stream_index=None,
+            rotation=0,
+            height=DEFAULT_SIZE,
+            width=DEFAULT_SIZE,
+            requested_frames=None,
+            fewer_than_requested=False,
+        )
+        features: Any = _Joined(parts, "features")  # read like a file
+        aligned_features: Any = _Joined(parts, "aligned_features")
+        super().__init__(features, aligned_features, changes, record, 0.0)
+
+    def __len__(self) -> int:
+        return len(self.parts) * SCENE_FRAMES
+
+    def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
+        """Of each of P parts of a question, (P, T)."""
+        found = [part.scenes.scores(model, scorers)[:, part.row(0) : part.row(SCENE_FRAMES)] for part in self.parts]
+        return torch.cat(found, dim=1)
+
+
+class _Joined:
+    """The features of a film's frames, read where their scenes lie."""
+
+    def __init__(self, parts: Sequence[Part], name: str):
+        self.parts, self.name = parts, name
+
+    def take(self, rows: Sequence[int]) -> torch.Tensor:
+        found = []
+        for row in rows:
+            part = self.parts[row // SCENE_FRAMES]
+            found.append(getattr(part.scenes, self.name).take([part.row(row % SCENE_FRAMES)]))
+        return torch.cat(found)
+
+
+class Cuts:
+    """How much changes between two scenes; measured once for each pair."""
+
+    def __init__(self, model: Any):
+        self.model, self._known = model, {}
+
+    def __call__(self, before: Part, after: Part) -> float:
+        key = (id(before.scenes), before.number, id(after.scenes), after.number)
+        if key not in self._known:
+            pair = torch.cat(
+                [
+                    before.scenes.features.take([before.row(SCENE_FRAMES - 1)]),
+                    after.scenes.features.take([after.row(0)]),
+                ]
+            )
+            self._known[key] = self.model.frame_changes(pair).item()
+        return self._known[key]
+
+    def keep_within(self, scenes: EncodedScenes) -> None:
+        """Forget what belongs to other scenes, which are about to go."""
+        self._known = {key: value for key, value in self._known.items() if key[0] == key[2] == id(scenes)}

@@ -1,0 +1,272 @@
+"""A scene among many others: does the question find it, at the tokens of 8 frames?
+
+Needs no download. A needle is a scene of normal clutter; the haystack are scenes in which nothing may be called what the
+question names. A question is asked about videos of several lengths with the needle at five places: with the frames that it
+chooses, with as many frames spread evenly, with eight times as many, and with all frames of short videos. Three haystacks take
+turns. Condition: the question itself.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from ...hub.progress import Progress
+from ...processors.answering_hicom import Chat, EncodedVideo, answer_chats
+from ...processors.candidate_frames_hicom import choose_for_questions, chosen_video
+from ...processors.frame_selection_hicom import FrameSelection, SelectionRecord
+from ...shapes import Name, Scene, SceneObject, questions
+from ...shapes import Question as SceneQuestion
+from ..haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part
+from ..needle_report import ALONE, CHOSEN, EVENLY, EVENLY_8, EVERYTHING, GROUPS, METHODS, PLACES, as_markdown, draw
+from ..questions import Question
+from ..runner import Asked, Asking
+from .shapes import mark
+from .task import Protocol, Task
+
+DEFAULT_LENGTHS = (256, 1024)
+DEFAULT_TRIALS = 6  # of each group
+DEFAULT_FRAMES = 8
+HAYSTACKS = 3
+NEEDLE_SEED, HAY_SEED = 5_000_000, 900_000
+ATTRIBUTES, EVENTS = ("colour", "shape", "texture", "where"), ("motion", "when")
+MOST_FRAMES_TO_READ = 256  # of "everything"; hicom-tiny's LLM reads 4,096 tokens
+# Scenes that haystacks are drawn from, for each one needed: many hold what a question names.
+SCENES_PER_PART = {"sparse": 2.0, "normal": 5.0}
+CHOSEN_METHODS = {CHOSEN: 1, EVENLY: 1, EVENLY_8: 8}  # and how many times the frames
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A question about one needle, or about two, and the names that no other scene may hold."""
+
+    name: str
+    group: str
+    question: SceneQuestion
+    needles: tuple[Scene, ...]
+    names: tuple[Name, ...]
+
+
+@cache
+def hay_scenes(clutter: str, count: int) -> tuple[Scene, ...]:
+    """The scenes that the haystacks of one clutter are drawn from."""
+    return tuple(Scene.from_seed(HAY_SEED + number, clutter=clutter, split="test") for number in range(count))
+
+
+def num_scenes(lengths: Sequence[int], clutter: str) -> int:
+    return 40 + int(SCENES_PER_PART[clutter] * max(lengths) / SCENE_FRAMES)
+
+
+@cache
+def trials(count: int, lengths: tuple[int, ...], clutter: str) -> tuple[Trial, ...]:
+    """`count` questions of each group, the groups in turn, for which there is hay enough."""
+    found: dict[str, list[Trial]] = {group: [] for group in GROUPS}
+    hay, needed = hay_scenes(clutter, num_scenes(lengths, clutter)), max(lengths) // SCENE_FRAMES
+    dice, seed = random.Random(0), NEEDLE_SEED
+    while any(len(some) < count for some in found.values()):
+        pair = [Scene.from_seed(seed + step, clutter="normal", split="test") for step in (0, 1)]
+        seed += 2
+        counts = {key: len(some) for key, some in found.items()}
+        for group, question, needles, names in _candidates(pair[0], pair[1], counts, dice):
+            if len(found[group]) < count and sum(not _holds(scene, names) for scene in hay) >= needed:
+                name = f"{group} {len(found[group])}"
+                found[group].append(Trial(name, group, question, tuple(needles), tuple(names)))
+    return tuple(trial for row in zip(*found.values(), strict=True) for trial in row)
+
+
+def _candidates(scene: Scene, other: Scene, counts: Mapping[str, int], dice: random.Random):
+    """What may be asked about two scenes: group, question, needles, names; kinds of a group take turns."""
+    asked = {question.kind: question for question in questions(scene, 1)}
+    for group, kinds in (("attributes", ATTRIBUTES), ("motion, when", EVENTS)):
+        question = asked.get(kinds[counts[group] % len(kinds)])
+        if question is not None:
+            yield group, question, [scene], _names(question.referents)
+    question = asked.get("exist")
+    if question is not None:
+        absent = [name for name in scene.absent if name.phrase in question.text]
+        yield f"exist: {question.answer}", question, [scene], _names(question.referents) or absent
+    pair = dice.choice(scene.subjects), dice.choice(other.subjects)
+    one, two = _names(pair)
+    if not _holds(other, [one]) and not _holds(scene, [two]):
+        end = dice.choice(("first", "last"))
+        named = dice.sample([one.phrase, two.phrase], 2)
+        text = f"Which comes {end}, the {named[0]} or the {named[1]}?"
+        question = SceneQuestion("order", text, (one if end == "first" else two).phrase, tuple(named), pair)
+        yield "two needles: order", question, [scene, other], [one, two]
+
+
+def _names(objects: Sequence[SceneObject]) -> list[Name]:
+    """What subjects are called; other objects have no name."""
+    return [found.name for found in objects if found.name is not None]
+
+
+def _holds(scene: Scene, names: Sequence[Name]) -> bool:
+    return any(name.fits(*found.attributes) for name in names for found in scene.objects)
+
+
+def read(folder: Path, protocol: Protocol, lengths: tuple[int, ...], clutter: str, count: int) -> list[Question]:
+    """One question per trial, length, place and method, trial by trial."""
+    found = []
+    for trial in trials(count, lengths, clutter):
+        cells: list[tuple[str, int, float]] = [(ALONE, len(trial.needles) * SCENE_FRAMES, 0.0)]
+        for length in lengths:
+            methods = METHODS if length <= MOST_FRAMES_TO_READ else METHODS[:-1]
+            cells += [(method, length, place) for place in PLACES for method in methods]
+        for method, length, place in cells:
+            needles = [SCENE_FRAMES * at for at in _needle_places(trial, length, place)]
+            details = {"group": trial.group, "method": method, "length": length, "place": place, "needles": needles}
+            found.append(
+                Question(
+                    id=f"{trial.name}, {method}, {length} frames, {place:.0%}",
+                    video=trial.name,
+                    prompt=trial.question.text,
+                    instruction=trial.question.text,
+                    gold=trial.question.answer,
+                    categories={"method": method, "group and method": f"{trial.group}, {method}"},
+                    details=details,
+                )
+            )
+    return found
+
+
+def _needle_places(trial: Trial, length: int, place: float) -> list[int]:
+    """Where the needles stand among the scenes of a film; two of them half the video apart, the first in its first half."""
+    num_hay = length // SCENE_FRAMES - len(trial.needles)
+    if len(trial.needles) == 1:
+        return [round(place * num_hay)]
+    first = round(place / 2 * num_hay)
+    return [first, first + num_hay // 2 + 1]
+
+
+def ask(
+    session: Any,
+    asked: Sequence[Question],
+    asking: Asking,
+    progress: Progress,
+    *,
+    lengths: tuple[int, ...],
+    clutter: str,
+    count: int,
+) -> Iterator[list[Asked]]:
+    """Answer trial by trial; the scenes of the haystacks are encoded first."""
+    if not asked:
+        return
+    model, processor = session.model, session.processor
+    selection = asking.selection or FrameSelection(num_frames=asking.sampling.get("num_frames", DEFAULT_FRAMES))
+    scenes = hay_scenes(clutter, num_scenes(lengths, clutter))
+    hay, cut = EncodedScenes(model, processor, scenes, progress), Cuts(model)
+    by_name = {trial.name: (number, trial) for number, trial in enumerate(trials(count, lengths, clutter))}
+    of_trial: dict[str, list[Question]] = {}
+    for question in asked:
+        of_trial.setdefault(question.video, []).append(question)
+    for name, some in of_trial.items():
+        number, trial = by_name[name]
+        needles = EncodedScenes(model, processor, trial.needles)
+        usable = [place for place, scene in enumerate(scenes) if not _holds(scene, trial.names)]
+        random.Random(number // len(GROUPS) % HAYSTACKS).shuffle(usable)
+        films: dict[tuple[int, float], Film] = {}
+        seen = []
+        for question in some:
+            key = question.details["length"], question.details["place"]
+            if key not in films:
+                films[key] = Film(_parts(question, hay, needles, usable), cut)
+            seen.append(_frames_of(model, processor, films[key], question, selection))
+        yield _answers(session, some, seen, asking)
+        hay.forget_scores()
+        cut.keep_within(hay)
+
+
+def _parts(question: Question, hay: EncodedScenes, needles: EncodedScenes, usable: Sequence[int]) -> list[Part]:
+    """The scenes of a film: hay in the order of its haystack, and the needles at their places."""
+    at = {frame // SCENE_FRAMES: number for number, frame in enumerate(question.details["needles"])}
+    rest = iter(usable)
+    count = question.details["length"] // SCENE_FRAMES
+    return [Part(needles, at[place]) if place in at else Part(hay, next(rest)) for place in range(count)]
+
+
+def _frames_of(
+    model: Any, processor: Any, film: Film, question: Question, selection: FrameSelection
+) -> tuple[EncodedVideo, SelectionRecord]:
+    """The frames that a question sees by its method."""
+    method = question.details["method"]
+    rule = selection.rule if method == CHOSEN else "uniform"
+    budget = selection.num_frames or processor.max_frames_for(selection.max_video_tokens)
+    wanted = len(film) if method == EVERYTHING else min(budget * CHOSEN_METHODS.get(method, 1), len(film))
+    chosen_by = replace(selection, rule=rule, num_frames=wanted, max_video_tokens=None)
+    [record] = choose_for_questions(model, processor, film, [question.prompt], chosen_by, question.instruction)
+    return chosen_video(model, film, record), record
+
+
+def _answers(
+    session: Any, some: Sequence[Question], seen: Sequence[tuple[EncodedVideo, SelectionRecord]], asking: Asking
+) -> list[Asked]:
+    """Answers to one trial's questions; those with equally many frames are asked together."""
+    from ...inference.session import Video
+
+    found: dict[str, Asked] = {}
+    order = sorted(range(len(some)), key=lambda place: seen[place][0].num_frames)
+    while order:
+        frames = seen[order[0]][0].num_frames
+        batch = [place for place in order if seen[place][0].num_frames == frames][: asking.batch_size]
+        order = [place for place in order if place not in batch]
+        before = [] if asking.system is None else [_turn("system", [{"type": "text", "text": asking.system}])]
+        chats = [
+            Chat(
+                [*before, _turn("user", [{"type": "video"}, {"type": "text", "text": some[place].prompt}])],
+                [seen[place][0]],
+                some[place].instruction,
+            )
+            for place in batch
+        ]
+        with session.lock:
+            answers = answer_chats(
+                session.model, session.processor, chats, max_new_tokens=some[batch[0]].max_new_tokens
+            )
+        for place, answer in zip(batch, answers, strict=True):
+            video, record = seen[place]
+            told = replace(answer, selection=record)
+            found[some[place].id] = Asked(some[place], some[place].prompt, told, Video(session, video))
+    return [found[question.id] for question in some]
+
+
+def _turn(role: str, content: list[dict[str, str]]) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def needle_task(
+    lengths: Sequence[int] = DEFAULT_LENGTHS, clutter: str = "sparse", count: int = DEFAULT_TRIALS
+) -> Task:
+    """The task for other lengths, clutter or numbers of questions.
+
+    Args:
+        lengths: frames of the videos, multiples of 16.
+        clutter: of the haystack's scenes, "sparse" (9 objects each) or "normal" (27, so that near misses are everywhere).
+        count: questions of each group.
+
+    Raises:
+        ValueError: a length is no such multiple, or the clutter is unknown.
+    """
+    wrong = [length for length in lengths if length % SCENE_FRAMES or length < 4 * SCENE_FRAMES]
+    if wrong:
+        raise ValueError(f"needle: lengths are multiples of {SCENE_FRAMES} from {4 * SCENE_FRAMES} on, got {wrong[0]}")
+    if clutter not in SCENES_PER_PART:
+        raise ValueError(f"needle: clutter must be one of {', '.join(SCENES_PER_PART)}, got {clutter!r}")
+    options = {"lengths": tuple(lengths), "clutter": clutter, "count": count}
+    return Task(
+        name="needle",
+        title=f"a scene among others, in {', '.join(f'{length:,}' for length in lengths)} frames",
+        data="made here from seeds; needs no download",
+        read=partial(read, **options),
+        mark=mark,
+        max_new_tokens={"ours": 10},
+        protocols=("ours",),
+        ask=partial(ask, **options),
+        headline=("method", CHOSEN),
+        report=as_markdown,
+        plot=draw,
+    )
+
+
+NEEDLE = needle_task()

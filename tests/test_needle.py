@@ -1,0 +1,93 @@
+"""The task needle: films of scenes that were encoded once, the same trials every time, one scorer and one report."""
+
+import pytest
+import torch
+
+from hicom_hf.evaluation.evaluating import evaluate
+from hicom_hf.evaluation.haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part
+from hicom_hf.evaluation.needle_report import CHOSEN, EVENLY, EVERYTHING, GROUPS, METHODS, PLACES
+from hicom_hf.evaluation.results import read_answers
+from hicom_hf.evaluation.runner import Asking
+from hicom_hf.evaluation.tasks import needle_task
+from hicom_hf.evaluation.tasks.needle import _holds, hay_scenes, trials
+from hicom_hf.inference import HiComSession
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
+from hicom_hf.shapes import Scene, render
+
+LENGTHS = (64,)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return HiComSession.load(dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return needle_task(LENGTHS, count=1)
+
+
+def test_questions_are_those_of_every_group_length_place_and_method(task):
+    questions = task.read(None, "ours")
+    assert len(questions) == len(GROUPS) * (1 + len(PLACES) * len(METHODS))
+    assert {question.details["group"] for question in questions} == set(GROUPS)
+    for question in questions:
+        if question.details["method"] in METHODS:
+            starts = question.details["needles"]
+            assert starts == sorted(starts) and all(0 <= start <= LENGTHS[0] - SCENE_FRAMES for start in starts)
+            assert len(starts) == 1 + (question.details["group"] == "two needles: order")
+    longer = needle_task((320,), count=1).read(None, "ours")
+    assert not any(question.details["method"] == EVERYTHING for question in longer)
+    with pytest.raises(ValueError, match="multiples of 16 from 64 on, got 100"):
+        needle_task((100,))
+
+
+def test_nothing_in_the_haystack_may_be_called_what_the_question_names():
+    for trial in trials(1, LENGTHS, "sparse"):
+        assert trial.names and sum(not _holds(scene, trial.names) for scene in hay_scenes("sparse", 48)) >= 4
+
+
+def test_a_film_of_encoded_scenes_is_what_a_video_of_them_would_be(session):
+    scenes = [Scene.from_seed(seed, clutter="sparse") for seed in (1, 2)]
+    encoded = EncodedScenes(session.model, session.processor, scenes)
+    film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model))
+    frames = torch.cat(
+        [torch.from_numpy(render(scene, num_frames=SCENE_FRAMES)[0]) for scene in (scenes[1], scenes[0])]
+    )
+    video = session.open(frames.numpy(), num_frames=len(frames), selection=FrameSelection(num_frames=4))
+    assert len(film) == len(video.candidates) == 2 * SCENE_FRAMES
+    assert film.changes == pytest.approx(video.candidates.changes, abs=0.02)  # bfloat16 there
+    taken = film.features.take([0, 20]), video.candidates.features.take([0, 20])
+    assert torch.allclose(taken[0].float(), taken[1], atol=0.1)
+    scorer = session.model.frame_scorer(session.processor.encode_instructions(["red circle"]))
+    there, here = film.scores(session.model, [scorer]), video.candidates.scores(session.model, [scorer])
+    assert torch.allclose(there, here, atol=0.3) and here.std() > 2
+
+
+@pytest.mark.slow
+def test_a_run_reports_each_method_and_resumes(session, task, tmp_path):
+    [some] = evaluate([task], session, tmp_path, limit=21)
+    assert some["num_answered"] == 21 and "| | question | " in some["report"]
+    answers = read_answers(tmp_path / "needle")
+    before = {name: line["seconds"] for name, line in answers.items()}
+    line = answers["attributes 0, question, 64 frames, 50%"]
+    assert line["num_visual_tokens"] == 40 and len(line["times"]) == 8 and line["selection"]["used"] == "question"
+    assert (tmp_path / "needle" / "summary.png").read_bytes().startswith(b"\x89PNG")
+    [again] = evaluate([task], session, tmp_path, limit=42)
+    assert again["num_answered"] == 42
+    assert {
+        name: line["seconds"] for name, line in read_answers(tmp_path / "needle").items() if name in before
+    } == before
+    chosen = [
+        line["value"] for line in read_answers(tmp_path / "needle").values() if line["categories"]["method"] == CHOSEN
+    ]
+    assert again["score"]["mean"] == pytest.approx(100 * sum(chosen) / len(chosen))
+    assert set(again["categories"]["method"]) >= {CHOSEN, EVENLY}
+
+
+@pytest.mark.slow
+def test_the_frames_of_a_question_follow_its_rule(session, task, tmp_path):
+    asking = Asking(selection=FrameSelection("uniform", num_frames=4))
+    evaluate([task], session, tmp_path, limit=3, asking=asking)
+    line = read_answers(tmp_path / "needle")["attributes 0, question, 64 frames, 0%"]
+    assert line["selection"]["used"] == "uniform" and line["times"] == [8.0, 24.0, 39.0, 55.0]
