@@ -58,7 +58,7 @@ class HiComDataCollator:
         padding_side: "right" or "left"; attention and position ids make them equal.
         pad_to_multiple_of: lengths are rounded up to a multiple, for tensor cores; None does not.
         with_statistics: add `batch["statistics"]`, a `BatchStatistics`, which the trainer must take out before it calls
-            the model. It travels with the batch, so it is right with any number of loader processes.
+            the model. It is part of the batch, so it is correct with any number of loader processes.
 
     Attributes:
         last_statistics: of the last batch made in this process.

@@ -155,7 +155,7 @@ def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
             videos and images, with the record's name.
 
     Source: official release, its training set. Differs: several images keep all their placeholders (the release keeps one),
-        an odd number of turns is an error (it drops the record without a word), and so is an answer without text.
+        an odd number of turns is an error (it drops the record silently), and so is an answer without text.
 
     Example:
         >>> turns = [{"from": "human", "value": "Who runs? <video>"}, {"from": "gpt", "value": "A dog."}]

@@ -28,7 +28,7 @@ MODALITIES = ("text", "image", "video")
 
 
 class SkippedSample(NamedTuple):
-    """What a data set gives in place of a sample that it was asked to skip; the collator counts it."""
+    """Stands in a data set for a sample that was skipped; the collator counts it."""
 
     source: str
     reason: str
@@ -77,7 +77,7 @@ class HiComDataset(Dataset):
         media_root: folder that relative paths start from; default: the file's folder, or the current one.
         per_turn: False gives whole dialogues and no instruction (alignment), see `training_items`.
         on_bad_sample: "raise", or "skip": entries that cannot be used are left out, videos that cannot be read give a
-            `SkippedSample`; each is logged with its path. Nothing ever takes the place of another sample.
+            `SkippedSample`; each is logged with its path. No sample is replaced by another one.
         seed: of the random parts of a mixture.
 
     Attributes:
@@ -89,7 +89,7 @@ class HiComDataset(Dataset):
 
     Raises:
         SampleError: a record cannot be used (with "raise"); indexing: its video cannot be read.
-        ValueError: a file is not what its suffix says, or nothing is left.
+        ValueError: the content of a file does not fit its suffix, or no sample is left.
 
     Example:
         >>> encoder = ItemEncoder(processor, FrameSampling(num_frames=32))  # doctest: +SKIP

@@ -32,8 +32,8 @@ class ItemEncoder:
         processor: a `HiComProcessor`; its chat template gives the layout and its video processor the frames.
         sampling, on_decode_error, media_access: which frames of what, see `MediaReader`.
         max_length: most tokens of a sample, visual tokens included; None for no limit.
-        raw_pixels: leave pixels as uint8, a quarter of the memory on their way from loader processes; who gets the batch
-            normalises them (`HiComTrainer` does, on its device).
+        raw_pixels: leave pixels as uint8, a quarter of the memory between loader processes; the consumer of the batch normalises
+            them (`HiComTrainer` does, on its device).
         feature_cache: a `FeatureCache` that stands in for pixels.
 
     Raises:

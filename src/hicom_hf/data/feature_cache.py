@@ -42,9 +42,9 @@ GIB = 2**30
 class FeatureCache:
     """SigLIP's features of videos and images, kept on disk.
 
-    A cache belongs to the weights of the tower and to the preprocessing, frame sampling included: with any other of them it
-    is another cache, in its own folder below the same one. It is safe to write from several processes at a time, and an
-    interrupted one resumes.
+    A cache belongs to the weights of the tower and to the preprocessing, including frame sampling. Other weights or
+    preprocessing use another cache, in its own folder below the same one. It is safe to write from several processes at a
+    time, and an interrupted one resumes.
 
     Args:
         folder: where all caches lie.
@@ -137,7 +137,7 @@ class FeatureCache:
         return len(self._shards)
 
     def refresh(self):
-        """Look which shards there are by now; other processes may have written some."""
+        """List the shards again; other processes may have written some."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in self._scanned:
                 continue
@@ -172,10 +172,10 @@ class FeatureCache:
     ) -> list[SampleError]:
         """Encode and store what is not there yet.
 
-        With several processes, each encodes its share; after a barrier, `get` finds those of the others.
+        With several processes, each encodes a part; after a barrier, `get` finds those of the others.
 
         Args:
-            model: the model that the cache was made for, on the device that shall compute.
+            model: the model that the cache was made for, on the device that computes.
             media: for example `HiComDataset.media()`.
             on_bad_sample: "raise", or "skip" what cannot be read; reading it from the cache is an error or skip then, too.
             rank, world_size: this process and how many there are.

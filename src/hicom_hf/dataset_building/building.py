@@ -64,7 +64,7 @@ class Clip:
 
 
 class Build:
-    """A build, of which all is known that its files say.
+    """A build; its whole state is in its files.
 
     Args:
         settings: what is built.
@@ -107,13 +107,13 @@ class Build:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """Of videos."""
+        """The stages that process videos, by name."""
         matched = {} if self.settings.select is None else {"match": self.matched}
         return {"probe": self.probed, **matched, "watch": self.watched, "clips": self.chosen}
 
     @cached_property
     def clip_stages(self) -> dict[str, Stage]:
-        """Of clips; none if the build ends with clips."""
+        """The stages that process clips, by name; none if the build ends with clips."""
         return {} if self.captions is None or self.pairs is None else {"captions": self.captions, "pairs": self.pairs}
 
     # Work ------------------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Build:
         progress: Progress = no_progress,
         engine: Engine | None = None,
     ) -> None:
-        """Do what is missing.
+        """Compute the results that are missing.
 
         Args:
             until: the last stage.
@@ -135,7 +135,7 @@ class Build:
 
         Raises:
             BlockingIOError: another process builds this part.
-            EndpointError: the captioner's server is dead; what it has answered is kept.
+            EndpointError: the captioner's server does not answer; answers that arrived are kept.
             ImportError: the detector needs a package that is not installed.
         """
         make_detector(self.settings.shots)  # refused at once, not for each video

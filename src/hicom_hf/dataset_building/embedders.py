@@ -17,7 +17,7 @@ FIELDS = 4  # rows and columns of a frame whose means are kept apart
 
 
 class Embedder(Protocol):
-    """What an embedder can do.
+    """The interface of embedders.
 
     Attributes:
         provenance: plain values that say which one it is.

@@ -30,7 +30,7 @@ text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{margin-right
 
 
 def write_report(build: Build) -> str:
-    """Write report.html into the build's folder, as far as the build is; returns its path."""
+    """Write report.html of the present state into the build's folder; returns its path."""
     found = collect(build) if build.pairs is not None else Exported()
     parts = [
         "<h1>Build</h1>",

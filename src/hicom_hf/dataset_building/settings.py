@@ -25,7 +25,7 @@ class ShotSettings:
         detector: "histogram": of brightness, ours; "pyscenedetect": PySceneDetect's ContentDetector, which the paper used.
         threshold: distance of two neighbouring frames from which on they are two shots, on the detector's own scale; null is its
             default, see `DEFAULT_THRESHOLDS`. A higher value gives fewer cuts.
-        min_length: seconds; a cut so soon behind the one before is none.
+        min_length: seconds; cuts that follow the previous cut sooner are ignored.
     """
 
     detector: Literal["histogram", "pyscenedetect"] = "histogram"
@@ -95,7 +95,7 @@ class SelectionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSettings:
-    """The captioner, and what it is asked first: a detailed caption.
+    """The captioner, and its first request: a detailed caption.
 
     Args:
         base_url: of a server that speaks OpenAI's chat protocol, up to and with "/v1".
@@ -132,7 +132,7 @@ class CaptionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PairSettings:
-    """What the captioner is asked second: pairs of an instruction and an answer, given clip and caption.
+    """The captioner's second request: pairs of an instruction and an answer, given clip and caption.
 
     Args:
         prompt: as of the captions.
@@ -159,15 +159,15 @@ class DeduplicationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DecontaminationSettings:
-    """What must not be trained on. The paper states no decontamination.
+    """Videos that must not be trained on. The paper states no decontamination.
 
     Args:
         benchmarks: folder with the published files of each benchmark, by its name in `hicom eval`, whose reader is used; its
             videos are left out by their names.
         benchmark_files: JSON, JSONL, CSV, TSV, parquet or text of others; a video whose file name (without suffix) stands in one
             is left out.
-        benchmark_videos: a folder of videos; clips that look like one of them are left out.
-        threshold: cosine of two frames from which on they look alike; needed with `benchmark_videos`.
+        benchmark_videos: a folder of videos; clips similar to one of them are left out.
+        threshold: smallest cosine of two similar frames; needed with `benchmark_videos`.
     """
 
     benchmarks: dict[str, str] | None = None
@@ -182,7 +182,7 @@ class BuildSettings:
 
     Args:
         videos: files or folders, which are searched through.
-        output_dir: everything that is made lies there.
+        output_dir: folder for all results.
         media_root: the folder that the paths in the result are relative to; null: they are absolute.
         licence: of the videos; goes into every record's provenance and the data card.
         licences: of some of them, by the beginning of their path relative to `media_root`; the longest that fits counts.

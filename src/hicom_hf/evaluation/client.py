@@ -32,7 +32,7 @@ class EndpointError(ConnectionError):
 
 
 class AnswerError(ValueError):
-    """The server has no usable answer to this request; others may do better."""
+    """The server has no usable answer to this request; other requests may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class ChatClient:
         temperature: float = 0.0,
         max_tokens: int = 1024,
     ) -> Reply:
-        """Ask once, trying again what may do better later.
+        """Send one request, with retries for errors that may be temporary.
 
         Args:
             messages: in OpenAI's form.
@@ -156,7 +156,7 @@ class ChatClient:
 
         Raises:
             AnswerError: this request was refused, or failed at every try.
-            EndpointError: the server is dead, or refuses everybody.
+            EndpointError: the server does not answer, or refuses every request.
         """
         body = {"model": self.endpoint.model, "messages": list(messages)}
         body |= {"temperature": temperature, "max_tokens": max_tokens}

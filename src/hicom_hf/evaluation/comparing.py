@@ -23,8 +23,8 @@ def compare(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
         For each but the first: both folders, the difference with its interval, and the number of questions that only one has.
 
     Raises:
-        FileNotFoundError: a folder is none of results.
-        ValueError: fewer than two folders, different tasks, other right answers, or no question in common.
+        FileNotFoundError: a folder contains no results.
+        ValueError: fewer than two folders, different tasks, different reference answers, or no question in common.
     """
     if len(folders) < 2:
         raise ValueError(f"comparing takes at least two folders of results, got {len(folders)}")

@@ -42,7 +42,7 @@ def evaluate(
     progress: Progress | None = None,
     **loading: Any,
 ) -> list[dict[str, Any]]:
-    """Measure a model on tasks. What has an answer in the folder of results is not asked again.
+    """Measure a model on tasks. Questions with an answer in the folder of results are not asked again.
 
     Args:
         tasks: names, or tasks of your own.

@@ -54,7 +54,7 @@ class Item:
 def judge(
     folder: str | Path, endpoint: Endpoint, *, limit: int | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Mark the stored answers of a task; what is marked already is not asked again.
+    """Mark the stored answers of a task; answers that are marked already are not sent again.
 
     Args:
         folder: of results, OUTPUT/TASK.
@@ -69,7 +69,7 @@ def judge(
     Raises:
         FileNotFoundError: the folder has no results.
         ValueError: the task needs no judge.
-        EndpointError: the endpoint is dead or refuses everybody.
+        EndpointError: the endpoint does not answer, or refuses every request.
     """
     folder = Path(folder)
     items = judge_items(folder)[:limit]

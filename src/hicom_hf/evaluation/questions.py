@@ -19,7 +19,7 @@ class Clip(NamedTuple):
 
     @property
     def sampling(self) -> dict[str, float]:
-        """Keywords of reading that say the same; what is None is left out."""
+        """The clip as keywords of reading; values that are None are left out."""
         values = {"start": self.start, "end": self.end, "frame_rate": self.frame_rate}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -41,13 +41,13 @@ class Asking:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question and what became of it.
+    """A question with its answer, or the reason why there is none.
 
     Attributes:
         question: that was asked.
         prompt: what the LLM read, with subtitles.
         answer: the model's; None if the video could not be read.
-        video: as the question saw it; None likewise.
+        video: the encoded frames that were used; None likewise.
         read_seconds: spent on reading the video; 0 where it was encoded while it was read.
         failure: why the video could not be read; None if it was.
     """

@@ -21,7 +21,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class SubtitleRule:
-    """Which subtitles stand in front of a prompt, and in what words.
+    """Which subtitles precede a prompt, and in which format.
 
     Attributes:
         path: SubRip file, which need not be there.

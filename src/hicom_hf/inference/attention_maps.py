@@ -1,6 +1,6 @@
 """From the weights of the compressor's attention to maps over the patches of a video, and how much of one lies on an object.
 
-Both maps count in shares of an even spread: 1 is what a patch gets if attention makes no difference, 3 is three times as much.
+Both maps are relative to an even spread: 1 is what a patch gets if attention is uniform, 3 is three times as much.
 
 Letters: T frames, H/W patch rows and columns, G groups, K patches per group, Q global queries, R objects.
 """
@@ -34,11 +34,11 @@ class AttentionMaps:
 
 @dataclass(frozen=True)
 class AttentionShare:
-    """How much of a map lies on something.
+    """The fraction of a map that lies on objects.
 
     Attributes:
-        attention: its share of the attention, 0 to 1.
-        area: its share of the video's patches, 0 to 1.
+        attention: fraction of the attention on the objects, 0 to 1.
+        area: fraction of the video's patches that they cover, 0 to 1.
     """
 
     attention: float
@@ -46,7 +46,7 @@ class AttentionShare:
 
     @property
     def times_even(self) -> float:
-        """Attention over area: 1 if attention makes no difference; NaN for what is nowhere seen."""
+        """Attention over area: 1 for an even spread; NaN for objects that are never visible."""
         return self.attention / self.area if self.area else float("nan")
 
 
@@ -91,10 +91,10 @@ def attention_maps(
 def local_map(weights: torch.Tensor, positions: torch.Tensor) -> np.ndarray:
     """The local branch's attention, patch by patch.
 
-    Every group makes one token, so its weights sum to 1 however little of interest there is in it. A patch's value is its
-    weight times K: it compares the patch with the rest of its own group and with nothing outside. Where groups overlap, a patch
-    gets the mean over the groups that hold it; in a compressor without grouping (paper, table A3) these are all. Without overlap
-    the map's mean is 1, over each group as over the video.
+    Every group gives one token, so its weights sum to 1 even if it contains nothing of interest. A patch's value is its weight
+    times K: it compares the patch with the rest of its own group only. Where groups overlap, a patch gets the mean over the
+    groups that contain it; in a compressor without grouping (paper, table A3) these are all. Without overlap the map's mean is
+    1, over each group and over the video.
 
     Args:
         weights: (G, K), sums to 1 over K.
@@ -152,9 +152,9 @@ def attention_share(attention: np.ndarray, cover: np.ndarray) -> AttentionShare:
     `attention` is the sum of map times cover over the sum of the map, `area` the mean of the cover, and `times_even` their
     quotient: the mean of the map over what the objects cover.
 
-    That holds for both branches. In a local map every group has the same total, so groups that the objects do not touch
-    add to neither sum, and `times_even` compares each object with the rest of the groups it lies in, each group weighing as
-    much as there is of the objects in it. It has a ceiling: a group of K patches of which c show an object gives K / c at most.
+    This holds for both branches. In a local map every group has the same total. `times_even` therefore compares each object with
+    the rest of the groups that it lies in, and weights each group by the part of the objects in it. Its maximum is K / c for a
+    group of K patches of which c show an object.
 
     Args:
         attention: (T, H, W), a map.

@@ -48,7 +48,7 @@ class Explained:
         right_answer: shown beside the model's, if it is known.
         boxes: (R, T, 4), left, top, right and bottom of what is asked about, fractions of the square frame, NaN where it is not
             seen; outlined in the rows of attention.
-        note: some words behind the answer.
+        note: text after the answer.
     """
 
     question: str
@@ -80,8 +80,8 @@ def picture(
 ) -> Image.Image:
     """Draw the frames in a row, and for each question a row of local and a row of global attention.
 
-    All rows of one branch share a scale, which the legend gives in multiples of an even spread; what gets no more than an even
-    spread stays without heat.
+    All rows of one branch have the same scale, which the legend gives in multiples of an even spread. Patches with no more
+    than an even spread are not coloured.
 
     Args:
         frames: uint8 (T, S, S, 3), what the model sees; of more than 8 frames, 8 are shown.

@@ -42,14 +42,14 @@ DEFAULT_CACHE_BYTES = 2 * 2**30  # 20 videos of 32 frames at 7B in bf16, 107 MB 
 
 
 class HiComSession:
-    """A model that answers questions about videos; may be shared by threads, which then take turns.
+    """A model that answers questions about videos. Threads may share a session; they take turns.
 
     Args:
-        model, processor: of one folder.
-        cache_bytes: features that are kept in memory, in bytes; those that were not asked about for longest go first. 0 keeps
-            none: a video that is open holds its own.
+        model, processor: loaded from one folder.
+        cache_bytes: bound on the features kept in memory, in bytes; the least recently used are dropped first. With 0 none are
+            kept, and an open video holds its own.
         cache_dir: folder where features are kept as well, so that an archive is encoded once; None for none.
-        note: what readers of the answers should know of the model; see `model_notes`.
+        note: shown with the answers, for limits of the model; see `model_notes`.
 
     Raises:
         ValueError: model and processor do not fit.
@@ -100,7 +100,7 @@ class HiComSession:
             device_map: as in transformers, such as "auto" for several GPUs; in place of `device`.
             quantize: "nf4" or "int8" keeps the LLM in 4 or 8 bits.
             attn_implementation: as in transformers; None lets it choose.
-            compile: the step of decoding is compiled on first use; worth it for many questions.
+            compile: compile the decoding step on first use; this pays off for many questions.
             **options: of `HiComSession`.
 
         Raises:
@@ -265,7 +265,7 @@ class ChoosingVideo(Video):
             )
 
     def chosen(self, record: SelectionRecord) -> Video:
-        """The frames of a record of `choose`, as a video of their own."""
+        """The frames of a record of `choose`, as a video."""
         return Video(self.session, chosen_video(self.session.model, self.candidates, record))
 
     def ask_all(
@@ -312,7 +312,7 @@ class ChoosingVideo(Video):
 
 
 class AnswerStream:
-    """The pieces of an answer, as they are generated in a thread of their own.
+    """The pieces of an answer, generated in a separate thread.
 
     Leaving the loop early, or `cancel()`, ends the answer at the next token.
 

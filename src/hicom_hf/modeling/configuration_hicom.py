@@ -77,7 +77,7 @@ LIBRARY_KEYS = {
 
 @strict
 class HiComCompressorConfig(PreTrainedConfig):
-    """The compressor: which branches, how the instruction enters them, and by whose equations.
+    """The compressor: its branches, the injection of the instruction, and whose equations it follows.
 
     Args:
         formulation: "paper" (the equations of the paper, the default for new models) or "release" (what the authors' code
@@ -217,9 +217,9 @@ class HiComConfig(PreTrainedConfig):
             `<|video_pad|>` of Qwen2.5.
         vision_batch_size: frames that SigLIP encodes at a time; bounds memory, not results.
         tie_word_embeddings: as in `text_config`, from which it is taken.
-        untrained_parts: those of `PARTS` whose weights are random: all of a model made for trying out, the compressor of a
-            model that is to be trained. Training takes out what it has trained. While it is not empty, answers mean nothing,
-            and what prints answers says so.
+        untrained_parts: those of `PARTS` whose weights are random: all parts of a random model, the compressor of a model
+            that is to be trained. Training removes the parts that it has trained. While the list is not empty, answers are
+            meaningless and printed with a note.
 
     Raises:
         ValueError: if the parts do not fit together.

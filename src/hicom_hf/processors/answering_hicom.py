@@ -33,14 +33,14 @@ class ReadVideo:
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A video as SigLIP sees it, ready for any number of questions.
+    """A video encoded by SigLIP, for any number of questions.
 
     Attributes:
         features: the `HiComVideoFeatures` of the model's `encode_videos`.
         sampling: the `SamplingRecord` of what was taken.
         num_frames: T.
-        num_patches: what the LLM would read without compression, T x H x W.
-        num_visual_tokens: what it does read.
+        num_patches: tokens that the LLM would read without compression, T x H x W.
+        num_visual_tokens: tokens that the LLM reads.
         seconds: spent on encoding.
     """
 
@@ -75,7 +75,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and what it took.
+    """An answer, with its tokens and times.
 
     Attributes:
         question: as it was asked.

@@ -31,8 +31,8 @@ class FrameSampling:
         end: second before which frames are used, after `start`. None is the end of the video.
         max_frames: upper bound on the number of frames, at least 1 (from a token budget, for example). The frames
             that remain are spread evenly.
-        short_video: what a video with fewer frames than wanted gives: "once", each frame once; "repeat", frames
-            repeated until the wanted number is reached, as in the official release.
+        short_video: frames of a video that has fewer than wanted: "once" takes each frame once; "repeat" repeats frames
+            until the wanted number is reached, as in the official release.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -78,12 +78,12 @@ class FrameSampling:
             raise ValueError(f'short_video must be "once" or "repeat", got {self.short_video!r}')
 
     def as_keywords(self) -> dict[str, Any]:
-        """The request as the keywords that say the same; what is None is left out."""
+        """The request as keywords; values that are None are left out."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def needs_clock(self) -> bool:
-        """Whether the request speaks of seconds, so that frames without times cannot fulfil it."""
+        """Whether the request contains seconds, so that frames without times cannot fulfil it."""
         return self.fps is not None or self.start is not None or self.end is not None
 
 

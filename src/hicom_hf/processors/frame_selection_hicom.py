@@ -36,11 +36,11 @@ class FrameSelection:
             "mixture" gives half of the groups to shots spread evenly over the video, the other half to the best ones.
         num_frames: n, at least 1.
         max_video_tokens: as many frames as fit this many visual tokens.
-        max_shots: upper bound on the shots that are taken because they fit the question; None for as many as there are groups.
-        shot_threshold: how far a shot's score must lie between that of the middle shot (0) and that of the best (1) to be taken
-            beside the best.
-        min_prominence: by how many standard deviations (robustly estimated) the best frame must stand out of all; below, the
-            score says nothing about the video and frames are spread evenly.
+        max_shots: upper bound on the shots that the question chooses; None for as many as there are groups.
+        shot_threshold: a shot is taken beside the best one if its score is above this value, on a scale where the median shot is
+            0 and the best shot is 1.
+        min_prominence: standard deviations (robustly estimated) by which the best frame must exceed the median frame; otherwise
+            the scores carry no information and frames are spread evenly.
         max_shot_frames: longer shots are cut into equal parts, in candidates.
         min_spacing: seconds between the best frames of two shots that are taken.
 

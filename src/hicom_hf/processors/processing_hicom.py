@@ -188,7 +188,7 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding):
 
     @property
     def image_processor(self) -> BaseVideoProcessor:
-        """What prepares images: transformers' pipelines look for this name before they make batches."""
+        """The video processor, under the name that pipelines of transformers expect; it also prepares images."""
         return self.video_processor
 
     def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs) -> MultiModalData:
@@ -285,8 +285,8 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding):
         """Render chats and, with `tokenize=True`, read their videos and images.
 
         As in transformers, with these additions: the instruction of every video and image is the text of the chat's last user
-        turn unless `instruction` is given; the arguments of `__call__` may be given directly; what a text holds of special
-        tokens and placeholders is plain text; and the part of a video may say which of its frames are taken.
+        turn unless `instruction` is given; the arguments of `__call__` may be given directly; special tokens and
+        placeholders in a text are plain text; and the part of a video may state which of its frames are taken.
 
         Args:
             conversation: a chat or a list of chats; a video is `{"type": "video", "path" | "url" | "video": ...}`, with any of

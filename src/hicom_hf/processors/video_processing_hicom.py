@@ -158,7 +158,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         return_tensors: str | None = "pt",
         **unknown: Any,
     ) -> BatchFeature:
-        """Reads, samples and normalises videos. What is None takes the processor's own value.
+        """Reads, samples and normalises videos. An argument that is None takes the processor's own value.
 
         Args:
             videos: one source (see `read_video`) or a list of sources. A list of PIL images, 3-D arrays or paths of images is
@@ -232,7 +232,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         media_bounds: MediaBounds | None = None,
         **request: Any,
     ) -> tuple[SamplingRecord, list[int]]:
-        """Reads a video of any length, handing on its frames as they are read.
+        """Reads a video of any length and passes its frames on as they are read.
 
         Args:
             video: one source.
@@ -242,8 +242,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
             on_decode_error, frame_rate, media_access, media_bounds: see `read_video`.
 
         Returns:
-            The record, and which of the frames that were handed on each of its frames is. They are all, one after another,
-            unless frames are repeated or the file's times turned out wrong while it was read: then it is read once more.
+            The record, and for each of its frames the number of the frame that was passed on. These are consecutive numbers,
+            unless frames are repeated, or the file's times turned out to be wrong and it was read again.
 
         Raises:
             VideoReadError: the video cannot be read.
@@ -386,7 +386,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         max_frames: int | None = None,
         short_video: Literal["once", "repeat"] | None = None,
     ) -> FrameSampling:
-        """The request of a call with these keywords: what is None takes the processor's own value, see `preprocess`.
+        """The request of a call with these keywords; None takes the processor's own value, see `preprocess`.
 
         Raises:
             ValueError: the request contradicts itself.

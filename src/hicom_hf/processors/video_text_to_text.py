@@ -97,26 +97,26 @@ class Rows(Dataset):
 class VideoTextToTextPipeline(Pipeline):
     """Answers questions about videos and images.
 
-    What it takes:
+    Inputs:
         * a video and a question: `pipe("cat.mp4", text="What does the cat do?")`. A video may be a path, a URL,
           bytes, a folder of frames, a GIF, an array (T, height, width, 3), or a list of PIL images; an image also serves;
         * a dictionary: `pipe({"video": "cat.mp4", "text": "Who is it?"})`, with "image" in place of "video" for an image,
-          "question" as another name of "text", and "instruction" for other words to compress the video by;
+          "question" as another name of "text", and "instruction" for another condition of the compression;
         * a chat, which may hold several videos and images: `pipe([{"role": "user", "content": [...]}])`;
         * a list of any of these, with one question for all or one each: a list of answers comes back, `batch_size` at a time;
         * a video and a list of questions: the video is read and encoded once, and a list of answers comes back;
         * a generator, a data set of any of these, or a table or column of the library datasets: answers come as they are made.
 
-    What it returns: per input a list of `{"generated_text": ..., "instruction": ...}`, one for each of `num_return_sequences`.
-    The instruction is the words that conditioned the compression.
+    Output: per input a list of `{"generated_text": ..., "instruction": ...}`, one for each of `num_return_sequences`. The
+    instruction is the text that conditioned the compression.
 
     Args of a call, or of `pipeline(...)` for all calls:
         sampling, num_frames, fps, start, end, max_frames, max_video_tokens, short_video, on_decode_error, do_sample_frames:
             which frames are taken; seconds for start and end. See `HiComProcessor`.
-        instruction: words to compress all videos by; default: those of the question.
+        instruction: the condition of the compression of all videos; default: the question.
         system: system prompt for chats that have none; default: that of the chat template.
         continue_final_message: continue the last message; default: if it is the assistant's.
-        max_new_tokens: where an answer is cut, default 256. All other arguments of `generate` may be given, too, directly or
+        max_new_tokens: longest answer, default 256. All other arguments of `generate` may be given, too, directly or
             in `generate_kwargs`; `streamer=` streams.
         return_full_text: return the chat, continued by the answer, as "generated_text"; default: the answer alone.
         return_tensors: return the token ids of the answer as "generated_token_ids" in place of its text.
@@ -125,7 +125,7 @@ class VideoTextToTextPipeline(Pipeline):
 
     Raises:
         ValueError: a question is empty or missing, numbers of videos and questions differ, or the model has no processor.
-        TypeError: for an argument that nobody knows.
+        TypeError: an unknown argument.
 
     Example:
         >>> from transformers import pipeline

@@ -48,7 +48,7 @@ class Engine:
     """Answers requests of many threads with the model of a session.
 
     Args:
-        session: whose model, processor and cache are used; it may be asked directly as well, which takes turns.
+        session: its model, processor and cache are used. It may also be asked directly; both take turns.
         access: which files and servers may be read; None for `MediaAccess.guarded()`.
         limits: what requests may cost.
         num_workers: processes that read videos; 0 reads them in threads of this process.
@@ -100,7 +100,7 @@ class Engine:
             on_text: called in the engine's thread with the number of an answer and each piece of it; must not wait.
 
         Raises:
-            EngineBusy: `max_queue` requests are inside.
+            EngineBusy: `max_queue` requests are waiting or being answered.
             EngineClosed: the engine is shutting down.
             ValueError: the request is beyond the limits.
         """

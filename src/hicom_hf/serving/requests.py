@@ -147,7 +147,7 @@ class Result:
     Attributes:
         answers: `num_answers` of them, as the model ended them.
         texts: the same, cut before a stop text.
-        stopped: whether each ended by itself or at a stop text; False if `max_new_tokens` or a cancellation cut it.
+        stopped: whether each ended by itself or at a stop text; False if `max_new_tokens` or a cancellation ended it.
         num_visual_tokens: of the prompt.
         num_cached_tokens: those of them whose video was in the cache.
         videos: what was asked about.

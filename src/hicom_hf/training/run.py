@@ -96,7 +96,7 @@ def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Pat
 
 
 def check_run(recipe: Recipe, name: str = "recipe") -> None:
-    """Everything that a run does before it loads the model: files, packages, and all records of the data.
+    """Check everything that needs no model: files, packages, and all records of the data.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError, ImportError: the recipe cannot be run.

@@ -57,7 +57,7 @@ class HiComTrainer(Trainer):
         group_by: "length": batches of one modality and similar lengths; "modality": of one modality; "visual_tokens": of one
             modality and equally many visual tokens; None: shuffled.
         max_skipped: stop when this process has left out more samples than this that could not be read; None: never.
-        skip_logits: compute logits of labelled tokens only, where nobody asks for them: the same loss and gradients. Not with
+        skip_logits: compute logits of labelled tokens only, where logits are not needed: the same loss and gradients. Not with
             label smoothing, `compute_loss_func` or, in evaluation, `compute_metrics`, which read logits.
         progress_bar: see `ConsoleReport`.
         evaluation: how `evaluate` measures; None: as in transformers, on `eval_dataset`.

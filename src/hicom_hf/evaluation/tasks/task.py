@@ -14,11 +14,11 @@ PROTOCOLS: tuple[Protocol, ...] = ("ours", "official", "lmms")
 
 @dataclass(frozen=True)
 class Mark:
-    """What became of an answer.
+    """The mark of an answer.
 
     Attributes:
-        parsed: what was understood; None for nothing, which counts as wrong.
-        value: 1 right, 0 wrong; None where the right answer is not known here.
+        parsed: the parsed answer; None if it cannot be parsed, which counts as wrong.
+        value: 1 correct, 0 wrong; None where the correct answer is not published.
     """
 
     parsed: str | None
