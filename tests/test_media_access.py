@@ -31,6 +31,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.stopped = threading.Event()
+        self.content = CONTENT  # of /content
 
     @property
     def address(self):
@@ -59,6 +60,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def give_file(self, rest):
         self.answer(CONTENT)
+
+    def give_content(self, rest):
+        self.answer(self.server.content)
 
     def give_redirect(self, rest):
         self.answer(b"", 302, Location=rest.replace("PORT", str(self.server.server_address[1])))
@@ -409,3 +413,4 @@ def test_the_page_on_untrusted_input_states_the_defaults():
     assert f"after {guarded.total_seconds:g} s in all" in page
     assert f"| {round(bounds.max_pixels / 1e6)} million |" in page and f"| {bounds.max_pictures:,} |" in page
     assert f"| {bounds.max_result_bytes // 2**30} GiB |" in page
+    assert f"| {bounds.max_seconds // 86_400} days |" in page

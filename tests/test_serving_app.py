@@ -1,9 +1,11 @@
 """The server: OpenAI's interface, what it refuses, and what strangers cannot reach through it."""
 
+import asyncio
 import base64
 import concurrent.futures
 import json
 import logging
+import socket
 import threading
 import time
 
@@ -12,10 +14,11 @@ from PIL import Image
 from test_media_access import Server as MediaServer
 from video_files import write_video
 
-from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
 from hicom_hf.inference import HiComSession
+from hicom_hf.processors.answering_hicom import end_tokens
 from hicom_hf.processors.media_access_hicom import MediaAccess
+from hicom_hf.processors.media_bounds_hicom import MediaBounds
 from hicom_hf.serving.engine import Engine
 from hicom_hf.serving.requests import Limits
 
@@ -46,8 +49,8 @@ def body(*messages, **options):
     return {"model": "tiny", "messages": list(messages), "max_tokens": 8, **options}
 
 
-def open_client(session, access=None, limits=None, **options):
-    engine = Engine(session, access=access, limits=limits, num_workers=0)
+def open_client(session, access=None, limits=None, bounds=None, **options):
+    engine = Engine(session, access=access, bounds=bounds, limits=limits, num_workers=0)
     client = TestClient(make_app(engine, ServerOptions("tiny", **options)), raise_server_exceptions=False)
     client.engine = engine
     return client
@@ -64,11 +67,16 @@ def client(session):
         yield client
 
 
+ENDLESS = 10**8  # tokens
+
+
 @pytest.fixture
 def endless():
-    """A session whose random model never ends an answer by itself."""
-    session = HiComSession(tiny_model(), tiny_processor())
-    session.model.generation_config.eos_token_id = None
+    """A session whose model ends an answer neither by itself nor, in the life of a test, by its length."""
+    session = HiComSession.load(dtype="float32", device="cpu")
+    generation = session.model.generation_config
+    generation.suppress_tokens, generation.eos_token_id = end_tokens(session.model), None  # words follow words
+    session.model.config.text_config.max_position_embeddings = 10**9
     return session
 
 
@@ -278,6 +286,42 @@ def test_a_full_queue_is_429_with_retry_after(endless):
         assert [one.result().status_code for one in running] == [200, 200]
 
 
+@pytest.mark.parametrize(("stream", "leaves_at"), [(True, "a word"), (True, "the start"), (False, "the start")])
+def test_a_client_that_leaves_ends_its_answer(endless, stream, leaves_at):
+    """The answer can only be ended by its client's leaving; what is waited for has no deadline."""
+    engine = Engine(endless, limits=Limits(max_new_tokens=ENDLESS, max_seconds=1e9), num_workers=0)
+    app = make_app(engine, ServerOptions("tiny"))
+    content = json.dumps(body(user("a"), max_tokens=ENDLESS, stream=stream)).encode()
+
+    async def ask():
+        sent, left = [], asyncio.Event()
+        if leaves_at == "the start":
+            left.set()
+        messages = iter([{"type": "http.request", "body": content, "more_body": False}])
+
+        async def receive():
+            message = next(messages, None)
+            if message is None:
+                await left.wait()
+                return {"type": "http.disconnect"}
+            return message
+
+        async def send(message):
+            sent.append(message)
+            if b'"content": "' in message.get("body", b"").replace(b'"content": ""', b""):
+                left.set()
+
+        scope = {"type": "http", "method": "POST", "path": PATH, "headers": [], "query_string": b"", "app": app}
+        await app({**scope, "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"}}, receive, send)
+        await asyncio.to_thread(engine.close)  # waits for the answer
+        return sent
+
+    sent = asyncio.run(ask())
+    assert engine.statistics.cancelled == 1 and engine.statistics.answered == engine.statistics.failed == 0
+    assert engine.statistics.new_tokens < ENDLESS
+    assert leaves_at != "a word" or len(sent) > 2
+
+
 def test_a_failure_of_the_model_is_500_without_details(session, monkeypatch, urls):
     def fail(*args, **kwargs):
         raise RuntimeError("a secret of the machine")
@@ -290,11 +334,6 @@ def test_a_failure_of_the_model_is_500_without_details(session, monkeypatch, url
 
 
 # What strangers cannot reach -----------------------------------------------------------------------------------------------
-
-
-def rebinding(*arguments, **options):
-    """A name server that gives a private address for every name."""
-    return [(2, 1, 6, "", ("10.1.2.3", 80))]
 
 
 def test_private_servers_are_not_asked(client, media_server):
@@ -310,11 +349,24 @@ def test_private_servers_are_not_asked(client, media_server):
     assert media_server.paths() == []
 
 
-def test_a_name_that_leads_to_a_private_address_is_refused(session):
-    with open_client(session, access=MediaAccess.guarded(resolve=rebinding)) as client:
-        response = client.post(PATH, json=body(user("a", "http://public.example/a.mp4?signature=SECRET")))
-    assert response.status_code == 400 and "10.1.2.3, which is not a public address" in message(response)
-    assert "SECRET" not in response.text
+def test_a_name_that_is_bound_to_another_address_later_gains_nothing(session, media_server, monkeypatch):
+    """The name is public when it is judged and this machine's afterwards; the connection goes to what was judged."""
+    addresses, connected = iter(["8.8.8.8", "127.0.0.1"]), []
+
+    def resolve(host, port, **options):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(addresses), port))]
+
+    def connect(address, **options):
+        connected.append(address[0])
+        raise ConnectionRefusedError("no way out of the test")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    url = f"http://rebinding.example:{media_server.server_address[1]}/file?signature=SECRET"
+    with open_client(session, access=MediaAccess.guarded(resolve=resolve)) as client:
+        first, second = (client.post(PATH, json=body(user("a", url))) for _ in range(2))
+    assert first.status_code == 400 and connected == ["8.8.8.8"]
+    assert second.status_code == 400 and "127.0.0.1, which is not a public address" in message(second)
+    assert media_server.paths() == [] and "SECRET" not in first.text + second.text
 
 
 def open_to(media_server, **options):
@@ -337,13 +389,31 @@ def test_a_stream_without_an_end_is_cut(session, media_server):
     assert response.status_code == 400 and "more than 1000000 bytes" in message(response)
 
 
-@pytest.mark.parametrize(
-    "playlist", ["#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "ffconcat version 1.0\nfile '/etc/passwd'\n"]
-)
-def test_a_playlist_is_no_video(client, playlist):
-    url = "data:video/mp4;base64," + base64.b64encode(playlist.encode()).decode()
-    response = client.post(PATH, json=body(user("a", url)))
+@pytest.mark.parametrize("name", ["hls", "dash", "concat", "sdp"])
+def test_a_playlist_from_a_server_opens_nothing_else(session, media_server, name):
+    canary = f"http://{media_server.address}/canary"
+    playlist = {
+        "hls": f"#EXTM3U\n#EXTINF:5,\n{canary}\n#EXTINF:5,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{canary}</BaseURL></MPD>',
+        "concat": "ffconcat version 1.0\nfile '/etc/passwd'\n",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    }[name]
+    media_server.content = playlist.encode()
+    with open_client(session, access=open_to(media_server)) as client:
+        response = client.post(PATH, json=body(user("a", f"http://{media_server.address}/content")))
     assert response.status_code == 400 and "root:" not in response.text
+    assert media_server.paths() == ["/content"]
+
+
+def test_a_video_of_too_many_pixels_or_seconds_is_refused(session, tmp_path):
+    url = data_url(write_video(tmp_path / "a.mp4", 8))
+    for bounds, expected in (
+        (MediaBounds(max_pixels=100), "more than MediaBounds.max_pixels=100"),
+        (MediaBounds(max_seconds=1), "the length in seconds is"),
+    ):
+        with open_client(session, bounds=bounds) as client:
+            response = client.post(PATH, json=body(user("a", url)))
+        assert response.status_code == 400 and expected in message(response), response.text
 
 
 def test_local_files_are_read_where_they_are_allowed_only(session, client, tmp_path):

@@ -1,5 +1,6 @@
 """Arguments that several commands share, and types of arguments: what argparse calls on the text that was given."""
 
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
@@ -59,32 +60,59 @@ def model_options(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def add_media_arguments(parser: ArgumentParser, default: str | None = "open") -> None:
-    """What reading videos and images may touch; `media_access` reads them. The names are those of vLLM.
+def add_media_arguments(parser: ArgumentParser, default: str | None = "open", serves: bool = False) -> None:
+    """What reading videos and images may touch; `media_access` and `media_bounds` read them. The names are those of vLLM.
 
     Args:
         parser: gets the arguments.
         default: of `--media`; None leaves the choice to whoever reads it.
+        serves: for commands whose sources strangers name: always guarded, and the limits can be set.
     """
     group = parser.add_argument_group("what may be read")
-    group.add_argument(
-        "--media",
-        choices=("open", "guarded"),
-        default=default,
-        help="open (default): all that you may read; guarded, for sources that strangers name: public servers only, 256 MiB, "
-        "60 s, and no local files but those below --allowed-local-media-path",
-    )
+    if serves:
+        parser.set_defaults(media="guarded")
+    else:
+        group.add_argument(
+            "--media",
+            choices=("open", "guarded"),
+            default=default,
+            help="open (default): all that you may read; guarded, for sources that strangers name: public servers only, "
+            "256 MiB, 60 s, and no local files but those below --allowed-local-media-path",
+        )
+    only = "" if serves else "with guarded: "
     group.add_argument(
         "--allowed-local-media-path",
         action="append",
         metavar="FOLDER",
-        help="with guarded: files below this folder may be read; may be given several times",
+        help=f"{only}files below this folder may be read; may be given several times (default: no local file)",
     )
     group.add_argument(
         "--allowed-media-domains",
-        action="append",
+        action="extend",
+        nargs="+" if serves else 1,
         metavar="HOST",
-        help="with guarded: only this host and its subdomains may be asked; may be given several times",
+        help=f"{only}only this host and its subdomains may be asked; may be given several times (default: all public hosts)",
+    )
+    if serves:
+        _add_media_limits(group)
+
+
+def _add_media_limits(group: Any) -> None:
+    group.add_argument(
+        "--allowed-private-hosts",
+        action="extend",
+        nargs="+",
+        metavar="HOST",
+        help="hosts that may be asked though their address is private",
+    )
+    group.add_argument(
+        "--max-media-mb", type=at_least_one, default=256, metavar="N", help="size of one video, in MiB (default 256)"
+    )
+    group.add_argument(
+        "--max-video-seconds", type=at_least_one, default=4 * 3600, metavar="S", help="its length (default 4 hours)"
+    )
+    group.add_argument(
+        "--max-pixels", type=at_least_one, default=2**25, metavar="N", help="of one picture (default 33 million, 8K)"
     )
 
 
@@ -94,9 +122,24 @@ def media_access(args: Namespace) -> Any:
     Raises:
         ValueError: a folder is not there, or folders or hosts are named without guarded.
     """
-    from ..processors.media_access_hicom import media_access_of
+    from ..processors.media_access_hicom import MediaAccess, media_access_of
 
-    return media_access_of(args.media, args.allowed_local_media_path, args.allowed_media_domains)
+    folders = [os.path.expanduser(folder) for folder in args.allowed_local_media_path or ()]
+    if "max_media_mb" not in args:
+        return media_access_of(args.media, folders, args.allowed_media_domains)
+    return MediaAccess.guarded(
+        allowed_local_media_path=folders,
+        allowed_media_domains=args.allowed_media_domains,
+        allowed_private_hosts=args.allowed_private_hosts or (),
+        max_bytes=args.max_media_mb * 2**20,
+    )
+
+
+def media_bounds(args: Namespace) -> Any:
+    """The `MediaBounds` that the limits of `add_media_arguments` ask for."""
+    from ..processors.media_bounds_hicom import MediaBounds
+
+    return MediaBounds(max_seconds=args.max_video_seconds, max_pixels=args.max_pixels)
 
 
 def at_least_one(text: str) -> int:

@@ -14,7 +14,17 @@ import os
 import signal
 import sys
 
-from .arguments import above_zero, add_model_arguments, at_least_one, model_options, not_negative, seed_number
+from .arguments import (
+    above_zero,
+    add_media_arguments,
+    add_model_arguments,
+    at_least_one,
+    media_access,
+    media_bounds,
+    model_options,
+    not_negative,
+    seed_number,
+)
 
 HELP = "serve a model over HTTP to the clients of OpenAI's API (extra: serve)"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -35,40 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-body-mb", type=at_least_one, default=64, metavar="N", help="size of a request, in MiB (default 64)"
     )
 
-    add_media_arguments(parser)
+    add_media_arguments(parser, serves=True)
     add_engine_arguments(parser)
-
-
-def add_media_arguments(parser: argparse.ArgumentParser) -> None:
-    """What clients may have read; the names are vLLM's."""
-    media = parser.add_argument_group("which media clients may name")
-    media.add_argument(
-        "--allowed-local-media-path",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="files below it may be named; may be repeated (default: no local file)",
-    )
-    media.add_argument(
-        "--allowed-media-domains",
-        nargs="+",
-        metavar="HOST",
-        help="the only hosts to fetch from (default: all public ones)",
-    )
-    media.add_argument(
-        "--allowed-private-hosts",
-        nargs="+",
-        default=[],
-        metavar="HOST",
-        help="hosts to fetch from though they are private",
-    )
-    media.add_argument(
-        "--max-media-mb", type=at_least_one, default=256, metavar="N", help="size of one video, in MiB (default 256)"
-    )
-    media.add_argument("--max-frames", type=at_least_one, default=128, metavar="N", help="of one video (default 128)")
-    media.add_argument(
-        "--max-read-seconds", type=above_zero, default=30.0, metavar="S", help="to read one video (default 30)"
-    )
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +60,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument("--max-new-tokens", type=at_least_one, default=1024, metavar="N", help="of an answer (1024)")
     engine.add_argument("--default-max-tokens", type=at_least_one, metavar="N", help="where a client names none (256)")
+    engine.add_argument("--max-frames", type=at_least_one, default=128, metavar="N", help="of one video (default 128)")
+    engine.add_argument(
+        "--max-read-seconds", type=above_zero, default=30.0, metavar="S", help="to read one video (default 30)"
+    )
     engine.add_argument("--max-seconds", type=above_zero, default=300.0, metavar="S", help="for one request (300)")
     engine.add_argument("--workers", type=seed_number, default=2, metavar="N", help="processes that read videos (2)")
     engine.add_argument(
@@ -117,16 +99,10 @@ def run(args: argparse.Namespace) -> int:
 def open_engine(args: argparse.Namespace):
     """The engine that the arguments describe, with its model loaded."""
     from ..inference.session import HiComSession
-    from ..processors.media_access_hicom import MediaAccess
     from ..serving.engine import Engine
     from ..serving.requests import Limits
 
-    access = MediaAccess.guarded(  # what is cheap and may be wrong comes before the weights
-        allowed_local_media_path=[os.path.expanduser(folder) for folder in args.allowed_local_media_path],
-        allowed_media_domains=args.allowed_media_domains,
-        allowed_private_hosts=args.allowed_private_hosts,
-        max_bytes=args.max_media_mb * 2**20,
-    )
+    access, bounds = media_access(args), media_bounds(args)  # what is cheap and may be wrong comes before the weights
     limits = Limits(
         max_queue=args.max_queue,
         max_batch=args.max_num_seqs,
@@ -141,7 +117,7 @@ def open_engine(args: argparse.Namespace):
         cache_bytes=int(args.cache_gb * 2**30),
         cache_dir=args.cache_dir,
     )
-    return Engine(session, access=access, limits=limits, num_workers=args.workers)
+    return Engine(session, access=access, bounds=bounds, limits=limits, num_workers=args.workers)
 
 
 def _say(line: str) -> None:

@@ -11,8 +11,8 @@ Without MODEL answers hicom-tiny, which comes with the package and knows only it
 import argparse
 import os
 
-from .arguments import add_model_arguments, seed_number
-from .serve import add_engine_arguments, add_media_arguments, open_engine
+from .arguments import add_media_arguments, add_model_arguments, seed_number
+from .serve import add_engine_arguments, open_engine
 
 HELP = "show a model on a web page (extra: web)"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
     )
     parser.add_argument("--port", type=seed_number, default=7860, help="default 7860")
-    add_media_arguments(parser)
+    add_media_arguments(parser, serves=True)
     add_engine_arguments(parser)
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         from ..serving.web import launch_page  # gradio reads the variable when it is imported
 
-        args.allowed_local_media_path = [*args.allowed_local_media_path, uploads, str(FOLDER)]
+        args.allowed_local_media_path = [*(args.allowed_local_media_path or ()), uploads, str(FOLDER)]
         with open_engine(args) as engine:
             launch_page(engine, args.model or HICOM_TINY, args.host, args.port)
     return 0

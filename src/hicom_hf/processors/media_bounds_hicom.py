@@ -11,6 +11,7 @@ class MediaBounds:
 
     Attributes:
         max_pixels: width x height of a picture; the default takes a photo of 108 megapixels.
+        max_seconds: length of a video or an animation; the default is 12 days.
         max_packets: of a video stream; the default is 19 hours at 30 frames per second.
         max_pictures: of an animation.
         max_animation_pixels: width x height x pictures of an animation.
@@ -25,6 +26,7 @@ class MediaBounds:
     """
 
     max_pixels: int = 2**27
+    max_seconds: int = 2**20
     max_packets: int = 2**21
     max_pictures: int = 2**16
     max_animation_pixels: int = 2**32

@@ -3,6 +3,7 @@
 Letters: T frames. Frames are uint8 RGB (T, height, width, 3), upright; times are seconds from the first frame.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -271,6 +272,8 @@ def _collect(
     bounds: MediaBounds,
 ) -> tuple[np.ndarray, list[int], tuple[int, int]]:
     """Reads each index once. Returns the frames, the indices that could be read, and (height, width)."""
+    if reader.duration is not None:
+        bounds.check("max_seconds", math.ceil(reader.duration), reader.name, "the length in seconds")
     unique = list(dict.fromkeys(indices))
     stack, places, size = None, {}, (0, 0)
     for index, frame in reader.read(unique):

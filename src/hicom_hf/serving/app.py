@@ -182,7 +182,7 @@ class _Server:
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             events = _events(ticket, done, head, pieces, first, with_usage, request.state.log)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return _AnswerStream(ticket, events)
         request.state.log.update(_counts(done.result()))
         return JSONResponse(completion(done.result(), head))
 
@@ -208,10 +208,24 @@ class _Server:
         return body
 
 
+class _AnswerStream(StreamingResponse):
+    """Sends the events of an answer; a client that leaves ends the answer, also before its first event was taken."""
+
+    def __init__(self, ticket: Ticket, events: AsyncIterator[str]):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.ticket = ticket
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.ticket.cancel()
+
+
 async def _events(
     ticket: Ticket, done: asyncio.Future, head: dict, pieces: asyncio.Queue, piece: Any, with_usage: bool, log: dict
 ) -> AsyncIterator[str]:
-    """The events of an answer; a client that leaves closes this generator, which ends the answer.
+    """The events of an answer.
 
     Args:
         ticket, done: the request, and its future.
@@ -221,25 +235,22 @@ async def _events(
         with_usage: whether the last event counts tokens.
         log: what the log line of the request will say.
     """
-    try:
-        for number in range(len(ticket.texts)):
-            yield _event(chunk(head, number, {"role": "assistant", "content": ""}))
-        while piece is not None:
-            yield _event(chunk(head, piece[0], {"content": piece[1]}))
-            piece = await pieces.get()
-        if (error := done.exception()) is not None:  # the status was sent already: the error is an event
-            wrong = _http_error(error)
-            yield _event(error_body(str(wrong), wrong.kind, wrong.code))
-            return
-        result = done.result()
-        log.update(_counts(result))
-        for number, stopped in enumerate(result.stopped):
-            yield _event(chunk(head, number, {}, finish_reason(stopped)))
-        if with_usage:
-            yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(result)})
-        yield "data: [DONE]\n\n"
-    finally:
-        ticket.cancel()
+    for number in range(len(ticket.texts)):
+        yield _event(chunk(head, number, {"role": "assistant", "content": ""}))
+    while piece is not None:
+        yield _event(chunk(head, piece[0], {"content": piece[1]}))
+        piece = await pieces.get()
+    if (error := done.exception()) is not None:  # the status was sent already: the error is an event
+        wrong = _http_error(error)
+        yield _event(error_body(str(wrong), wrong.kind, wrong.code))
+        return
+    result = done.result()
+    log.update(_counts(result))
+    for number, stopped in enumerate(result.stopped):
+        yield _event(chunk(head, number, {}, finish_reason(stopped)))
+    if with_usage:
+        yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(result)})
+    yield "data: [DONE]\n\n"
 
 
 async def _unless_gone(waiting: Awaitable, ticket: Ticket, request: Request) -> Any:

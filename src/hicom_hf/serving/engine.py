@@ -25,6 +25,7 @@ from ..inference.session import HiComSession
 from ..inference.video_cache import video_key
 from ..processors.answering_hicom import EncodedVideo, ReadVideo, answer_chats, check_question, encode_video
 from ..processors.media_access_hicom import MediaAccess
+from ..processors.media_bounds_hicom import MediaBounds
 from ..processors.video_sources_hicom import VideoReadError
 from .media import Media
 from .requests import (
@@ -50,6 +51,7 @@ class Engine:
     Args:
         session: its model, processor and cache are used. It may also be asked directly; both take turns.
         access: which files and servers may be read; None for `MediaAccess.guarded()`.
+        bounds: what reading one video may cost; None for the defaults.
         limits: what requests may cost.
         num_workers: processes that read videos; 0 reads them in threads of this process.
 
@@ -62,6 +64,7 @@ class Engine:
         session: HiComSession,
         *,
         access: MediaAccess | None = None,
+        bounds: MediaBounds | None = None,
         limits: Limits | None = None,
         num_workers: int = 2,
     ):
@@ -73,6 +76,7 @@ class Engine:
             MediaAccess.guarded() if access is None else access,
             num_workers,
             self.limits.max_read_seconds,
+            bounds or MediaBounds(),
         )
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []

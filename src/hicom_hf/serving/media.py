@@ -22,6 +22,7 @@ import torch
 from ..hub.processes import prepare_worker, worker_context
 from ..processors.answering_hicom import ReadVideo, read_frames
 from ..processors.media_access_hicom import MediaAccess
+from ..processors.media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.source_names_hicom import source_name, url_scheme
 from ..processors.video_sources_hicom import VideoReadError, local_path, open_binary
@@ -37,13 +38,22 @@ class Media:
         access: which files and servers may be read.
         num_workers: processes that read videos; 0 reads in the calling thread.
         max_seconds: that one video may take to be read, where the platform has timers (not on Windows).
+        bounds: what reading one video may cost.
     """
 
-    def __init__(self, processor: HiComProcessor, access: MediaAccess, num_workers: int, max_seconds: float):
+    def __init__(
+        self,
+        processor: HiComProcessor,
+        access: MediaAccess,
+        num_workers: int,
+        max_seconds: float,
+        bounds: MediaBounds = DEFAULT_BOUNDS,
+    ):
         self.processor = processor
         self.access = access
         self.num_workers = num_workers
         self.max_seconds = max_seconds
+        self.bounds = bounds
         self.num_bytes = 0  # fetched
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="hicom-serving-")
@@ -108,7 +118,7 @@ class Media:
             VideoReadError: it cannot be read, takes too long, or ends the process that reads it.
             ValueError: the request contradicts itself.
         """
-        pool = self._pool
+        pool, sampling = self._pool, {**sampling, "media_bounds": self.bounds}
         try:
             if pool is None:
                 video = read_frames(self.processor, path, **sampling)
