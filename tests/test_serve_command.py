@@ -135,8 +135,9 @@ def test_errors_are_those_of_the_openai_client(server):
         client.embeddings.create(model="hicom-tiny", input="a")
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_ends_its_answer(endless):
-    """No time decides: the answer can only be ended by its client's leaving, and is waited for."""
+    """Over real sockets. No time decides: the answer can only be ended by its client's leaving, and is waited for."""
     client = endless.client()
     options = {"max_tokens": ENDLESS, "stream": True}
     stream = client.chat.completions.create(model="endless", messages=chat(QUESTION), **options)

@@ -175,6 +175,18 @@ def test_extras_choose_frames_and_the_instruction(client, urls):
     assert len(times) == 3 and times[0] >= 1 and answer["hicom"]["instruction"] == "the red ring"
 
 
+def test_a_question_can_choose_its_frames(client, urls):
+    extras = {"num_frames": 16, "select": "question", "frames": 4}
+    for stream in (False, True):
+        options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        response = client.post(PATH, json=body(user(QUESTION, urls[0]), mm_processor_kwargs=extras, **options))
+        told = (events(response)[-1] if stream else response.json())["hicom"]
+        [record] = told["selection"]
+        assert record["num_candidates"] == 16 and len(record["frames"]) == 4 and record["reason"]
+        assert told["frame_times"] == [record["times"]] and told["instruction"] == QUESTION
+    assert "hicom_candidate_bytes" in client.get("/metrics").text
+
+
 def test_n_answers_and_a_seed_can_be_asked_for(client, urls):
     asked = body(user("Describe the picture.", urls[0]), n=3, temperature=1.5, seed=1, max_tokens=20)
     first, second = (client.post(PATH, json=asked).json() for _ in range(2))
@@ -209,7 +221,10 @@ def test_a_stop_text_and_a_length_end_answers(client, urls):
         ({"n": 100}, "n is 100, more than the 4"),
         ({"stop": ["a"] * 5}, "stop: Value error, at most 4 stop texts"),
         ({"stream_options": {"include_usage": True}}, "stream_options is for stream: true"),
-        ({"mm_processor_kwargs": {"frames": 3}}, "mm_processor_kwargs.frames: Extra inputs are not permitted"),
+        ({"mm_processor_kwargs": {"framez": 3}}, "mm_processor_kwargs.framez: Extra inputs are not permitted"),
+        ({"mm_processor_kwargs": {"frames": 3}}, "mm_processor_kwargs.frames goes with select"),
+        ({"mm_processor_kwargs": {"select": "question"}}, "select takes frames or max_video_tokens, one of them"),
+        ({"mm_processor_kwargs": {"select": "question", "frames": 500}}, "frames is 500, more than the 128"),
         ({"mm_processor_kwargs": {"num_frames": 500}}, "num_frames is 500, more than the 128"),
         ({"mm_processor_kwargs": {"num_frames": 5, "fps": 1}}, "num_frames=5 and fps=1.0 both say"),
         ({"messages": []}, "messages: List should have at least 1 item"),
@@ -406,7 +421,7 @@ def test_a_playlist_from_a_server_opens_nothing_else(session, media_server, name
 
 
 def test_a_video_of_too_many_pixels_or_seconds_is_refused(session, tmp_path):
-    url = data_url(write_video(tmp_path / "a.mp4", 8))
+    url = data_url(write_video(tmp_path / "a.mp4", 16))
     for bounds, expected in (
         (MediaBounds(max_pixels=100), "more than MediaBounds.max_pixels=100"),
         (MediaBounds(max_seconds=1), "the length in seconds is"),

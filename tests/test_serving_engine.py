@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import wait
 
+import numpy as np
 import pytest
 import torch
 from video_files import write_video
@@ -15,6 +16,7 @@ from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.answering_hicom import EncodedVideo
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.processors.video_sources_hicom import VideoReadError
 from hicom_hf.serving.engine import Engine
@@ -111,11 +113,11 @@ def test_follow_ups_on_one_video_come_before_other_videos_in_a_batch(session, pa
         until(lambda: not engine._waiting and first.slots)  # the model's thread has it
         for question, video in (("a", path), ("b", other), ("c", path), ("d", other), ("e", path)):
             engine.submit(asked(question, video))
-            until(lambda question=question: any(one.chat().question == question for one in engine._waiting))
+            until(lambda question=question: any(one.question == question for one in engine._waiting))
         with engine._changed:
-            assert [one.chat().question for one in engine._next_batch()] == ["a", "c", "e"]
+            assert [one.question for one in engine._next_batch()] == ["a", "c", "e"]
             batch = engine._next_batch()
-            assert [one.chat().question for one in batch] == ["b", "d"]
+            assert [one.question for one in batch] == ["b", "d"]
         for ticket in list(batch):
             engine._fail(ticket, RequestCancelled("the test took it"))
         with engine._changed:
@@ -366,6 +368,83 @@ def test_nothing_is_kept_of_requests_that_ended(session, path):
         del tickets
         gc.collect()
         assert not [one for one in gc.get_objects() if type(one) is EncodedVideo and id(one) not in before]
+
+
+def choosing(question, video, settings=SHORT, num_frames=4, **sampling):
+    source = VideoSource(str(video), sampling, FrameSelection(num_frames=num_frames, min_prominence=0.0))
+    return Request([turn(question)], [source], settings=settings)
+
+
+def test_a_question_chooses_its_frames_as_it_does_in_a_session(session, tmp_path):
+    film = write_video(tmp_path / "film.mp4", 40)
+    selection = FrameSelection(num_frames=4, min_prominence=0.0)
+    alone = session.open(film, selection=selection, fps=5)
+    with open_engine(session, keep_pictures=True) as engine:
+        lock = held(engine)
+        tickets = [engine.submit(choosing(question, film, fps=5.0)) for question in QUESTIONS[:2]]
+        tickets.append(engine.submit(asked(QUESTIONS[2], film)))
+        lock.release()
+        results = [ticket.future.result() for ticket in tickets]
+        assert engine.statistics.videos_encoded == 2  # the candidates, and the four frames of the third question
+        for question, result in zip(QUESTIONS[:2], results, strict=False):
+            answer = alone.ask(question, max_new_tokens=8)
+            [record] = result.selections
+            assert record == answer.selection and record.num_candidates == 20
+            assert result.texts == [answer.answer] and result.videos[0].sampling.times == list(record.times)
+            pictures = result.candidates[0].pictures(record.frames)
+            assert pictures.shape == (4, *pictures.shape[1:3], 3) and pictures.dtype == np.uint8
+        assert results[2].selections == [None]
+        later = engine.submit(choosing(QUESTIONS[3], film, fps=5.0)).future.result()
+        assert later.num_cached_tokens == later.num_visual_tokens > 0
+        assert engine.candidates.num_bytes == later.candidates[0].num_bytes > 0
+
+
+def test_candidates_go_beyond_their_bytes_and_are_bounded_in_number(session, tmp_path):
+    film, other = write_video(tmp_path / "film.mp4", 40), write_video(tmp_path / "other.mp4", 24)
+    with open_engine(session, candidate_bytes=1, limits=Limits(max_candidates=10, max_frames=4)) as engine:
+        result = engine.submit(choosing("a", film, fps=5.0)).future.result()
+        assert result.selections[0].num_candidates == 10 and engine.candidates.num_bytes == 0
+        assert engine.submit(choosing("a", other)).future.result().num_cached_tokens == 0
+        for request, message in (
+            (choosing("a", film, num_frames=5), "frames is 5, more than the 4"),
+            (
+                Request([turn("a")], [VideoSource(str(film), {"num_frames": 11}, FrameSelection(num_frames=2))]),
+                "is 11",
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                engine.submit(request)
+        tokens = Request(
+            [turn("a")], [VideoSource(str(film), {}, FrameSelection(max_video_tokens=10**6))], settings=SHORT
+        )
+        assert engine.submit(tokens).future.result().videos[0].num_frames <= 4
+
+
+def test_a_client_that_leaves_while_candidates_are_read_ends_the_reading(session, tmp_path):
+    film = write_video(tmp_path / "film.mp4", 40)
+    session.model.config.vision_batch_size = 2
+    with open_engine(session) as engine:
+        lock = held(engine)
+        first = engine.submit(choosing("a", film, fps=10.0))
+        until(lambda: engine._reading)
+        second = engine.submit(choosing("b", film, fps=10.0))
+        first.cancel()
+        lock.release()
+        with pytest.raises(RequestCancelled):
+            first.future.result()
+        assert second.future.result().selections[0].num_candidates == 40
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_reads_candidates(session, path, tmp_path):
+    (tmp_path / "text.mp4").write_text("this is no video")
+    with open_engine(session, num_workers=1) as engine:
+        expected = session.open(path, fps=5, selection=FrameSelection(num_frames=4)).ask("a", max_new_tokens=8)
+        source = VideoSource(str(path), {"fps": 5.0}, FrameSelection(num_frames=4))
+        result = engine.submit(Request([turn("a")], [source], settings=SHORT)).future.result()
+        assert result.texts == [expected.answer] and result.selections == [expected.selection]
+        with pytest.raises(VideoReadError, match=r"^the video: "):
+            engine.submit(choosing("a", tmp_path / "text.mp4")).future.result()
 
 
 def test_statistics_are_written_for_prometheus(session, path):

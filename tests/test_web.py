@@ -4,19 +4,28 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+import tempfile
 import urllib.request
 
+import numpy as np
 import pytest
 
 from hicom_hf.assets import FOLDER, example_videos
 from hicom_hf.inference import HiComSession
+from hicom_hf.processors.answering_hicom import end_tokens
+from hicom_hf.processors.frame_selection_hicom import SelectionRecord
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.serving.engine import Engine
+from hicom_hf.serving.requests import Limits
+from hicom_hf.shapes import Scene, render
+from hicom_hf.shapes.writing import write_video
 
 pytest.importorskip("gradio", reason="the extra web is not installed")
 
-from hicom_hf.serving.web import Page
+from gradio import networking
+
+from hicom_hf.serving.page import Page, plain, timeline
+from hicom_hf.serving.web import launch_page
 
 QUESTION = "What colour is the ring?"
 
@@ -25,7 +34,8 @@ QUESTION = "What colour is the ring?"
 def page():
     session = HiComSession.load(dtype="float32", device="cpu")
     access = MediaAccess.guarded(allowed_local_media_path=FOLDER)
-    with Engine(session, access=access, num_workers=0) as engine:
+    limits = Limits(max_new_tokens=10**8, max_seconds=1e9)
+    with Engine(session, access=access, limits=limits, num_workers=0, keep_pictures=True) as engine:
         yield Page(engine)
 
 
@@ -34,8 +44,12 @@ def last(steps):
     return step
 
 
+def opened(page, video=0, num_frames=4, chooses=False):
+    return page.open(str(example_videos()[video]), num_frames, chooses, None)
+
+
 def test_a_video_shows_its_frames_and_what_compression_saves(page):
-    visit, shown, about = page.open(str(example_videos()[0]), 4)
+    visit, shown, about, _ = opened(page)
     assert len(shown) == 4 and shown[0][1] == f"{visit.times[0]:.2f} s"
     tokens = page.config.num_visual_tokens(4)
     assert f"4 frames, {4 * page.config.grid[0] * page.config.grid[1]:,} patches → **{tokens:,} tokens**" in about
@@ -44,93 +58,223 @@ def test_a_video_shows_its_frames_and_what_compression_saves(page):
 def test_a_chat_streams_the_answers_of_the_session_and_keeps_its_turns(page):
     alone = page.engine.session.open(example_videos()[0], num_frames=4).ask(QUESTION)
     page.engine.session.cache.clear()
-    visit, _, _ = page.open(str(example_videos()[0]), 4)
-    chat, visit, line = last(page.ask(QUESTION, [], visit, "", 64))
-    assert [turn["content"] for turn in chat] == [QUESTION, alone.answer]
+    visit, *_ = opened(page)
+    chat, visit, line, *_ = last(page.ask(QUESTION, [], visit, "", 64))
+    assert [turn["content"] for turn in chat] == [QUESTION, f"{alone.answer}\n\n*compressed on: {QUESTION}*"]
     assert f"Compressed on: **{QUESTION}**" in line and "first question" in line
-    chat, visit, line = last(page.ask("Where is it?", chat, visit, "the ring", 64))
+    chat, visit, line, *_ = last(page.ask("Where is it?", chat, visit, "the ring", 64))
     assert "Compressed on: **the ring**" in line and "follow-up" in line and len(visit.turns) == 4
+    assert chat[-1]["content"].endswith("*compressed on: the ring*")
+
+
+def test_the_attention_of_each_answer_can_be_looked_at(page):
+    visit, *_ = opened(page)
+    for question, instruction in ((QUESTION, ""), ("Where is it?", "the moon")):
+        last(page.ask(question, [], visit, instruction, 8))
+    which, slider = page.controls(visit, None)
+    assert which.choices == [(QUESTION, 0), ("Where is it?", 1)] and which.value == 1 and slider.maximum == 4
     for branch in ("local", "global"):
-        pictures = [page.attention(visit, number, branch) for number in (1, 4, 99)]
-        assert pictures[0].size == visit.frames.shape[1:3] and pictures[0] != pictures[1] == pictures[2]
+        pictures = [page.attention(visit, answer, number, branch) for answer in (0, 1) for number in (1, 4, 99)]
+        assert pictures[0].width >= 320 and pictures[0] != pictures[1] == pictures[2]
+        assert pictures[0] != pictures[3] and page.attention(visit, None, 1, branch) == pictures[3]
+    for number in range(10):
+        last(page.ask(f"Question {number}?", [], visit, "", 1))
+    assert len(visit.looks) == 8 and visit.looks[-1].question == "Question 9?"
+
+
+def test_a_question_chooses_its_frames_and_the_timeline_shows_them(page):
+    visit, _, about, bar = opened(page, chooses=True)
+    assert "each question chooses them among 4 per second" in about and bar == ""
+    *_, shown, bar = last(page.ask(QUESTION, [], visit, "", 8))
+    [look] = visit.looks
+    assert [caption for _, caption in shown] == [f"{time:.2f} s" for time in look.times] and len(shown) == 4
+    assert bar.count("<title>") == 4 and all(f"<title>{time:.2f} s</title>" in bar for time in look.times)
+    assert "of 16 frames" in bar and look.frames.shape == visit.frames.shape
+
+
+def test_sessions_free_what_they_hold_and_are_bounded_in_number(page, monkeypatch):
+    monkeypatch.setattr("hicom_hf.serving.page.MAX_VISITS", 2)
+    first, *_ = opened(page)
+    second, *_ = opened(page)
+    third, *_ = page.open(str(example_videos()[1]), 4, False, second)
+    assert second.is_closed and second.frames.nbytes == 0 and not first.is_closed
+    last(page.ask(QUESTION, [], first, "", 4))  # is used, so that the third is the oldest
+    fourth, *_ = opened(page)
+    assert third.is_closed and not first.is_closed and not fourth.is_closed
+    chat, visit, *_ = last(page.ask(QUESTION, [], third, "", 4))
+    assert chat[-1]["content"].startswith("This session was closed") and visit is None
+    for one in (first, fourth):
+        page.forget(one)
+    assert not page._visits and first.looks == []
 
 
 def test_errors_are_texts_of_the_page(page, tmp_path):
-    assert page.open(None, 4) == (None, [], "Choose a video.")
+    assert page.open(None, 4, False, None) == (None, [], "Choose a video.", "")
     (tmp_path / "a.mp4").write_text("no video")
-    assert "**This video cannot be read.** the video: local files" in page.open(str(tmp_path / "a.mp4"), 4)[2]
+    about = page.open(str(tmp_path / "a.mp4"), 4, False, None)[2]
+    assert about.startswith("**This video cannot be read.** the video: local files")
     chat, *_ = last(page.ask(QUESTION, [], None, "", 64))
     assert chat[-1]["content"] == "Choose a video first."
-    visit, _, _ = page.open(str(example_videos()[0]), 4)
-    chat, *_ = last(page.ask(QUESTION, [], visit, "", 10**6))
-    assert chat[-1]["content"].startswith("**Error:** max_tokens is 1000000, more than")
+    visit, *_ = opened(page)
+    chat, *_ = last(page.ask(QUESTION, [], visit, "", 10**9))
+    assert chat[-1]["content"].startswith("**Error:** max\\_tokens is 1000000000, more than")
+
+
+def test_what_people_write_is_no_markup():
+    assert plain("<b>*x*</b> [a](b)") == "\\<b\\>\\*x\\*\\</b\\> \\[a\\]\\(b\\)"
+    record = SelectionRecord("question", "question", "<i>", 9, None, (1,), (0.5,), (), ())
+    assert "<i>" not in timeline(record, 2.0) and "&lt;i&gt;" in timeline(record, 2.0)
+
+
+def make_endless(model, monkeypatch):
+    """Let a model write words without an end."""
+    monkeypatch.setattr(model.generation_config, "suppress_tokens", end_tokens(model), raising=False)
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 10**9)
 
 
 def test_stopping_ends_the_answer(page, monkeypatch):
-    monkeypatch.setattr(page.engine.session.model.generation_config, "eos_token_id", None)
-    visit, _, _ = page.open(str(example_videos()[0]), 4)
-    steps = page.ask("Describe the picture.", [], visit, "", 400)
+    """Only Stop can end the answer; nothing waits for a time."""
+    make_endless(page.engine.session.model, monkeypatch)
+    visit, *_ = opened(page)
+    steps = page.ask("Describe the picture.", [], visit, "", 10**8)
     next(steps)
     cancelled = page.engine.statistics.cancelled
     steps.close()
-    deadline = time.monotonic() + 30
-    while page.engine.num_inside and time.monotonic() < deadline:
-        time.sleep(0.01)
+    with page.engine._changed:
+        page.engine._changed.wait_for(lambda: page.engine.num_inside == 0)
     assert page.engine.statistics.cancelled == cancelled + 1
 
 
 # In a browser --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def address():
+@pytest.mark.slow
+def test_the_command_shows_the_page_offline_and_ends():
     command = [sys.executable, "-m", "hicom_hf.cli.main", "web", "--port", "7867", "--workers", "0"]
-    process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
-    address, deadline = "http://127.0.0.1:7867", time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.5)
-    yield address
-    process.terminate()
-    process.wait()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "http://127.0.0.1:7867" in line:
+                break
+        with urllib.request.urlopen("http://127.0.0.1:7867", timeout=60) as response:
+            content = response.read().decode()
+        process.terminate()
+    assert "HICom: hicom-tiny" in content and "fonts.googleapis" not in content
+    assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """48 seconds of twelve scenes, H.264."""
+    scenes = [Scene.from_seed(seed, clutter="sparse", split="test") for seed in range(12)]
+    frames = np.concatenate([render(scene, size=144)[0] for scene in scenes])
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames)
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The page on its engine, in this process."""
+    networking.url_ok = lambda url: True  # it gives itself 3 seconds, which a loaded machine exceeds
+    folders = [FOLDER, tempfile.gettempdir()]
+    limits = Limits(max_new_tokens=10**8, max_seconds=1e9)
+    session = HiComSession.load(dtype="float32", device="cpu")
+    access = MediaAccess.guarded(allowed_local_media_path=folders)
+    with Engine(session, access=access, limits=limits, num_workers=0, keep_pictures=True) as engine:
+        blocks = launch_page(engine, "hicom-tiny", "127.0.0.1", None, waits=False)
+        yield blocks.local_url.rstrip("/"), engine
+        blocks.close()
+
+
+class Window:
+    """A browser window on the page."""
+
+    def __init__(self, page, address):
+        self.page, self.asked = page, []
+        page.set_default_timeout(300_000)
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(address)
+
+    def upload(self, path, expected):
+        if self.page.locator("#video button[aria-label='Clear']").count():
+            self.page.click("#video button[aria-label='Clear']")
+        self.page.set_input_files("#video input[type=file]", str(path))
+        self.page.wait_for_selector(f"#about:has-text('{expected}')")
+
+    def ask(self, question, expected):
+        """By keyboard."""
+        self.page.fill("#question textarea", question)
+        self.page.press("#question textarea", "Enter")
+        self.page.wait_for_selector(f"#used:has-text('{expected}')")
+        self.page.wait_for_function("document.querySelector('#question textarea').value == ''")
+
+    def attention(self):
+        return self.page.wait_for_selector("#attention img").get_attribute("src")
+
+    def until_attention_is_another(self, before):
+        changed = "before => (document.querySelector('#attention img') || {}).src != before"
+        self.page.wait_for_function(changed, arg=before)
+        return self.attention()
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # gradio's own, in its server's threads
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_uploads_asks_and_looks(address, width, tmp_path):
-    browsers = pytest.importorskip("playwright.sync_api")
+def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatch):
+    browsers = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
+    address, engine = site
     pictures = os.environ.get("HICOM_SCREENSHOTS", tmp_path)
     with browsers.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        window = browser.new_page(viewport={"width": width, "height": 900})
-        asked = []
-        window.on("request", lambda request: asked.append(request.url))
-        window.set_default_timeout(60_000)
-        window.goto(address)
-        window.set_input_files("input[type=file]", str(example_videos()[0]))
-        window.wait_for_selector("#about:has-text('times fewer')")
-        for question, kind in ((QUESTION, "first question"), ("How many objects are there?", "follow-up")):
-            window.fill("#question textarea", question)
-            window.click("#ask")
-            window.wait_for_selector(f"#used:has-text('{kind}')")
-        window.get_by_text("Instruction and length").click()
-        window.fill("#instruction textarea", "the ring")
-        window.fill("#question textarea", QUESTION)
-        window.click("#ask")
-        window.wait_for_selector("#used:has-text('Compressed on: the ring')")
-        before = window.wait_for_selector("#attention img").get_attribute("src")
-        window.fill("#number input[type=number]", "5")
-        window.keyboard.press("Enter")
-        window.wait_for_function("before => document.querySelector('#attention img').src != before", arg=before)
-        assert window.evaluate("document.documentElement.scrollWidth") <= width
-        window.screenshot(path=os.path.join(pictures, f"web_{width}.png"), full_page=True)
+        window = Window(browser.new_page(viewport={"width": width, "height": 900}), address)
+        page = window.page
+
+        (tmp_path / "bad.mp4").write_text("this is no video")
+        window.upload(tmp_path / "bad.mp4", "This video cannot be read")
+        window.upload(example_videos()[0], "times fewer")
+        window.ask("Which way does the cyan moon move?", "first token after")
+        window.ask("How many blue moons are there?", "follow-up")
+        page.get_by_text("Instruction and length").click()
+        page.fill("#instruction textarea", "the striped diamond")
+        before = window.attention()
+        page.fill("#question textarea", "Which colour does it have?")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "ask"
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#used:has-text('Compressed on: the striped diamond')")
+        before = window.until_attention_is_another(before)
+
+        page.fill("#number input[type=number]", "5")
+        page.keyboard.press("Enter")
+        before = window.until_attention_is_another(before)
+        page.get_by_label("global").check()
+        before = window.until_attention_is_another(before)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=os.path.join(pictures, f"web_{width}.png"), full_page=True)
+
+        page.fill("#instruction textarea", "")
+        page.focus("#choose input")
+        page.keyboard.press("Space")
+        window.upload(film, "each question chooses")
+        window.ask("What colour is the striped circle?", "first question")
+        page.wait_for_selector("#timeline svg rect:nth-of-type(5)")
+        window.until_attention_is_another(before)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=os.path.join(pictures, f"web_choosing_{width}.png"), full_page=True)
+
+        make_endless(engine.session.model, monkeypatch)
+        cancelled = engine.statistics.cancelled
+        page.fill("#length input[type=number]", str(10**7))
+        page.keyboard.press("Enter")
+        page.fill("#question textarea", "Describe the picture.")
+        page.click("#ask")
+        page.wait_for_selector("#chat .bot >> nth=1")
+        page.click("#stop")
+        with engine._changed:
+            engine._changed.wait_for(lambda: engine.num_inside == 0)
+        assert engine.statistics.cancelled == cancelled + 1
         browser.close()
-    outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
-    assert outside == []
+    assert [url for url in window.asked if not url.startswith((address, "data:", "blob:"))] == []

@@ -32,6 +32,7 @@ COMMANDS = (
     "merge",
     "serve",
     "shapes",
+    "space",
     "train",
     "web",
 )

@@ -62,6 +62,16 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--default-max-tokens", type=at_least_one, metavar="N", help="where a client names none (256)")
     engine.add_argument("--max-frames", type=at_least_one, default=128, metavar="N", help="of one video (default 128)")
     engine.add_argument(
+        "--max-candidates",
+        type=at_least_one,
+        default=7200,
+        metavar="N",
+        help="frames among which a question chooses (default 7200)",
+    )
+    engine.add_argument(
+        "--candidates-gb", type=not_negative, default=16.0, metavar="N", help="of their files, in GiB (default 16)"
+    )
+    engine.add_argument(
         "--max-read-seconds", type=above_zero, default=30.0, metavar="S", help="to read one video (default 30)"
     )
     engine.add_argument("--max-seconds", type=above_zero, default=300.0, metavar="S", help="for one request (300)")
@@ -96,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if server.started else 1
 
 
-def open_engine(args: argparse.Namespace):
-    """The engine that the arguments describe, with its model loaded."""
+def open_engine(args: argparse.Namespace, keep_pictures: bool = False):
+    """The engine that the arguments describe, with its model loaded; see `Engine`."""
     from ..inference.session import HiComSession
     from ..serving.engine import Engine
     from ..serving.requests import Limits
@@ -108,6 +118,7 @@ def open_engine(args: argparse.Namespace):
         max_batch=args.max_num_seqs,
         max_new_tokens=args.max_new_tokens,
         max_frames=args.max_frames,
+        max_candidates=args.max_candidates,
         max_read_seconds=args.max_read_seconds,
         max_seconds=args.max_seconds,
     )
@@ -117,7 +128,15 @@ def open_engine(args: argparse.Namespace):
         cache_bytes=int(args.cache_gb * 2**30),
         cache_dir=args.cache_dir,
     )
-    return Engine(session, access=access, bounds=bounds, limits=limits, num_workers=args.workers)
+    return Engine(
+        session,
+        access=access,
+        bounds=bounds,
+        limits=limits,
+        num_workers=args.workers,
+        candidate_bytes=int(args.candidates_gb * 2**30),
+        keep_pictures=keep_pictures,
+    )
 
 
 def _say(line: str) -> None:

@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
         from ..serving.web import launch_page  # gradio reads the variable when it is imported
 
         args.allowed_local_media_path = [*(args.allowed_local_media_path or ()), uploads, str(FOLDER)]
-        with open_engine(args) as engine:
+        with open_engine(args, keep_pictures=True) as engine:
             launch_page(engine, args.model or HICOM_TINY, args.host, args.port)
     return 0

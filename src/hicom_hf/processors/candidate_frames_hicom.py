@@ -6,7 +6,7 @@ width, S image side.
 
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -117,6 +117,7 @@ def encode_candidates(
     *,
     dtype: torch.dtype | None = None,
     folder: str | None = None,
+    read: Callable[..., tuple[Any, list[int]]] | None = None,
     **request: Any,
 ) -> CandidateFrames:
     """Read and encode the candidates of a video, `vision_batch_size` frames at a time.
@@ -126,6 +127,7 @@ def encode_candidates(
         video: see `read_video`.
         dtype: in which features are kept, torch.bfloat16 for half of float32's bytes; None for the model's.
         folder: where they are kept while the result lives; None for the system's folder of temporary files.
+        read: reads in place of the video processor's `read_in_chunks`.
         **request: which frames are candidates: `sampling`, or num_frames, fps (default 1 per second), start, end, max_frames;
             and on_decode_error, frame_rate, media_access.
 
@@ -149,7 +151,7 @@ def encode_candidates(
         files[1].append(aligned_features)
 
     with torch.no_grad():
-        sampling, rows = processor.video_processor.read_in_chunks(
+        sampling, rows = (read or processor.video_processor.read_in_chunks)(
             video, consume, model.config.vision_batch_size, **request
         )
     if len(rows) != rows[-1] + 1 - rows[0]:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
 
 from .engine import Engine
-from .protocol import ChatCompletionRequest, chunk, completion, error_body, finish_reason, readable, usage
+from .protocol import ChatCompletionRequest, chunk, completion, conditions, error_body, finish_reason, readable, usage
 from .requests import EngineBusy, EngineClosed, RequestCancelled, RequestTooSlow, Ticket
 
 logger = logging.getLogger("hicom.serve")
@@ -147,9 +147,10 @@ class _Server:
 
     async def metrics(self) -> Response:
         cache = self.engine.session.cache
-        gauges = {
+        gauges: dict[str, float] = {
             "requests_inside": self.engine.num_inside,
             "cache_bytes": cache.num_bytes,
+            "candidate_bytes": self.engine.candidates.num_bytes,
             "cache_limit_bytes": cache.max_bytes,
             "fetched_bytes": self.engine.media.num_bytes,
         }
@@ -249,7 +250,8 @@ async def _events(
     for number, stopped in enumerate(result.stopped):
         yield _event(chunk(head, number, {}, finish_reason(stopped)))
     if with_usage:
-        yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(result)})
+        counted = {**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(result)}
+        yield _event({**counted, "hicom": conditions(result)})
     yield "data: [DONE]\n\n"
 
 

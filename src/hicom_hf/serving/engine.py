@@ -17,16 +17,32 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 
+from ..inference.attention_maps import AttentionMaps, attention_maps
 from ..inference.session import HiComSession
 from ..inference.video_cache import video_key
-from ..processors.answering_hicom import EncodedVideo, ReadVideo, answer_chats, check_question, encode_video
+from ..processors.answering_hicom import (
+    Answer,
+    Chat,
+    EncodedVideo,
+    ReadVideo,
+    answer_chats,
+    check_question,
+    encode_video,
+)
+from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import MediaBounds
 from ..processors.video_sources_hicom import VideoReadError
+from .candidates import Candidates, CandidateStore, choose_for_chat, read_candidates
 from .media import Media
 from .requests import (
     EngineBusy,
@@ -36,6 +52,7 @@ from .requests import (
     RequestCancelled,
     RequestTooSlow,
     Result,
+    Settings,
     Ticket,
     VideoSlot,
     VideoSource,
@@ -43,6 +60,8 @@ from .requests import (
 from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_CANDIDATE_BYTES = 16 * 2**30  # on disk; an hour of film at one frame per second is 12 GB at 7B in bf16
 
 
 class Engine:
@@ -54,10 +73,15 @@ class Engine:
         bounds: what reading one video may cost; None for the defaults.
         limits: what requests may cost.
         num_workers: processes that read videos; 0 reads them in threads of this process.
+        candidate_bytes: of the files in which candidates of long videos are kept, see `CandidateStore`.
+        keep_pictures: whether candidates are kept as pictures, too.
 
     Attributes:
         statistics: what was counted.
+        can_choose: whether questions may choose among the frames of long videos.
     """
+
+    can_choose = True
 
     def __init__(
         self,
@@ -67,10 +91,14 @@ class Engine:
         bounds: MediaBounds | None = None,
         limits: Limits | None = None,
         num_workers: int = 2,
+        candidate_bytes: int = DEFAULT_CANDIDATE_BYTES,
+        keep_pictures: bool = False,
     ):
         self.session = session
         self.limits = limits or Limits()
         self.statistics = Statistics()
+        self.candidates = CandidateStore(candidate_bytes)
+        self.keep_pictures = keep_pictures
         self.media = Media(
             session.processor,
             MediaAccess.guarded() if access is None else access,
@@ -83,7 +111,7 @@ class Engine:
         self._num_inside = 0  # tickets whose future is not done
         self._seconds_per_answer = 1.0
         self._closed = self._ended = False
-        self._reading: dict[str, Future[ReadVideo]] = {}
+        self._reading: dict[str, Future[Any]] = {}
         self._threads = ThreadPoolExecutor(self.limits.max_queue, "hicom-fetch")
         self._thread = threading.Thread(target=self._run, name="hicom-model", daemon=True)
         self._thread.start()
@@ -110,7 +138,7 @@ class Engine:
         """
         request.check(self.limits)
         ticket = Ticket(request, on_text, self._leave)
-        check_question(ticket.chat().question)
+        check_question(ticket.question)
         with self._changed:
             if self._closed:
                 raise EngineClosed("the server is shutting down")
@@ -160,7 +188,7 @@ class Engine:
             for video in ticket.request.videos:
                 if ticket.cancelled.is_set():
                     raise RequestCancelled("the client has left")
-                ticket.slots.append(self._slot(video))
+                ticket.slots.append(self._slot(video, ticket))
         except Exception as error:  # raised again where the future is read
             self._fail(ticket, error)
             return
@@ -170,28 +198,65 @@ class Engine:
         if ticket.cancelled.is_set():
             self._leave(ticket)
 
-    def _slot(self, video: VideoSource) -> VideoSlot:
-        sampling = dict(video.sampling)
+    def _slot(self, video: VideoSource, ticket: Ticket) -> VideoSlot:
+        sampling, chooses = dict(video.sampling), video.selection is not None
         if sampling.get("num_frames") is None:  # bounds what fps, or the model's own setting, takes
-            sampling["max_frames"] = min(sampling.get("max_frames") or self.limits.max_frames, self.limits.max_frames)
+            limit = self.limits.max_candidates if chooses else self.limits.max_frames
+            sampling["max_frames"] = min(sampling.get("max_frames") or limit, limit)
         with self.media.fetched(video.source) as path:
             key = video_key(path, sampling)
             if key is None:
                 raise VideoReadError("the video: the file is no longer there")
+            if video.selection is not None:
+                return self._candidate_slot(path, f"{key}-candidates", sampling, video.selection, ticket)
             encoded = self.session.cache.get(key)
             if encoded is not None:
-                return VideoSlot(key, encoded, None, was_cached=True)
-            return VideoSlot(key, None, self._read_once(key, path, sampling), was_cached=False)
+                return VideoSlot(key, was_cached=True, encoded=encoded)
+            read = self._once(key, lambda: self.media.read(path, sampling))
+            return VideoSlot(key, was_cached=False, read=read)
 
-    def _read_once(self, key: str, path, sampling: dict) -> ReadVideo:
+    def _candidate_slot(
+        self, path: Path, key: str, sampling: dict[str, Any], selection: FrameSelection, ticket: Ticket
+    ) -> VideoSlot:
+        if not self.can_choose:
+            raise ValueError("select: this server cannot let questions choose their frames")
+        if selection.max_video_tokens is not None:  # a budget in tokens is bounded in frames, as any other
+            num_frames = self.session.processor.max_frames_for(selection.max_video_tokens)
+            num_frames = min(num_frames, self.limits.max_frames)
+            selection = replace(selection, num_frames=num_frames, max_video_tokens=None)
+        found = self.candidates.get(key)
+        if found is not None:
+            return VideoSlot(key, was_cached=True, candidates=found, selection=selection)
+
+        was_cached = True  # unless this request is the one that reads them
+
+        def read() -> Candidates:
+            nonlocal was_cached
+            was_cached, check = False, partial(self._check_wanted, ticket)
+            return read_candidates(self.session, self.media, path, sampling, self.keep_pictures, check)
+
+        candidates = self._once(key, read)
+        self.candidates.put(key, candidates)
+        return VideoSlot(key, was_cached=was_cached, candidates=candidates, selection=selection)
+
+    def _check_wanted(self, ticket: Ticket) -> None:
+        if ticket.cancelled.is_set():
+            raise RequestCancelled("the client has left")
+        if self._closed:
+            raise EngineClosed("the server is shutting down")
+
+    def _once(self, key: str, read: Callable[[], Any]) -> Any:
         """Read a video; whoever asks for the same one meanwhile waits for the first to have read it."""
-        mine: Future[ReadVideo] = Future()
-        with self._changed:
-            found = self._reading.setdefault(key, mine)
-        if found is not mine:
-            return found.result()
+        while True:
+            mine: Future[Any] = Future()
+            with self._changed:
+                found = self._reading.setdefault(key, mine)
+            if found is mine:
+                break
+            with suppress(RequestCancelled):  # whoever read it has left: somebody else does
+                return found.result()
         try:
-            mine.set_result(self.media.read(path, sampling))
+            mine.set_result(read())
         except Exception as error:  # raised again below and where others wait
             mine.set_exception(error)
         finally:
@@ -247,16 +312,11 @@ class Engine:
             self._encode(batch)
             rows = [(ticket, number) for ticket in batch for number in range(settings.num_answers)]
             started = monotonic()
-            answers = answer_chats(
-                self.session.model,
-                self.session.processor,
+            answers = self.answer_chats(
                 [ticket.chat() for ticket, _ in rows],
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=settings.seed,
-                on_text=lambda row, text: rows[row][0].add_text(rows[row][1], text),
-                is_cancelled=lambda row: self._ends(*rows[row]),
+                settings,
+                lambda row, text: rows[row][0].add_text(rows[row][1], text),
+                lambda row: self._ends(*rows[row]),
             )
         seconds = monotonic() - started
         with self._changed:
@@ -277,7 +337,12 @@ class Engine:
         return monotonic() - ticket.arrived > self.limits.max_seconds
 
     def _encode(self, batch: list[Ticket]) -> None:
-        """Run SigLIP over the videos of a batch that have no features yet, each once."""
+        """Run SigLIP over the videos of a batch that have no features yet, each once; let questions choose their frames."""
+        for ticket in batch:
+            for slot in ticket.slots:
+                if slot.candidates is not None and slot.selection is not None:
+                    asked = ticket.question, ticket.request.instruction
+                    slot.record, slot.encoded = choose_for_chat(self.session, slot.candidates, slot.selection, *asked)
         new: dict[str, EncodedVideo] = {}
         for slot in (slot for ticket in batch for slot in ticket.slots if slot.encoded is None):
             slot.encoded = new.get(slot.key) or self.session.cache.get(slot.key)
@@ -285,7 +350,7 @@ class Engine:
                 slot.was_cached = True
             else:
                 assert slot.read is not None  # `_slot` gives one or the other
-                slot.encoded = new[slot.key] = encode_video(self.session.model, slot.read)
+                slot.encoded = new[slot.key] = self.encode_video(slot.read)
                 self.session.cache.put(slot.key, slot.encoded)
             slot.read = None  # frees the pixels
 
@@ -301,9 +366,42 @@ class Engine:
             num_visual_tokens=sum(slot.features.num_visual_tokens for slot in ticket.slots),
             num_cached_tokens=sum(slot.features.num_visual_tokens for slot in ticket.slots if slot.was_cached),
             videos=[slot.features for slot in ticket.slots],
+            selections=[slot.record for slot in ticket.slots],
+            candidates=[slot.candidates for slot in ticket.slots],
             first_token_seconds=first - ticket.arrived,
             seconds=now - ticket.arrived,
         )
+
+    # What the model does, for engines that have it done elsewhere ------------------------------------------------------
+
+    def encode_video(self, video: ReadVideo) -> EncodedVideo:
+        """Run SigLIP over a video."""
+        return encode_video(self.session.model, video)
+
+    def answer_chats(
+        self,
+        chats: list[Chat],
+        settings: Settings,
+        on_text: Callable[[int, str], None],
+        is_cancelled: Callable[[int], bool],
+    ) -> list[Answer]:
+        """Answer chats in one batch; see `answer_chats`."""
+        return answer_chats(
+            self.session.model,
+            self.session.processor,
+            chats,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+            on_text=on_text,
+            is_cancelled=is_cancelled,
+        )
+
+    def attention(self, video: EncodedVideo, question: str) -> AttentionMaps:
+        """Where the compressor attends for a question; see `attention_maps`."""
+        with self.session.lock:
+            return attention_maps(self.session.model, self.session.processor, video, question)
 
     # The end of a ticket -----------------------------------------------------------------------------------------------
 
@@ -337,7 +435,7 @@ class Engine:
         ticket.future.set_result(result)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
-        if not isinstance(error, (ValueError, RequestCancelled, RequestTooSlow)):
+        if not isinstance(error, (ValueError, RequestCancelled, RequestTooSlow, EngineClosed)):
             logger.error("a request failed", exc_info=error)
         with self._changed:
             if isinstance(error, RequestCancelled):

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -136,6 +136,51 @@ class Media:
             raise _without_name(error, source_name(path)) from None
         return replace(video, sampling=replace(video.sampling, source=NAME))
 
+    def read_in_chunks(
+        self, path: Path, consume: Callable[[torch.Tensor], None], chunk_size: int, **request: Any
+    ) -> tuple[Any, list[int]]:
+        """Read a fetched video of any length in a process of its own; see `HiComVideoProcessor.read_in_chunks`.
+
+        Raises:
+            VideoReadError: it cannot be read, ends the process that reads it, or no chunk comes for `max_seconds`.
+            ValueError: the request contradicts itself.
+        """
+        request["media_bounds"] = self.bounds
+        try:
+            if self.num_workers == 0:
+                return self.processor.video_processor.read_in_chunks(path, consume, chunk_size, **request)
+            return self._chunks_of_a_process(path, consume, chunk_size, request)
+        except VideoReadError as error:
+            raise _without_name(error, source_name(path)) from None
+
+    def _chunks_of_a_process(
+        self, path: Path, consume: Callable[[torch.Tensor], None], chunk_size: int, request: dict[str, Any]
+    ) -> tuple[Any, list[int]]:
+        context = worker_context()
+        receiving, sending = context.Pipe(duplex=False)
+        arguments = (sending, self.processor, path, chunk_size, request)
+        process = context.Process(target=_send_chunks, args=arguments, daemon=True)  # pyright: ignore[reportAttributeAccessIssue]
+        process.start()
+        sending.close()
+        try:
+            while True:
+                # The process imports the package before its first message; only its end bounds that.
+                kind, content = receiving.recv()
+                if kind == "chunk":
+                    consume(torch.from_numpy(content))
+                elif kind == "done":
+                    return content
+                elif kind == "failed":
+                    raise content
+                if not receiving.poll(self.max_seconds):
+                    raise VideoReadError(f"{NAME}: no frames came for {self.max_seconds:g} s; send a shorter one")
+        except EOFError:
+            raise VideoReadError(f"{NAME}: the process that read it ended; the file is damaged") from None
+        finally:
+            process.kill()
+            process.join()
+            receiving.close()
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -170,6 +215,23 @@ def _read(path: Path, sampling: dict[str, Any], max_seconds: float) -> tuple[Any
         with suppress(AttributeError):
             signal.setitimer(signal.ITIMER_REAL, 0)
     return video.pixel_values.numpy(), video.sampling, video.seconds
+
+
+def _send_chunks(
+    sending: Any, processor: HiComProcessor, path: Path, chunk_size: int, request: dict[str, Any]
+) -> None:
+    """Send ("started", None), ("chunk", pixel values) for each chunk, and ("done", what was read) or ("failed", error)."""
+    for stop in (signal.SIGINT, signal.SIGTERM):  # as for workers
+        signal.signal(stop, signal.SIG_IGN)
+    prepare_worker()
+    sending.send(("started", None))
+    try:
+        read = processor.video_processor.read_in_chunks
+        result = read(path, lambda pixels: sending.send(("chunk", pixels.numpy())), chunk_size, **request)
+    except ValueError as error:  # raised again where chunks are taken
+        sending.send(("failed", error))
+    else:
+        sending.send(("done", result))
 
 
 class _OutOfTime(BaseException):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ..processors.frame_selection_hicom import FrameSelection
 from .requests import Request, Result, Settings, VideoSource
 
 MAX_TEXT_LENGTH = 200_000  # characters of one text
@@ -126,6 +127,24 @@ class Extras(Strict):
     short_video: Literal["once", "repeat"] | None = None
     on_decode_error: Literal["raise", "keep"] | None = None
     instruction: str | None = Field(default=None, min_length=1, max_length=MAX_TEXT_LENGTH)
+    select: Literal["question", "mixture", "uniform"] | None = None
+    frames: int | None = Field(default=None, ge=1)
+
+    def selection(self) -> FrameSelection | None:
+        """How the question chooses among the frames that the other fields name.
+
+        Raises:
+            ValueError: there is a budget without a rule, or a rule without one budget.
+        """
+        if self.select is None:
+            if self.frames is not None:
+                raise ValueError(
+                    "mm_processor_kwargs.frames goes with select; num_frames says how many frames are taken"
+                )
+            return None
+        if (self.frames is None) == (self.max_video_tokens is None):
+            raise ValueError("mm_processor_kwargs.select takes frames or max_video_tokens, one of them")
+        return FrameSelection(self.select, self.frames, self.max_video_tokens)
 
 
 class StreamOptions(Strict):
@@ -169,7 +188,9 @@ class ChatCompletionRequest(BaseModel):
         """
         self._check_unknown()
         extras = self.mm_processor_kwargs or Extras()
-        sampling = extras.model_dump(exclude_none=True, exclude={"instruction"})
+        selection = extras.selection()
+        others = {"instruction", "select", "frames", *(() if selection is None else ("max_video_tokens",))}
+        sampling = extras.model_dump(exclude_none=True, exclude=others)
         turns, videos = [], []
         for message in self.messages:
             content = []
@@ -178,7 +199,10 @@ class ChatCompletionRequest(BaseModel):
                     content.append({"type": "text", "text": part.text})
                 else:
                     content.append({"type": "video"})  # an image is a video of one frame
-                    videos.append(VideoSource(part.source(), {} if part.type == "image_url" else sampling))
+                    is_image = part.type == "image_url"
+                    videos.append(
+                        VideoSource(part.source()) if is_image else VideoSource(part.source(), sampling, selection)
+                    )
             turns.append({"role": "system" if message.role == "developer" else message.role, "content": content})
         if turns[-1]["role"] != "user":
             raise ValueError(f"the last message must be the user's, got that of {turns[-1]['role']!r}")
@@ -261,13 +285,18 @@ def completion(result: Result, head: dict[str, Any]) -> dict[str, Any]:
         }
         for number, (text, stopped) in enumerate(zip(result.texts, result.stopped, strict=True))
     ]
-    instruction = result.answers[0].instruction
-    hicom = {
-        "instruction": instruction,
+    body = {**head, "object": "chat.completion", "choices": choices, "usage": usage(result)}
+    return {**body, "hicom": conditions(result)}
+
+
+def conditions(result: Result) -> dict[str, Any]:
+    """The field `hicom`: what conditioned the answer, and which frames it saw."""
+    return {
+        "instruction": result.answers[0].instruction,
         "first_token_seconds": result.first_token_seconds,
         "frame_times": [video.sampling.times for video in result.videos],
+        "selection": [None if record is None else record.to_dict() for record in result.selections],
     }
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage(result), "hicom": hicom}
 
 
 def chunk(head: dict[str, Any], number: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from time import monotonic
 from typing import Any
 
 from ..processors.answering_hicom import Answer, Chat, EncodedVideo, ReadVideo
+from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
+from .candidates import Candidates
 
 
 class EngineBusy(RuntimeError):
@@ -43,7 +45,8 @@ class Limits:
         max_queue: requests that wait or are answered at one time.
         max_batch: answers that are generated together.
         max_new_tokens: of one answer, and so the length of a batch that an arrival waits for.
-        max_frames: of one video.
+        max_frames: of one video that a question sees.
+        max_candidates: of one video among which a question chooses.
         max_videos: of one request, images included.
         max_answers: of one request, its `n`.
         max_read_seconds: for reading one fetched video.
@@ -57,6 +60,7 @@ class Limits:
     max_batch: int = 8
     max_new_tokens: int = 1024
     max_frames: int = 128
+    max_candidates: int = 7200  # two hours at one per second
     max_videos: int = 8
     max_answers: int = 4
     max_read_seconds: float = 30.0
@@ -96,10 +100,12 @@ class VideoSource:
     Attributes:
         source: path, http(s), file or data URL, or bytes.
         sampling: which frames; keywords of `HiComProcessor`.
+        selection: the question chooses among these frames, which may then be hours of video; None lets it see all of them.
     """
 
     source: Any
     sampling: dict[str, Any] = field(default_factory=dict)
+    selection: FrameSelection | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,14 @@ class Request:
             ("max_tokens", self.settings.max_new_tokens, limits.max_new_tokens),
             ("n", self.settings.num_answers, limits.max_answers),
             ("the number of videos and images", len(self.videos), limits.max_videos),
-            *(("num_frames", video.sampling.get("num_frames") or 1, limits.max_frames) for video in self.videos),
+            *(
+                ("num_frames", video.sampling.get("num_frames") or 1, _frame_limit(video, limits))
+                for video in self.videos
+            ),
+            *(
+                ("frames", (video.selection and video.selection.num_frames) or 1, limits.max_frames)
+                for video in self.videos
+            ),
         ):
             if value > limit:
                 raise ValueError(f"{name} is {value}, more than the {limit} that this server allows")
@@ -138,6 +151,10 @@ class Request:
             raise ValueError(f"temperature must be a finite number, got {self.settings.temperature}")
         if any(not text for text in self.stop):
             raise ValueError("stop holds an empty text")
+
+
+def _frame_limit(video: VideoSource, limits: Limits) -> int:
+    return limits.max_frames if video.selection is None else limits.max_candidates
 
 
 @dataclass(frozen=True)
@@ -150,7 +167,9 @@ class Result:
         stopped: whether each ended by itself or at a stop text; False if `max_new_tokens` or a cancellation ended it.
         num_visual_tokens: of the prompt.
         num_cached_tokens: those of them whose video was in the cache.
-        videos: what was asked about.
+        videos: what was asked about; of those with a selection, the frames that were chosen.
+        selections: of each video, which frames were chosen and why; None where all were taken.
+        candidates: of each video, those among which was chosen; None likewise.
         first_token_seconds, seconds: from the arrival of the request.
     """
 
@@ -160,18 +179,23 @@ class Result:
     num_visual_tokens: int
     num_cached_tokens: int
     videos: list[EncodedVideo]
+    selections: list[SelectionRecord | None]
+    candidates: list[Candidates | None]
     first_token_seconds: float
     seconds: float
 
 
 @dataclass
 class VideoSlot:
-    """A video of a request on its way: read, then encoded; or taken from the cache."""
+    """A video of a request on its way: read, then encoded; or taken from the cache; or chosen from candidates."""
 
     key: str
-    encoded: EncodedVideo | None
-    read: ReadVideo | None
     was_cached: bool
+    encoded: EncodedVideo | None = None
+    read: ReadVideo | None = None
+    candidates: Candidates | None = None
+    selection: FrameSelection | None = None
+    record: SelectionRecord | None = None
 
     @property
     def features(self) -> EncodedVideo:
@@ -221,6 +245,10 @@ class Ticket:
     def _hand_on(self, number: int, text: str) -> None:
         if text and self._on_text is not None:
             self._on_text(number, text)
+
+    @property
+    def question(self) -> str:
+        return Chat(self.request.turns, []).question
 
     def chat(self) -> Chat:
         """The request as a chat with its encoded videos."""

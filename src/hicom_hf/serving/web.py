@@ -1,222 +1,135 @@
 """The web page: a video, its sampled frames, a chat about it, and the attention.
 
-All work is the engine's, so the page shares its queue, limits and cache with every other client. A visitor's session holds the
-path of the video and the chat; features lie in the engine's cache, which is bounded.
+All work is the engine's, so the page shares its queue, limits and cache with every other client. Features lie in the engine's
+cache, which is bounded. A visitor's session holds the frames of one video and the maps of its last answers.
 """
 
 import os
-import queue
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no request leaves this machine
 
 import gradio as gr  # pyright: ignore[reportMissingImports] of the extra web, which the tests run without
-import numpy as np
-from PIL import Image
 
 from ..assets import example_videos
-from ..inference.attention_maps import AttentionMaps
-from ..inference.attention_picture import heated_frame, shown_frames
 from .engine import Engine
-from .requests import Request, Settings, VideoSource
+from .page import MAX_SHOWN_FRAMES, Page
 
 SESSION_SECONDS = 1800  # after which a visitor's state is dropped
-MAX_SHOWN_FRAMES = 64
+SWEEP_SECONDS = 600  # between looks for uploads that are older than twice that
 FONTS = ("system-ui", "sans-serif")  # gradio's own would be fetched from a server of Google
-QUESTIONS = ("What colour is the ring?", "How many objects are there?", "Describe the picture.")
-
-
-@dataclass
-class Visit:
-    """What a visitor has open.
-
-    Attributes:
-        path: of the video.
-        num_frames: that were asked for.
-        frames: uint8 (T, S, S, 3), as the model sees them.
-        times: seconds of each.
-        turns: of the chat, as the engine takes them.
-        maps: of the last answer.
-    """
-
-    path: str
-    num_frames: int
-    frames: np.ndarray
-    times: list[float]
-    turns: list[dict[str, Any]] = field(default_factory=list)
-    maps: AttentionMaps | None = None
-
-    def caption(self, index: int) -> str:
-        return f"{self.times[index]:.2f} s" if self.times else f"frame {index + 1}"
-
-
-class Page:
-    """What happens on the page. Each method serves one control.
-
-    Args:
-        engine: answers; the page asks it to read only what was uploaded to this server.
-    """
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.config = engine.session.model.config
-
-    def open(self, path: str | None, num_frames: int) -> tuple[Visit | None, list, str]:
-        """Read a video: the visit, its frames with their times, and a line about them; or the error as that line."""
-        if not path:
-            return None, [], "Choose a video."
-        num_frames = int(num_frames)
-        try:
-            with self.engine.media.fetched(path) as file:
-                read = self.engine.media.read(file, {"num_frames": num_frames})
-        except ValueError as error:
-            return None, [], f"**This video cannot be read.** {error}"
-        frames = shown_frames(self.engine.session.processor, read)
-        visit = Visit(path, num_frames, frames, read.sampling.times)
-        shown = [(frame, visit.caption(index)) for index, frame in enumerate(frames[:MAX_SHOWN_FRAMES])]
-        rows, columns = self.config.grid
-        patches, tokens = len(frames) * rows * columns, self.config.num_visual_tokens(len(frames))
-        return (
-            visit,
-            shown,
-            f"{len(frames)} frames, {patches:,} patches → **{tokens:,} tokens** ({patches / tokens:.1f} times fewer)",
-        )
-
-    def ask(
-        self, question: str, chat: list, visit: Visit | None, instruction: str, max_tokens: int
-    ) -> Iterator[tuple]:
-        """Answer a question: the chat piece by piece, and at the end the visit and a line about the answer."""
-        if not (question or "").strip():
-            yield chat, visit, gr.skip()
-            return
-        chat = [*chat, {"role": "user", "content": question}]
-        if visit is None:
-            yield [*chat, {"role": "assistant", "content": "Choose a video first."}], None, gr.skip()
-            return
-        turn = {
-            "role": "user",
-            "content": [*([] if visit.turns else [{"type": "video"}]), {"type": "text", "text": question}],
-        }
-        source = VideoSource(visit.path, {"num_frames": visit.num_frames})
-        settings = Settings(max_new_tokens=int(max_tokens))
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        ticket = None
-        try:
-            request = Request([*visit.turns, turn], [source], (instruction or "").strip() or None, settings)
-            ticket = self.engine.submit(request, lambda _, text: pieces.put(text))
-            ticket.future.add_done_callback(lambda _: pieces.put(None))
-            answer = ""
-            while (piece := pieces.get()) is not None:
-                answer += piece
-                yield [*chat, {"role": "assistant", "content": answer}], gr.skip(), gr.skip()
-            result = ticket.future.result()
-        except (ValueError, RuntimeError) as error:
-            yield [*chat, {"role": "assistant", "content": f"**Error:** {error}"}], gr.skip(), gr.skip()
-            return
-        finally:
-            if ticket is not None:
-                ticket.cancel()  # Stop closes this generator: the answer ends at its next token
-        used = result.answers[0].instruction
-        visit.turns = [
-            *visit.turns,
-            turn,
-            {"role": "assistant", "content": [{"type": "text", "text": result.texts[0]}]},
-        ]
-        visit.maps = self._maps(visit, used)
-        kind = "follow-up, features kept" if result.num_cached_tokens else "first question, video encoded"
-        line = f"Compressed on: **{used}** · first token after {result.first_token_seconds:.2f} s ({kind})"
-        yield [*chat, {"role": "assistant", "content": result.texts[0] or "(nothing)"}], visit, line
-
-    def _maps(self, visit: Visit, instruction: str) -> AttentionMaps:
-        session = self.engine.session
-        return session.open(visit.path, num_frames=visit.num_frames).attention(instruction)
-
-    def slider(self, visit: Visit | None) -> Any:
-        """The slider over the frames of a visit."""
-        last = 1 if visit is None else len(visit.frames)
-        return gr.Slider(1, max(last, 2), value=1, step=1, label="Frame")
-
-    def attention(self, visit: Visit | None, number: float, branch: str) -> Any:
-        """One frame under the attention of the last answer."""
-        if visit is None or visit.maps is None:
-            return None
-        index = min(max(int(number), 1), len(visit.frames)) - 1
-        values = visit.maps.local_map if branch == "local" else visit.maps.global_map
-        if values is None:
-            return Image.fromarray(visit.frames[index])
-        return heated_frame(visit.frames[index], values, index)
+QUESTIONS = ("Which way does the cyan moon move?", "How many blue moons are there?", "Describe the picture.")
 
 
 def make_page(engine: Engine, title: str) -> gr.Blocks:
     """The page on an engine.
 
     Args:
-        engine: answers.
+        engine: answers; made with `keep_pictures=True`.
         title: name of the model.
     """
     page = Page(engine)
-    with gr.Blocks(title=f"HICom: {title}", analytics_enabled=False) as blocks:
-        visit = gr.State(None, time_to_live=SESSION_SECONDS)
+    with gr.Blocks(
+        title=f"HICom: {title}", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, 2 * SESSION_SECONDS)
+    ) as blocks:
+        visit = gr.State(None, time_to_live=SESSION_SECONDS, delete_callback=page.forget)
         note = f"\n\n*Note: {engine.session.note}.*" if engine.session.note else ""
         gr.Markdown(f"# HICom: ask {title} about a video{note}")
         with gr.Row():
             with gr.Column(min_width=320):
-                video = gr.Video(label="Video", sources=["upload"], height=260)
-                gr.Examples([[str(path)] for path in example_videos()], [video], label="Examples")
-                count = gr.Slider(1, min(engine.limits.max_frames, MAX_SHOWN_FRAMES), 16, step=1, label="Frames")
-                about = gr.Markdown("Choose a video.", elem_id="about")
-                frames = gr.Gallery(label="Frames that the model sees", columns=4, height=240, elem_id="frames")
+                video, opening, about, timeline, frames = _video_column(engine)
             with gr.Column(min_width=320):
-                chat = gr.Chatbot(label="Chat", height=320, elem_id="chat")
-                question = gr.Textbox(label="Question", placeholder=QUESTIONS[0], elem_id="question", max_length=2000)
-                with gr.Row():
-                    send = gr.Button("Ask", variant="primary", elem_id="ask")
-                    stop = gr.Button("Stop", elem_id="stop")
-                gr.Examples([[text] for text in QUESTIONS], [question], label="Questions")
-                with gr.Accordion("Instruction and length", open=False):
-                    instruction = gr.Textbox(
-                        label="Instruction",
-                        info="Conditions the compression; empty: the question",
-                        elem_id="instruction",
-                    )
-                    length = gr.Slider(1, engine.limits.max_new_tokens, 128, step=1, label="Longest answer, tokens")
-                used = gr.Markdown("", elem_id="used")
+                chat, question, send, stop, instruction, length, used = _chat_column(engine)
         with gr.Row():
             with gr.Column(min_width=320):
-                branch = gr.Radio(
-                    ["local", "global"], value="local", label="Attention of the last answer", elem_id="branch"
-                )
+                which = gr.Dropdown([], label="Attention of the answer to", elem_id="which", interactive=True)
+                branch = gr.Radio(["local", "global"], value="local", label="Branch", elem_id="branch")
                 number = gr.Slider(1, 16, 1, step=1, label="Frame", elem_id="number")
             with gr.Column(min_width=320):
                 picture = gr.Image(
                     label="Where the compressor looked", height=320, elem_id="attention", interactive=False
                 )
-        opened = [visit, frames, about]
-        for control in (video.change, count.release):
-            control(page.open, [video, count], opened).then(page.slider, visit, number).then(
-                lambda: ([], "", None), None, [chat, used, picture]
-            )
-        inputs = [question, chat, visit, instruction, length]
+        looking = [visit, which, number, branch]
+        for control in (video.change, opening[0].release, opening[1].change):
+            control(page.open, [video, *opening, visit], [visit, frames, about, timeline]).then(
+                page.controls, [visit, which], [which, number]
+            ).then(lambda: ([], "", None), None, [chat, used, picture])
+        asking = []
         for control in (send.click, question.submit):
-            asking = control(page.ask, inputs, [chat, visit, used], concurrency_limit=engine.limits.max_queue)
-            asking.then(lambda: "", None, question).then(page.attention, [visit, number, branch], picture)
-            stop.click(None, cancels=[asking])
+            answered = control(
+                page.ask,
+                [question, chat, visit, instruction, length],
+                [chat, visit, used, frames, timeline],
+                concurrency_limit=engine.limits.max_queue,
+            )
+            _then_look(page, answered, question, looking, picture)
+            asking.append(answered)
+        stop.click(None, cancels=asking)
+        which.input(page.controls, [visit, which], [which, number]).then(page.attention, looking, picture)
         for control in (number.change, branch.change):
-            control(page.attention, [visit, number, branch], picture, show_progress="hidden")
+            control(page.attention, looking, picture, show_progress="hidden")
     return blocks
 
 
-def launch_page(engine: Engine, title: str, host: str, port: int) -> None:
-    """Show the page until it is interrupted.
+def _video_column(engine: Engine) -> tuple:
+    """The video and its frames: the components that the page reads and writes."""
+    video = gr.Video(label="Video", sources=["upload"], height=260, elem_id="video")
+    gr.Examples([[str(path)] for path in example_videos()], [video], label="Examples")
+    most = min(engine.limits.max_frames, MAX_SHOWN_FRAMES)
+    count = gr.Slider(1, most, min(16, most), step=1, label="Frames that a question sees")
+    choose = gr.Checkbox(
+        label="Each question chooses its frames",
+        info="for long videos: among one frame per second",
+        elem_id="choose",
+        visible=engine.can_choose,
+    )
+    about = gr.Markdown("Choose a video.", elem_id="about")
+    timeline = gr.HTML("", elem_id="timeline")
+    frames = gr.Gallery(label="Frames that the model sees", columns=4, height=240, elem_id="frames")
+    return video, [count, choose], about, timeline, frames
+
+
+def _chat_column(engine: Engine) -> tuple:
+    """The chat and how it is asked: the components that the page reads and writes."""
+    chat = gr.Chatbot(label="Chat", height=320, elem_id="chat")
+    question = gr.Textbox(label="Question", placeholder=QUESTIONS[0], elem_id="question", max_length=2000)
+    with gr.Row():
+        send = gr.Button("Ask", variant="primary", elem_id="ask")
+        stop = gr.Button("Stop", elem_id="stop")
+    gr.Examples([[text] for text in QUESTIONS], [question], label="Questions")
+    with gr.Accordion("Instruction and length", open=False):
+        instruction = gr.Textbox(
+            label="Instruction", info="Conditions the compression; empty: the question", elem_id="instruction"
+        )
+        most = engine.limits.max_new_tokens
+        length = gr.Slider(1, most, min(128, most), step=1, label="Longest answer, tokens", elem_id="length")
+    used = gr.Markdown("", elem_id="used")
+    return chat, question, send, stop, instruction, length, used
+
+
+def _then_look(page: Page, answered: Any, question: gr.Textbox, looking: list, picture: gr.Image) -> None:
+    """What follows an answer: an empty question, and the attention of the answer."""
+    visit, which, number, _ = looking
+    newest: Callable = lambda visit: page.controls(visit, None)  # noqa: E731
+    answered.then(lambda: "", None, question).then(newest, visit, [which, number]).then(
+        page.attention, looking, picture
+    )
+
+
+def launch_page(engine: Engine, title: str, host: str, port: int | None, waits: bool = True) -> gr.Blocks:
+    """Show the page.
 
     Args:
         engine, title: see `make_page`.
-        host, port: where it listens.
+        host, port: where it listens; port None takes a free one.
+        waits: until it is interrupted; False returns at once, and the page's `close` ends it.
 
     Raises:
         OSError: the port is taken.
     """
-    theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))
-    make_page(engine, title).launch(server_name=host, server_port=port, share=False, theme=theme, footer_links=[])
+    theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))  # pyright: ignore[reportPrivateImportUsage]
+    blocks = make_page(engine, title)
+    options = {"server_name": host, "server_port": port, "share": False, "prevent_thread_lock": not waits}
+    blocks.launch(**options, theme=theme, footer_links=[], quiet=not waits)
+    return blocks
