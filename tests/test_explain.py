@@ -9,8 +9,8 @@ from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.inference import (
     AttentionMaps,
     Explained,
+    attention_fraction,
     attention_maps,
-    attention_share,
     global_map,
     local_map,
     picture,
@@ -151,7 +151,7 @@ def test_an_empty_question_is_refused(model, processor, video):
 def test_the_share_is_that_of_a_loop_over_patches():
     random = np.random.default_rng(2)
     attention, cover = random.random((3, 4, 5)), random.random((3, 4, 5))
-    share = attention_share(attention, cover)
+    share = attention_fraction(attention, cover)
     on_it = sum(attention[place] * cover[place] for place in np.ndindex(3, 4, 5))
     assert share.attention == pytest.approx(on_it / attention.sum())
     assert share.area == pytest.approx(sum(cover[place] for place in np.ndindex(3, 4, 5)) / 60)
@@ -160,7 +160,7 @@ def test_the_share_is_that_of_a_loop_over_patches():
 
 def test_even_attention_has_the_share_of_the_area():
     question = next(found for found in questions(Scene.from_seed(3)) if found.referents)
-    share = attention_share(np.ones((8, 12, 12)), patch_cover(question.referents, 8))
+    share = attention_fraction(np.ones((8, 12, 12)), patch_cover(question.referents, 8))
     assert 0 < share.area < 0.05
     assert share.times_even == pytest.approx(1)
 
@@ -168,7 +168,7 @@ def test_even_attention_has_the_share_of_the_area():
 def test_of_several_objects_the_larger_cover_counts():
     cover = np.zeros((2, 1, 2, 2))
     cover[0, 0, 0], cover[1, 0, 0] = [0.5, 0.0], [0.25, 1.0]
-    assert attention_share(np.ones((1, 2, 2)), cover).area == pytest.approx((0.5 + 1.0) / 4)
+    assert attention_fraction(np.ones((1, 2, 2)), cover).area == pytest.approx((0.5 + 1.0) / 4)
 
 
 def test_groups_that_an_object_does_not_touch_do_not_count_in_a_local_map():
@@ -183,22 +183,22 @@ def test_groups_that_an_object_does_not_touch_do_not_count_in_a_local_map():
     members, inside = members[touched], weights.double().numpy()[touched]
     in_groups = (inside * members).sum(axis=1) / members.mean(axis=1)  # attention over area, group by group
     expected = np.average(in_groups, weights=members.sum(axis=1))
-    assert attention_share(local_map(weights, positions), cover).times_even == pytest.approx(expected)
+    assert attention_fraction(local_map(weights, positions), cover).times_even == pytest.approx(expected)
 
 
 def test_nothing_covered_has_no_quotient():
     for cover in (np.zeros((1, 2, 2)), np.zeros((0, 1, 2, 2))):
-        share = attention_share(np.ones((1, 2, 2)), cover)
+        share = attention_fraction(np.ones((1, 2, 2)), cover)
         assert (share.attention, share.area) == (0, 0) and np.isnan(share.times_even)
 
 
 def test_maps_and_covers_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"got \(1, 2, 2\) and \(1, 2, 3\)"):
-        attention_share(np.ones((1, 2, 2)), np.ones((1, 2, 3)))
+        attention_fraction(np.ones((1, 2, 2)), np.ones((1, 2, 3)))
     with pytest.raises(ValueError, match="must lie from 0 to 1, got 0 to 2"):
-        attention_share(np.ones((1, 1, 2)), np.array([[[0.0, 2.0]]]))
+        attention_fraction(np.ones((1, 1, 2)), np.array([[[0.0, 2.0]]]))
     with pytest.raises(ValueError, match="0 everywhere"):
-        attention_share(np.zeros((1, 1, 2)), np.zeros((1, 1, 2)))
+        attention_fraction(np.zeros((1, 1, 2)), np.zeros((1, 1, 2)))
 
 
 # Pictures --------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers import pipeline
 from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub.loading import load_model, load_processor
 from hicom_hf.hub.saving import save_hub_folder
-from hicom_hf.inference import attention_maps, attention_share
+from hicom_hf.inference import attention_fraction, attention_maps
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
 from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_dataset, write_video
@@ -126,7 +126,10 @@ def test_another_question_moves_the_attention(tiny, tiny_processor, tmp_path):
             patch_cover(question.referents, 16, grid=tiny.config.grid)[0, frames.sampling.indices]
             for question in (asked, rest)
         )
-        assert attention_share(maps.local_map, named).times_even > attention_share(maps.local_map, unnamed).times_even
+        assert (
+            attention_fraction(maps.local_map, named).times_even
+            > attention_fraction(maps.local_map, unnamed).times_even
+        )
 
 
 def test_saved_and_loaded_it_answers_the_same(tiny, tiny_processor, videos, accuracy, tmp_path):

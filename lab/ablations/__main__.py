@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="factors of the rates to choose from (new folder: 1 0.5 2; 1 alone: no choice)",
     )
     parser.add_argument(
-        "--steps-scale", type=above_zero, metavar="X", help="share of all steps, to try out (new folder: 1)"
+        "--steps-scale", type=above_zero, metavar="X", help="fraction of all steps, to try out (new folder: 1)"
     )
     parser.add_argument("--train-videos", type=at_least_one, metavar="N", help="fewer training videos, to try out")
     parser.add_argument(

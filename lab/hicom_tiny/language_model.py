@@ -31,13 +31,13 @@ from .word_tokenizers import LLM_TOKENS, llm_tokenizer
 
 CONTEXT_STREAM = 2
 UNCONDITIONAL_SHARE = (0.7, 0.4)  # of the batches, at first and in the end
-HELD = 0.6  # share of the steps before the rate falls
+HELD = 0.6  # fraction of the steps before the rate falls
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
 MUST_BE_KNOWN = tuple(kind for kind in DRAWN_KINDS if kind != "vague")  # before the clutter grows
-EASY = 0.8  # share of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
+EASY = 0.8  # fraction of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
 PATIENCE = 20  # batches at least before it gets harder again
-LATEST = (0.45, 0.7)  # shares of the steps between which it gets hard in any case
-MEMORY = 0.9  # of the running share of right answers of each kind, per batch that has the kind
+LATEST = (0.45, 0.7)  # fractions of the steps between which it gets hard in any case
+MEMORY = 0.9  # of the running fraction of right answers of each kind, per batch that has the kind
 LEAST_WEIGHT = 0.03  # of a kind that is always answered correctly; a kind that never is weighs 1 more
 # To what power the weights are taken. In unconditional contexts, asking mostly for an order would leave little to look for.
 EMPHASIS = {"conditional": 2, "unconditional": 1}
@@ -175,7 +175,7 @@ def train_language_model(
     reader, tokenizer, dice = PackedReader(), llm_tokenizer(), Dice(seed, CONTEXT_STREAM)
     optimizers = make_optimizers(reader, training.rate)
     fill, latest, waited = FIRST_FILL, 0.0, 0
-    known = {name: dict.fromkeys(DRAWN_KINDS, 0.0) for name in EMPHASIS}  # running shares of right answers
+    known = {name: dict.fromkeys(DRAWN_KINDS, 0.0) for name in EMPHASIS}  # running fractions of right answers
     for step in log.steps(training.steps):
         conditional = not dice.happens(_between(UNCONDITIONAL_SHARE, latest))
         name = "conditional" if conditional else "unconditional"
@@ -210,7 +210,7 @@ def _between(ends: tuple[float, float], share: float) -> float:
 
 
 def _shares_right(right: torch.Tensor, kinds: list[str]) -> dict[str, float]:
-    """Share of samples of each kind that are answered without a mistake."""
+    """Fraction of samples of each kind that are answered without a mistake."""
     return {kind: right[[kind == other for other in kinds]].float().mean().item() for kind in sorted(set(kinds))}
 
 

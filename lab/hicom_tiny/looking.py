@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from hicom_hf.hub.files import write_text
 from hicom_hf.hub.loading import load_model, load_processor
-from hicom_hf.inference import attention_maps, attention_share
+from hicom_hf.inference import attention_fraction, attention_maps
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
 from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.processors.processing_hicom import HiComProcessor
@@ -35,7 +35,7 @@ def times_even(
         words: only the questions that have these in them.
 
     Returns:
-        By branch ("local", "global"), one number per question about a single object: see `attention_share`.
+        By branch ("local", "global"), one number per question about a single object: see `attention_fraction`.
     """
     found: dict[str, list[float]] = {branch: [] for branch in BRANCHES}
     with TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def times_even(
                 cover = patch_cover(question.referents, DEFAULT_NUM_FRAMES, grid=model.config.grid)
                 maps = attention_maps(model, processor, video, question.text)
                 for branch, values in zip(BRANCHES, (maps.local_map, maps.global_map), strict=True):
-                    found[branch].append(attention_share(values, cover[0, frames.sampling.indices]).times_even)
+                    found[branch].append(attention_fraction(values, cover[0, frames.sampling.indices]).times_even)
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-WARMUP = 0.05  # share of the steps
+WARMUP = 0.05  # fraction of the steps
 LOG_EVERY = 20  # steps
 WEIGHT_DECAY = 0.02
 MAX_GRAD_NORM = 1.0
@@ -38,7 +38,7 @@ def rate_at(optimizers: list[torch.optim.Optimizer], rate: float, step: int, ste
         optimizers: whose rate it is.
         rate: the highest.
         step, steps: 0 to steps - 1, and how many there are.
-        held: share of the steps before it falls.
+        held: fraction of the steps before it falls.
     """
     warm = max(1, round(WARMUP * steps))
     falls = max(warm, round(held * steps))

@@ -52,7 +52,7 @@ RASTERS: tuple[tuple[float, int, tuple[int, int, int]], ...] = (
 TASKS = ((0.76, "question"), (0.16, "description"), (0.08, "choice"))
 MAX_PER_KIND = 6  # questions about one scene: more than about a video, so that there are many different ones
 NUM_QUERIES = COMPRESSOR["num_global_tokens"]
-# Shares of samples by what their context holds: local tokens alone, global tokens alone, else both.
+# Fractions of samples by what their context holds: local tokens alone, global tokens alone, else both.
 LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
 # Sharpness of conditional and of unconditional contexts. Below 0 it counts as 0, so that half of the latter have none; the
 # others lead there: without them, the LLM learns to find what it is asked about much later.
@@ -62,7 +62,7 @@ FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "descripti
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
 ORDER_OF_ALIKE = "order of alike objects"  # a word for one of them fits the other, too: where most wrong orders are
 DRAWN_KINDS = (*KINDS, ORDER_OF_ALIKE)
-LEAST_THEMED = 0.3  # smallest share of the objects about which a vague question is asked
+LEAST_THEMED = 0.3  # smallest fraction of the objects about which a vague question is asked
 PATCHES_PER_GROUP_FRAME = 9
 OBJECT_SHARE = 0.11  # of the patches of a group, for an object that one can see well
 LEAST_AMPLIFIED = 0.5  # smallest exponent of the gain that makes up for that; the largest is 1
@@ -151,7 +151,7 @@ class ContextSettings:
     """How contexts are drawn.
 
     Attributes:
-        fill: share of the clutter that is there, 0 to 1.
+        fill: fraction of the clutter that is there, 0 to 1.
         sharpness: smallest and largest, see `CONDITIONAL` and `UNCONDITIONAL`.
         variety: 0 to 1; at 0 there is one raster, hardly a task but questions, and all is fully amplified.
         kind_weights: how often each of `DRAWN_KINDS` is drawn beside the others of its scene; 1 where nothing is said.
@@ -212,7 +212,7 @@ def draw_packed(
 
 
 def _draw_share(choices: Sequence[tuple], dice: Dice) -> tuple:
-    """One of the choices, which begin with their share of the draws."""
+    """One of the choices, which begin with their fraction of the draws."""
     chance = dice.uniform(0.0, sum(choice[0] for choice in choices))
     for choice in choices:
         chance -= choice[0]

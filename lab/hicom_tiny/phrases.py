@@ -9,9 +9,9 @@ from hicom_hf.shapes.questions import ENDS, TEMPLATES
 from hicom_hf.shapes.words import with_article
 
 NAMED_ATTRIBUTES = (1, 1, 2, 2, 2, 3)  # number of attributes in a name; questions use two
-TWO_THINGS = 0.12  # share of texts about two things
-EVERYTHING = 0.04  # share of texts about all that is there
-BARE = 0.25  # share of names without a sentence around them
+TWO_THINGS = 0.12  # fraction of texts about two things
+EVERYTHING = 0.04  # fraction of texts about all that is there
+BARE = 0.25  # fraction of names without a sentence around them
 
 
 @dataclass(frozen=True)

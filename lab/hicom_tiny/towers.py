@@ -27,11 +27,11 @@ from .sizes import INSTRUCTION, INSTRUCTION_LENGTH, VISION
 from .word_tokenizers import instruction_tokenizer
 
 PHRASE_STREAM = 1
-SURE_COVER = 0.3  # share of a patch from which an object in it counts; a smaller share is not judged
+SURE_COVER = 0.3  # fraction of a patch from which an object in it counts; a smaller fraction is not judged
 FIRST_BIAS = -6.0  # most pairs do not match
 FEATURE_SCALE = 0.2  # of the saved features: their norm falls from about 38 to 8, see `scale_features`
 FEATURES_WEIGHT = 0.3  # of the same loss on the features, so that objects are complete one layer earlier
-PALE = 0.5  # share of frames that lose some of their colour, so that shapes are learnt apart from it
+PALE = 0.5  # fraction of frames that lose some of their colour, so that shapes are learnt apart from it
 LEAST_COLOUR = 0.5  # of a frame's colour; with less of it, texts that name a colour are not judged
 CONTRAST, BRIGHTNESS = (0.8, 1.2), (-20.0, 20.0)
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue; ITU-R BT.601
@@ -140,7 +140,7 @@ def draw_batch(scenes: list[SeenScene], training: TowerTraining, dice: Dice) -> 
 
 
 def varied(frame: torch.Tensor, colour: float, contrast: float, brightness: float) -> torch.Tensor:
-    """A frame (3, S, S) uint8 with a share of its colour, times a contrast, plus a brightness in 255ths.
+    """A frame (3, S, S) uint8 with a fraction of its colour, times a contrast, plus a brightness in 255ths.
 
     Hues stay as they are: another hue would show what training is not to show.
     """

@@ -33,7 +33,7 @@ class AttentionMaps:
 
 
 @dataclass(frozen=True)
-class AttentionShare:
+class AttentionFraction:
     """The fraction of a map that lies on objects.
 
     Attributes:
@@ -146,7 +146,7 @@ def global_map(weights: torch.Tensor) -> np.ndarray:
     return mean * mean.size
 
 
-def attention_share(attention: np.ndarray, cover: np.ndarray) -> AttentionShare:
+def attention_fraction(attention: np.ndarray, cover: np.ndarray) -> AttentionFraction:
     """How much of a map lies on objects.
 
     `attention` is the sum of map times cover over the sum of the map, `area` the mean of the cover, and `times_even` their
@@ -165,8 +165,8 @@ def attention_share(attention: np.ndarray, cover: np.ndarray) -> AttentionShare:
         ValueError: the shapes differ, the cover lies outside 0 to 1, or the map is 0 everywhere.
 
     Example:
-        >>> share = attention_share(np.array([[[1.5, 0.5]]]), np.array([[[1.0, 0.0]]]))
-        >>> share.attention, share.area, share.times_even
+        >>> fraction = attention_fraction(np.array([[[1.5, 0.5]]]), np.array([[[1.0, 0.0]]]))
+        >>> fraction.attention, fraction.area, fraction.times_even
         (0.75, 0.5, 1.5)
     """
     cover = np.asarray(cover, dtype=np.float64)
@@ -181,4 +181,4 @@ def attention_share(attention: np.ndarray, cover: np.ndarray) -> AttentionShare:
     total = attention.sum()
     if not total > 0:
         raise ValueError("the map is 0 everywhere; a map of the compressor's attention never is")
-    return AttentionShare(float((attention * cover).sum() / total), float(cover.mean()))
+    return AttentionFraction(float((attention * cover).sum() / total), float(cover.mean()))

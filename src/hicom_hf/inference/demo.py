@@ -21,7 +21,7 @@ from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.answering_hicom import Answer, EncodedVideo, ReadVideo, answer_question, encode_video, read_frames
 from ..processors.processing_hicom import HiComProcessor
 from ..shapes import Question, Scene, is_right, padded_boxes, patch_cover, questions, render, write_video
-from . import Explained, attention_maps, attention_share, picture, shown_frames
+from . import Explained, attention_fraction, attention_maps, picture, shown_frames
 
 FRESH_CLUTTER, FRESH_SPLIT = "normal", "test"  # of a video made on the spot; no training has seen this split
 # About a video of which nothing is known.
@@ -184,7 +184,7 @@ def explained_questions(asked: list[Question]) -> list[int]:
 
 
 def seen_cover(asked: AskedVideo, question: Question, grid: tuple[int, int]) -> np.ndarray:
-    """How much of each patch the objects of a question cover in the frames that were taken, for `attention_share`.
+    """How much of each patch the objects of a question cover in the frames that were taken, for `attention_fraction`.
 
     Args:
         asked: a video with scene.
@@ -210,7 +210,7 @@ def _seen_boxes(asked: AskedVideo, question: Question) -> np.ndarray:
 
 def _describe_shares(maps, cover: np.ndarray) -> str:
     parts = [
-        f"{branch} {attention_share(values, cover).times_even:.1f}"
+        f"{branch} {attention_fraction(values, cover).times_even:.1f}"
         for branch, values in (("local", maps.local_map), ("global", maps.global_map))
         if values is not None
     ]

@@ -15,7 +15,7 @@ def group_spans(size: int, ratio: int) -> list[tuple[int, int]]:
 
     A group has `min(size, ratio)` members. Where `ratio` does not divide `size`, neighbours overlap: the
     `groups * ratio - size` surplus positions are dealt out over the boundaries as evenly as possible, the later
-    boundaries taking the larger share.
+    boundaries having the larger overlaps.
 
     Differs: the official release overlaps neighbours by at most one position and fails where that is not enough (4-frame
     groups over 5, 6 or 9 frames). Dealing the surplus out evenly gives its numbers wherever it works, and a cover of

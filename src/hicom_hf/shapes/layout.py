@@ -20,7 +20,7 @@ CLUTTER_LENGTH = (0.2, 0.45)  # of which at least two thirds lie inside the vide
 TRAVEL = (0.45, 0.65)  # way of a moving object that is asked about
 CLUTTER_TRAVEL = (0.15, 0.3)
 
-MOVING_SUBJECTS, MOVING_CLUTTER = 0.25, 0.15  # shares; the first subject always moves
+MOVING_SUBJECTS, MOVING_CLUTTER = 0.25, 0.15  # fractions; the first subject always moves
 THEME_SHARE = 0.45  # of the clutter that has the theme's colour
 QUARTERS = ((0, 0), (1, 0), (0, 1), (1, 1))  # columns and rows
 MAX_COUNT = len(QUARTERS)

@@ -54,7 +54,7 @@ ANSWERS = {
     "order": None,
     "vague": tuple(THEME_ANSWERS.values()),
 }
-# Share of right answers of someone who has not seen the video but knows the kind's answers.
+# Fraction of right answers of someone who has not seen the video but knows the kind's answers.
 CHANCE = {kind: 1 / len(answers or ("name", "other")) for kind, answers in ANSWERS.items()}
 
 

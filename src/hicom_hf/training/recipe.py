@@ -125,7 +125,7 @@ class OptimizerRecipe:
         beta1, beta2, epsilon: 0.9, 0.999, 1e-8 in the release.
         weight_decay: 0 in the release; biases and norms never decay.
         schedule: of all learning rates.
-        warmup: share of the steps in which rates rise from 0. 0.03: release script.
+        warmup: fraction of the steps in which rates rise from 0. 0.03: release script.
         max_grad_norm: gradients are scaled down to this norm, 0 leaves them. `Differs:` 1.0 is the default of the
             transformers trainer; the release's DeepSpeed files drop it, so its runs were, as far as can be read, unclipped.
     """

@@ -263,7 +263,7 @@ def _records(recipe: Recipe, files: list[str]) -> Iterator[Record]:
 def filled_cache(
     recipe: Recipe, model: HiComForConditionalGeneration, dataset: HiComDataset, device: torch.device
 ) -> FeatureCache:
-    """SigLIP's features of all of a data set's videos and images; each process encodes its share of what is not there."""
+    """SigLIP's features of all of a data set's videos and images; each process encodes a part of those that are missing."""
     autocast = torch.bfloat16 if recipe.precision == "bf16" else None
     cache = FeatureCache(cast(str, recipe.data.feature_cache), model, dataset.encoder.reader, autocast_dtype=autocast)
     several = distributed.is_available() and distributed.is_initialized()
