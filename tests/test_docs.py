@@ -112,11 +112,12 @@ def test_files_that_the_architecture_names_exist():
     }
 
 
-@pytest.mark.parametrize("page", ["instruction.md", "hicom_tiny.md", "shapes.md"])
+@pytest.mark.parametrize("page", ["asking.md", "instruction.md", "hicom_tiny.md", "shapes.md"])
 def test_snippets_about_the_packaged_model_and_world_run(page, capsys):
     for param in blocks("python"):
         path, code = param.values
         if path.name == page:
             exec(compile(code, page, "exec"), {})
+            printed = capsys.readouterr().out
             for expected in re.findall(r"^print\(.*\)  # (.+)$", code, re.MULTILINE):
-                assert expected in capsys.readouterr().out
+                assert expected in printed
