@@ -248,6 +248,7 @@ class Ticket:
 
     @property
     def question(self) -> str:
+        """The words of the last user turn."""
         return Chat(self.request.turns, []).question
 
     def chat(self) -> Chat:
