@@ -4,7 +4,7 @@ What comes out is what training starts from. Everything but the compressor is as
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -19,9 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
-from ..hub.loading import quiet_transformers
+from ..hub.loading import load_with_report, quiet_transformers
 from ..hub.new_folder import new_folder
 from ..hub.places import check_exists, unreadable
 from ..hub.reading import read_json_object
@@ -160,8 +161,8 @@ def build_processor(
         num_global_tokens=compressor.num_global_tokens,
         instruction_length=config.instruction_config.max_position_embeddings,
         instruction_vocab_size=config.instruction_config.vocab_size,
-        image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
-        video_token=tokenizer.convert_ids_to_tokens(config.video_token_id),
+        image_token=cast(str, tokenizer.convert_ids_to_tokens(config.image_token_id)),
+        video_token=cast(str, tokenizer.convert_ids_to_tokens(config.video_token_id)),
     )
 
 
@@ -175,7 +176,7 @@ def load_instruction_tokenizer(siglip: str | Path) -> PreTrainedTokenizerBase:
         FileNotFoundError: it holds no tokenizer.
         ImportError: SentencePiece is needed and not installed.
     """
-    folder = Path(siglip) if Path(siglip).is_dir() else Path(_download(siglip, SIGLIP_TOKENIZER_FILES))
+    folder = Path(siglip) if Path(siglip).is_dir() else Path(_download(str(siglip), SIGLIP_TOKENIZER_FILES))
     try:
         fast = fast_instruction_tokenizer(folder)
         reason = None
@@ -223,9 +224,10 @@ def _load_decoder(llm: str, dtype: str | torch.dtype) -> PreTrainedModel:
     """The LLM with its head, every tensor accounted for."""
     check_exists(llm)
     try:
-        decoder, report = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype, output_loading_info=True)
     except OSError as error:
         raise unreadable(llm, error) from error
+    decoder, report = loaded
     _refuse_tensors(llm, report["missing_keys"], report["unexpected_keys"])
     if decoder.config.get_text_config() is not decoder.config:
         raise ValueError(
@@ -239,17 +241,15 @@ def _load_decoder(llm: str, dtype: str | torch.dtype) -> PreTrainedModel:
 
 def _load_towers(siglip: str, config, dtype: torch.dtype) -> tuple[HiComVisionTower, HiComInstructionEncoder]:
     """Both towers; every tensor of the checkpoint belongs to one of them or is dropped by name."""
-    towers, left_over = [], []
-    for tower_class, part in ((HiComVisionTower, config.vision_config), (HiComInstructionEncoder, config.text_config)):
-        tower, report = tower_class.from_pretrained(siglip, config=part, dtype=dtype, output_loading_info=True)
+    vision, of_vision = load_with_report(HiComVisionTower, siglip, config=config.vision_config, dtype=dtype)
+    text, of_text = load_with_report(HiComInstructionEncoder, siglip, config=config.text_config, dtype=dtype)
+    for report in (of_vision, of_text):
         _refuse_tensors(siglip, report["missing_keys"], [])
-        towers.append(tower)
-        left_over.append(set(report["unexpected_keys"]))
-    unused = left_over[0] & left_over[1]
+    unused = set(of_vision["unexpected_keys"]) & set(of_text["unexpected_keys"])
     _refuse_tensors(
         siglip, [], {key for key in unused if key not in UNUSED_SIGLIP and not key.endswith(UNUSED_SIGLIP_ENDINGS)}
     )
-    return tuple(towers)
+    return vision, text
 
 
 def _refuse_tensors(source: str, missing, unexpected) -> None:
@@ -280,7 +280,7 @@ def _llm_tokens(llm: str) -> Tokens:
         tokenizer,
         multimodal_chat_template(template, IMAGE_TOKEN, VIDEO_TOKEN),
         added,
-        None if template else tokenizer.convert_tokens_to_ids(CHATML_END),
+        None if template else cast(int, tokenizer.convert_tokens_to_ids(CHATML_END)),
     )
 
 
@@ -298,16 +298,14 @@ def _load_tokenizer(llm: str) -> PreTrainedTokenizerBase:
 @torch.no_grad()
 def _make_room(decoder: PreTrainedModel, tokens: Tokens) -> None:
     """Rows for added tokens in the LLM's embeddings: the mean of the others, so that none stands out as an answer."""
-    size = decoder.get_input_embeddings().num_embeddings
+    size = cast(nn.Embedding, decoder.get_input_embeddings()).num_embeddings
     if len(tokens.tokenizer) > size:
         decoder.resize_token_embeddings(len(tokens.tokenizer), mean_resizing=False)
-    ids = tokens.tokenizer.convert_tokens_to_ids(tokens.added)
+    ids = cast(list[int], tokens.tokenizer.convert_tokens_to_ids(tokens.added))
     old = [token for token in range(min(size, len(tokens.tokenizer))) if token not in set(ids)]
-    matrices = {
-        matrix.weight.data_ptr(): matrix.weight
-        for matrix in (decoder.get_input_embeddings(), decoder.get_output_embeddings())
-    }
-    for weight in matrices.values():
+    embeddings = cast(nn.Embedding, decoder.get_input_embeddings())
+    head = cast(nn.Linear, decoder.get_output_embeddings())  # `_load_decoder` has looked
+    for weight in {weight.data_ptr(): weight for weight in (embeddings.weight, head.weight)}.values():
         if ids:
             weight[ids] = weight[old].mean(0, dtype=torch.float32).to(weight.dtype)
 
@@ -316,14 +314,14 @@ def _join(config: HiComConfig, towers, decoder: PreTrainedModel, seed: int) -> H
     """One model out of loaded parts; its own construction costs no memory."""
     with torch.device("meta"):
         model = HiComForConditionalGeneration(config)
-    inner = decoder.base_model
+    inner = cast(PreTrainedModel, decoder.base_model)
     if type(inner) is not type(model.model.language_model):
         raise ValueError(
             f"the LLM's decoder is a {type(inner).__name__}, but AutoModel makes a "
             f"{type(model.model.language_model).__name__} of its config"
         )
     model.model.vision_tower, model.model.instruction_encoder = towers
-    model.model.language_model, model.lm_head = inner, decoder.get_output_embeddings()
+    model.model.language_model, model.lm_head = inner, cast(nn.Linear, decoder.get_output_embeddings())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         compressor = HiComCompressor(
@@ -343,7 +341,7 @@ def _set_generation(model: HiComForConditionalGeneration, decoder: PreTrainedMod
     """The LLM's own way of generating; a template that it did not have brings its own end of turn."""
     settings = decoder.generation_config
     ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    ends = {*ends, tokens.end_of_turn_id} - {None} or {tokens.tokenizer.eos_token_id}
+    ends = {*ends, tokens.end_of_turn_id} - {None} or {cast(int, tokens.tokenizer.eos_token_id)}
     settings.eos_token_id = ends.pop() if len(ends) == 1 else sorted(ends)
     if settings.pad_token_id is None:
         settings.pad_token_id = tokens.tokenizer.pad_token_id

@@ -20,7 +20,7 @@ import string
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import Unigram
@@ -137,7 +137,8 @@ def fast_instruction_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     slow = slow_instruction_tokenizer(folder)
     from transformers.convert_slow_tokenizer import import_protobuf
 
-    model = import_protobuf().ModelProto.FromString((folder / "spiece.model").read_bytes())
+    protobuf: Any = import_protobuf()
+    model = protobuf.ModelProto.FromString((folder / "spiece.model").read_bytes())
     _check_expressible(model, slow, folder)
     return PreTrainedTokenizerFast(
         tokenizer_object=_build_tokenizer(model, slow),
@@ -226,7 +227,7 @@ def _build_tokenizer(model: Any, slow: "SiglipTokenizer") -> Tokenizer:
             *_mark_special_tokens(mark_of),
             *_canonicalize(_any_of(mark_of.values()), slow.do_lower_case),
             *_normalize_like_sentencepiece(model, _any_of(mark_of.values())),
-            *_restore_special_tokens(model, mark_of, slow.eos_token, slow.unk_token),
+            *_restore_special_tokens(model, mark_of, cast(str, slow.eos_token), cast(str, slow.unk_token)),
         ]
     )
     # Spaces stay inside: SentencePiece segments the text as a whole.

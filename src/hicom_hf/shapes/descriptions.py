@@ -38,13 +38,13 @@ def descriptions(scene: Scene) -> list[Question]:
     """
     dice = Dice(scene.seed, SPLITS.index(scene.split), DESCRIPTION_STREAM)
     subjects = dice.shuffled(scene.subjects)
-    found = [_asked(dice, f"the {one.name.phrase}", _life(one), (one,)) for one in subjects]
+    found = [_asked(dice, f"the {one.own_name.phrase}", _life(one), (one,)) for one in subjects]
     if scene.count_name:
         name, count = scene.count_name, len(scene.counted)
         told = f"{NUMBERS[count - 1]} {name.phrase if count == 1 else name.plural}"
         found.append(_asked(dice, f"the {name.plural}", told, tuple(scene.counted)))
     for first, last in order_pairs(subjects)[:1]:
-        names = [one.name.phrase for one in dice.shuffled((first, last))]
+        names = [one.own_name.phrase for one in dice.shuffled((first, last))]
         told = f"first {_full(first)} at the {first.place}, then {_full(last)} at the {last.place}"
         found.append(_asked(dice, f"the {names[0]} and the {names[1]}", told, (first, last)))
     if scene.theme:

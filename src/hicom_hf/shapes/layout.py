@@ -116,14 +116,15 @@ class Layout:
         """Objects of the same name, seen all the time, each in a quarter of its own; the open attribute is drawn for each."""
         asked = self.dice.choose(ATTRIBUTES)
         _, name = self.named_attributes(asked)
-        names = [found.name for found in self.objects]
+        names = [found.own_name for found in self.objects]
         quarters = self.dice.shuffled(QUARTERS)
         for _ in range(TRIES):
             placed = len(self.objects) - len(names)
             if placed == count:
                 break
             answer = self.answer(asked)
-            values = tuple(value or answer for value in name)
+            colour, shape, texture = (value or answer for value in name)
+            values = (colour, shape, texture)
             if values in self.clutter_appearances and not any(other.fits(*values) for other in names):
                 self.place(Wish(values, name, quarter=quarters[placed]), 1)
         else:
@@ -154,7 +155,8 @@ class Layout:
         for _ in range(tries):
             start, end = _interval(self.dice, wish.phase)
             scale, length = self.dice.uniform(*SCALES), self.dice.uniform(*wish.travel)
-            travel = tuple(sign * length for sign in DIRECTIONS.get(wish.direction, (0, 0)))
+            right, down = DIRECTIONS.get(wish.direction, (0, 0))
+            travel = (right * length, down * length)
             x, y = (self.coordinate(scale, way, half) for way, half in zip(travel, wish.quarter, strict=True))
             candidate = SceneObject(*wish.values, x, y, scale, start, end, travel, wish.name)
             if self.has_room(candidate):

@@ -39,6 +39,12 @@ class SceneObject:
     name: Name | None = None
 
     @property
+    def own_name(self) -> Name:
+        """The name of what is asked about; clutter has none."""
+        assert self.name is not None
+        return self.name
+
+    @property
     def attributes(self) -> tuple[str, str, str]:
         return self.colour, self.shape, self.texture
 

@@ -99,9 +99,9 @@ def questions(scene: Scene, max_per_kind: int = MAX_PER_KIND) -> list[Question]:
     subjects = dice.shuffled(scene.subjects)
     still = [found for found in subjects if not found.moves]
     candidates = {
-        "colour": [found for found in subjects if found.name.asked == "colour"],
-        "shape": [found for found in subjects if found.name.asked == "shape"],
-        "texture": [found for found in subjects if found.name.asked == "texture"],
+        "colour": [found for found in subjects if found.own_name.asked == "colour"],
+        "shape": [found for found in subjects if found.own_name.asked == "shape"],
+        "texture": [found for found in subjects if found.own_name.asked == "texture"],
         "where": still,
         "when": dice.shuffled(still),
         "motion": [found for found in subjects if found.moves],
@@ -115,7 +115,7 @@ def questions(scene: Scene, max_per_kind: int = MAX_PER_KIND) -> list[Question]:
         "motion": lambda found: found.direction,
     }
     asked = [
-        _ask(dice, kind, answer_of[kind](found), (found,), name=found.name.phrase)
+        _ask(dice, kind, answer_of[kind](found), (found,), name=found.own_name.phrase)
         for kind, group in candidates.items()
         for found in group[:max_per_kind]
     ]
@@ -187,7 +187,7 @@ def _exist(scene: Scene, dice: Dice, subjects: list[SceneObject]) -> list[Questi
     found = []
     for name, subject in zip(scene.absent, dice.shuffled(subjects), strict=False):
         is_there = dice.happens(0.5)
-        called: Name = subject.name if is_there else name
+        called: Name = subject.own_name if is_there else name
         referents = (subject,) if is_there else ()
         found.append(_ask(dice, "exist", "yes" if is_there else "no", referents, a_name=with_article(called.phrase)))
     return found
@@ -208,7 +208,7 @@ def _vague(scene: Scene) -> list[Question]:
 
 
 def _order(dice: Dice, first: SceneObject, last: SceneObject, end: str) -> Question:
-    answer = (first if end == "first" else last).name.phrase
-    named = [found.name.phrase for found in dice.shuffled((first, last))]
+    answer = (first if end == "first" else last).own_name.phrase
+    named = [found.own_name.phrase for found in dice.shuffled((first, last))]
     text = dice.choose(TEMPLATES["order"]).format(end=end, name=named[0], other=named[1])
     return Question("order", text, answer, tuple(named), (first, last))

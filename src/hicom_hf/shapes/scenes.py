@@ -118,14 +118,15 @@ class Scene:
     def theme(self) -> str:
         """The commonest colour if it is clearly so (twice as common as the next, at least two objects more), else ""."""
         counts = {colour: sum(found.colour == colour for found in self.objects) for colour in COLOURS}
-        first, second = sorted(counts, key=counts.get, reverse=True)[:2]
+        first, second = sorted(counts, key=counts.__getitem__, reverse=True)[:2]
         is_clear = counts[first] >= max(counts[second] + 2, 2 * counts[second])
         return first if is_clear else ""
 
 
 def _background(dice: Dice) -> tuple[tuple[int, int, int], int, int]:
     grey = 25 + dice.below(51)
-    return tuple(grey - 10 + dice.below(21) for _ in range(3)), dice.below(41) - 20, dice.below(41) - 20
+    red, green, blue = (grey - 10 + dice.below(21) for _ in range(3))
+    return (red, green, blue), dice.below(41) - 20, dice.below(41) - 20
 
 
 def _dice(seed: int, split: str, stream: int) -> Dice:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -21,7 +21,7 @@ from .descriptions import CAPTION_REQUESTS, caption, descriptions
 from .dice import Dice
 from .questions import Question, multiple_choice, questions, rare_questions
 from .rendering import DEFAULT_FPS, DEFAULT_NUM_FRAMES, DEFAULT_SIZE, height_and_width, render, render_still
-from .scenes import Scene
+from .scenes import Scene, Split
 
 # Files of each stage, with what goes into them.
 STAGES = {
@@ -79,7 +79,7 @@ def write_video(
         atomic_file(path, durable=False) as written,  # it can be made again
         av.open(str(written), "w") as container,
     ):
-        stream = container.add_stream(codec, rate=rate, options=CODECS[codec])
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=CODECS[codec]))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.codec_context.thread_count = 1  # more do not pay for such small pictures
         for frame in frames:
@@ -94,7 +94,7 @@ def write_dataset(
     seed: int = 0,
     *,
     stage: str = "all",
-    split: str = "train",
+    split: Split = "train",
     clutter: str | float = "mixed",
     num_frames: int = DEFAULT_NUM_FRAMES,
     size: int | tuple[int, int] = DEFAULT_SIZE,
@@ -149,7 +149,7 @@ def write_dataset(
     if "alignment" in chosen:
         (folder / "images").mkdir(exist_ok=True)
         for number, scene_seed in enumerate(progress(seeds, num_videos, "pictures")):
-            files["alignment.json"].append(_picture(folder, number, Scene.still(scene_seed, split), size))
+            files["alignment.json"].append(_picture(folder, number, Scene.still(scene_seed, split), (height, width)))
     if chosen != ["alignment"]:
         (folder / "videos").mkdir(exist_ok=True)
         for number, scene_seed in enumerate(progress(seeds, num_videos, "videos")):
