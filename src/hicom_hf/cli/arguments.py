@@ -27,7 +27,7 @@ def add_model_arguments(
         dtype: default of `--dtype`, and the words that say so.
     """
     group = parser.add_argument_group("the model")
-    place = {"nargs": "?"} if positional else {}
+    place: dict[str, Any] = {"nargs": "?"} if positional else {}
     name = "model" if positional else "--model"
     group.add_argument(name, metavar="MODEL", help=f"{MODEL_HELP} (default: the packaged hicom-tiny)", **place)
     group.add_argument(

@@ -186,16 +186,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_file(args: argparse.Namespace) -> int:
     """Answer the questions of a file."""
+    parser: argparse.ArgumentParser = args.parser
     if args.video is not None:
-        args.parser.error("argument --from: goes without VIDEO and QUESTION")
+        parser.error("argument --from: goes without VIDEO and QUESTION")
     if args.select is not None or args.frames is not None:
-        args.parser.error("argument --from: goes without --select and --frames")
+        parser.error("argument --from: goes without --select and --frames")
     if args.output is None:
-        args.parser.error("argument --from: --output is missing, the file to write")
+        parser.error("argument --from: --output is missing, the file to write")
     if args.instruction:
-        args.parser.error("argument --instruction: goes without --from; a line of the file may state its own")
+        parser.error("argument --instruction: goes without --from; a line of the file may state its own")
     if args.temperature:
-        args.parser.error("argument --temperature: --from takes the likeliest words, so that a run can be resumed")
+        parser.error("argument --temperature: --from takes the likeliest words, so that a run can be resumed")
 
     from ..evaluation.bulk import RUN_SUFFIX, questions_task
     from ..evaluation.evaluating import evaluate

@@ -8,13 +8,14 @@ of the command or behind it, and `HICOM_DEBUG=1` open it: errors come out as Pyt
 """
 
 import argparse
+import io
 import json
 import os
 import re
 import shlex
 import sys
 from importlib import import_module, metadata
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from . import CommandError
 from .arguments import CONTROL_CHARACTERS
@@ -69,7 +70,7 @@ def run_command(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     except SystemExit as stop:  # of argparse, which has printed the help or what is wrong with the arguments
         if as_json and isinstance(stop, BadArguments):
             _print_error_object("BadArguments", stop.message)
-        return stop.code or 0
+        return cast(int, stop.code or 0)  # argparse gives numbers
     except KeyboardInterrupt:
         print("hicom: interrupted", file=sys.stderr)
         if as_json:
@@ -132,7 +133,9 @@ def _load_package() -> None:
     """Run the package's own `__init__`, which registers HICom with transformers, if `hicom_command` put that off."""
     package = sys.modules["hicom_hf"]
     if not hasattr(package, "__version__"):
-        package.__spec__.loader.exec_module(package)
+        spec = package.__spec__
+        assert spec is not None and spec.loader is not None  # it was found and is not run yet
+        spec.loader.exec_module(package)
 
 
 def _prepare_streams() -> None:
@@ -148,7 +151,8 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  as long as the process
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _one_message(error: Exception, argv: list[str]) -> str:

@@ -45,8 +45,9 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(shipped_recipes()))
         return 0
+    parser: argparse.ArgumentParser = args.parser
     if args.recipe is None:
-        args.parser.error("give a RECIPE, or --list")
+        parser.error("give a RECIPE, or --list")
     recipe = read_recipe(args.recipe, [*args.overrides, *media_overrides(args)])
     if args.show:
         print(recipe_text(recipe), end="")

@@ -260,7 +260,7 @@ def _check_media(
 
     with ThreadPoolExecutor(num_workers) as pool:
         frames.update(_in_windows(pool, check, list(owners), num_workers * WINDOW))
-    report.problems.extend(frames[key] for key in owners if isinstance(frames[key], Problem))
+    report.problems.extend(found for key in owners if isinstance(found := frames[key], Problem))
     return [key for key, (medium, _) in owners.items() if not isinstance(medium.source, str)]
 
 

@@ -134,7 +134,7 @@ def _folder_records(folder: Path, media_root: str | os.PathLike | None) -> Itera
 
         found = load_from_disk(folder)
         if isinstance(found, DatasetDict):
-            raise ValueError(f"{folder} holds several splits; give one of its folders: {', '.join(found)}")
+            raise ValueError(f"{folder} holds several splits; give one of its folders: {', '.join(map(str, found))}")
         for row in open_stream(found):
             yield from records_of_row(row, _root(folder, media_root))
     elif tables:
@@ -212,7 +212,7 @@ def _file_of_id(name: str, record: Record) -> str:
     return found
 
 
-def _with_files(data: dict[str, Any], record: Record, conversion: Conversion) -> dict[str, Any]:
+def _with_files(data: Mapping[str, Any], record: Record, conversion: Conversion) -> dict[str, Any]:
     """The record with every video and image as a path from the destination's folder."""
     data = dict(data)
     for kind, keys in MEDIA_KEYS.items():
@@ -237,7 +237,7 @@ def _turn_with_files(turn: Any, record: Record, conversion: Conversion) -> Any:
         part = {key: value for key, value in part.items() if value is not None} if isinstance(part, Mapping) else part
         kind = part.get("type") if isinstance(part, Mapping) else None
         source = next((key for key in (kind, "path", "url", "bytes") if kind in MEDIA_KEYS and key in part), None)
-        if source is not None:
+        if isinstance(kind, str) and source is not None:
             rest = {key: value for key, value in part.items() if key != source}
             part = {**rest, kind: _file(kind, part[source], record, conversion)}
         parts.append(part)

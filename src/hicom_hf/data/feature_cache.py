@@ -153,10 +153,13 @@ class FeatureCache:
         Raises:
             ValueError: with `fps` alone, the number of frames is not known beforehand, unless the records give it.
         """
-        counts = [self.reader.most_frames(medium) for medium in media]
-        if None in counts:
-            raise ValueError("the size of a cache is not known with fps and without max_frames; give max_frames")
-        return sum(counts) * self._frame_size
+        total = 0
+        for medium in media:
+            count = self.reader.most_frames(medium)
+            if count is None:
+                raise ValueError("the size of a cache is not known with fps and without max_frames; give max_frames")
+            total += count
+        return total * self._frame_size
 
     def fill(
         self,

@@ -234,9 +234,10 @@ def _own_parts(turn: Any) -> Any:
 
 
 def _own_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    kind = URL_PARTS.get(part.get("type"), part.get("type"))
-    rest = {key: value for key, value in part.items() if key not in (*PIXEL_KEYS, part.get("type"))}
-    source = part.get(part.get("type"))
+    given: Any = part.get("type")
+    kind = URL_PARTS.get(given, given)
+    rest = {key: value for key, value in part.items() if key not in (*PIXEL_KEYS, given)}
+    source: Any = part.get(given)
     if isinstance(source, Mapping):  # OpenAI: {"url": ...}
         source = source.get("url")
     return {**rest, "type": kind, **({} if source is None else {kind: source})}

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import cast
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -14,7 +15,9 @@ from .reading import read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 HUB_SECONDS = 10.0  # to wait for the Hub to say whether a repo exists
-NO_ANSWER = HfHubHTTPError.__bases__[0]  # what huggingface_hub's HTTP library raises where there is no network
+NO_ANSWER = cast(
+    type[Exception], HfHubHTTPError.__bases__[0]
+)  # what huggingface_hub's HTTP library raises where there is no network
 
 
 @dataclass(frozen=True)
