@@ -240,4 +240,7 @@ def _own_part(part: Mapping[str, Any]) -> dict[str, Any]:
     source: Any = part.get(given)
     if isinstance(source, Mapping):  # OpenAI: {"url": ...}
         source = source.get("url")
-    return {**rest, "type": kind, **({} if source is None else {kind: source})}
+    own = {**rest, "type": kind}
+    if kind is not None and source is not None:
+        own[kind] = source
+    return own

@@ -15,9 +15,8 @@ from .reading import read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 HUB_SECONDS = 10.0  # to wait for the Hub to say whether a repo exists
-NO_ANSWER = cast(
-    type[Exception], HfHubHTTPError.__bases__[0]
-)  # what huggingface_hub's HTTP library raises where there is no network
+# What huggingface_hub's HTTP library raises where there is no network.
+NO_ANSWER = cast(type[Exception], HfHubHTTPError.__bases__[0])
 
 
 @dataclass(frozen=True)
