@@ -4,7 +4,7 @@ Letters: B batch rows, V videos (or images) of the whole batch, T frames of one,
 C LLM width, L = 64 instruction tokens, N visual tokens of one video, S image side in pixels.
 """
 
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ class HiComPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["HiComVisionTower", "HiComInstructionEncoder", "HiComCompressor"]
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
         """As in transformers; `dtype` may also be a dictionary of parts, see `part_dtypes_hicom`."""
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         if not isinstance(dtype, dict):
@@ -45,7 +45,7 @@ class HiComPreTrainedModel(PreTrainedModel):
         types = types_of_parts(dtype)
         loaded = super().from_pretrained(*args, **kwargs, dtype=widest(types))
         set_types(loaded[0] if isinstance(loaded, tuple) else loaded, types)
-        return loaded
+        return cast(Self, loaded)  # with its report, where that is asked for
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -4,6 +4,8 @@ Letters: B batch rows, V videos (or images) of the whole batch, T frames of one,
 S image side in pixels.
 """
 
+from typing import Any, Self
+
 import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
@@ -167,7 +169,7 @@ class HiComForConditionalGeneration(HubFolderMixin, FrameScoringMixin, HiComPreT
         )
 
     @classmethod
-    def from_pretrained(cls, *args, quantization_config=None, **kwargs):
+    def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> Self:
         """As in transformers; 4- and 8-bit quantization leaves SigLIP, the compressor and the LLM's head alone."""
         if quantization_config is not None:
             quantization_config = spare_from_quantization(quantization_config)

@@ -6,6 +6,7 @@ Letters: n frames, H/W patch rows and columns, D width, V instructions, L = 64 i
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from transformers import SiglipTextModel, SiglipVisionModel
@@ -105,11 +106,12 @@ def recorded_layers(
         (n, heads, H * W, H * W) or None each; one more hidden state than there are layers.
     """
     thread, recorded = threading.get_ident(), {}
+    layers = list(cast(torch.nn.ModuleList, tower.encoder.layers))
     places: dict[str, list[torch.nn.Module]] = {}
     if hidden_states:
-        places["hidden_states"] = [tower.embeddings, *tower.encoder.layers]
+        places["hidden_states"] = [tower.embeddings, *layers]
     if attentions:
-        places["attentions"] = [layer.self_attn for layer in tower.encoder.layers]
+        places["attentions"] = [cast(torch.nn.Module, layer.self_attn) for layer in layers]
     chunks: dict[str, list[list[torch.Tensor | None]]] = {name: [[] for _ in at] for name, at in places.items()}
 
     def keep(chunks_of_layer: list[torch.Tensor | None]):

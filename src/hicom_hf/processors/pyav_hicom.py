@@ -166,7 +166,8 @@ def _side_data(frame: av.VideoFrame) -> list[Any]:
 
 def _values(frame: av.VideoFrame) -> list[Any]:
     # Of this container, PyAV 18 iterates over the values and PyAV 19 over the keys.
-    return [frame.side_data[number] for number in range(len(frame.side_data))]
+    container: Any = frame.side_data
+    return [container[number] for number in range(len(container))]
 
 
 def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
