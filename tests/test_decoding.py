@@ -109,11 +109,29 @@ def test_placeholders_without_pixels_are_refused_with_every_cache(model, inputs)
 
 @pytest.mark.parametrize("from_features", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_frame_counts_as_a_list_make_one_graph_of_a_question(model, inputs, from_features, fresh_compiler):
-    question = {**inputs, "video_num_frames": [NUM_FRAMES], "use_cache": False}
+def test_a_question_about_one_video_is_one_graph(model, inputs, from_features, fresh_compiler):
+    question = {**inputs, "use_cache": False}  # with the frame count as a tensor, as the processor gives it
     if from_features:
         question["video_features"] = model.encode_videos(question.pop("pixel_values_videos"), [NUM_FRAMES])
     explained = torch._dynamo.explain(model)(**question)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)
     logits = torch.compile(model.forward, fullgraph=True, backend="eager")(**question).logits
     torch.testing.assert_close(logits, model(**inputs).logits, atol=2e-5, rtol=0)  # float32
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_question_about_two_videos_is_one_graph_with_counts_as_a_list(model, processor, fresh_compiler):
+    frames = torch.randint(
+        0, 256, (5, 40, 56, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    ).numpy()
+    content = [
+        {"type": "video", "video": frames[:2]},
+        {"type": "video", "video": frames},
+        {"type": "text", "text": "What?"},
+    ]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], **options)
+    question = {**inputs, "video_num_frames": inputs["video_num_frames"].tolist(), "use_cache": False}
+    explained = torch._dynamo.explain(model)(**question)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)

@@ -71,6 +71,24 @@ def test_features_kept_on_the_cpu_serve_a_model_on_the_gpu(batch):
     assert torch.equal(greedy(model, rest, video_features=kept), greedy(model, on_gpu(batch)))
 
 
+@pytest.mark.parametrize("from_features", [False, True])
+@torch.no_grad()
+def test_the_host_never_waits_between_frames_and_the_last_logits(batch, from_features):
+    counts = batch["video_num_frames"].tolist()
+    model, inputs = tiny_model().cuda(), {**on_gpu(batch), "video_num_frames": counts, "logits_to_keep": 1}
+    del inputs["attention_mask"]  # its padding makes transformers read it; without padding it may be given
+    if from_features:
+        inputs["video_features"] = model.encode_videos(inputs.pop("pixel_values_videos"), counts)
+    expected = model(**inputs).logits  # fills the tables of positions
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        logits = model(**inputs).logits
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(logits, expected)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # PyTorch's compiler, about itself
 def test_a_static_cache_that_is_compiled_gives_the_same_answer(batch):
     model, inputs = tiny_model().cuda(), on_gpu(batch)

@@ -1,10 +1,12 @@
 """Several questions about one video in one batch, and what is not computed again for each of them."""
 
+import numpy as np
 import pytest
 import torch
 
 from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.modeling.positions_hicom import HiComPositions, HiComReleasePositions
+from hicom_hf.processors.answering_hicom import answer_questions, encode_video, read_frames
 
 NUM_FRAMES = 5
 VARIANTS = [
@@ -57,6 +59,24 @@ def test_the_features_of_one_video_are_not_copied(model):
         hook.remove()
     assert [tensor.data_ptr() for tensor in seen] == [features[n].data_ptr() for n in ("features", "aligned_features")]
     assert {tensor.shape[0] for tensor in seen} == {1}
+
+
+def test_a_batch_of_questions_answers_as_one_by_one_and_copies_no_features(model, processor):
+    frames = np.random.default_rng(0).integers(0, 255, (NUM_FRAMES, 40, 56, 3), dtype=np.uint8)
+    video = encode_video(model, read_frames(processor, frames))
+    questions = ["What moves?", "Which colour is the moon, and where does it go?", "Is there a star?"]
+    alone = [
+        answer_questions(model, processor, video, [question], max_new_tokens=4)[0].answer for question in questions
+    ]
+    seen = []
+    hook = model.model.compressor.register_forward_pre_hook(lambda _, args: seen.extend(args[:2]))
+    try:
+        together = answer_questions(model, processor, video, questions, max_new_tokens=4)
+    finally:
+        hook.remove()
+    assert [answer.answer for answer in together] == alone
+    assert [len(tensor) for tensor in seen] == [1, 1]
+    assert seen[0].data_ptr() == video.features["features"].data_ptr()
 
 
 @pytest.mark.parametrize("positions", [HiComPositions(), HiComReleasePositions()])

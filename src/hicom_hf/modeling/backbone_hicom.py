@@ -17,7 +17,14 @@ from .configuration_hicom import HiComConfig
 from .outputs_hicom import HiComModelOutputWithPast, HiComVideoFeatures, HiComVisualOutput
 from .part_dtypes_hicom import set_types, types_of_parts, widest
 from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks, recorded_layers
-from .visual_tokens_hicom import compress_one_video, compress_packed_videos, merge_visual_tokens, whole_numbers
+from .visual_tokens_hicom import (
+    HostNumbers,
+    check_placeholders,
+    compress_one_video,
+    compress_packed_videos,
+    merge_visual_tokens,
+    whole_numbers,
+)
 
 
 class HiComPreTrainedModel(PreTrainedModel):
@@ -115,7 +122,7 @@ class HiComModel(HiComPreTrainedModel):
                 f"pixel values must have the shape (frames, 3, {side}, {side}), got {tuple(pixel_values_videos.shape)}; "
                 "use the model's own processor"
             )
-        lengths = whole_numbers(video_num_frames)
+        lengths = whole_numbers(video_num_frames, len(pixel_values_videos))
         if sum(lengths) != len(pixel_values_videos) or min(lengths, default=1) < 1:
             raise ValueError(
                 f"video_num_frames {lengths} must be positive and add up to the "
@@ -157,7 +164,8 @@ class HiComModel(HiComPreTrainedModel):
         Raises:
             ValueError: if instructions or aligned features are missing, or counts do not match.
         """
-        lengths = whole_numbers(video_features["num_frames"]) if lengths is None else lengths
+        if lengths is None:
+            lengths = whole_numbers(video_features["num_frames"], len(video_features["features"]))
         features, aligned_features = self._features_on_device(video_features)
         instruction = self._encode_instructions(instruction_ids, len(lengths))
         if len(lengths) != 1:
@@ -230,8 +238,8 @@ class HiComModel(HiComPreTrainedModel):
 
         Args:
             pixel_values_videos: (sum T, 3, S, S); or None with `video_features`.
-            video_num_frames: (V,). As a list of whole numbers, with pixels or with features, it lets `torch.compile` make one
-                graph of this method.
+            video_num_frames: (V,). For a single video, or as a list of whole numbers for several, with pixels or with features,
+                it lets `torch.compile` make one graph of this method, and nothing is read from a GPU.
             video_instruction_ids: (V, L), one instruction per video; or several for a single one.
             video_features: what `encode_videos` returned.
             output_compressor_attentions: also return the weights of the compressor's attention.
@@ -248,7 +256,8 @@ class HiComModel(HiComPreTrainedModel):
         """
         if (pixel_values_videos is None) == (video_features is None):
             raise ValueError("pass either pixel values or features encoded before, not both and not neither")
-        lengths = None if video_num_frames is None else whole_numbers(video_num_frames)
+        frames: Any = pixel_values_videos if video_features is None else video_features["features"]
+        lengths = None if video_num_frames is None else whole_numbers(video_num_frames, len(frames))
         layers: dict[str, Any] = {}
         if video_features is None:
             if lengths is None or pixel_values_videos is None:
@@ -259,7 +268,7 @@ class HiComModel(HiComPreTrainedModel):
         elif output_hidden_states or output_attentions:
             raise ValueError("output_hidden_states and output_attentions need pixel values: features hold no layers")
         elif lengths is not None and not torch.compiler.is_compiling():
-            encoded = whole_numbers(video_features["num_frames"])
+            encoded = whole_numbers(video_features["num_frames"], len(frames))
             if lengths != encoded:
                 raise ValueError(
                     f"video_num_frames {lengths} are not those of the features, {encoded}; leave video_num_frames out"
@@ -356,7 +365,17 @@ class HiComModel(HiComPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         embeds = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        cache = one_cache(cache, past_key_values)
+        is_prefill = starts_a_prompt(cache, embeds.shape[1])
         visual = dict(mm_encoder_outputs or {})
+        has_images = "image" in visual or pixel_values is not None or image_features is not None
+        has_videos = "video" in visual or pixel_values_videos is not None or video_features is not None
+        placeholders = {}  # also of what is not given: placeholders without visual tokens are an error in a prompt
+        if is_prefill or has_images:
+            placeholders["image"] = self.placeholders(input_ids, embeds, self.config.image_token_id, prompt_length)
+        if is_prefill or has_videos:
+            placeholders["video"] = self.placeholders(input_ids, embeds, self.config.video_token_id, prompt_length)
+        counts, has_padding = _start_reading(placeholders, attention_mask if position_ids is None else None)
         if pixel_values is not None or image_features is not None:
             visual["image"] = self.get_image_features(
                 pixel_values,
@@ -378,8 +397,6 @@ class HiComModel(HiComPreTrainedModel):
                 output_attentions=False,
                 return_dict=True,
             )
-        cache = one_cache(cache, past_key_values)
-        is_prefill = starts_a_prompt(cache, embeds.shape[1])
         if is_prefill and attention_mask is None and is_packed(position_ids):
             if use_cache or cache is not None:
                 raise ValueError(
@@ -387,14 +404,13 @@ class HiComModel(HiComPreTrainedModel):
                     "apart; pass use_cache=False and no cache"
                 )
             use_cache = False
-        attentions = {}
-        for modality, token_id in (("image", self.config.image_token_id), ("video", self.config.video_token_id)):
-            output = visual.get(modality)
-            visual_tokens = None if output is None else output.pooler_output
-            attentions[modality] = getattr(output, "compressor_attentions", None)
-            if visual_tokens is not None or is_prefill:  # placeholders without visual tokens are an error in a prompt
-                placeholders = self.placeholders(input_ids, embeds, token_id, prompt_length)
-                embeds = merge_visual_tokens(embeds, placeholders, visual_tokens, modality)
+        for modality, mask in placeholders.items():
+            visual_tokens = visual[modality].pooler_output if modality in visual else None
+            if modality in counts:
+                check_placeholders(counts[modality].read(), visual_tokens, modality)
+            embeds = merge_visual_tokens(embeds, mask, visual_tokens)
+        if is_prefill and has_padding is not None and not has_padding.read():
+            attention_mask = None  # says the same, and transformers need not ask the device whether it does
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -404,6 +420,29 @@ class HiComModel(HiComPreTrainedModel):
             **{CACHE: cache},
             **kwargs,
         )
-        return HiComModelOutputWithPast(
-            **outputs, image_compressor_attentions=attentions["image"], video_compressor_attentions=attentions["video"]
+        image_attentions, video_attentions = (
+            getattr(visual.get(modality), "compressor_attentions", None) for modality in ("image", "video")
         )
+        return HiComModelOutputWithPast(
+            **outputs, image_compressor_attentions=image_attentions, video_compressor_attentions=video_attentions
+        )
+
+
+def _start_reading(
+    placeholders: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
+) -> tuple[dict[str, HostNumbers], HostNumbers | None]:
+    """Sends to the host what it must know of a prompt, before the videos are queued, for which it would wait otherwise.
+
+    Args:
+        placeholders: (B, length) bool, by modality.
+        attention_mask: (B, length), or anything else, which is not looked at.
+
+    Returns:
+        Placeholders of each row by modality, and whether the mask hides anything, None if that is not asked for; nothing in a
+        graph of `torch.compile`.
+    """
+    if torch.compiler.is_compiling():
+        return {}, None
+    counts = {modality: HostNumbers(mask.sum(-1)) for modality, mask in placeholders.items()}
+    is_plain = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+    return counts, HostNumbers((attention_mask == 0).any()) if is_plain and placeholders else None

@@ -79,7 +79,7 @@ def encode_in_chunks(
     for start in range(0, len(pixel_values), chunk_size):
         chunk = pixel_values[start : start + chunk_size]
         # Offloaded weights are on "meta" until their hook runs; the hook then moves the input as well.
-        encoded = tower(chunk if weight.is_meta else chunk.to(weight.device), aligned=aligned)
+        encoded = tower(chunk if weight.is_meta else chunk.to(weight.device, non_blocking=True), aligned=aligned)
         if len(chunk) == len(pixel_values):
             return encoded
         if kept is None:  # written in place, so that the features exist once

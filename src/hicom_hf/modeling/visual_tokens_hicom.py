@@ -12,9 +12,41 @@ from .outputs_hicom import HiComVisualOutput
 Instruction = tuple[torch.Tensor, torch.Tensor]
 
 
-def whole_numbers(counts: torch.Tensor | list[int]) -> list[int]:
-    """Frame counts on the host."""
-    return counts.tolist() if isinstance(counts, torch.Tensor) else list(counts)
+def whole_numbers(counts: torch.Tensor | list[int], total: int | None = None) -> list[int]:
+    """Frame counts on the host.
+
+    Args:
+        counts: (V,).
+        total: their sum, if the shapes of the frames tell it. A single count is then not read from a device, which would make
+            the host wait, nor in a graph, which would end there.
+    """
+    if not isinstance(counts, torch.Tensor):
+        return list(counts)
+    if total is not None and len(counts) == 1 and (torch.compiler.is_compiling() or counts.device.type != "cpu"):
+        return [total]
+    return counts.tolist()
+
+
+class HostNumbers:
+    """Whole numbers of a device on their way to the host, which queues more work and does not wait for that.
+
+    Args:
+        numbers: of whole numbers, of any shape.
+    """
+
+    def __init__(self, numbers: torch.Tensor):
+        self._numbers, self._event = numbers, None
+        if numbers.is_cuda:  # elsewhere copies to the host wait anyway
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(numbers.device))
+
+    def read(self) -> list:
+        """The numbers, as `Tensor.tolist` gives them; waits for what was queued before this object was made."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._numbers.tolist()
 
 
 def compress_one_video(
@@ -66,7 +98,7 @@ def compress_packed_videos(
         batch_tokens, batch_attentions = compressor(
             _equally_long(features, lengths, length),
             None if aligned_features is None else _equally_long(aligned_features, lengths, length),
-            None if instruction is None else tuple(part[videos] for part in instruction),
+            None if instruction is None else tuple(_rows(part, videos) for part in instruction),
             output_attentions=output_attentions,
         )
         for row, video in enumerate(videos):
@@ -80,31 +112,39 @@ def compress_packed_videos(
     )
 
 
+def check_placeholders(
+    counts: list[int], visual_tokens: list[torch.Tensor] | torch.Tensor | None, modality: str
+) -> None:
+    """Refuse a prompt that has more or fewer placeholders than there are visual tokens.
+
+    Args:
+        counts: placeholders of each row.
+        visual_tokens: one (N, C) tensor per video; None if there are none.
+        modality: "image" or "video", for the error.
+
+    Raises:
+        ValueError: with the numbers.
+    """
+    lengths = [] if visual_tokens is None else [len(tokens) for tokens in visual_tokens]
+    if sum(counts) != sum(lengths):
+        raise ValueError(
+            f"the prompt has {sum(counts)} {modality} placeholder tokens (per row: {counts}) but the {len(lengths)} "
+            f"{modality}s given make {sum(lengths)} visual tokens (each: {lengths}); give the prompt, the {modality}s and their "
+            "frame counts from one call of the model's processor"
+        )
+
+
 def merge_visual_tokens(
-    inputs_embeds: torch.Tensor,
-    placeholders: torch.Tensor,
-    visual_tokens: list[torch.Tensor] | torch.Tensor | None,
-    modality: str,
+    inputs_embeds: torch.Tensor, placeholders: torch.Tensor, visual_tokens: list[torch.Tensor] | torch.Tensor | None
 ) -> torch.Tensor:
-    """Put visual tokens in the place of their placeholders.
+    """Put visual tokens in the place of their placeholders, which must be as many; see `check_placeholders`.
 
     Args:
         inputs_embeds: (B, length, C).
         placeholders: (B, length) bool, where they are.
         visual_tokens: one (N, C) tensor per video, in the order of the prompt; None if there are none.
-        modality: "image" or "video", for the error.
-
-    Raises:
-        ValueError: if there are more or fewer placeholders than visual tokens.
     """
-    lengths = [] if visual_tokens is None else [len(tokens) for tokens in visual_tokens]
-    if not torch.compiler.is_compiling() and int(placeholders.sum()) != sum(lengths):
-        raise ValueError(
-            f"the prompt has {int(placeholders.sum())} {modality} placeholder tokens (per row: "
-            f"{placeholders.sum(-1).tolist()}) but the {len(lengths)} {modality}s given make {sum(lengths)} visual tokens "
-            f"(each: {lengths}); give the prompt, the {modality}s and their frame counts from one call of the model's processor"
-        )
-    if visual_tokens is None or not lengths:
+    if visual_tokens is None or not len(visual_tokens):
         return inputs_embeds
     tokens = torch.cat(list(visual_tokens)).to(inputs_embeds)
     return inputs_embeds.masked_scatter(placeholders[..., None].to(inputs_embeds.device), tokens)
@@ -115,6 +155,11 @@ def _equally_long(features: torch.Tensor, lengths: list[int], length: int) -> to
     if all(other == length for other in lengths):
         return features.unflatten(0, (-1, length))
     return torch.stack([video for video in features.split(lengths) if len(video) == length])
+
+
+def _rows(tensor: torch.Tensor, numbers: list[int]) -> torch.Tensor:
+    """Some rows of a tensor, in ascending order. By views: an index would be copied to the device, and the host would wait."""
+    return tensor if len(numbers) == len(tensor) else torch.stack([tensor[number] for number in numbers])
 
 
 def _row(attentions: HiComCompressorAttentions, row: int) -> HiComCompressorAttentions:

@@ -231,7 +231,7 @@ def answer_chats(
         processor.extract_instruction(chat.question) if chat.instruction is None else chat.instruction
         for chat in chats
     ]
-    inputs = _prompts(processor, chats, instructions).to(model.device)
+    inputs = _prompts(processor, chats, instructions)
     num_padded = inputs["input_ids"].shape[1]
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     check_length(model.config, max(lengths), max_new_tokens, _visual_part(chats[lengths.index(max(lengths))].videos))
@@ -240,7 +240,7 @@ def answer_chats(
     if seed is not None:
         torch.manual_seed(seed)
     output = model.generate(
-        **inputs,
+        **inputs.to(model.device),
         **_joined_features([video for chat in chats for video in chat.videos]),
         max_new_tokens=max_new_tokens,
         stopping_criteria=StoppingCriteriaList([watch]),
@@ -361,10 +361,13 @@ def _visual_part(videos: Sequence[EncodedVideo]) -> str:
 
 
 def _joined_features(videos: Sequence[EncodedVideo]) -> dict[str, Any]:
-    """The features of all videos of a batch, one after another, as the argument of `generate`."""
+    """The features of all videos of a batch, one after another, as the argument of `generate`.
+
+    A single video serves all questions as it is: there is one instruction for each.
+    """
     if not videos:
         return {}
-    if len(videos) == 1:
+    if all(video is videos[0] for video in videos):
         return {"video_features": videos[0].features}
     parts = {
         name: [video.features[name] for video in videos]
