@@ -7,7 +7,7 @@ In: nothing. Out: one JSON object. The server runs in this process, clients are 
 * `steady`: `--steady` more requests, in which memory is watched.
 
 Requests ask about new videos and old ones, 5 % of them leave in the middle of a stream, and 5 % are bad. Afterwards every
-answer that came is asked once more, alone, without a server. Exits with 1 if an answer is wrong or bad input is answered.
+answered question is asked again, alone, without a server. Exits with 1 if an answer is wrong or bad input is answered.
 
     python benchmarks/serving.py --requests 500 --clients 32 --steady 2000
 """

@@ -116,7 +116,7 @@ def test_false_keyframe_marks_are_noticed(tmp_path, every):
     expected, _ = read_video(path, ALL)
     frames, record = read_video(path, FrameSampling(num_frames=4))
     assert np.array_equal(frames, expected[record.indices])
-    assert record.warnings == ["the file marks frames as keyframes that are none; it was decoded from its beginning"]
+    assert record.warnings == ["the file marks frames as keyframes that are not; it was decoded from its beginning"]
 
 
 def test_a_seek_that_lands_behind_its_keyframe_is_repeated_for_an_earlier_one(tmp_path, monkeypatch):

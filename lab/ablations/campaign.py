@@ -122,7 +122,7 @@ class Campaign:
         parts: folders with `siglip` and `llm`: none (they are made), one for all seeds, or one per seed.
         data: where the data sets are, or shall be; None for `folder`/data.
         keep_models: keep the finished model of every run.
-        gpu: train on the GPU, which several runs may share; features and scores are computed on the CPU all the same.
+        gpu: train on the GPU, which several runs may share; features and scores are still computed on the CPU.
     """
 
     folder: Path

@@ -37,7 +37,7 @@ class Value:
 
     @property
     def told(self) -> str:
-        """With each seed's score where they lie so far apart that the mean stands for none of them."""
+        """With each seed's score where they differ so much that the mean represents none of them."""
         if self.spread is None or self.spread < WIDE:
             return str(self)
         return f"{self} ({', '.join(f'{score:.1f}' for score in self.scores)})"

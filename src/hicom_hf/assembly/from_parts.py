@@ -1,6 +1,6 @@
 """Put a new model together: SigLIP's two towers, any decoder, and a fresh compressor between them.
 
-What comes out is what training starts from. Everything but the compressor is as it was published.
+Training starts from the result. All parts except the compressor are as published.
 """
 
 from pathlib import Path

@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     from ..inference.session import HiComSession, model_notes
     from ..processors.answering_hicom import read_frames
 
-    # What is cheap and may be wrong comes before the weights.
+    # Cheap checks that can fail come before the weights are loaded.
     access, loading = media_access(args), model_options(args)
     check_options(args.device, args.device_map, args.quantize)
     place, name = find_model(args.model), args.model or HICOM_TINY

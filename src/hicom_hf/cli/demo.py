@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from ..inference.session import model_notes
     from ..shapes import Scene
 
-    # What is cheap and may be wrong comes before the weights.
+    # Cheap checks that can fail come before the weights are loaded.
     output = Path(args.output)
     check_picture(output, "--output")
     check_options(args.device, args.device_map, args.quantize)

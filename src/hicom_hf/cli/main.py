@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted. With `--json`, a
 `{"error": {"type": ..., "message": ...}}` to stdout as well.
 
 `run_command` is the one door through which errors leave, and the only broad `except` that ends an error. `--traceback`, in front
-of the command or behind it, and `HICOM_DEBUG=1` open it: errors come out as Python shows them.
+of the command or behind it, and `HICOM_DEBUG=1` disable this: errors are shown with their traceback.
 """
 
 import argparse

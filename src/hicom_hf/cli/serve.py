@@ -112,7 +112,10 @@ def open_engine(args: argparse.Namespace, keep_pictures: bool = False):
     from ..serving.engine import Engine
     from ..serving.requests import Limits
 
-    access, bounds = media_access(args), media_bounds(args)  # what is cheap and may be wrong comes before the weights
+    access, bounds = (
+        media_access(args),
+        media_bounds(args),
+    )  # cheap checks that can fail come before the weights are loaded
     limits = Limits(
         max_queue=args.max_queue,
         max_batch=args.max_num_seqs,

@@ -2,7 +2,7 @@
 
 ```
 FOLDER/<fingerprint of tower and preprocessing>/
-    about.json                     what the fingerprint stands for
+    about.json                     the settings behind the fingerprint
     features-<unique>.safetensors  <key of a video>.features, <key>.aligned_features (T, H, W, D); a shard is whole or not there
 ```
 Letters: T frames, H/W patch rows and columns, D vision width, S image side in pixels.

@@ -233,7 +233,7 @@ def _open_remote(kind: str, source: Any) -> Any:
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """Paths or URLs of the shards that a pattern with `*` or `{000..127}` stands for.
+    """Paths or URLs of the shards that match a pattern with `*` or `{000..127}`.
 
     Raises:
         ValueError: none matches.

@@ -76,7 +76,7 @@ def do_item(how: tuple[Work, Stage], item: str, value: Any) -> str:
 
 
 def _in_processes(stage: Stage, values: dict[str, Any], work: Work, workers: int) -> Iterator[str]:
-    """Several processes; if one dies, what was in flight is done once more, one item per process."""
+    """Several processes; if one dies, the items in flight are repeated, one item per process."""
     left = dict(values)
     while left:
         suspects: list[str] = []

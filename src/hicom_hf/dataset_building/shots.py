@@ -66,7 +66,7 @@ def shots_between(cuts: Sequence[float], duration: float) -> list[tuple[float, f
 def recall_and_precision(
     found: Sequence[float], true: Sequence[float], tolerance: float
 ) -> tuple[float, float, list[float]]:
-    """How well cuts were found; each found one stands for one true one.
+    """Recall and precision of cuts; each found cut matches at most one true cut.
 
     Args:
         found, true: seconds.

@@ -259,7 +259,7 @@ class FolderLock:
         if (os.getpid(), self.path) in self._held:
             raise BlockingIOError(f"{self.path.parent} is in use by this process already")
         while not self._acquire():
-            pass  # the holder has just removed the file: it is made anew
+            pass  # the holder has just removed the file: it is created again
         self._held.add((os.getpid(), self.path))
         holder = {"host": socket.gethostname(), "process": os.getpid(), "purpose": self.purpose}
         text = json.dumps({**holder, "since": datetime.now().astimezone().isoformat(timespec="seconds")})

@@ -1,6 +1,6 @@
 """Load a model with every mistake named: what is missing, where, and what to do about it.
 
-What is cheap and may be wrong comes before the weights:
+Cheap checks that can fail come before the weights are loaded:
 
     place = find_model("somebody/hicom-7b@v1.0")
     check_options(device="cuda", quantize="nf4")

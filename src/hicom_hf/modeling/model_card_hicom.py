@@ -115,11 +115,10 @@ print(answer("my_video.mp4", text=["Who is there?", "What happens at the end?"])
 
 ## Limits, and what was not verified
 
-* The compressed tokens depend on the question. A conversation that turns to something else asks the model to look again: give the
-  new question as a new prompt over the same encoded video, as above.
-* The model sees frames, no sound. It describes what it was trained to describe, with the errors and biases of its training
-  data; nothing it says about people is evidence.
-* This card is filled in from the config. It holds no scores, because none were measured when it was written; those of the paper
+* The compressed tokens depend on the question. When a conversation turns to another topic, ask the new question as a new prompt over
+  the same encoded video, as above.
+* The model sees frames, not sound. It has the errors and biases of its training data; its statements about people are not evidence.
+* This card is filled in from the config. It contains no scores, because none were measured when it was written; those of the paper
   belong to its authors' weights.
 * Not verified by the authors of this code: the published 7B weights themselves, and this repository's files on the real Hub.
 

@@ -36,7 +36,7 @@ class InstructionEncoding:
 
     @property
     def instruction_marks(self) -> tuple[str, ...]:
-        """What is no word of an instruction: everything that stands for visual input, and the LLM's special tokens."""
+        """Texts that are not part of an instruction: placeholders of visual input, and the LLM's special tokens."""
         added = (str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
         special = [token for token in (*self.tokenizer.all_special_tokens, *added) if token.strip()]
         return tuple(dict.fromkeys((*self.placeholders, *PLACEHOLDERS, *special)))

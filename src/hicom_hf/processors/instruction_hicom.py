@@ -14,7 +14,7 @@ from .official_instruction_hicom import official_instruction
 InstructionRules = Literal["general", "official"]
 INSTRUCTION_RULES = ("general", "official")
 
-# What stands for the visual input inside a text: the release's own two tags, and the placeholder tokens of Qwen2.5.
+# Placeholders of the visual input inside a text: the release's own two tags, and the placeholder tokens of Qwen2.5.
 TAGS = ("<image>", "<video>")
 PLACEHOLDERS = (*TAGS, "<|image_pad|>", "<|video_pad|>")
 # A tag with a backslash in front is a word of the text: r"What does \<video> mean in HTML?".
@@ -48,7 +48,7 @@ def extract_instruction(
 
     Args:
         text: what the user wrote, with or without placeholders.
-        placeholders: what stands for visual input, and special tokens; none of it is a word of the user. A tag `<video>`
+        placeholders: those of visual input, and special tokens; none of them is a word of the user. A tag `<video>`
             or `<image>` with a backslash in front stays, as a word.
         rules: "general" understands the usual forms of prompts, see `question_of`; "official" are the release's phrases.
 
@@ -92,7 +92,7 @@ def last_user_text(conversation: list[dict], visual: str | None = None) -> str:
         conversation: One chat in the format of `apply_chat_template`: turns `{"role": ..., "content": ...}`, where
             content is a string or a list of parts. Parts `{"type": "text", "text": ...}` are joined with newlines,
             other parts (videos, images) hold no text.
-        visual: what stands for each of the other parts; None leaves them out.
+        visual: the placeholder of each of the other parts; None leaves them out.
 
     Returns:
         The text, empty if the turn holds only videos or images.
@@ -163,7 +163,7 @@ def user_text_of_prompt(
     Args:
         prompt: Plain text, or a prompt rendered by a ChatML template (`<|im_start|>user ... <|im_end|>`).
         special_tokens: The special tokens of the language model's tokenizer. They show that a prompt was rendered.
-        placeholders: What stands for the visual input; see `extract_instruction`.
+        placeholders: those of the visual input; see `extract_instruction`.
 
     Returns:
         The text of the last user turn of a ChatML prompt, or all of a plain text, placeholders included.

@@ -156,7 +156,7 @@ class StreamReader:
                         self.warnings.append(f"the data are damaged ({reason(error)}); some frames may look wrong")
                         self._restart()
                         continue
-                    if self._can_skip:  # once more with every frame, to know exactly how far the file can be read
+                    if self._can_skip:  # again with every frame, to find exactly how far the file can be read
                         self._can_skip = False
                         continue
                     self._record_failure(error)
@@ -196,7 +196,7 @@ class StreamReader:
         if frame.key_frame or self._checks_keyframes:
             return False
         self._index.keyframes = []
-        self.warnings.append("the file marks frames as keyframes that are none; it was decoded from its beginning")
+        self.warnings.append("the file marks frames as keyframes that are not; it was decoded from its beginning")
         return True
 
     def _stream(self, container: InputContainer) -> av.VideoStream:

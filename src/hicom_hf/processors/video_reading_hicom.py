@@ -216,7 +216,7 @@ def _read(
     transform: Callable[[np.ndarray], np.ndarray] | None,
     bounds: MediaBounds,
 ) -> tuple[np.ndarray, SamplingRecord]:
-    """Chooses, reads, and once more if the decoder shows that the packets gave wrong times."""
+    """Chooses and reads; again if the decoder shows that the packets gave wrong times."""
     try:
         indices, requested = _choose(reader, sampling, keep)
         frames, kept, size = _collect(reader, indices, keep, transform, bounds)

@@ -1,4 +1,4 @@
-"""Random choices that come out the same on every machine and with every NumPy.
+"""Random choices that are the same on every machine and with every NumPy.
 
 NumPy keeps the raw streams of its bit generators for ever, but not what `Generator` makes of them (NEP 19).
 """

@@ -50,7 +50,7 @@ class Wish:
 
 
 class NoRoom(Exception):
-    """What is asked about does not fit; the scene is drawn anew."""
+    """The objects of the questions do not fit; the scene is drawn again."""
 
 
 class Layout:

@@ -138,7 +138,7 @@ def _dice(seed: int, split: str, stream: int) -> Dice:
 
 
 def _layout(dice: Dice, split: str, num_subjects: int) -> Layout:
-    """All that is asked about; drawn anew as long as it does not fit, except for the count, or large ones were rarer."""
+    """The objects of the questions, drawn again until they fit; not the count, because large counts would become rarer."""
     count = 1 + dice.below(MAX_COUNT)
     while True:
         layout = Layout(dice, *APPEARANCES[split])

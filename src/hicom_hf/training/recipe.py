@@ -174,7 +174,7 @@ class EvalRecipe:
     """Evaluation on held-out data while training: the loss, and answers that are generated and marked.
 
     Args:
-        files: JSON, JSONL or mixture YAML; read as the training data are. No video of theirs should be among those of `data`.
+        files: JSON, JSONL or mixture YAML, read like the training data. None of their videos should occur in `data`.
             Null with `share`.
         share: in place of `files`, the share of the videos and images of `data.files` that is held out; no video is on both
             sides.
