@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="DIR", help="folder with the benchmarks' files; a task's own in DIR/TASK or DIR"
     )
     parser.add_argument("--output", metavar="DIR", help="folder for results; those of a task in DIR/TASK")
+    parser.add_argument(
+        "--write-results",
+        metavar="MODEL",
+        help="write the results of the tasks, or without TASK all complete ones of --output, into this model's folder: "
+        ".eval_results/ and a table in README.md",
+    )
     parser.add_argument("--json", action="store_true", help="write the summaries as JSON")
 
     how = parser.add_argument_group("how it is asked")
@@ -106,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         return _compare(args)
     if args.judge:
         return _judge(args)
+    if args.write_results and not args.tasks:
+        return _write_results(args)
     if not args.tasks:
         args.parser.error("name at least one TASK, or --list")
     if not args.output:
@@ -119,7 +127,8 @@ def run(args: argparse.Namespace) -> int:
     asking, where = _asking(args), model_options(args)
     options = {"protocol": args.protocol, "limit": args.limit, "part": part, "progress": progress_bar}
     if args.tasks == [PAPER]:
-        return _paper(args, asking, where, options)
+        _paper(args, asking, where, options)
+        return _write_results(args) if args.write_results else 0
     summaries = evaluate(_tasks(args), args.model, args.output, data=args.data, asking=asking, **where, **options)
     for summary in summaries:
         for video, reason in summary["failed_videos"].items():
@@ -128,6 +137,22 @@ def run(args: argparse.Namespace) -> int:
     for summary in summaries:
         if summary["report"] is not None and not args.json:
             print(f"\n{summary['report']}")
+    return _write_results(args) if args.write_results else 0
+
+
+def _write_results(args: argparse.Namespace) -> int:
+    """Results of finished runs, from their files alone."""
+    if not args.output:
+        args.parser.error("argument --write-results: --output is missing, the folder of results")
+
+    from pathlib import Path
+
+    from ..evaluation.publishing import find_results, write_results
+
+    named = [] if args.tasks == [PAPER] else args.tasks
+    folders = [Path(args.output) / name for name in named] or find_results(args.output)
+    for path in write_results(args.write_results, folders):
+        print(f"hicom: wrote {path}", file=sys.stderr)
     return 0
 
 
@@ -178,7 +203,7 @@ def _asking(args: argparse.Namespace):
     )
 
 
-def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> int:
+def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> None:
     """The paper's tables, with what could not be run."""
     if not args.data:
         args.parser.error(f"{PAPER}: --data is missing, the folder with the benchmarks")
@@ -195,7 +220,6 @@ def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> int:
     for name, reason in missing.items():
         print(f"hicom: {name} was left out: {reason}", file=sys.stderr)
     print(json.dumps({"summaries": summaries, "left_out": missing}, indent=2) if args.json else as_markdown(summaries))
-    return 0
 
 
 def _list() -> int:

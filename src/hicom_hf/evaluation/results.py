@@ -66,13 +66,13 @@ class ResultsFolder:
         """Once all questions are answered, write their lines in order into one file; returns whether they are.
 
         Args:
-            questions: all of the task.
+            questions: in their order; lines of others, of a run without a limit, stay behind them.
         """
         lines = self.answers()
         if any(question.id not in lines for question in questions):
             return False
-        text = "\n".join(json.dumps(lines[question.id]) for question in questions)
-        write_text(self.folder / ANSWERS_FILE, text)
+        first = {question.id: lines[question.id] for question in questions}
+        write_text(self.folder / ANSWERS_FILE, "\n".join(json.dumps(line) for line in (first | lines).values()))
         return True
 
 

@@ -13,7 +13,11 @@ PERCENT = 100
 
 
 def summarize(
-    task: Task, questions: Sequence[Question], lines: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+    task: Task,
+    questions: Sequence[Question],
+    lines: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    limited: bool = False,
 ) -> dict[str, Any]:
     """The summary of a task.
 
@@ -24,6 +28,7 @@ def summarize(
         questions: that were to be answered.
         lines: by the id of their question.
         settings: of the folder.
+        limited: whether the task has more questions.
     """
     answered = [(question, lines[question.id]) for question in questions if question.id in lines]
     marked = [(question, line) for question, line in answered if line["value"] is not None]
@@ -35,6 +40,7 @@ def summarize(
         "settings": dict(settings),
         "num_questions": len(questions),
         "num_answered": len(answered),
+        "complete": not limited and len(answered) == len(questions),
         "score": _score(task, headline),
         "unparsed": sum(line["parsed"] is None and line["failure"] is None for _, line in answered),
         "failed_videos": failures,

@@ -63,6 +63,7 @@ ACTIVITYNET_QA = Task(
     data=SOURCE,
     read=read,
     mark=mark_open,
+    hub_dataset="lmms-lab/ActivityNetQA",
     max_new_tokens={"ours": 64, "official": 2048, "lmms": 64},
     paper={32: 58.3, 64: 59.4, 128: 59.5},
     paper_note="table 3, judge GPT-3.5-Turbo-0125",

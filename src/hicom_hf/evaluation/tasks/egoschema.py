@@ -79,6 +79,7 @@ EGOSCHEMA = Task(
     data=SOURCE,
     read=read_all,
     mark=mark_choice,
+    hub_dataset="lmms-lab/egoschema",
     max_new_tokens=LENGTHS,
     finish=write_submission,
     paper={32: 60.5, 64: 62.2, 128: 62.3},
@@ -90,6 +91,7 @@ EGOSCHEMA_SUBSET = Task(
     data=SOURCE,
     read=read_subset,
     mark=mark_choice,
+    hub_dataset="lmms-lab/egoschema",
     max_new_tokens=LENGTHS,
     protocol_mark={"official": official_egoschema_mark, "lmms": lmms_egoschema_mark},
 )

@@ -50,6 +50,7 @@ MLVU_DEV = Task(
     data=SOURCE,
     read=read,
     mark=mark_choice,
+    hub_dataset="MLVU/MVLU",
     max_new_tokens={"ours": 16, "official": 2048, "lmms": 16},
     protocol_mark={"official": official_mark, "lmms": lmms_mark},
     macro="task",

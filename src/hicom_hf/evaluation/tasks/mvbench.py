@@ -81,6 +81,7 @@ MVBENCH = Task(
     data=SOURCE,
     read=read,
     mark=mark_choice,
+    hub_dataset="OpenGVLab/MVBench",
     max_new_tokens={"ours": 16, "official": 2048, "lmms": 16},
     protocol_mark={"official": official_mark, "lmms": lmms_mvbench_mark},
     macro="task",

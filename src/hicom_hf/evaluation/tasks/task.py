@@ -46,6 +46,7 @@ class Task:
         headline: a category and its value, of which the headline is; None for all questions.
         report: a text for people, from the questions and their lines.
         plot: draws a PNG file, given the questions, their lines and its path; None for bars by category.
+        hub_dataset: id of the data set on the Hub, for results beside weights.
         paper: the paper's number in percent by sampled frames.
         paper_note: table and settings of these numbers.
     """
@@ -65,5 +66,6 @@ class Task:
     headline: tuple[str, str] | None = None
     report: Callable[[Sequence[Question], Mapping[str, Mapping[str, Any]]], str] | None = None
     plot: Callable[[Sequence[Question], Mapping[str, Mapping[str, Any]], Path], None] | None = None
+    hub_dataset: str | None = None
     paper: dict[int, float] = field(default_factory=dict)
     paper_note: str = ""

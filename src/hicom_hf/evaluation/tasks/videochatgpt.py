@@ -43,6 +43,7 @@ VIDEOCHATGPT = Task(
     data=SOURCE,
     read=read,
     mark=mark_open,
+    hub_dataset="lmms-lab/VideoChatGPT",
     max_new_tokens={"ours": 256, "official": 2048, "lmms": 256},
     paper_note="table 3: mean of five aspects 3.12, 3.20, 3.18 at 32, 64, 128 frames, judge GPT-3.5-Turbo-0125",
 )
