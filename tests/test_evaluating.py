@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_lines(session, dat
     with answers.open("ab") as file:
         file.write(b'{"id": "half a li')
     [summary] = evaluate(["shapes"], session, tmp_path, data=data, limit=LIMIT)
-    assert comparable(answers.parent) == whole[1] and summary["score"] == whole[0]["score"]
+    assert list(comparable(answers.parent).items()) == list(whole[1].items()) and summary["score"] == whole[0]["score"]
     assert {name: line["seconds"] for name, line in read_answers(answers.parent).items() if name in before} == {
         name: line["seconds"] for name, line in before.items()
     }
@@ -113,6 +113,37 @@ def test_two_shards_joined_are_one_run(session, tmp_path, path):
     [joined] = evaluate([task], session, tmp_path / "two", part=(2, 2))
     assert joined["score"] == whole["score"] and joined["num_answered"] == 4
     assert list(comparable(tmp_path / "two" / "own").items()) == list(comparable(tmp_path / "one" / "own").items())
+
+
+@pytest.mark.slow
+def test_the_ranks_of_torchrun_are_shards(data, whole, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "hicom_hf",
+        "eval",
+        "shapes",
+    ]
+    command += [
+        "--output",
+        str(tmp_path),
+        "--data",
+        str(data),
+        "--limit",
+        str(LIMIT),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert {path.name for path in (tmp_path / "shapes").glob("shard-*")} == {"shard-1-of-2", "shard-2-of-2"}
+    assert list(comparable(tmp_path / "shapes").items()) == list(whole[1].items())
+    assert json.loads((tmp_path / "shapes" / "summary.json").read_text())["score"] == whole[0]["score"]
 
 
 def test_shards_hold_whole_videos_and_every_question_once():
@@ -146,6 +177,13 @@ def test_a_broken_video_counts_as_wrong_and_is_listed(session, path, tmp_path):
     assert list(summary["failed_videos"]) == [str(broken)] and summary["unparsed"] == 0
     line = read_answers(tmp_path / "out" / "own")["q1"]
     assert line["answer"] is None and line["value"] == 0 and "broken.mp4" in line["failure"]
+
+
+def test_a_limit_keeps_the_lines_of_a_longer_run(session, path, tmp_path):
+    task = task_of([question_about(path, number) for number in range(3)])
+    evaluate([task], session, tmp_path)
+    [some] = evaluate([task], session, tmp_path, limit=1)
+    assert len(read_answers(tmp_path / "own")) == 3 and some["num_answered"] == 1 and not some["complete"]
 
 
 def test_a_clip_behind_the_end_of_its_video_counts_as_wrong(session, path, tmp_path):
@@ -198,17 +236,58 @@ def test_the_condition_is_that_of_the_task_not_of_the_prompt(session, path, tmp_
     assert lines["q1"]["answer"] == alone.answer
 
 
+class Marking(os.PathLike):
+    """A path that leaves a mark when it is opened."""
+
+    def __init__(self, path, mark):
+        self.path, self.mark = str(path), str(mark)
+
+    def __fspath__(self):
+        with open(self.mark, "a") as file:
+            file.write("read\n")
+        return self.path
+
+
+class Deadly(os.PathLike):
+    """A path that ends the process that opens it, as a crash of a decoder does."""
+
+    def __fspath__(self):
+        os._exit(9)
+
+    def __str__(self):
+        return "deadly.mp4"
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_next_videos_are_read_while_the_model_works_on_one(session, path, tmp_path, workers):
+    marks = [tmp_path / str(number) for number in range(3)]
+    reading = read_ahead(session.processor, [(Marking(path, mark), {"num_frames": 2}) for mark in marks], workers)
+    next(reading)
+    for _ in range(600):  # nothing is asked for meanwhile
+        if marks[1].exists():
+            break
+        time.sleep(0.05)
+    assert marks[1].exists() and len(list(reading)) == 2
+
+
 @pytest.mark.slow
 def test_worker_processes_read_the_same_frames_and_survive_what_kills_one(session, path, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    requests = [(str(path), {"num_frames": 4}), (str(broken), {}), (str(path), {"num_frames": 2})]
-    ahead = list(read_ahead(session.processor, requests, workers=1))
-    here = list(read_ahead(session.processor, requests, workers=0))
-    assert isinstance(ahead[1], Unreadable) and isinstance(here[1], Unreadable)
-    for place in (0, 2):
-        assert torch.equal(ahead[place].pixel_values, here[place].pixel_values)
-        assert ahead[place].sampling == here[place].sampling
+    requests = [
+        (str(path), {"num_frames": 4}),
+        (str(broken), {}),
+        (Deadly(), {}),
+        *[(str(path), {"num_frames": 2})] * 4,
+    ]
+    here = list(read_ahead(session.processor, [one for one in requests if not isinstance(one[0], Deadly)], workers=0))
+    ahead = list(read_ahead(session.processor, requests, workers=2))
+    assert isinstance(ahead[2], Unreadable) and ahead[2].reason.startswith("deadly.mp4: the process that read it died")
+    del ahead[2]
+    assert len(ahead) == len(here) and isinstance(ahead[1], Unreadable) and isinstance(here[1], Unreadable)
+    for one, other in zip(ahead, here, strict=True):
+        if one is not ahead[1]:
+            assert torch.equal(one.pixel_values, other.pixel_values) and one.sampling == other.sampling
 
 
 def test_each_question_chooses_its_frames_and_the_line_says_which(session, path, tmp_path):

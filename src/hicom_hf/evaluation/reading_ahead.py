@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -41,16 +42,18 @@ def read_ahead(
         workers: processes; 0 for a thread of this process.
     """
     requests = list(requests)
-    window = max(1, workers * AHEAD_PER_WORKER)
+    window = max(1, workers * AHEAD_PER_WORKER)  # videos that are read while the model works on the one before them
     pool = _pool(processor, workers)
     waiting: deque[tuple[int, Future]] = deque()
     upcoming = iter(enumerate(requests))
+
+    def read_more(count: int) -> None:
+        for number, request in islice(upcoming, count):
+            waiting.append((number, _submit(pool, processor, request, workers)))
+
     try:
-        while True:
-            while len(waiting) < window and (new := next(upcoming, None)) is not None:
-                waiting.append((new[0], _submit(pool, processor, new[1], workers)))
-            if not waiting:
-                return
+        read_more(window)
+        while waiting:
             number, future = waiting.popleft()
             try:
                 found = future.result()
@@ -58,7 +61,11 @@ def read_ahead(
                 pool.shutdown(wait=False)
                 found = _read_alone(processor, requests[number])
                 pool = _pool(processor, workers)
-                waiting = deque((place, _submit(pool, processor, requests[place], workers)) for place, _ in waiting)
+                waiting = deque(
+                    (place, one if _is_read(one) else _submit(pool, processor, requests[place], workers))
+                    for place, one in waiting
+                )
+            read_more(1)
             yield _as_tensors(found)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -71,7 +78,18 @@ def _pool(processor: HiComProcessor, workers: int) -> Executor:
 
 
 def _submit(pool: Executor, processor: HiComProcessor, request: tuple[str, dict[str, Any]], workers: int) -> Future:
-    return pool.submit(_read, processor, *request) if workers == 0 else pool.submit(_read_in_worker, *request)
+    if workers == 0:
+        return pool.submit(_read, processor, *request)
+    try:
+        return pool.submit(_read_in_worker, *request)
+    except BrokenProcessPool as error:  # by another video; found out when this one's turn comes
+        failed: Future = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _is_read(future: Future) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _read_alone(processor: HiComProcessor, request: tuple[str, dict[str, Any]]) -> ReadVideo | Unreadable:
