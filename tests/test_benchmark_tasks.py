@@ -1,6 +1,7 @@
 """Readers of published files, prompts exact to the character, conditions, and the defects of the authors' scripts."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from hicom_hf.assets import example_videos
 from hicom_hf.cli.main import main
+from hicom_hf.evaluation.lmms_requests import instruction_of
 from hicom_hf.evaluation.paper import as_markdown, evaluate_paper
 from hicom_hf.evaluation.parsing import parse_choice
 from hicom_hf.evaluation.questions import Question
@@ -17,6 +19,7 @@ from hicom_hf.evaluation.subtitles import SubtitleRule, read_subtitles
 from hicom_hf.evaluation.tasks import TASKS, activitynet_qa, egoschema, mlvu, mvbench, videomme
 from hicom_hf.evaluation.tasks.choices import mark_choice
 from hicom_hf.evaluation.tasks.mvbench import PARTS
+from hicom_hf.evaluation.tasks.open_answers import mark_open
 from hicom_hf.evaluation.tasks.protocol_marks import official_mark
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.instruction_hicom import extract_instruction
@@ -190,9 +193,54 @@ def test_the_prompt_with_subtitles_is_that_of_lmms_eval(tmp_path):
     assert question.prompt_at([0.0], 6.0) == STORED["lmms-eval videomme_w_subtitle"]["prompt"]
 
 
-@pytest.mark.parametrize("form", [form for form in STORED if form.startswith(("lmms-eval", "official"))])
+HARNESSES = [form for form in STORED if form.startswith(("lmms-eval", "official"))]
+OPTION_LINE = re.compile(r"^\(?([A-E])[.)] (.+)$", re.MULTILINE)
+# Documents of tasks that have no bare question in `question`.
+DOCUMENTS = {
+    "lmms-eval mlvu_dev": {"question": f"{QUESTION}\n(A) red\n(B) blue\n(C) green\n(D) black\n"},
+    "lmms-eval tempcompass multi-choice": {"question": f"{QUESTION}\nA. red\nB. blue"},
+    "lmms-eval temporalbench": {"question": STORED["lmms-eval temporalbench"]["prompt"]},
+}
+
+
+def test_there_are_19_prompts():
+    assert len(HARNESSES) == 19
+
+
+@pytest.mark.parametrize("form", HARNESSES)
 def test_who_has_only_the_prompt_gets_the_condition_from_it(form):
     assert extract_instruction(STORED[form]["prompt"]) == STORED[form]["instruction"]
+
+
+@pytest.mark.parametrize("form", HARNESSES)
+def test_the_condition_of_a_document_is_its_bare_question(form):
+    row, task = STORED[form], form.split()[1]
+    document = DOCUMENTS.get(form, {"question": row["instruction"]})
+    assert instruction_of(task, document, row["prompt"], extract_instruction) == row["instruction"]
+
+
+@pytest.mark.parametrize("form", HARNESSES)
+def test_the_answer_to_each_prompt_is_parsed(form):
+    texts = [text for _, text in OPTION_LINE.findall(STORED[form]["prompt"])]
+    if not texts:  # an open question: the words are the answer
+        question = Question("1", "a.mp4", "?", "?", "yes")
+        assert mark_open(question, " Yes. ").parsed == "Yes." and mark_open(question, " ").value == 0
+        return
+    question = Question("1", "a.mp4", "?", "?", "B", tuple(texts))
+    for answer in (
+        "B",
+        "(B)",
+        "B.",
+        f"B. {texts[1]}",
+        f"(B) {texts[1]}",
+        texts[1],
+        "The answer is B.",
+        "Best option: (B)",
+    ):
+        assert mark_choice(question, answer).value == 1, answer
+    for answer in ("A", "I cannot tell", "", "Both of them", "Definitely", f"{texts[0]} or {texts[1]}", "A or B"):
+        assert mark_choice(question, answer).value == 0, answer
+        assert mark_choice(question, answer).parsed in ("A" if answer == "A" else None, None)
 
 
 def test_subtitles_are_those_of_the_sampled_frames(data):
