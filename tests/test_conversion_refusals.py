@@ -216,6 +216,16 @@ def test_values_beyond_float16_are_not_made_infinite(tmp_path):
     assert nothing_is_left(tmp_path, "official")  # although other tensors were written before
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, value):
+    tensors = weights()
+    tensors["model.norm.weight"][3] = value
+    source = checkpoint(tmp_path / "official", tensors=tensors)
+    with pytest.raises(ValueError, match=r"official: model\.norm\.weight holds values that are NaN or infinite"):
+        convert(source, tmp_path / "hicom")
+    assert nothing_is_left(tmp_path, "official")
+
+
 def test_what_is_at_the_destination_stays_unless_it_may_be_overwritten(direct, tmp_path):
     destination = tmp_path / "hicom"
     destination.mkdir()

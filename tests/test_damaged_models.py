@@ -11,6 +11,7 @@ from official_checkpoints import TOWER, checkpoint
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
 from hicom_hf.cli.main import main
+from hicom_hf.hub.loading import load_config
 from hicom_hf.hub.saving import save_hub_folder
 
 ABSENT = object()  # stands for a field that is taken out
@@ -114,6 +115,13 @@ def test_weights_that_are_no_weights_are_named_by_ask(copied, capsys):
         (copied / "pytorch_model.bin").write_bytes(content)
         code, errors = outcome(arguments, capsys, copied)
         assert code == 1 and "not foreseen" not in errors
+
+
+@pytest.mark.parametrize("content", ['"x"', "3", "null", "true", "[]"])
+def test_a_config_that_is_no_object_is_said_to_be_none(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json must hold a JSON object"):
+        load_config(tmp_path)
 
 
 def test_an_endless_number_of_layers_is_refused_at_once(copied, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from ..hub.loading import quiet_transformers
+from ..hub.loading import is_finite, quiet_transformers
 from ..hub.new_folder import check_destination, new_folder
 from ..hub.reading import ReadingValues
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
@@ -92,7 +92,8 @@ def convert_official_checkpoint(
     Raises:
         FileNotFoundError: the source or a model that it refers to is not there.
         FileExistsError: the destination is.
-        ValueError: an option is not understood or not built, or tensors do not fit; nothing is written then.
+        ValueError: an option is not understood or not built, or tensors do not fit, or hold NaN or infinity; nothing is left
+            at the destination then.
 
     Source: official release, two commits; `docs/official_checkpoint.md`.
 
@@ -205,11 +206,20 @@ def _match(source: OfficialSource, model) -> dict[str, str | None]:
 
 
 def _pieces(source: OfficialSource, sources: dict, shapes: dict, name: str) -> Iterator[torch.Tensor]:
-    """A tensor's values in pieces, with a mean row for each row that it grew by."""
+    """A tensor's values in pieces, with a mean row for each row that it grew by.
+
+    Raises:
+        ValueError: some are NaN or infinite.
+    """
     if sources[name] is None:
         yield torch.zeros(shapes[name])
         return
     tensor = source.read(sources[name])
+    if not is_finite(tensor):
+        raise ValueError(
+            f"{source.folder}: {sources[name]} holds values that are NaN or infinite; the checkpoint is damaged, or the run "
+            "that wrote it had failed"
+        )
     extra = shapes[name][0] - tensor.shape[0] if tensor.ndim else 0
     if not extra:
         yield tensor

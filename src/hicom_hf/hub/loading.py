@@ -66,7 +66,9 @@ def _read_config(place: ModelPlace) -> HiComConfig:
         values, _ = PreTrainedConfig.get_config_dict(place.source, revision=place.revision)
     except OSError as error:
         raise unreadable(place, error) from error
-    except WRONG_VALUES as error:  # JSON that is no object, or nested too deeply
+    except TypeError as error:  # a number or null
+        raise ValueError(f"{place}: config.json must hold a JSON object: {message_of(error)}") from error
+    except WRONG_VALUES as error:  # nested too deeply
         raise ValueError(f"{place}: config.json is not valid: {message_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{place}: config.json must hold a JSON object, got {type(values).__name__}")
@@ -286,7 +288,7 @@ def check_finite(model: nn.Module, source: object) -> None:
     Raises:
         ValueError: with their names.
     """
-    broken = [name for name, weight in model.named_parameters() if not _is_finite(weight.detach())]
+    broken = [name for name, weight in model.named_parameters() if not is_finite(weight.detach())]
     if broken:
         names = ", ".join(broken[:MAX_NAMES]) + (", ..." if len(broken) > MAX_NAMES else "")
         raise ValueError(
@@ -295,7 +297,7 @@ def check_finite(model: nn.Module, source: object) -> None:
         )
 
 
-def _is_finite(weight: torch.Tensor) -> bool:
+def is_finite(weight: torch.Tensor) -> bool:
     """Without a copy of the weight; quantized weights, and those that are still on disk, are not checked."""
     if not weight.is_floating_point() or weight.numel() == 0 or weight.device.type == "meta":
         return True
