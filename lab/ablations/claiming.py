@@ -1,4 +1,4 @@
-"""What a campaign's results are made with: noted in its folder, so that a command that would make others is refused.
+"""Records in a campaign's folder what its results are made with, so that a command with other settings is refused.
 
 `settings.json` holds the settings, the seed on which rates are chosen, the world's version, digests of what the stages' recipes
 say and of towers and LLM, and whether these were given.

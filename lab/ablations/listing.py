@@ -1,4 +1,4 @@
-"""What a campaign consists of and how far it is, for a terminal."""
+"""Variants, tables and progress of a campaign, for a terminal."""
 
 from collections.abc import Iterable
 

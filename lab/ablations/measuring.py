@@ -1,4 +1,4 @@
-"""What a finished model is tried on."""
+"""The tests of a finished model."""
 
 from collections.abc import Iterable
 from pathlib import Path

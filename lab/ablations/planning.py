@@ -9,7 +9,7 @@ from .campaign import STEPS, Campaign, Run
 from .paper_tables import TABLES
 from .variants import FIRST, PLATEAU, REPRESENTATIVES, VARIANTS
 
-# Seconds of a job until some have been measured, at the full budget: one thread, default settings.
+# Estimated seconds of a job before any have been measured, at the full budget: one thread, default settings.
 USUAL_SECONDS = {"towers": 1200, "llm": 1800, "features": 240, "alignment": 50, "train": 380, "plateau": 1100}
 
 

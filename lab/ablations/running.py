@@ -107,7 +107,7 @@ class _Pool:
             print(f"failed: {job.title} ({_log_file(self.campaign, job)})", file=sys.stderr, flush=True)
             return
         if job.kind in ("towers", "llm"):
-            claim(self.campaign)  # all that is trained from now on has these
+            claim(self.campaign)  # all further runs have these
         left = [other for other in open_jobs if not other.is_done]
         hours = expected_hours(self.campaign, left, self.workers)
         print(

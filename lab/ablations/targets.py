@@ -1,4 +1,4 @@
-"""What was to be shown, whether it was, and where the conditional compression loses."""
+"""The targets, whether they are met, and where the conditional compression is behind."""
 
 from dataclasses import dataclass, replace
 
@@ -20,9 +20,9 @@ from .variants import (
     VARIANTS,
 )
 
-MARGIN = 10.0  # points by which the conditional compression shall be better
+MARGIN = 10.0  # points by which the conditional compression should be better
 WELL_ABOVE = 10.0  # points over chance
-ENOUGH_SEEDS = 3  # a verdict on fewer says on how many
+ENOUGH_SEEDS = 3  # a verdict on fewer seeds states their number
 
 
 @dataclass(frozen=True)

@@ -214,9 +214,9 @@ INJECTION_PAIRS = (
     "fine-fine",
 )  # of table 6, beside the main variant
 
-# What an interrupted campaign should have done first.
+# Runs that a campaign does first, in case it is interrupted.
 FIRST = (CONDITIONAL, UNCONDITIONAL, POOL, CONDITIONAL_LOCAL, UNCONDITIONAL_LOCAL)
 # Whose validation score chooses the rates of each family.
 REPRESENTATIVES: dict[str, str] = {"conditional": CONDITIONAL, "unconditional": UNCONDITIONAL, "pooling": POOL}
-# Trained on until they stop improving.
+# Variants that are also trained until they stop improving.
 PLATEAU = (POOL, UNCONDITIONAL, UNCONDITIONAL_LOCAL)

@@ -34,9 +34,9 @@ UNCONDITIONAL_SHARE = (0.7, 0.4)  # of the batches, at first and in the end
 HELD = 0.6  # fraction of the steps before the rate falls
 FIRST_FILL, FILL_STEP = 0.05, 0.05  # of the curriculum
 MUST_BE_KNOWN = tuple(kind for kind in DRAWN_KINDS if kind != "vague")  # before the clutter grows
-EASY = 0.8  # fraction of right answers to the kind that is answered worst, in conditional contexts, from which it gets harder
-PATIENCE = 20  # batches at least before it gets harder again
-LATEST = (0.45, 0.7)  # fractions of the steps between which it gets hard in any case
+EASY = 0.8  # accuracy of the worst kind in conditional contexts from which contexts get harder
+PATIENCE = 20  # smallest number of batches before contexts get harder again
+LATEST = (0.45, 0.7)  # fractions of the steps between which contexts get harder in any case
 MEMORY = 0.9  # of the running fraction of right answers of each kind, per batch that has the kind
 LEAST_WEIGHT = 0.03  # of a kind that is always answered correctly; a kind that never is weighs 1 more
 # To what power the weights are taken. In unconditional contexts, asking mostly for an order would leave little to look for.
@@ -45,7 +45,7 @@ SCALE_RANGE = (0.6, 1.4)  # every token is multiplied by some number of these
 NOISE = (0.5, 1.0)  # largest noise on a token at first and in the end, in standard deviations of the embeddings
 SMOOTHING = 0.05
 ATTENTION_STD = 0.06  # of new attention weights, see `PackedReader`
-WORD_STD = 0.1  # of new word embeddings; sums of words come apart sooner than with the usual 0.02
+WORD_STD = 0.1  # of new word embeddings; sums of words become distinguishable sooner than with the usual 0.02
 PLACE_WORDS = (("top", "bottom"), ("left", "right"))
 PLACE_SLOPE = 2.0  # the words are clear away from the middle
 PLACE_WEIGHT = 1.0  # of the words for the place, beside those for an object

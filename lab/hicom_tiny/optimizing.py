@@ -1,4 +1,4 @@
-"""What both pre-trainings share: optimisers, the course of the rate, and the log."""
+"""Common parts of both pre-trainings: optimisers, schedule of the rate, and the log."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Contexts for the LLM's pre-training: what a compressor might hand over, made of words instead of pixels.
+"""Contexts for the LLM's pre-training: possible outputs of a compressor, made of words instead of pixels.
 
 Every group of patches becomes the sum of the word embeddings of the objects in it, weighted as attention of some sharpness
 would: objects that the text names weigh exp(sharpness) times as much. Sharpness 0 is what average pooling gives, so that the
@@ -54,13 +54,15 @@ MAX_PER_KIND = 6  # questions about one scene: more than about a video, so that 
 NUM_QUERIES = COMPRESSOR["num_global_tokens"]
 # Fractions of samples by what their context holds: local tokens alone, global tokens alone, else both.
 LOCAL_ALONE, GLOBAL_ALONE = 0.3, 0.06
-# Sharpness of conditional and of unconditional contexts. Below 0 it counts as 0, so that half of the latter have none; the
-# others lead there: without them, the LLM learns to find what it is asked about much later.
+# Sharpness of conditional and of unconditional contexts. Below 0 it counts as 0, so half of the unconditional contexts have
+# none. The others are a curriculum: without them, the LLM learns much later to find what it is asked about.
 CONDITIONAL, UNCONDITIONAL = (4.0, 7.0), (-2.0, 2.0)
-# What there is without variety: one raster, and mostly questions.
+# The fixed setting: one raster, and mostly questions.
 FIRST_RASTERS, FIRST_TASKS = RASTERS[:1], ((0.95, "question"), (0.05, "description"))
 LIKENESS = 0.12  # of the sharpness goes to objects that share one attribute with the name
-ORDER_OF_ALIKE = "order of alike objects"  # a word for one of them fits the other, too: where most wrong orders are
+ORDER_OF_ALIKE = (
+    "order of alike objects"  # a word for one of them fits the other, too: most wrong orders are of this kind
+)
 DRAWN_KINDS = (*KINDS, ORDER_OF_ALIKE)
 LEAST_THEMED = 0.3  # smallest fraction of the objects about which a vague question is asked
 PATCHES_PER_GROUP_FRAME = 9

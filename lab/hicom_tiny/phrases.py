@@ -10,7 +10,7 @@ from hicom_hf.shapes.words import with_article
 
 NAMED_ATTRIBUTES = (1, 1, 2, 2, 2, 3)  # number of attributes in a name; questions use two
 TWO_THINGS = 0.12  # fraction of texts about two things
-EVERYTHING = 0.04  # fraction of texts about all that is there
+EVERYTHING = 0.04  # fraction of texts about everything in the patch
 BARE = 0.25  # fraction of names without a sentence around them
 
 

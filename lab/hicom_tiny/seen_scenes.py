@@ -1,4 +1,4 @@
-"""Scenes as pre-training sees them: what lies in each patch of the sampled frames, and the frames themselves.
+"""Scenes for pre-training: the objects in each patch of the sampled frames, and the frames themselves.
 
 Letters: T frames, H/W patch rows and columns, O objects of a scene, S image side in pixels.
 """

@@ -27,12 +27,12 @@ from .sizes import INSTRUCTION, INSTRUCTION_LENGTH, VISION
 from .word_tokenizers import instruction_tokenizer
 
 PHRASE_STREAM = 1
-SURE_COVER = 0.3  # fraction of a patch from which an object in it counts; a smaller fraction is not judged
+SURE_COVER = 0.3  # fraction of a patch from which an object in it counts; smaller ones are not scored
 FIRST_BIAS = -6.0  # most pairs do not match
 FEATURE_SCALE = 0.2  # of the saved features: their norm falls from about 38 to 8, see `scale_features`
 FEATURES_WEIGHT = 0.3  # of the same loss on the features, so that objects are complete one layer earlier
 PALE = 0.5  # fraction of frames that lose some of their colour, so that shapes are learnt apart from it
-LEAST_COLOUR = 0.5  # of a frame's colour; with less of it, texts that name a colour are not judged
+LEAST_COLOUR = 0.5  # of a frame's colour; with less of it, texts that name a colour are not scored
 CONTRAST, BRIGHTNESS = (0.8, 1.2), (-20.0, 20.0)
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue; ITU-R BT.601
 

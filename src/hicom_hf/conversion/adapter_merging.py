@@ -81,7 +81,7 @@ class AdapterMerger:
         config.target_modules, config.layers_to_transform, config.modules_to_save = [module], None, None
         config.exclude_modules, config.init_lora_weights = None, True
         with warnings.catch_warnings():
-            # Patterns of ranks and scales that are for other layers than this one.
+            # Patterns of ranks and scales for other layers.
             warnings.filterwarnings("ignore", message="The following (alpha|rank)_pattern keys did not match")
             root = inject_adapter_in_model(config, _nested(module, linear))
         layer = root.get_submodule(module)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ..hub.places import check_exists
 from ..hub.reading import message_of, shard_names
 
-# What a checkpoint consists of; nothing else is downloaded, above all no code.
+# Files of a checkpoint; nothing else is downloaded, in particular no code.
 FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # with or without shards; the first that is there counts
 PROJECTOR_FILE = "mm_projector.bin"

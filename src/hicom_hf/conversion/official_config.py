@@ -7,7 +7,7 @@ from .tensor_matching import match_tensors
 
 OFFICIAL_LLM = "hicom_qwen2"  # its decoder is Qwen2's
 SECOND_TO_LAST = -2  # the SigLIP layer whose states are compressed
-# What the LLM's config is made from; a default in its place could fit the tensors and still be another model.
+# Fields that the LLM's config needs; a default could fit the tensors and still give another model.
 LLM_KEYS = (
     "hidden_size",
     "intermediate_size",

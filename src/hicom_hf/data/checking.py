@@ -32,7 +32,7 @@ from .streaming import open_stream, records_of_row
 
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small
 CHUNK = 256  # records that are checked together, so that memory does not grow with the data set
-STREAM_CHUNK = 64  # of a stream, whose videos are in memory
+STREAM_CHUNK = 64  # records of a stream that are checked together; their videos are in memory
 NUM_SHOWN_WORDS = 8
 WINDOW = 64  # videos handed to each worker ahead of time, so that memory does not grow with the data set
 QUANTILES = {"min": 0.0, "median": 0.5, "95%": 0.95, "max": 1.0}

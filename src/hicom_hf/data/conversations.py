@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from ..processors.chat_content_hicom import check_part, frame_options
 from .formats import TURN_KEYS, nearest_format, record_format
 
-# What can be wrong with a sample. The first four are seen in the record, the others when it is read.
+# Kinds of faulty samples. The first four are found in the record, the others when its media are read.
 BAD_RECORD = "bad record"
 ODD_TURNS = "odd turns"
 EMPTY_ANSWER = "empty answer"

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 MIXTURE_SUFFIXES = (".yaml", ".yml")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-NUM_CALIBRATION_ITEMS = 64  # items that are tokenised to learn how many tokens a character makes
+NUM_CALIBRATION_ITEMS = 64  # items that are tokenised to estimate tokens per character
 MODALITIES = ("text", "image", "video")
 
 

@@ -182,7 +182,7 @@ class Build:
 
     def _choose(self, progress: Progress) -> None:
         watched = {item: item for item in self.videos if self.watched.is_done(item)}
-        run_stage(self.chosen, watched, self._choose_one, 1, progress)  # takes no time, whoever does the rest
+        run_stage(self.chosen, watched, self._choose_one, 1, progress)  # takes almost no time
 
     def _choose_one(self, item: str) -> dict[str, Any]:
         return choose_clips(item, self.watched.read(item), self.settings)

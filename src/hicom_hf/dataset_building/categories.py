@@ -6,7 +6,7 @@ import numpy as np
 
 from ..shapes.dice import Dice
 
-# Table A2 of the paper, word for word; finance and commerce are there twice, with and without "knowledge".
+# Table A2 of the paper, word for word; finance and commerce occur twice, with and without "knowledge".
 CATEGORIES = (
     "A video about cooking activity.",
     "A video about writing activity.",

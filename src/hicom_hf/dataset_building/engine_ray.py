@@ -40,7 +40,7 @@ class RayEngine:
         if not self._ray.is_initialized():
             options: dict[str, Any] = {"address": self.address} if self.address else {"num_cpus": self.workers}
             if not self.address:
-                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data are sent
                 options["include_dashboard"] = False
             self._ray.init(log_to_driver=False, logging_level="warning", **options)
         self.workers = self.workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
@@ -60,7 +60,7 @@ class RayEngine:
 
     def _finished(self, stage: Stage, values: dict[str, Any], work: Work) -> Iterator[str]:
         ray = self._ray
-        # An item that ends its process is tried once more, as it may have been its neighbour's fault or the machine's.
+        # An item that ends its process is tried again, because another item or the machine may have been the cause.
         task = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=1)(do_item)
         shared = ray.put((work, stage))
         assert self.workers is not None  # set in `__enter__`

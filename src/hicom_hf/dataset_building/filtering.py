@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 PAPER_PHRASES = ("not provide", "not describe")  # section 3.2: "such as"
-# Ours: what a captioner says that talks of its task. "not show" is not among them: good answers say it, too.
+# Ours: phrases of a captioner that refer to its task. "not show" is not among them, because good answers contain it, too.
 REFUSALS = ("i cannot", "i can't", "i'm unable", "i am unable", "i'm sorry", "as an ai", "unable to determine")
 OF_THE_TASK = ("the caption", "the description above", "the provided", "the frames", "these frames")
 LEAST_ANSWER_WORDS = 3  # rule 2 of the paper: the answer describes in detail

@@ -21,7 +21,7 @@ except ImportError:  # huggingface_hub 1 brings httpx, huggingface_hub 2 httpx2
 
 BUSY = (429, 503)  # the server has too much to do
 RETRIED = (408, 409, 425, *BUSY, 500, 502, 504)
-REFUSED_FOR_ALL = (401, 403, 404)  # wrong key, wrong address or wrong model: no request would do better
+REFUSED_FOR_ALL = (401, 403, 404)  # wrong key, wrong address or wrong model: no request would succeed
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
 FIRST_IN_FLIGHT = 4
 SHOWN_BYTES = 500  # of a server's words
@@ -97,7 +97,7 @@ class Throttle:
             self.in_flight -= 1
             if not busy:
                 self.limit = min(self.most, self.limit + 1)
-            elif ticket == self._num_halved:  # requests that were sent together are one refusal
+            elif ticket == self._num_halved:  # refusals of requests that were sent together count once
                 self.limit, self._num_halved = max(1, self.limit // 2), self._num_halved + 1
             self._changed.notify_all()
 

@@ -33,11 +33,11 @@ from .reading import WRONG_VALUES, Reading, message_of, shard_names
 logger = logging.get_logger(__name__)
 
 WEIGHTS_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-MAX_LAYERS = 10_000  # of a tower or LLM; no model comes near
+MAX_LAYERS = 10_000  # of a tower or LLM; far above every model
 MAX_NAMES = 3  # of weights, in a message
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Quantization = Literal["nf4", "int8"]
-ADAPTED = ("compressor", "language_model")  # what training an adapter trains
+ADAPTED = ("compressor", "language_model")  # the parts that adapter training trains
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 

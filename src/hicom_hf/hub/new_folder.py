@@ -43,7 +43,7 @@ def new_folder(destination: str | Path, overwrite: bool = False) -> Iterator[Pat
         ...     model.save_pretrained(folder)
     """
     path = Path(destination).absolute()
-    remove_leftovers(path.parent, path.name)  # puts back what a killed process was about to replace
+    remove_leftovers(path.parent, path.name)  # restores the folder that a killed process was about to replace
     check_destination(destination, overwrite)
     with atomic_folder(path, replace=overwrite) as folder:
         yield folder

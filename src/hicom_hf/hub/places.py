@@ -15,7 +15,7 @@ from .reading import read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 HUB_SECONDS = 10.0  # to wait for the Hub to say whether a repo exists
-# What huggingface_hub's HTTP library raises where there is no network.
+# Errors of huggingface_hub's HTTP library without a network.
 NO_ANSWER = cast(type[Exception], HfHubHTTPError.__bases__[0])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 
-# What libraries and our own checks raise over values of a damaged or hand-edited file.
+# Errors that libraries and our own checks raise for values of a damaged or hand-edited file.
 WRONG_VALUES = (
     ValueError,
     TypeError,

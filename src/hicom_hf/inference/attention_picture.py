@@ -27,10 +27,10 @@ SMALL, LARGE = 14, 18  # text
 OUTLINE = 2  # from an object to its outline
 BAR = 180, 12  # width and height of a colour bar
 
-MAX_SHOWN = 8  # frames; more are thinned out evenly
+MAX_SHOWN = 8  # frames; of more, evenly spread ones are shown
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (110, 110, 120)
 BLUE, GREEN, RED = (20, 70, 160), (0, 120, 60), (180, 30, 30)
-# Heat from "as in an even spread" to the most, RGB.
+# Colours from "as in an even spread" to the maximum, RGB.
 HEAT = np.array([(70, 0, 110), (190, 20, 110), (250, 90, 40), (255, 190, 30), (255, 250, 170)], dtype=np.float64)
 DIM, GREY = 0.62, 0.35  # brightness that frames keep under the heat, and how much of their colour they lose
 LEAST_TOP = 2.0  # times an even spread; a scale that ends lower would make noise look like attention

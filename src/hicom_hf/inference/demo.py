@@ -24,7 +24,7 @@ from ..shapes import Question, Scene, is_right, padded_boxes, patch_cover, quest
 from . import Explained, attention_fraction, attention_maps, picture, shown_frames
 
 FRESH_CLUTTER, FRESH_SPLIT = "normal", "test"  # of a video made on the spot; no training has seen this split
-# About a video of which nothing is known.
+# Questions about a video whose content is not known.
 GENERAL_QUESTIONS = (
     "What is this video mainly about?",
     "Is there a blue circle?",

@@ -21,7 +21,7 @@ from ..processors.answering_hicom import EncodedVideo
 from ..processors.picture_settings_hicom import PictureSettings
 from ..processors.video_reading_hicom import SamplingRecord
 
-FORMAT = 1  # of the files; raised when their content changes
+FORMAT = 1  # version of the files; raised when their content changes
 
 
 class VideoCache:

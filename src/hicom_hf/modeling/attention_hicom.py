@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .mlp_hicom import INIT_STD
 
-DEFAULT_IMPLEMENTATION = "sdpa"  # transformers' own, where nobody asked for one
+DEFAULT_IMPLEMENTATION = "sdpa"  # transformers' default, where no implementation is requested
 HEAD_SIZE = 128  # channels per head; a width below 128 gets one head (official release)
 
 

@@ -37,7 +37,7 @@ class HiComPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True  # of a step of decoding, which is all that `generate` compiles
+    _can_compile_fullgraph = True  # of a decoding step; `generate` compiles nothing else
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _no_split_modules = ["HiComVisionTower", "HiComInstructionEncoder", "HiComCompressor"]
 

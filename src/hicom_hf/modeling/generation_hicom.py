@@ -17,7 +17,7 @@ from .backbone_hicom import HiComModel
 from .configuration_hicom import HiComConfig
 from .outputs_hicom import HiComVisualOutput
 
-PROBE = "abcdef"  # what transformers spells to learn what a tokenizer puts around its tokens
+PROBE = "abcdef"  # a text by which transformers learns what a tokenizer puts around its tokens
 NUM_TOKENS_LOOKED_AT = 64  # of an answer's end, for stop strings
 
 

@@ -31,7 +31,7 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": MODEL_CLASS,
 }
 PIPELINE_FILES = ("video_text_to_text.py", "answering_hicom.py")  # the pipeline and what it imports
-MAX_SHARD_SIZE = "5GB"  # our choice: the Hub's own advice is to stay below 20 GB a file
+MAX_SHARD_SIZE = "5GB"  # our choice: the Hub recommends less than 20 GB per file
 
 
 class HubFolderMixin:

@@ -15,7 +15,7 @@ PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF")
 # A JPEG photo with a preview or a second view behind it, as cameras and phones write them: only the first one is the picture.
 PHOTO_FORMAT = "MPO"
 DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
-LONGEST_IGNORED_DELAY = 0.01  # seconds; browsers take such a delay for a mistake
+LONGEST_IGNORED_DELAY = 0.01  # seconds; browsers treat such a delay as a mistake
 
 
 def open_pictures(file: BinaryIO, name: str) -> Image.Image | None:
@@ -28,7 +28,7 @@ def open_pictures(file: BinaryIO, name: str) -> Image.Image | None:
         return Image.open(file, formats=PILLOW_FORMATS)
     except Image.DecompressionBombError as error:
         raise VideoReadError(f"{name}: the picture is too large ({error})") from error
-    except (OSError, SyntaxError):  # no image, or one that FFmpeg shall judge
+    except (OSError, SyntaxError):  # no image, or one that is left to FFmpeg
         return None
     except PILLOW_ERRORS as error:
         raise VideoReadError(f"{name}: the image cannot be opened ({error}); it may be incomplete") from error

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 # Markings of an option, each with the key (a letter or a number) that must count up from the first to the last option.
-# Tried in this order: what is marked by capital letters may itself hold numbers or bullets, not the other way round.
+# Tried in this order: an option marked by a capital letter may contain numbers or bullets, but not the other way round.
 KEYS = {
     "capital": r"(?P<key>[A-Z])",
     "number": r"(?P<key>\d{1,2})",

@@ -24,7 +24,7 @@ from .frame_selection_hicom import (
 )
 
 CANDIDATE_FPS = 1.0  # candidates per second of video where the request names no number
-FRAMES_PER_READ = 256  # whose features are in memory together while frames are scored
+FRAMES_PER_READ = 256  # candidates whose features are in memory together while frames are scored
 
 
 class FeatureFile:
@@ -60,7 +60,7 @@ class FeatureFile:
         content = bytearray((stop - start) * self.row_bytes)
         self._file.seek((self._first + start) * self.row_bytes)
         self._file.readinto(content)
-        assert self.dtype is not None  # that of the rows that were written
+        assert self.dtype is not None  # the type of the rows that were written
         return torch.frombuffer(content, dtype=self.dtype).view(stop - start, *self.shape)
 
     def forget(self, num_rows: int) -> None:

@@ -12,7 +12,7 @@ from .video_sources_hicom import is_frame_list
 SOURCE_KEYS = {"video": ("video", "url", "path"), "image": ("image", "url", "path", "base64")}
 # What a video's own part or record may say about its frames; see `HiComVideoProcessor.preprocess`.
 FRAME_KEYS = ("start", "end", "num_frames", "fps", "max_frames", "frame_rate")
-# How the chats of Qwen call the same.
+# Names of the same fields in chats of Qwen.
 SPELLINGS = {"video_start": "start", "video_end": "end", "nframes": "num_frames"}
 
 
@@ -122,7 +122,7 @@ def _with_chat_video(part: Any, name: str) -> Any:
     if not sources:
         return {"type": kind}
     source = part[sources[0]]
-    # A list of frames, or a picture shown as a video, could be taken for frames of one video with what stands beside it.
+    # A list of frames, or a picture shown as a video, could be mistaken for frames of one video together with its neighbours.
     is_alone = kind == "video" and (isinstance(source, (list, tuple)) or is_frame_list([source, source]))
     return (
         {"type": kind, kind: ChatVideo(source, frames)} if frames or is_alone else {"type": kind, sources[0]: source}

@@ -88,7 +88,7 @@ def question_of(text: str) -> str:
     before, behind = split_options(text)
     question = _cleaned(before)
     if behind and not _asks(question):
-        # The options come first, or what stood before them is no question.
+        # The options come first, or the text before them is not a question.
         later = _cleaned(_without_answer_label(behind))
         question = later if later and (not question or _asks(later)) else question
     return question

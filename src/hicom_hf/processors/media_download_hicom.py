@@ -27,7 +27,7 @@ PROGRESS = 32 * 2**10  # bytes that must arrive in each period of `stall_seconds
 MAX_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # what has a meaning in an address and stays as it is (RFC 3986)
-USER_AGENT = "Mozilla/5.0 (compatible; hicom_hf)"  # many servers refuse Python's own
+USER_AGENT = "Mozilla/5.0 (compatible; hicom_hf)"  # many servers refuse Python's default user agent
 
 
 class DownloadError(ValueError):
@@ -195,7 +195,7 @@ class _Handler(urllib.request.AbstractHTTPHandler):
 def _final_response(url: str, access: MediaAccess, pace: Pace) -> http.client.HTTPResponse:
     """The answer behind all redirects."""
     opener = urllib.request.OpenerDirector()
-    # A proxy would connect in our place, to what it likes.
+    # A proxy would connect in our place, to any address.
     proxies = {} if access.is_guarded else None
     for handler in (urllib.request.ProxyHandler(proxies), _Handler(access, pace)):
         opener.add_handler(handler)

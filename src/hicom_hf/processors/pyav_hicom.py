@@ -15,7 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from .damage_hicom import has_wrong_checksum
 
-# Containers and raw streams of video, by FFmpeg's names. Its other formats are not video that people bring, and some are unsafe
+# Containers and raw streams of video, by FFmpeg's names. FFmpeg's other formats are rarely used for video, and some are unsafe
 # on files of strangers: "tty" draws any text as a film, "concat", "hls" and "dash" are lists of other files.
 VIDEO_FORMATS = (
     "3g2,3gp,apv,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dnxhd,dv,evc,flv,gxf,h261,h263,h264,hevc,ivf,live_flv,lxf,m4v,matroska,"

@@ -40,7 +40,8 @@ MIN_SEEK_DISTANCE = 16
 FRAMES_AHEAD = 2
 # Photos (HEIC, AVIF), whose picture may be cut into tiles that are a stream each.
 TILED_BRANDS = ("avif", "avis", "heic", "heis", "heix", "mif1", "msf1")
-# Decoders that give no frame before one from which decoding can begin; that one need not be a keyframe (intra refresh).
+# Decoders that output nothing before the first frame from which decoding can begin, which need not be a keyframe (intra
+# refresh).
 CODECS_THAT_CHECK_KEYFRAMES = ("h264",)
 # In these codecs a frame marked as "no reference" is one that no other frame is predicted from.
 CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
@@ -240,7 +241,7 @@ class StreamReader:
         for packet in chain([] if first is None else [first], demux(self._container, stream)):
             if packet.pts is not None and packet.pts not in self._index.order:
                 continue  # the incomplete last packet of a truncated file
-            if self._can_skip:  # what nobody wants and no frame is predicted from need not be decoded
+            if self._can_skip:  # frames that are neither requested nor used for prediction need not be decoded
                 self._decoder.codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             yield from self._decoder.decode(packet)
 

@@ -27,7 +27,7 @@ from .picture_settings_hicom import DEFAULT_SETTINGS, PictureSettings, on_white
 from .source_names_hicom import DATA_SCHEME, VideoReadError, source_name, url_scheme
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# What Pillow may take an image for. Its other formats are not pictures that people bring, and some start other programs:
+# Formats that Pillow may read. Its other formats are rarely used for pictures, and some start other programs:
 # a PostScript file under any name would run Ghostscript.
 STILL_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # What Pillow's readers raise on damaged data.
@@ -238,7 +238,7 @@ def _natural_key(path: Path) -> list[tuple[int, int, str]]:
 def _open_path(path: Path, name: str) -> BinaryIO:
     try:
         mode = path.stat().st_mode
-        if stat.S_ISREG(mode):  # opening a pipe would wait for its writer, and a device may have no end
+        if stat.S_ISREG(mode):  # opening a pipe would wait for its writer, and a device may be endless
             return path.open("rb")
     except FileNotFoundError as error:
         raise VideoReadError(f"{name}: there is no such file or folder; check the path") from error
@@ -271,7 +271,7 @@ def _downloaded(url: str, name: str, access: MediaAccess) -> BinaryIO:
     try:
         return download(url, access)
     except (DownloadError, MediaAccessError) as error:
-        # Not `from error`: what lies behind it may repeat the address with its password.
+        # Not `from error`: its cause may repeat the address with its password.
         raise VideoReadError(f"{name}: {error}") from None
 
 

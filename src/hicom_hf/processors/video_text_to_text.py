@@ -183,9 +183,11 @@ class VideoTextToTextPipeline(Pipeline):
 
     def _about_one_video(self, source: Any, questions: list[str], kwargs: dict) -> list[Request]:
         """Read and encode a video once, for several questions about it."""
-        requests = [as_request(source, question) for question in questions]  # before the work: questions may be wrong
+        requests = [
+            as_request(source, question) for question in questions
+        ]  # before the expensive part: questions may be wrong
         if requests[0].chat[-1]["content"][0]["type"] != "video":
-            return requests  # an image is one frame and not worth it, and text alone has nothing to encode
+            return requests  # for an image of one frame it does not pay, and text alone has nothing to encode
         params = {**self._preprocess_params, **self._sanitize_parameters(**_without_base_arguments(kwargs))[0]}
         sampling = {**(params.get("processor_kwargs") or {}), **{k: params[k] for k in SAMPLING_KEYS if k in params}}
         video = requests[0].chat[-1]["content"][0]["video"]
@@ -248,7 +250,7 @@ class VideoTextToTextPipeline(Pipeline):
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            sanitize_control_tokens=True,  # what a question holds of special tokens is plain text
+            sanitize_control_tokens=True,  # special tokens in a question are plain text
             **arguments,
         )
         model_inputs: dict[str, Any] = dict(tensors.items())

@@ -253,7 +253,7 @@ class Engine:
                 found = self._reading.setdefault(key, mine)
             if found is mine:
                 break
-            with suppress(RequestCancelled):  # whoever read it has left: somebody else does
+            with suppress(RequestCancelled):  # the request that was reading it was cancelled: another one reads it
                 return found.result()
         try:
             mine.set_result(read())
@@ -446,7 +446,7 @@ class Engine:
         ticket.future.set_exception(error)
 
     def _release(self, ticket: Ticket) -> None:
-        ticket.slots = []  # features and pixels go, whoever keeps the ticket
+        ticket.slots = []  # features and pixels are freed, even if the ticket is kept
         with self._changed:
             self._num_inside -= 1
             self._changed.notify_all()

@@ -13,7 +13,7 @@ from ..processors.frame_selection_hicom import FrameSelection
 from .requests import Request, Result, Settings, VideoSource
 
 MAX_TEXT_LENGTH = 200_000  # characters of one text
-# Named in OpenAI's or vLLM's interface; refused unless they say what is the case anyway.
+# Named in OpenAI's or vLLM's interface; refused unless their value is the default behaviour.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...] | None] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -155,7 +155,7 @@ class StreamOptions(Strict):
 class ChatCompletionRequest(BaseModel):
     """The body of `POST /v1/chat/completions`."""
 
-    model_config = ConfigDict(extra="allow")  # what is unknown is judged below, by name
+    model_config = ConfigDict(extra="allow")  # unknown fields are refused below, by name
 
     model: str | None = None
     messages: list[Message] = Field(min_length=1)

@@ -17,8 +17,8 @@ from .engine import Engine
 from .page import MAX_SHOWN_FRAMES, Page
 
 SESSION_SECONDS = 1800  # after which a visitor's state is dropped
-SWEEP_SECONDS = 600  # between looks for uploads that are older than twice that
-FONTS = ("system-ui", "sans-serif")  # gradio's own would be fetched from a server of Google
+SWEEP_SECONDS = 600  # between searches for uploads that are older than twice that
+FONTS = ("system-ui", "sans-serif")  # gradio's default fonts would be fetched from a server of Google
 QUESTIONS = ("Which way does the cyan moon move?", "How many blue moons are there?", "Describe the picture.")
 
 

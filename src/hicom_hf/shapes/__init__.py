@@ -1,4 +1,4 @@
-"""The shapes world: crowded synthetic videos with questions, in which asking decides what is worth keeping.
+"""The shapes world: crowded synthetic videos with questions; which tokens are worth keeping depends on the question.
 
 `Scene.from_seed` draws what happens, `render` turns it into frames, `questions` asks about it, `captions` and
 `descriptions` describe it, and `write_dataset` writes mp4 files and LLaVA-format JSON that the trainer reads.

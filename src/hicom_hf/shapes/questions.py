@@ -41,7 +41,7 @@ TEMPLATES = {
 }
 KINDS = tuple(TEMPLATES)
 THEME_ANSWERS = {colour: f"mostly {colour} objects" for colour in COLOURS}
-# What may be answered to each kind; the two names of an order question are its own.
+# Possible answers of each kind; the two names of an order question are its own.
 ANSWERS = {
     "colour": tuple(COLOURS),
     "shape": tuple(SHAPES),

@@ -1,4 +1,4 @@
-"""Every word that the world says or hears, for a tokenizer of whole words."""
+"""Every word of the world's questions and answers, for a tokenizer of whole words."""
 
 import re
 
@@ -8,7 +8,7 @@ from .words import COLOURS, SHAPES, TEXTURES
 
 WORDS = re.compile(r"[a-z]+|[^a-z\s]")
 PLACEHOLDERS = re.compile(r"\{\w+\}")
-# What the sentences of descriptions.py and the placeholders bring in.
+# Words of the sentences of descriptions.py and of the placeholders.
 TOLD = f"a an at the , . first last then that moves and object objects {WHOLE_REQUEST}"
 
 

@@ -25,7 +25,7 @@ SHAPES = {  # with their plural
 TEXTURES = ("solid", "hollow", "striped", "dotted")
 ATTRIBUTES = ("colour", "shape", "texture")
 
-# Never shown in training, and named to the LLM's pre-training alone: each shape once.
+# Never shown in training, and named only in the LLM's pre-training: each shape once.
 HELD_OUT_PAIRS = (
     ("red", "circle"),
     ("green", "square"),

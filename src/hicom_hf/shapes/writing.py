@@ -81,7 +81,7 @@ def write_video(
     ):
         stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=CODECS[codec]))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.codec_context.thread_count = 1  # more do not pay for such small pictures
+        stream.codec_context.thread_count = 1  # more threads do not pay for such small pictures
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode(None))

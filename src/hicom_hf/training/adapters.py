@@ -17,9 +17,9 @@ from .stages import mark_trained
 
 logger = logging.getLogger(__name__)
 
-# What lies in a layer of the LLM. Plain names such as "q_proj", and "all-linear", would also hit SigLIP and the compressor.
+# Modules in a layer of the LLM. Plain names such as "q_proj", and "all-linear", would also hit SigLIP and the compressor.
 LLM_LAYER = re.compile(r"(?:.*\.)?language_model\.layers\.\d+\.(.+)")
-ROUTERS = ("gate", "router", "shared_expert_gate")  # of mixtures of experts: they choose, and stay as they are
+ROUTERS = ("gate", "router", "shared_expert_gate")  # of mixtures of experts: they route tokens, and are not adapted
 COMPRESSOR = "model.compressor"  # its name in the model, which no other module's name ends in
 
 

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 MARKER = "complete.json"  # names, sizes and digests of a complete folder's files
 UNFINISHED = "unfinished"  # where folders are written, beside those that are complete
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch and safetensors have their own words for a full disk
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # messages of torch and safetensors about a full disk
 SAMPLES_PER_WEIGHT = 64  # values of each frozen weight that its fingerprint reads
 
 

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from ..data.collating import BatchStatistics
 
-BOTTLENECK = 0.3  # fraction of the time spent waiting for data above which the line says so
+BOTTLENECK = 0.3  # fraction of the time spent waiting for data above which the log names the bottleneck
 
 
 @dataclass

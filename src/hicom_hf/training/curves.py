@@ -11,7 +11,7 @@ from ..hub.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
-SMOOTHING = 0.9  # weight of what came before in the smoothed training loss
+SMOOTHING = 0.9  # weight of the previous value in the smoothed training loss
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> bool:

@@ -318,7 +318,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=not on_cpu,
-        remove_unused_columns=False,  # the columns of raw samples are the collator's business
+        remove_unused_columns=False,  # the collator handles the columns of raw samples
         label_names=["labels"],
         ddp_find_unused_parameters=False,  # every trained parameter is used in every step, see HiComTrainer
         ddp_backend="gloo" if processes > 1 and on_cpu else None,
@@ -438,5 +438,5 @@ def _save_into(trainer: HiComTrainer, recipe: Recipe, folder: Path) -> None:
     trainer.save_model(str(folder))
     (folder / "training_args.bin").unlink(
         missing_ok=True
-    )  # a pickle with paths of this machine; the recipe says it all
+    )  # a pickle with paths of this machine; the recipe has the same content
     (folder / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")

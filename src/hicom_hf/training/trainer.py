@@ -73,7 +73,7 @@ class HiComTrainer(Trainer):
         >>> trainer.train(resume_from_checkpoint=True)  # doctest: +SKIP
     """
 
-    # What transformers leaves open.
+    # Types that transformers leaves open.
     model: nn.Module
     train_dataset: HiComDataset | HiComStreamingDataset
     data_collator: Collator
@@ -148,7 +148,7 @@ class HiComTrainer(Trainer):
             "persistent_workers": self.args.dataloader_persistent_workers,
         }
         if isinstance(dataset, HiComStreamingDataset):  # it is split between processes already
-            # A worker without a shard would make the order of the batches a matter of time.
+            # With a worker that has no shard, the order of the batches would depend on timing.
             options["num_workers"] = min(options["num_workers"], dataset.num_shards)
             options["persistent_workers"] &= options["num_workers"] > 0
             if dataset.repeat and not self.args.ignore_data_skip:
@@ -388,7 +388,7 @@ class HiComTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            # peft has let everything of its own learn
+            # peft has made all its parameters trainable
             set_trainable(self.model, base_model(self.model).config, self.learning_rates)
             return
         stored = json.loads((folder / TRAINABLE_FILE).read_text(encoding="utf-8"))
