@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,7 +92,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_lines(session, dat
         stderr=subprocess.DEVNULL,
     )
     answers = tmp_path / "shapes" / "answers.jsonl"
-    while not answers.exists():
+    while not (answers.exists() and b"\n" in answers.read_bytes()):
         assert running.poll() is None, "it ended before it was killed"
         time.sleep(0.02)
     os.kill(running.pid, signal.SIGKILL)
@@ -355,3 +358,17 @@ def test_wrong_arguments_are_refused(arguments, message, capsys):
 def test_an_unknown_task_is_refused_by_name(tmp_path, capsys):
     assert main(["eval", "shape", "--output", str(tmp_path)]) == 1
     assert "there is no task 'shape'; known are shapes" in capsys.readouterr().err
+
+
+def test_the_task_of_the_documentation_runs_as_it_stands_there(path, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    [code] = re.findall(
+        r"```python\n(.*?)```", text.partition("## A task of your own")[2].partition("\n## ")[0], re.DOTALL
+    )
+    (tmp_path / "videos").mkdir()
+    shutil.copy(path, tmp_path / "videos" / "cat.mp4")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "evaluation.md", "exec"), {"__name__": "documentation"})
+    summary = json.loads((tmp_path / "results" / "mine" / "summary.json").read_text())
+    assert summary["score"]["mean"] == 100 and summary["complete"]
+    assert (tmp_path / "results" / "mine" / "summary.png").is_file()
