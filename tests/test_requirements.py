@@ -54,7 +54,8 @@ def test_training_waits_for_a_peft_that_the_next_transformers_takes():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(requirements().keys() - {"flash-attn", "deepspeed", "build", "pyright", "ruff"} - DOCS)
+    "name",
+    sorted(requirements().keys() - {"flash-attn", "deepspeed", "liger-kernel", "build", "pyright", "ruff"} - DOCS),
 )
 def test_the_tested_version_is_allowed(name):
     if name in SERVING and importlib.util.find_spec(name) is None:

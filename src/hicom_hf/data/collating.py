@@ -1,4 +1,4 @@
-"""From samples to a batch: text padded to one length, videos and images packed in the order of their rows.
+"""From samples to a batch: text padded to one length or laid end to end, videos and images in the order of their samples.
 
 Letters: B samples, V videos of the batch, T frames of one, S image side in pixels.
 """
@@ -57,6 +57,8 @@ class HiComDataCollator:
         processor: a `HiComProcessor`.
         padding_side: "right" or "left"; attention and position ids make them equal.
         pad_to_multiple_of: lengths are rounded up to a multiple, for tensor cores; None does not.
+        packing: lay all samples of a batch end to end in one row, without padding. Positions begin again with each sample,
+            which is how attention keeps them apart; see `check_packing`.
         with_statistics: add `batch["statistics"]`, a `BatchStatistics`, which the trainer must take out before it calls
             the model. It is part of the batch, so it is correct with any number of loader processes.
 
@@ -74,6 +76,7 @@ class HiComDataCollator:
         padding_side: Literal["right", "left"] = "right",
         *,
         pad_to_multiple_of: int | None = None,
+        packing: bool = False,
         with_statistics: bool = False,
     ):
         if padding_side not in ("right", "left"):
@@ -86,7 +89,10 @@ class HiComDataCollator:
             )
         self.placeholder_ids = torch.tensor([processor.video_token_id, processor.image_token_id])
         self.padding_side = padding_side
+        if packing and pad_to_multiple_of is not None:
+            raise ValueError("pad_to_multiple_of must be None with packing, which has no padding")
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.packing = packing
         self.with_statistics = with_statistics
         self.last_statistics = BatchStatistics()
 
@@ -94,15 +100,15 @@ class HiComDataCollator:
         """Make a batch.
 
         Returns:
-            `input_ids`, `attention_mask` and `labels` (B, length), and of the visual inputs of
-            `HiComForConditionalGeneration.forward` those that a sample has, packed in row order.
+            `input_ids`, `attention_mask` and `labels` (B, length), or with `packing` `input_ids`, `position_ids` and `labels`
+            (1, sum of the lengths); and of the visual inputs of `HiComForConditionalGeneration.forward` those that a sample has,
+            in the order of the samples.
         """
         rows = [sample for sample in samples if not isinstance(sample, SkippedSample)]
         statistics = BatchStatistics(num_samples=len(rows))
         statistics.skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
-        batch: dict[str, Any] = self._padded(
-            rows or [{"input_ids": torch.tensor([self.pad_token_id]), "labels": torch.tensor([IGNORED])}]
-        )
+        text = rows or [{"input_ids": torch.tensor([self.pad_token_id]), "labels": torch.tensor([IGNORED])}]
+        batch: dict[str, Any] = self._end_to_end(text) if self.packing else self._padded(text)
         for name in PACKED_TENSORS:
             parts = [row[name] for row in rows if name in row]
             if parts:
@@ -114,6 +120,14 @@ class HiComDataCollator:
         self._count(statistics, batch, rows)
         if self.with_statistics:
             batch["statistics"] = statistics
+        return batch
+
+    def _end_to_end(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """One row; the first label of a sample is that of a prompt, so no token is predicted from the sample before."""
+        batch = {name: torch.cat([row[name] for row in rows])[None] for name in ("input_ids", "labels")}
+        batch["position_ids"] = torch.cat([torch.arange(len(row["input_ids"])) for row in rows])[None]
+        begins = batch["position_ids"] == 0
+        batch["labels"] = batch["labels"].masked_fill(begins, IGNORED)
         return batch
 
     def _padded(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -128,7 +142,7 @@ class HiComDataCollator:
         return batch
 
     def _count(self, statistics: BatchStatistics, batch: dict[str, torch.Tensor], rows: list[dict]):
-        num_tokens = int(batch["attention_mask"].sum()) if rows else 0
+        num_tokens = sum(len(row["input_ids"]) for row in rows)
         visual = torch.isin(batch["input_ids"], self.placeholder_ids)
         statistics.num_visual_tokens = int(visual.sum())
         statistics.num_text_tokens = num_tokens - statistics.num_visual_tokens

@@ -69,6 +69,8 @@ class DataRecipe:
         max_skipped: with "skip", stop when a process has left out more samples than this; null: never.
         group_by: what the samples of a batch have in common, to waste less on padding: null, "length" (and modality, as in
             the release), "modality", or "visual_tokens" (as many of them). Streams come as they come.
+        packing: lay the `batch_size_per_device` samples of a batch end to end in one row, without padding: the same losses and
+            gradients. Refused for LLMs that do not keep them apart. Worth it with flash attention, or where lengths differ much.
         shuffle_buffer: records of a stream among which the next one is drawn.
         feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is reported before
             anything is written.
@@ -89,6 +91,7 @@ class DataRecipe:
     on_bad_sample: Literal["raise", "skip"] = "raise"
     max_skipped: int | None = None
     group_by: Literal["length", "modality", "visual_tokens"] | None = "length"
+    packing: bool = False
     shuffle_buffer: int = 1000
     feature_cache: str | None = None
     num_workers: int = 4
@@ -241,7 +244,7 @@ class Recipe:
             "eager" is about twice as fast.
         new_injection, lora, optimizer, checkpoints, logging, eval: see there.
         trainer: further `TrainingArguments` of transformers by name, for what has no key here: `report_to` (wandb, mlflow,
-            trackio, ...), `optim`, `torch_compile`, `neftune_noise_alpha`, ...
+            trackio, ...), `optim`, `torch_compile`, `use_liger_kernel` (the LLM's kernels), `neftune_noise_alpha`, ...
     """
 
     stage: Stage

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_available
 from transformers.integrations.integration_utils import get_available_reporting_integrations
-from transformers.utils.import_utils import is_bitsandbytes_available, is_peft_available
+from transformers.utils.import_utils import is_bitsandbytes_available, is_liger_kernel_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
 from ..data.conversations import Record
@@ -35,6 +35,7 @@ from .adapters import add_adapters
 from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
 from .curves import draw_curves
 from .held_out import HeldOutEvaluation, scorer_named
+from .packing import check_packing
 from .recipe import (
     CONFIGS_DIR,
     HUB_DATASETS,
@@ -120,6 +121,11 @@ def check_packages(recipe: Recipe, name: str = "recipe") -> None:
         ("sharding zero2", "deepspeed", recipe.sharding == "zero2" and not is_deepspeed_available()),
         ("lora", "train", lora is not None and not is_peft_available()),
         ("lora.quantize", "qlora", lora is not None and lora.quantize and not is_bitsandbytes_available()),
+        (
+            "trainer.use_liger_kernel",
+            "liger",
+            recipe.trainer.get("use_liger_kernel") and not is_liger_kernel_available(),
+        ),
     )
     for key, extra, is_missing in needed:
         if is_missing:
@@ -143,6 +149,8 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     base = base_model(model)
     counts = set_trainable(model, base.config, recipe.learning_rates)
     cast_for_training(model)
+    if recipe.data.packing:
+        check_packing(base)
     logger.info("Trained: %s.", ", ".join(f"{part} {count / 1e6:.3g}M" for part, count in counts.items()))
     if recipe.data.feature_cache is not None and isinstance(dataset, HiComDataset):  # a recipe has none with streams
         dataset.encoder.feature_cache = filled_cache(recipe, base, dataset, arguments.device)
@@ -154,7 +162,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         train_dataset=dataset,
         eval_dataset=held_out,
         evaluation=evaluation,
-        data_collator=HiComDataCollator(processor, with_statistics=True),
+        data_collator=HiComDataCollator(processor, packing=recipe.data.packing, with_statistics=True),
         processing_class=processor,
         learning_rates=recipe.learning_rates,
         trainable_only=recipe.checkpoints.trainable_only,

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers.integrations.liger import apply_liger_kernel
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..data.batch_sampling import HiComGroupedSampler
@@ -108,6 +109,9 @@ class HiComTrainer(Trainer):
         self._sampler: HiComGroupedSampler | None = None
         set_trainable(model, base_model(model).config, learning_rates)
         super().__init__(model=model, **kwargs)
+        if self.args.use_liger_kernel:  # transformers knows no kernels for the whole
+            config = {**(self.args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}  # it has no head
+            apply_liger_kernel(base_model(model).model.language_model, config)
         self.args.logging_nan_inf_filter = False  # it shows the average loss where the loss is not a number
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
@@ -227,6 +231,7 @@ class HiComTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         """As in transformers; without logits when only the loss is asked for."""
+        inputs = {"use_cache": False, **inputs}  # packed rows have none, and nobody reads it in training
         inputs = inputs if return_outputs else self._without_logits(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
