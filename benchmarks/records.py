@@ -1,13 +1,14 @@
-"""Memory and time that opening a training set takes, against its number of records.
+"""Memory and time that opening a training set takes, against its number of records: kept in each process, and as an index.
 
-In: nothing. Out: a line for each number of records, and what each further record costs. Run: `python benchmarks/records.py`.
+In: nothing. Out: a line for each number of records and way, what each further record costs, and both for the paper's 2.68
+million records on a machine with 8 processes, computed from it. Run: `python benchmarks/records.py [RECORDS ...]`.
 
-Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. Each number is opened in a separate process; the
-process with 10 records is what is there without any.
+Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. Two processes open each set, go through all its records
+and draw an order of an epoch; the memory is the sum of their PSS, in which a shared page counts once. The run with 10 records is
+what is there without any. "again" is a later run, which finds the index.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 COUNTS = (10, 20_000, 100_000)
 PAPER = 2_680_000  # records of the paper's instruction tuning
+PROCESSES, RANKS = 2, 8  # measured, and of a machine that is computed
 QUESTION = "<video>\n" + "What happens after the man has opened the door? " * 3
 ANSWER = "He walks into the garden and waits. " * 6
 
@@ -27,42 +29,85 @@ def write_records(path: Path, count: int) -> None:
             file.write(json.dumps({"id": number, "video": f"videos/{number:08d}.mp4", "conversations": turns}) + "\n")
 
 
-def measure(path: str) -> None:
-    """Print seconds of one core, peak and final memory of this process in MB."""
+def pss_mb() -> float:
+    """Memory of this process; of what it shares, its part."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1000
+
+
+def open_records(path: str, index: str) -> None:
+    """Open, read all, draw an order; wait until all have, then print seconds of a core and memory."""
     from hicom_hf.assembly.random_model import tiny_processor
     from hicom_hf.data.datasets import HiComDataset
     from hicom_hf.data.encoding import ItemEncoder
+    from hicom_hf.data.epoch_padding import sampler_of
 
-    encoder, begin = ItemEncoder(tiny_processor()), time.process_time()
-    dataset = HiComDataset(path, encoder)
-    seconds = time.process_time() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    kept = pages * resource.getpagesize() / 1e6
-    print(json.dumps({"records": len(dataset), "seconds": seconds, "peak_mb": peak, "kept_mb": kept}))
+    encoder, begin, start = ItemEncoder(tiny_processor()), time.process_time(), time.perf_counter()
+    dataset = HiComDataset(path, encoder, index=index or None)
+    opened, wall = time.process_time() - begin, time.perf_counter() - start
+    for record in dataset.records:
+        assert record.data
+    order = iter(sampler_of(dataset, 256, 0, "length"))
+    next(order)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps({"records": len(dataset), "seconds": opened, "wall": wall, "pss_mb": pss_mb()}), flush=True)
+    sys.stdin.readline()
 
 
-def main() -> None:
-    results = []
+def measure(path: Path, index: str) -> dict[str, float]:
+    """Figures of all processes: the longest time, the sum of their memory."""
+    command = [sys.executable, __file__, "--open", str(path), index]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(PROCESSES)
+    ]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    found = []
+    for process in started:  # one after another, while all hold what they hold
+        process.stdin.write("measure\n")
+        process.stdin.flush()
+        found.append(json.loads(process.stdout.readline()))
+    for process in started:
+        process.stdin.write("end\n")
+        process.stdin.close()
+        process.wait()
+    return {
+        "records": found[0]["records"],
+        "seconds": max(one["seconds"] for one in found),
+        "wall": max(one["wall"] for one in found),
+        "pss_mb": sum(one["pss_mb"] for one in found),
+    }
+
+
+def main(counts: tuple[int, ...]) -> None:
+    results: dict[str, list[dict]] = {"in each process": [], "index": [], "index again": []}
     with tempfile.TemporaryDirectory() as folder:
-        for count in COUNTS:
+        for count in counts:
             path = Path(folder) / f"{count}.jsonl"
             write_records(path, count)
-            command = [sys.executable, __file__, str(path)]
-            results.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
-            print(
-                "{records:>9,} records: {seconds:6.1f} s, peak {peak_mb:7.0f} MB, kept {kept_mb:7.0f} MB".format(
-                    **results[-1]
+            for way, found in results.items():
+                found.append(measure(path, "" if way == "in each process" else str(Path(folder) / "index")))
+                print(
+                    f"{count:>9,} records, {way:16}: {found[-1]['seconds']:6.1f} s of a core, {found[-1]['pss_mb']:7.0f} MB",
+                    flush=True,
                 )
-            )
-    first, last = results[0], results[-1]
-    per_record = {name: (last[name] - first[name]) / (last["records"] - first["records"]) for name in last}
-    print(
-        f"each record: {per_record['seconds'] * 1e6:.0f} us, peak {per_record['peak_mb'] * 1e6:.0f} bytes, kept "
-        f"{per_record['kept_mb'] * 1e6:.0f} bytes; {PAPER:,} records, computed from it: {per_record['seconds'] * PAPER:.0f} s, "
-        f"peak {per_record['peak_mb'] * PAPER / 1000:.1f} GB, kept {per_record['kept_mb'] * PAPER / 1000:.1f} GB in each process"
-    )
+    for way, found in results.items():
+        first, last = found[0], found[-1]
+        records = last["records"] - first["records"]
+        seconds = (last["seconds"] - first["seconds"]) / records
+        size = (last["pss_mb"] - first["pss_mb"]) / records
+        shared = results["in each process"][-1]["pss_mb"] / last["pss_mb"]
+        per_rank = RANKS / PROCESSES if way == "in each process" else 1
+        print(
+            f"{way}: {seconds * 1e6:.0f} us and {size * 1e6:.0f} bytes per record in {PROCESSES} processes "
+            f"(memory {1 / shared:.2f} of keeping it in each); {PAPER:,} records: {seconds * PAPER:.0f} s, at least "
+            f"{size * PAPER * per_rank / 1000:.1f} GB for {RANKS} processes"
+        )
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1]) if len(sys.argv) > 1 else main()
+    if sys.argv[1:2] == ["--open"]:
+        open_records(*sys.argv[2:])
+    else:
+        main(tuple(map(int, sys.argv[1:])) or COUNTS)

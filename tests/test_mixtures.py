@@ -62,7 +62,7 @@ def test_percentages_are_exact_in_decimal():
 
 
 @pytest.mark.parametrize(
-    "strategy", ["last:3", "first", "first:-1", "first:1.5", "random:101%", "first:3 %", "", None, 3]
+    "strategy", ["last:3", "first", "first:-1", "first:1.5", "first:101%", "first:3 %", "", None, 3]
 )
 def test_another_strategy_is_refused(strategy):
     with pytest.raises(ValueError, match=r"sampling_strategy"):

@@ -89,6 +89,7 @@ def test_a_recipe_with_packing_trains_the_same_weights(start, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # tracing reads what warns
 def test_a_compiled_run_has_the_losses_of_a_plain_one(start, tmp_path):
     losses = {}
     for name, section in (("plain", {}), ("compiled", {"torch_compile": True, "torch_compile_backend": "aot_eager"})):

@@ -6,9 +6,9 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 from .conversations import Medium, Record, SampleError, TrainingItem, training_items
 from .encoding import ItemEncoder, tokenized_segments
 from .feature_cache import medium_key
-from .formats import record_format
+from .holding_out import Side, records_of_side
+from .record_index import open_index, packed_record
+from .sample_table import MODALITIES, SampleTable, SkippedSample, describe_samples
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +26,61 @@ JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 MIXTURE_SUFFIXES = (".yaml", ".yml")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 NUM_CALIBRATION_ITEMS = 64  # items that are tokenised to estimate tokens per character
-MODALITIES = ("text", "image", "video")
 
 
-class SkippedSample(NamedTuple):
-    """Stands in a data set for a sample that was skipped; the collator counts it."""
+class RecordSource:
+    """Where records come from, and what they depend on.
 
-    source: str
-    reason: str
+    Args:
+        records, media_root, seed: as of `iterate_records`; several files as a list of paths.
+        part: which records are taken, see `holding_out`; None for all.
+    """
+
+    def __init__(
+        self,
+        records: str | os.PathLike | Iterable[dict | Record] | Sequence[str],
+        media_root: str | os.PathLike | None = None,
+        seed: int = 0,
+        part: tuple[float, int, Side] | None = None,
+    ):
+        self.source, self.media_root, self.seed, self.part = records, media_root, seed, part
+
+    def records(self) -> Iterator[Record]:
+        """From the beginning; errors as of `iterate_records`."""
+        found = chain.from_iterable(iterate_records(one, self.media_root, self.seed) for one in self._each())
+        return found if self.part is None else records_of_side(found, *self.part)
+
+    def _each(self) -> list:
+        is_list = isinstance(self.source, (list, tuple)) and all(
+            isinstance(one, (str, os.PathLike)) for one in self.source
+        )
+        return list(self.source) if is_list and self.source else [self.source]
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that change when the records do: paths, sizes and times of change of all files.
+
+        Raises:
+            TypeError: the records do not come from files.
+        """
+        files = []
+        for one in self._each():
+            if not isinstance(one, (str, os.PathLike)):
+                raise TypeError("index needs records of files; records in memory are not indexed")
+            paths = [Path(one)]
+            if paths[0].suffix.lower() in MIXTURE_SUFFIXES:
+                from .mixtures import mixture_sources
+
+                paths += [paths[0].parent / entry["json_path"] for entry in mixture_sources(paths[0])]
+            files += [[os.path.abspath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+        root = None if self.media_root is None else os.path.abspath(self.media_root)
+        return {"files": files, "media_root": root, "seed": self.seed, "part": self.part}
+
+
+def encoder_settings(encoder: ItemEncoder) -> dict[str, Any]:
+    """What lengths and visual tokens of samples depend on, as plain values."""
+    processor = encoder.processor
+    tokens = [processor.num_visual_tokens(frames) for frames in (1, 4, 7, 32, 64)]
+    return {"reader": json.loads(json.dumps(encoder.reader.settings, default=str)), "visual_tokens": tokens}
 
 
 class PackedRecords(Sequence):
@@ -46,10 +95,7 @@ class PackedRecords(Sequence):
         self._unpacked: dict[int, Record] = {}
         for number, record in enumerate(records):
             try:
-                if record.open_media is not None:
-                    raise TypeError("a function")
-                content = json.dumps([record.data, record.source, record.media_root], ensure_ascii=False)
-                buffer += content.encode("utf-8", "surrogatepass")
+                buffer += packed_record(record)
             except (TypeError, ValueError):
                 self._unpacked[number] = record
             offsets.append(len(buffer))
@@ -79,6 +125,8 @@ class HiComDataset(Dataset):
         on_bad_sample: "raise", or "skip": entries that cannot be used are left out, videos that cannot be read give a
             `SkippedSample`; each is logged with its path. No sample is replaced by another one.
         seed: of the random parts of a mixture.
+        index: a folder for an index of the records, which all processes of a machine share and later runs open at once, see
+            `record_index`. Only for records of files. None keeps them in this process.
 
     Attributes:
         skipped: a `SkippedSample` for every record left out when the data set was opened.
@@ -86,6 +134,7 @@ class HiComDataset(Dataset):
         lengths: (samples,) int64, estimated tokens with visual tokens; nothing is decoded for it.
         visual_tokens: (samples,) int64, tokens of the sample's videos and images, the same estimate.
         modalities: (samples,) int8, index into `MODALITIES`: what the batches may be grouped by.
+        media_numbers: (samples,) int64, equal for samples of the same videos and images.
 
     Raises:
         SampleError: a record cannot be used (with "raise"); indexing: its video cannot be read.
@@ -100,62 +149,35 @@ class HiComDataset(Dataset):
 
     def __init__(
         self,
-        records: str | os.PathLike | Iterable[dict | Record],
+        records: str | os.PathLike | Iterable[dict | Record] | RecordSource,
         encoder: ItemEncoder,
         media_root: str | os.PathLike | None = None,
         *,
         per_turn: bool = True,
         on_bad_sample: Literal["raise", "skip"] = "raise",
         seed: int = 0,
+        index: str | os.PathLike | None = None,
     ):
         if on_bad_sample not in ("raise", "skip"):
             raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
         self.encoder = checked_encoder(encoder)
-        self.records = PackedRecords(iterate_records(records, media_root, seed))
         self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
-        self.skipped: list[SkippedSample] = []
-        self.formats: Counter[str] = Counter()
-        self._open()
+        source = records if isinstance(records, RecordSource) else RecordSource(records, media_root, seed)
+        self.records: Sequence[Record]
+        if index is None:
+            self.records = PackedRecords(source.records())
+            table = self._describe(self.records)
+        else:
+            settings = {**source.settings(), "encoder": encoder_settings(encoder), "per_turn": per_turn}
+            settings["on_bad_sample"] = on_bad_sample
+            self.records, table = open_index(index, settings, source.records, self._describe)
+        self.skipped, self.formats = table.skipped, table.formats
+        self._places, self.media_numbers = table.places, table.media
+        self.modalities, self.visual_tokens = table.modalities, table.visual_tokens
+        self.lengths = self._estimated_lengths(table.characters, table.visual_tokens)
 
-    def _open(self):
-        """Check every record, and note which samples it gives and how long they are."""
-        # Numbers of millions of samples, in a quarter of the memory of lists.
-        places, characters, visual_tokens, modalities = array("q"), array("q"), array("q"), array("b")
-        num_tokens = cache(self.encoder.processor.num_visual_tokens)  # few numbers of frames, many records
-        counts: dict[tuple, int] = {}  # frames by what a record says of them: few kinds
-        for number, record in enumerate(self.records):
-            try:
-                items = training_items(record, self.per_turn)
-            except SampleError as error:
-                if self.on_bad_sample == "raise":
-                    raise
-                logger.warning("skipped: %s", error)
-                self.skipped.append(SkippedSample(error.source, f"{error.kind}: {error.reason}"))
-                continue
-            known = record_format(record.data)
-            if known is not None:
-                self.formats[known.name] += 1
-            for place, item in enumerate(items):
-                kinds = {medium.kind for medium in item.media}
-                places.extend((number, place))
-                characters.append(sum(map(_num_characters, item.messages)))
-                visual_tokens.append(sum(num_tokens(self._usual_num_frames(medium, counts)) for medium in item.media))
-                modalities.append(2 if "video" in kinds else 1 if kinds else 0)
-        if not places:
-            raise ValueError(f"no sample is left of {len(self.records)} records ({len(self.skipped)} skipped)")
-        self._places = np.array(places, dtype=np.int64).reshape(-1, 2)
-        self.modalities = np.array(modalities, dtype=np.int8)
-        self.visual_tokens = np.array(visual_tokens, dtype=np.int64)
-        self.lengths = self._estimated_lengths(np.array(characters), self.visual_tokens)
-
-    def _usual_num_frames(self, medium: Medium, known: dict[tuple, int]) -> int:
-        """Frames of a medium, for estimates: as many as it gives at most, or the processor's number if it has no bound."""
-        kind = (medium.kind, medium.num_frames, medium.fps, medium.max_frames)
-        if kind not in known:
-            reader = self.encoder.reader
-            without_range = medium._replace(start=None, end=None)
-            known[kind] = reader.most_frames(without_range) or reader.video_processor.num_frames
-        return known[kind]
+    def _describe(self, records: Iterable[Record]) -> SampleTable:
+        return describe_samples(records, self.encoder, self.per_turn, self.on_bad_sample)
 
     def _estimated_lengths(self, characters: np.ndarray, visual_tokens: np.ndarray) -> np.ndarray:
         """Tokens from characters: a few samples are tokenised and a line put through them."""
@@ -194,6 +216,11 @@ class HiComDataset(Dataset):
             SampleError: it cannot be used, with the path of its record and video.
         """
         return encoded_or_skipped(self.encoder, self.item(index), self.on_bad_sample)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any] | SkippedSample]:
+        """The samples of a batch, as PyTorch's loader asks for them; each of their videos is read once."""
+        known: dict = {}
+        return [encoded_or_skipped(self.encoder, self.item(index), self.on_bad_sample, known) for index in indices]
 
     def media(self) -> Iterator[Medium]:
         """Every video and image once, in order of first use: what a `FeatureCache` must hold."""
@@ -248,13 +275,6 @@ def encoded_or_skipped(
             raise SampleError(where, error.kind, error.reason) from error
         logger.warning("skipped: %s: %s: %s", where, error.kind, error.reason)
         return SkippedSample(where, f"{error.kind}: {error.reason}")
-
-
-def _num_characters(message: dict) -> int:
-    content = message["content"]
-    if isinstance(content, str):
-        return len(content)
-    return sum(len(part.get("text", "")) for part in content)
 
 
 # Files ---------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from .batch_sampling import HiComGroupedSampler
@@ -34,6 +35,13 @@ class FilledDataset(Dataset):
 
     def __getitem__(self, index: int):
         return self.dataset[index] if index < len(self.dataset) else FILLER
+
+    def __getitems__(self, indices: Sequence[int]) -> list:
+        """The samples of a batch, which the data set may read together."""
+        there = [index for index in indices if index < len(self.dataset)]
+        together = getattr(self.dataset, "__getitems__", None)
+        samples = iter([self.dataset[index] for index in there] if together is None else together(there))
+        return [next(samples) if index < len(self.dataset) else FILLER for index in indices]
 
 
 class FilledSampler(Sampler[int]):
@@ -72,7 +80,9 @@ class FilledCollator:
         return self.collator([sample for sample in samples if sample is not FILLER])
 
 
-def sampler_of(dataset, batch_size: int, seed: int, group_by: str | None) -> HiComGroupedSampler:
+def sampler_of(
+    dataset, batch_size: int, seed: int, group_by: str | None, together: int | None = None
+) -> HiComGroupedSampler:
     """The order of a data set's samples.
 
     Args:
@@ -80,15 +90,30 @@ def sampler_of(dataset, batch_size: int, seed: int, group_by: str | None) -> HiC
         batch_size: samples of a step, over all processes.
         seed: of the order.
         group_by: "length", "modality", "visual_tokens" or None.
+        together: samples of one batch of one process, if those about the same videos are to come together in it; None if not.
 
     Raises:
         ValueError: a data set without lengths and modalities is to be grouped.
     """
-    if group_by is None:
-        return HiComGroupedSampler([0] * len(dataset), None, 1, seed, group_by_length=False)
-    if not (hasattr(dataset, "lengths") and hasattr(dataset, "modalities")):
+    if group_by is not None and not (hasattr(dataset, "lengths") and hasattr(dataset, "modalities")):
         raise ValueError(
             f"group_by={group_by!r} needs a HiComDataset, got {type(dataset).__name__}; set group_by=None"
         )
+    if together is not None and not hasattr(dataset, "media_numbers"):
+        raise ValueError(f"answers_together needs a HiComDataset, got {type(dataset).__name__}")
+    units = dataset.media_numbers if together is not None else None
+    if group_by is None:
+        lengths = np.zeros(len(dataset), dtype=np.int8)
+        return HiComGroupedSampler(
+            lengths, None, together or 1, seed, group_by_length=False, units=units, unit_batch=together
+        )
     groups = dataset.visual_tokens if group_by == "visual_tokens" else dataset.modalities
-    return HiComGroupedSampler(dataset.lengths, groups, batch_size, seed, group_by_length=group_by == "length")
+    return HiComGroupedSampler(
+        dataset.lengths,
+        groups,
+        batch_size,
+        seed,
+        group_by_length=group_by == "length",
+        units=units,
+        unit_batch=together,
+    )

@@ -3,7 +3,7 @@
 ```yaml
 datasets:
   - json_path: captions.json            # JSON or JSONL; relative to this file
-    sampling_strategy: first:1000       # or end:500, random:25%, all (the default)
+    sampling_strategy: first:1000       # or end:500, random:25%, random:250% (repeats), all (the default)
     media_root: /data/captions          # optional: folder that the file's relative paths start from
 ```
 """
@@ -31,7 +31,8 @@ class SamplingStrategy:
     Args:
         part: "all", or from the "first" records, the "end", or at "random".
         amount: records, or percent.
-        is_percent: which of the two. Percentages are rounded up to whole records.
+        is_percent: which of the two. Percentages are rounded up to whole records; "random" may take more than 100 %: 250 % is
+            every record twice and half of them a third time.
 
     Source: official release, the strategies of its mixture files.
     """
@@ -59,8 +60,10 @@ class SamplingStrategy:
                 f'sampling_strategy must be "all", or "first", "end" or "random" with a number of records or a percentage '
                 f'("first:100", "random:25%"), got {text!r}'
             )
-        if match[3] and Fraction(match[2]) > 100:
-            raise ValueError(f"sampling_strategy {text!r} takes more than 100 %")
+        if match[3] and Fraction(match[2]) > 100 and match[1] != "random":
+            raise ValueError(
+                f"sampling_strategy {text!r} takes more than 100 %; more than all is random:{match[2]}%, which repeats"
+            )
         return cls(cast(Literal["first", "end", "random"], match[1]), Fraction(match[2]), bool(match[3]))
 
     def count(self, num_records: int) -> int:
@@ -72,7 +75,7 @@ class SamplingStrategy:
         if self.part == "all":
             return num_records
         count = math.ceil(self.amount * num_records / 100) if self.is_percent else int(self.amount)
-        if count > num_records:
+        if count > num_records and not self.is_percent:
             raise ValueError(f'{self.part}:{count} asks for more than the {num_records} records there are; use "all"')
         return count
 
@@ -82,8 +85,10 @@ class SamplingStrategy:
         Differs: the release draws from an unseeded generator, so that every run trains on other records.
         """
         count = self.count(num_records)
-        if self.part == "random":
-            return sorted(random.Random(seed).sample(range(num_records), count))
+        if self.part == "random" and num_records:
+            whole, rest = divmod(count, num_records)
+            drawn = random.Random(seed).sample(range(num_records), rest)
+            return sorted([*range(num_records)] * whole + drawn)
         start = num_records - count if self.part == "end" else 0
         return list(range(start, start + count))
 

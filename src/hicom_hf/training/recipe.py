@@ -71,6 +71,10 @@ class DataRecipe:
             the release), "modality", or "visual_tokens" (as many of them). Streams come as they come.
         packing: lay the `batch_size_per_device` samples of a batch end to end in one row, without padding: the same losses and
             gradients. Refused for LLMs that do not keep them apart. Worth it with flash attention, or where lengths differ much.
+        answers_together: samples about the same videos come in one batch of one GPU, where the videos are read once for all of
+            them. Epochs are shuffled by video then. Streams do so always.
+        index: a folder for indices of the records, which lie on disk and in memory once for all processes of a machine; later
+            runs on the same files open them at once. Null: `OUTPUT_DIR/records`.
         shuffle_buffer: records of a stream among which the next one is drawn.
         feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is reported before
             anything is written.
@@ -92,6 +96,8 @@ class DataRecipe:
     max_skipped: int | None = None
     group_by: Literal["length", "modality", "visual_tokens"] | None = "length"
     packing: bool = False
+    answers_together: bool = False
+    index: str | None = None
     shuffle_buffer: int = 1000
     feature_cache: str | None = None
     num_workers: int = 4

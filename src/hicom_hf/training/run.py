@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from difflib import get_close_matches
@@ -19,11 +18,10 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from transformers.utils.import_utils import is_bitsandbytes_available, is_liger_kernel_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
-from ..data.conversations import Record
-from ..data.datasets import HiComDataset, iterate_records
+from ..data.datasets import HiComDataset, RecordSource
 from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
-from ..data.holding_out import Side, records_of_side
+from ..data.holding_out import Side
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
 from ..hub.loading import quantization_config
@@ -53,6 +51,7 @@ from .typed_yaml import load_yaml
 logger = logging.getLogger(__name__)
 
 CURVES_FILE = "curves.png"  # under output_dir, as is:
+INDEX_FOLDER = "records"  # under output_dir: the index of the records
 MODEL_FOLDER = "model"  # under output_dir: the finished model
 
 
@@ -167,6 +166,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         learning_rates=recipe.learning_rates,
         trainable_only=recipe.checkpoints.trainable_only,
         group_by=recipe.data.group_by,
+        answers_together=recipe.data.answers_together,
         max_skipped=recipe.data.max_skipped,
         skip_logits=recipe.skip_logits,
         progress_bar=recipe.logging.progress_bar,
@@ -257,15 +257,15 @@ def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
 
 
 def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder, side: Side | None = None) -> HiComDataset:
-    data, records = recipe.data, _records(recipe, files)
-    if side is not None and recipe.eval is not None and recipe.eval.share is not None:
-        records = records_of_side(records, recipe.eval.share, recipe.seed, side)
-    return HiComDataset(records, encoder, per_turn=data.per_turn, on_bad_sample=data.on_bad_sample, seed=recipe.seed)
-
-
-def _records(recipe: Recipe, files: list[str]) -> Iterator[Record]:
-    for file in files:
-        yield from iterate_records(file, recipe.data.media_root, recipe.seed)
+    data, share = recipe.data, recipe.eval.share if recipe.eval is not None else None
+    part = None if side is None or share is None else (share, recipe.seed, side)
+    return HiComDataset(
+        RecordSource(files, data.media_root, recipe.seed, part),
+        encoder,
+        per_turn=data.per_turn,
+        on_bad_sample=data.on_bad_sample,
+        index=data.index or Path(recipe.output_dir) / INDEX_FOLDER,
+    )
 
 
 def filled_cache(

@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "data.num_workers",
     "data.max_skipped",
     "data.feature_cache",
+    "data.index",
     "gradient_checkpointing",
     "checkpoints",
     "logging",

@@ -57,6 +57,7 @@ class HiComTrainer(Trainer):
         trainable_only: checkpoints without frozen weights.
         group_by: "length": batches of one modality and similar lengths; "modality": of one modality; "visual_tokens": of one
             modality and equally many visual tokens; None: shuffled.
+        answers_together: samples about the same videos come in one batch of a process, which reads the videos once.
         max_skipped: stop when this process has left out more samples than this that could not be read; None: never.
         skip_logits: compute logits of labelled tokens only, where logits are not needed: the same loss and gradients. Not with
             label smoothing, `compute_loss_func` or, in evaluation, `compute_metrics`, which read logits.
@@ -87,6 +88,7 @@ class HiComTrainer(Trainer):
         learning_rates: LearningRates,
         trainable_only: bool = False,
         group_by: Literal["length", "modality", "visual_tokens"] | None = None,
+        answers_together: bool = False,
         max_skipped: int | None = None,
         skip_logits: bool = True,
         progress_bar: bool = True,
@@ -96,6 +98,7 @@ class HiComTrainer(Trainer):
         self.learning_rates = learning_rates
         self.trainable_only = trainable_only
         self.group_by = group_by
+        self.answers_together = answers_together
         self.max_skipped = max_skipped
         self.skip_logits = skip_logits
         self.evaluation = evaluation
@@ -168,7 +171,8 @@ class HiComTrainer(Trainer):
             )
         batch_size = self._train_batch_size * processes * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._sampler = sampler_of(dataset, batch_size, seed, self.group_by)
+        together = self._train_batch_size if self.answers_together else None
+        self._sampler = sampler_of(dataset, batch_size, seed, self.group_by, together)
         if processes > 1:
             dataset = FilledDataset(dataset, self._train_batch_size * processes)
             options["collate_fn"] = FilledCollator(self.data_collator)

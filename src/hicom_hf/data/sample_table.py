@@ -1,0 +1,130 @@
+"""What is known of every sample before anything is decoded: where it lies, how long it is, what it shows.
+
+Letters: M samples.
+"""
+
+import hashlib
+import logging
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from .conversations import Medium, Record, SampleError, TrainingItem, same_medium, training_items
+from .encoding import ItemEncoder
+from .formats import record_format
+
+logger = logging.getLogger(__name__)
+
+MODALITIES = ("text", "image", "video")
+
+
+class SkippedSample(NamedTuple):
+    """What a data set gives in place of a sample that it was asked to skip; the collator counts it."""
+
+    source: str
+    reason: str
+
+
+@dataclass
+class SampleTable:
+    """One row per sample.
+
+    Attributes:
+        places: (M, 2) int64, number of the record and of the answer in it.
+        characters: (M,) int64, of all messages.
+        visual_tokens: (M,) int64, tokens of the sample's videos and images, estimated.
+        modalities: (M,) int8, index into `MODALITIES`.
+        media: (M,) int64, equal for samples of the same videos and images; without any, of no other sample.
+        skipped: records that were left out.
+        formats: records of other formats than ours, by name.
+    """
+
+    places: np.ndarray
+    characters: np.ndarray
+    visual_tokens: np.ndarray
+    modalities: np.ndarray
+    media: np.ndarray
+    skipped: list[SkippedSample] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+
+
+def describe_samples(
+    records: Iterable[Record], encoder: ItemEncoder, per_turn: bool, on_bad_sample: Literal["raise", "skip"]
+) -> SampleTable:
+    """Check every record, and note which samples it gives and how long they are.
+
+    Args:
+        records: in their order.
+        encoder: says how many frames and tokens a video makes.
+        per_turn, on_bad_sample: as of `HiComDataset`.
+
+    Raises:
+        SampleError: a record cannot be used (with "raise").
+        ValueError: no sample is left.
+    """
+    # Numbers of millions of samples, in a quarter of the memory of lists.
+    places, characters, visual_tokens = array("q"), array("q"), array("q")
+    modalities, media = array("b"), array("q")
+    skipped: list[SkippedSample] = []
+    formats: Counter[str] = Counter()
+    num_tokens = cache(encoder.processor.num_visual_tokens)  # few numbers of frames, many records
+    counts: dict[tuple, int] = {}  # frames by what a record says of them: few kinds
+    number = -1
+    for number, record in enumerate(records):
+        try:
+            items = training_items(record, per_turn)
+        except SampleError as error:
+            if on_bad_sample == "raise":
+                raise
+            logger.warning("skipped: %s", error)
+            skipped.append(SkippedSample(error.source, f"{error.kind}: {error.reason}"))
+            continue
+        known = record_format(record.data)
+        if known is not None:
+            formats[known.name] += 1
+        for place, item in enumerate(items):
+            kinds = {medium.kind for medium in item.media}
+            places.extend((number, place))
+            characters.append(sum(map(_num_characters, item.messages)))
+            visual_tokens.append(sum(num_tokens(_usual_num_frames(encoder, medium, counts)) for medium in item.media))
+            modalities.append(2 if "video" in kinds else 1 if kinds else 0)
+            media.append(_number_of_media(item) if item.media else -len(media) - 1)
+    if not places:
+        raise ValueError(f"no sample is left of {number + 1} records ({len(skipped)} skipped)")
+    return SampleTable(
+        places=np.array(places, dtype=np.int64).reshape(-1, 2),
+        characters=np.array(characters, dtype=np.int64),
+        visual_tokens=np.array(visual_tokens, dtype=np.int64),
+        modalities=np.array(modalities, dtype=np.int8),
+        media=np.array(media, dtype=np.int64),
+        skipped=skipped,
+        formats=formats,
+    )
+
+
+def _number_of_media(item: TrainingItem) -> int:
+    """62 bits of a digest of what an item's videos and images are; never below 0."""
+    content = repr([same_medium(medium) for medium in item.media]).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 2
+
+
+def _usual_num_frames(encoder: ItemEncoder, medium: Medium, known: dict[tuple, int]) -> int:
+    """Frames of a medium, for estimates: as many as it gives at most, or the processor's number if it has no bound."""
+    kind = (medium.kind, medium.num_frames, medium.fps, medium.max_frames)
+    if kind not in known:
+        reader = encoder.reader
+        without_range = medium._replace(start=None, end=None)
+        known[kind] = reader.most_frames(without_range) or reader.video_processor.num_frames
+    return known[kind]
+
+
+def _num_characters(message: dict[str, Any]) -> int:
+    content = message["content"]
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(part.get("text", "")) for part in content)
