@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -18,7 +18,7 @@ from .encoding import ItemEncoder, tokenized_segments
 from .feature_cache import medium_key
 from .holding_out import Side, records_of_side
 from .record_index import open_index, packed_record
-from .sample_table import MODALITIES, SampleTable, SkippedSample, describe_samples
+from .sample_table import MODALITIES, OnBadSample, SampleTable, SkippedSample, describe_samples
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +50,10 @@ class RecordSource:
         found = chain.from_iterable(iterate_records(one, self.media_root, self.seed) for one in self._each())
         return found if self.part is None else records_of_side(found, *self.part)
 
-    def _each(self) -> list:
-        is_list = isinstance(self.source, (list, tuple)) and all(
-            isinstance(one, (str, os.PathLike)) for one in self.source
-        )
-        return list(self.source) if is_list and self.source else [self.source]
+    def _each(self) -> list[Any]:
+        source: Any = self.source
+        is_list = isinstance(source, (list, tuple)) and all(isinstance(one, (str, os.PathLike)) for one in source)
+        return list(source) if is_list and source else [source]
 
     def settings(self) -> dict[str, Any]:
         """Plain values that change when the records do: paths, sizes and times of change of all files.
@@ -154,14 +153,15 @@ class HiComDataset(Dataset):
         media_root: str | os.PathLike | None = None,
         *,
         per_turn: bool = True,
-        on_bad_sample: Literal["raise", "skip"] = "raise",
+        on_bad_sample: OnBadSample = "raise",
         seed: int = 0,
         index: str | os.PathLike | None = None,
     ):
         if on_bad_sample not in ("raise", "skip"):
             raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
         self.encoder = checked_encoder(encoder)
-        self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
+        self.per_turn = per_turn
+        self.on_bad_sample: OnBadSample = on_bad_sample
         source = records if isinstance(records, RecordSource) else RecordSource(records, media_root, seed)
         self.records: Sequence[Record]
         if index is None:

@@ -4,7 +4,7 @@ transformers and accelerate fill the last batches of an epoch with samples from 
 equally many; here the fill is nothing at all, so that several processes compute what one does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from typing import Any
 

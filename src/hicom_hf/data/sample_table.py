@@ -21,6 +21,7 @@ from .formats import record_format
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("text", "image", "video")
+OnBadSample = Literal["raise", "skip"]
 
 
 class SkippedSample(NamedTuple):
@@ -54,7 +55,7 @@ class SampleTable:
 
 
 def describe_samples(
-    records: Iterable[Record], encoder: ItemEncoder, per_turn: bool, on_bad_sample: Literal["raise", "skip"]
+    records: Iterable[Record], encoder: ItemEncoder, per_turn: bool, on_bad_sample: OnBadSample
 ) -> SampleTable:
     """Check every record, and note which samples it gives and how long they are.
 

@@ -1,5 +1,7 @@
 """Whether an LLM keeps samples apart that lie end to end in one row."""
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -26,8 +28,8 @@ def check_packing(model: HiComForConditionalGeneration) -> None:
     llm: nn.Module = model.model.language_model
     was_training = llm.training
     llm.eval()
-    embeddings = model.get_input_embeddings()
-    count = embeddings.weight.shape[0]
+    embeddings = cast(nn.Embedding, model.get_input_embeddings())
+    count = embeddings.num_embeddings
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(count, (1, length), generator=generator) for length in (*LENGTHS, LENGTHS[0])]
     first, second, other = (embeddings(row.to(embeddings.weight.device)) for row in ids)
