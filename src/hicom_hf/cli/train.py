@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="print the names of the shipped recipes and stop")
     parser.add_argument("--show", action="store_true", help="print the recipe with all its values and stop")
-    parser.add_argument("--check", action="store_true", help="check the recipe and its files and stop")
+    parser.add_argument(
+        "--check", action="store_true", help="check the recipe and its files, estimate its memory, and stop"
+    )
     parser.add_argument(
         "--no-resume", action="store_true", help="refuse an output_dir that holds checkpoints, in place of resuming"
     )
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         from ..training.run import check_run
 
-        check_run(recipe, args.recipe)
+        print(check_run(recipe, args.recipe).table())
         return 0
     check_files(recipe, args.recipe)
 

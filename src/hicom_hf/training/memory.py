@@ -1,8 +1,8 @@
 """What a recipe needs of memory, estimated before a model is loaded.
 
-A step is computed with tensors that have a shape and no content, so it needs neither weights nor a GPU: forward, backward and the
-optimiser, with the recipe's precision, LoRA and checkpointing. What live tensors occupy at their peak is counted. Not counted is
-what no tensor holds: CUDA's context and kernels (about 0.5 to 1 GiB) and the gaps of the allocator.
+A step is computed with tensors that have a shape and no content, so it needs neither weights nor a GPU: forward and backward,
+with the recipe's precision, LoRA and checkpointing. What live tensors occupy at their peak is counted. Not counted is what no
+tensor holds: CUDA's context and kernels (about 0.5 to 1 GiB) and the gaps of the allocator.
 
 Letters: B samples of a batch, L tokens of the longest, K labelled ones of it, T frames, S image side, V vocabulary, P processes.
 """
@@ -230,7 +230,7 @@ def model_without_weights(recipe: Recipe) -> "HiComForConditionalGeneration | Pe
         model = HiComForConditionalGeneration._from_config(config, dtype=dtype, **_attention(recipe))
         model.train()
         if recipe.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         if recipe.lora is not None:
             model = add_adapters(model, recipe.lora, recipe.learning_rates.compressor is not None)
         set_trainable(model, base_model(model).config, recipe.learning_rates)

@@ -33,6 +33,7 @@ from .adapters import add_adapters
 from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
 from .curves import draw_curves
 from .held_out import HeldOutEvaluation, scorer_named
+from .memory import MemoryEstimate, estimate_memory
 from .packing import check_packing
 from .recipe import (
     CONFIGS_DIR,
@@ -95,8 +96,11 @@ def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Pat
         return save_finished(trainer, recipe)
 
 
-def check_run(recipe: Recipe, name: str = "recipe") -> None:
-    """Check everything that needs no model: files, packages, and all records of the data.
+def check_run(recipe: Recipe, name: str = "recipe") -> MemoryEstimate:
+    """Everything that a run does before it loads the model: files, packages, and all records of the data.
+
+    Returns:
+        What it will need of memory.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError, ImportError: the recipe cannot be run.
@@ -105,8 +109,9 @@ def check_run(recipe: Recipe, name: str = "recipe") -> None:
     check_packages(recipe, name)
     training_arguments(recipe)
     processor = HiComProcessor.from_pretrained(recipe.source)
-    build_dataset(recipe, processor)
+    dataset = build_dataset(recipe, processor)
     build_evaluation(recipe, build_held_out(recipe, processor))
+    return estimate_memory(recipe, dataset)
 
 
 def check_packages(recipe: Recipe, name: str = "recipe") -> None:

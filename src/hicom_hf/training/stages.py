@@ -151,9 +151,7 @@ def load_stage(recipe: Recipe, **kwargs: Any) -> HiComForConditionalGeneration:
         ValueError: if a weight is missing, has another shape, is not known, or is not a number, with all names.
     """
     source = recipe.source
-    config = HiComConfig.from_pretrained(source)
-    fresh = _build_injections(config, recipe)
-    config.compressor_config.bypass_injection = recipe.stage == "alignment"
+    config, fresh = stage_config(recipe)
     if recipe.lora is not None:
         _check_base_of_adapter(source, fresh)
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
@@ -168,6 +166,14 @@ def load_stage(recipe: Recipe, **kwargs: Any) -> HiComForConditionalGeneration:
     check_loaded(info, source, fresh)
     check_finite(model, source)
     return model
+
+
+def stage_config(recipe: Recipe) -> tuple[HiComConfig, bool]:
+    """The config that a stage trains with, and whether fresh injection modules are due."""
+    config = HiComConfig.from_pretrained(recipe.source)
+    fresh = _build_injections(config, recipe)
+    config.compressor_config.bypass_injection = recipe.stage == "alignment"
+    return config, fresh
 
 
 def _build_injections(config: HiComConfig, recipe: Recipe) -> bool:
