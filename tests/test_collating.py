@@ -7,7 +7,7 @@ from training_runs import encoder_of
 from video_files import write_video
 
 from hicom_hf.data.collating import BatchStatistics, HiComDataCollator
-from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.datasets import HiComDataset, SkippedSample, load_records
 from hicom_hf.data.encoding import IGNORED
 
 
@@ -113,3 +113,26 @@ def test_statistics_are_right_with_loader_processes(samples, processor):
 def test_the_padding_side_is_checked(processor):
     with pytest.raises(ValueError, match="padding_side must be"):
         HiComDataCollator(processor, "both")
+
+
+def test_raw_rows_make_the_batch_of_a_data_set_and_read_each_video_once(tmp_path, monkeypatch):
+    from training_runs import encoder_of, write_data
+
+    from hicom_hf.assembly.random_model import tiny_processor
+    from hicom_hf.data.media_reader import MediaReader
+    from hicom_hf.data.row_collating import HiComRowCollator
+
+    data = write_data(tmp_path)
+    encoder = encoder_of(tiny_processor(), 4)
+    rows = [dict(record.data, image=record.data.get("image")) for record in load_records(data)]
+    turns = [turn for row in rows[:2] for turn in row["conversations"]]
+    turns[2] = {**turns[2], "value": turns[2]["value"].removeprefix("<video>\n")}
+    read, frames = [], MediaReader.frames
+    monkeypatch.setattr(MediaReader, "frames", lambda self, medium: read.append(medium.source) or frames(self, medium))
+    batch = HiComRowCollator(encoder, str(tmp_path))([{**rows[0], "conversations": turns}, rows[8]])
+    assert len(batch["input_ids"]) == 3 and len(read) == 2
+    expected = HiComDataset([{**rows[0], "conversations": turns}, rows[8]], encoder, tmp_path)
+    same = HiComDataCollator(encoder.processor)([expected[index] for index in range(3)])
+    assert all(torch.equal(batch[name], tensor) for name, tensor in same.items())
+    with pytest.raises(ValueError, match="raw_pixels=False"):
+        HiComRowCollator(encoder_of(encoder.processor, 4, raw_pixels=True))

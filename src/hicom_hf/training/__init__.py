@@ -7,7 +7,7 @@ accelerate, of the extra `train`, while recipes can be read without it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..data import FeatureCache, HiComDataCollator, HiComDataset, HiComStreamingDataset, ItemEncoder
+from ..data import FeatureCache, HiComDataCollator, HiComDataset, HiComRowCollator, HiComStreamingDataset, ItemEncoder
 from .recipe import LearningRates, Recipe, read_recipe, recipe_from_dict, shipped_recipes
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "FeatureCache",
     "HiComDataCollator",
     "HiComDataset",
+    "HiComRowCollator",
     "HiComStreamingDataset",
     "HiComTrainer",
     "ItemEncoder",
