@@ -119,8 +119,9 @@ def _fitted(sizes: np.ndarray, batch_size: int) -> np.ndarray:
         while following < len(sizes) and len(waiting) < UNITS_IN_SIGHT:
             waiting.append(following)
             following += 1
-        fits = next((number for number, unit in enumerate(waiting) if sizes[unit] <= room), 0)  # else the first is cut
-        unit = waiting.pop(fits)
+        # The largest that fits, so that small ones are left to fill gaps; if none does, the first is divided.
+        fits = [number for number, unit in enumerate(waiting) if sizes[unit] <= room]
+        unit = waiting.pop(max(fits, key=lambda number: (sizes[waiting[number]], -number)) if fits else 0)
         order[count] = unit
         count += 1
         room = (room - int(sizes[unit])) % batch_size or batch_size

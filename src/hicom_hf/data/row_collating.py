@@ -11,8 +11,8 @@ from .encoding import ItemEncoder
 class HiComRowCollator:
     """Makes a batch of rows: reads their videos, tokenises, marks the answers.
 
-    Each answer of a row is a sample, with its question as the instruction, as in `HiComDataset`; the videos of a row are read once
-    for all of its answers. So a batch may have more samples than rows.
+    Each answer of a row is a sample, with its question as the instruction, as in `HiComDataset`; the videos of a row are read
+    once for all of its answers. So a batch may have more samples than rows.
 
     Args:
         encoder: an `ItemEncoder`, with `raw_pixels=False`, since other trainers normalise nothing.
