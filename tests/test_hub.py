@@ -22,8 +22,18 @@ from without_package import MODEL_CLASSES, QUESTION, frames, logits_of, prompt
 
 import hicom_hf
 from hicom_hf.assembly.random_model import tiny_config, tiny_model, tiny_processor
+from hicom_hf.assets import example_scene, example_videos
 from hicom_hf.hub import push_to_hub, save_hub_folder
-from hicom_hf.modeling.model_card_hicom import count_parameters, is_replaceable, render_model_card
+from hicom_hf.inference import HiComSession
+from hicom_hf.modeling.model_card_hicom import (
+    EXAMPLE_QUESTIONS,
+    count_parameters,
+    is_replaceable,
+    render_model_card,
+)
+from hicom_hf.modeling.saving_hicom import EXAMPLE_VIDEO
+from hicom_hf.shapes import Scene
+from hicom_hf.shapes import questions as scene_questions
 
 REPOSITORY = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -37,6 +47,7 @@ WRITTEN = (SHIPPED - NOT_WRITTEN) | {
     "README.md",
     "chat_template.jinja",
     "config.json",
+    "example.mp4",
     "generation_config.json",
     "instruction_tokenizer/tokenizer.json",
     "instruction_tokenizer/tokenizer_config.json",
@@ -130,7 +141,7 @@ def test_a_config_saved_alone_keeps_the_names_of_code_and_pipeline(folder, tmp_p
 
 
 def test_nothing_written_names_a_path_of_this_machine(folder):
-    for name in files_in(folder) - {"model.safetensors"}:
+    for name in files_in(folder) - {"model.safetensors", "example.mp4"}:
         assert str(folder.parent) not in (folder / name).read_text()
 
 
@@ -307,12 +318,28 @@ def test_the_card_in_the_repository_is_that_of_the_default_model():
 def test_the_snippets_of_the_card_run(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
     write_video(folder.parent / "my_video.mp4", 40)
+    shutil.copyfile(folder / "example.mp4", folder.parent / "example.mp4")  # as in a clone of the repo
     code = snippets((REPOSITORY / "model_card.md").read_text())
-    assert len(code) == 3
+    assert len(code) == 4
     namespace = {}
     for snippet in code:
         exec(compile(snippet, "model_card.md", "exec"), namespace)
-    assert capsys.readouterr().out.count("generated_text") == 3
+    printed = capsys.readouterr().out
+    assert printed.count("generated_text") == 5
+    assert "Which way does the cyan moon move? [{" in printed or "Which way does the cyan moon move? {" in printed
+
+
+def test_the_example_of_the_card_and_its_answers_are_those_of_the_packaged_world():
+    scene = example_scene(example_videos()[0])
+    assert example_videos()[0] == EXAMPLE_VIDEO
+    session = HiComSession.load(dtype="float32", device="cpu")
+    video = session.open(EXAMPLE_VIDEO, num_frames=8)
+    answers = {question: video.ask(question, max_new_tokens=16).answer for question in EXAMPLE_QUESTIONS}
+    assert answers == EXAMPLE_QUESTIONS
+    right = {asked.text: asked.answer for asked in scene_questions(Scene.from_seed(**scene))}
+    assert all(EXAMPLE_QUESTIONS[text] == right[text] for text in EXAMPLE_QUESTIONS if text in right)
+    card = render_model_card(session.model.config, count_parameters(type(session.model), session.model.config), "a/b")
+    assert "[a/b](https://huggingface.co/spaces/a/b)" in card and "[example.mp4](example.mp4)" in card
 
 
 def test_a_card_that_somebody_edited_is_left_alone(model, tmp_path, caplog):

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from hicom_hf.assets import example_videos
+from hicom_hf.cli.arguments import media_access, media_bounds
+from hicom_hf.cli.main import build_parser
 from hicom_hf.hub import save_hub_folder
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.answering_hicom import end_tokens
@@ -121,6 +124,28 @@ def test_the_openai_client_asks_and_streams(server):
     assert (
         few.model_extra["hicom"]["instruction"] == "the ring" and few.usage.prompt_tokens < answer.usage.prompt_tokens
     )
+
+
+def test_the_dockerfile_starts_the_server():
+    text = (Path(__file__).parents[1] / "Dockerfile").read_text()
+    command = json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)[1])
+    args = build_parser().parse_args([*command[1:], "hicom-7b"])
+    assert command[0] == "hicom" and (args.host, args.model, args.port) == ("0.0.0.0", "hicom-7b", 8000)
+    assert "http://127.0.0.1:8000/ready" in text and "EXPOSE 8000" in text
+
+
+def test_media_options_take_lists_and_repetitions(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    folders = [f"--allowed-local-media-path={tmp_path / name}" for name in ("a", "b")]
+    domains = ["--allowed-media-domains", "example.org", "example.com", "--allowed-media-domains", "example.net"]
+    args = build_parser().parse_args(["serve", *folders, *domains, "--max-media-mb", "2", "--max-video-seconds", "60"])
+    access, bounds = media_access(args), media_bounds(args)
+    assert access.is_guarded and access.max_bytes == 2 * 2**20 and bounds.max_seconds == 60
+    assert access.allowed_media_domains == ("example.org", "example.com", "example.net")
+    assert len(access.allowed_local_media_path) == 2
+    assert media_access(build_parser().parse_args(["serve"])).allowed_local_media_path == ()
+    assert build_parser().parse_args(["serve"]).host == build_parser().parse_args(["web"]).host == "127.0.0.1"
 
 
 def test_errors_are_those_of_the_openai_client(server):

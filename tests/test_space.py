@@ -37,6 +37,8 @@ def test_the_folder_of_a_space_is_complete(tmp_path, monkeypatch):
     assert "run_space('somebody/hicom-7b', None if spaces is None else spaces.GPU)" in app
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        described = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert "Name: hicom_hf" in described.replace("-", "_") and "Version: " in described
     assert {"hicom_hf/assets/hicom-tiny/model.safetensors", "hicom_hf/serving/web.py", "hicom_command.py"} <= names
 
 

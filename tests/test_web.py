@@ -150,9 +150,9 @@ def test_stopping_ends_the_answer(page, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_shows_the_page_offline_and_ends():
+def test_the_command_shows_the_page_offline_and_deletes_uploads_at_its_end(tmp_path):
     command = [sys.executable, "-m", "hicom_hf.cli.main", "web", "--port", "7867", "--workers", "0"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if "http://127.0.0.1:7867" in line:
@@ -161,7 +161,7 @@ def test_the_command_shows_the_page_offline_and_ends():
             content = response.read().decode()
         process.terminate()
     assert "HICom: hicom-tiny" in content and "fonts.googleapis" not in content
-    assert process.returncode == 0
+    assert process.returncode == 0 and list(tmp_path.glob("hicom-*")) == []
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +251,8 @@ def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatc
         page.keyboard.press("Enter")
         before = window.until_attention_is_another(before)
         page.get_by_label("global").check()
+        before = window.until_attention_is_another(before)
+        page.get_by_label("local").check()
         before = window.until_attention_is_another(before)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.screenshot(path=os.path.join(pictures, f"web_{width}.png"), full_page=True)

@@ -12,7 +12,7 @@ from .data_sets import STAGES
 from .evaluating import as_markdown
 from .making import stage_folder
 
-LEFT_OUT = ("*.py", "__pycache__", "README.md", "recipe.yaml")  # the package has the code and the recipes
+LEFT_OUT = ("*.py", "__pycache__", "README.md", "recipe.yaml", "example.mp4")  # the package has its own
 MADE_WITH, SCORES = RECORD_FILES = ("made_with.json", "scores.json")  # beside the stages, see `making`
 WEIGHTS = "model.safetensors"
 

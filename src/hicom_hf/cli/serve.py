@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_media_arguments(parser, serves=True)
     add_engine_arguments(parser)
+    parser.add_argument(
+        "--replicas",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="copies of the model, each on a GPU of its own; follow-ups go to the one that holds the features (default 1)",
+    )
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,14 +95,14 @@ def run(args: argparse.Namespace) -> int:
     from ..assets import HICOM_TINY
     from ..serving.app import ServerOptions, log_as_json, make_app
 
-    engine = open_engine(args)
+    engine = _open(args)
     key = args.api_key or os.environ.get(KEY_VARIABLE)
     name = args.served_model_name or args.model or HICOM_TINY
     default = min(args.default_max_tokens or 256, args.max_new_tokens)
     options = ServerOptions(name, key, default, args.max_body_mb * 2**20)
     log_as_json()
-    if engine.session.note:
-        _say(f"note: {engine.session.note}")
+    if engine.note:
+        _say(f"note: {engine.note}")
     if key is None and args.host not in LOOPBACK:
         _say(f"warning: {args.host} may be reached by others, and there is no --api-key")
     app = make_app(engine, options)
@@ -106,40 +113,53 @@ def run(args: argparse.Namespace) -> int:
     return 0 if server.started else 1
 
 
-def open_engine(args: argparse.Namespace, keep_pictures: bool = False):
-    """The engine that the arguments describe, with its model loaded; see `Engine`."""
-    from ..inference.session import HiComSession
-    from ..serving.engine import Engine
+def engine_settings(args: argparse.Namespace, keep_pictures: bool = False):
+    """The `EngineSettings` that the arguments describe."""
+    from ..serving.replicas import EngineSettings
     from ..serving.requests import Limits
 
-    access, bounds = (
-        media_access(args),
-        media_bounds(args),
-    )  # cheap checks that can fail come before the weights are loaded
-    limits = Limits(
-        max_queue=args.max_queue,
-        max_batch=args.max_num_seqs,
-        max_new_tokens=args.max_new_tokens,
-        max_frames=args.max_frames,
-        max_candidates=args.max_candidates,
-        max_read_seconds=args.max_read_seconds,
-        max_seconds=args.max_seconds,
-    )
-    session = HiComSession.load(
-        args.model,
-        **model_options(args),
-        cache_bytes=int(args.cache_gb * 2**30),
-        cache_dir=args.cache_dir,
-    )
-    return Engine(
-        session,
-        access=access,
-        bounds=bounds,
-        limits=limits,
+    return EngineSettings(
+        model=args.model,
+        loading=model_options(args),
+        access=media_access(args),
+        bounds=media_bounds(args),
+        limits=Limits(
+            max_queue=args.max_queue,
+            max_batch=args.max_num_seqs,
+            max_new_tokens=args.max_new_tokens,
+            max_frames=args.max_frames,
+            max_candidates=args.max_candidates,
+            max_read_seconds=args.max_read_seconds,
+            max_seconds=args.max_seconds,
+        ),
         num_workers=args.workers,
         candidate_bytes=int(args.candidates_gb * 2**30),
         keep_pictures=keep_pictures,
+        cache_bytes=int(args.cache_gb * 2**30),
+        cache_dir=args.cache_dir,
     )
+
+
+def _open(args: argparse.Namespace):
+    """The engine, or the replicas, that the arguments describe."""
+    from ..hub.loading import choose_device
+    from ..serving.replicas import Replicas
+
+    settings = engine_settings(args)
+    if args.replicas == 1:
+        return settings.open()
+    if args.device_map is not None:
+        args.parser.error(
+            "argument --device-map: goes without --replicas, which has one GPU for each copy of the model"
+        )
+    device = choose_device(args.device)
+    if device.type != "cuda":
+        return Replicas(settings, [str(device)] * args.replicas)
+    import torch
+
+    if args.replicas > torch.cuda.device_count():
+        args.parser.error(f"argument --replicas: must be at most {torch.cuda.device_count()}, the number of GPUs")
+    return Replicas(settings, [f"cuda:{number}" for number in range(args.replicas)])
 
 
 def _say(line: str) -> None:

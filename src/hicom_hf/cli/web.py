@@ -12,7 +12,7 @@ import argparse
 import os
 
 from .arguments import add_media_arguments, add_model_arguments, seed_number
-from .serve import add_engine_arguments, open_engine
+from .serve import add_engine_arguments, engine_settings
 
 HELP = "show a model on a web page (extra: web)"
 
@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
         from ..serving.web import launch_page  # gradio reads the variable when it is imported
 
         args.allowed_local_media_path = [*(args.allowed_local_media_path or ()), uploads, str(FOLDER)]
-        with open_engine(args, keep_pictures=True) as engine:
+        with engine_settings(args, keep_pictures=True).open() as engine:
             launch_page(engine, args.model or HICOM_TINY, args.host, args.port)
     return 0

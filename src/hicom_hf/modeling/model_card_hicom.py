@@ -13,6 +13,14 @@ from .parts_hicom import PARTS, count_by_part
 logger = logging.get_logger(__name__)
 
 CARD_FILE = "README.md"
+EXAMPLE_FILE = "example.mp4"
+# What is asked about the example, and what is right; hicom-tiny answers all of it.
+EXAMPLE_QUESTIONS = {
+    "Which way does the cyan moon move?": "left",
+    "How many blue moons are there?": "three",
+    "Where is the striped diamond?": "bottom right",
+    "When does the dotted purple object appear?": "late",
+}
 SHOWN_FRAMES = (1, 8, 16, 32, 64, 128)
 # The card ends in the digest of all that stands before it, so that an edit by hand shows, and is never overwritten.
 MARKER = "<!-- Written by hicom_hf from config.json; an edited card is left alone. sha256: {digest} -->"
@@ -113,6 +121,24 @@ print(answer("my_video.mp4", text="What happens in this video?", num_frames=32, 
 print(answer("my_video.mp4", text=["Who is there?", "What happens at the end?"]))  # encoded once
 ```
 
+## Demo
+
+* **In the browser**: the Space [{space}](https://huggingface.co/spaces/{space}), if its owner has uploaded one.
+* **On your own machine**: `hicom web {name}`, of the package `hicom_hf`, shows the same page. `hicom space DEST --model {space}` writes
+  the Space, and `hf upload {space} DEST --repo-type space` uploads it.
+* **An example**: [{example}]({example}), four seconds of a synthetic world, with questions and the right answers:
+
+| question | right answer |
+|---|---|
+{questions}
+
+```python
+for question in ("{first_question}", "{second_question}"):
+    print(question, answer("{example}", text=question, num_frames=8, max_new_tokens=16))
+```
+
+This prints the model's own answers. A model that was trained on other videos need not give the right ones.
+
 ## Limits, and what was not verified
 
 * The compressed tokens depend on the question. When a conversation turns to another topic, ask the new question as a new prompt over
@@ -198,6 +224,11 @@ def render_model_card(
             f"| {frames} | {frames * rows * columns:,} | {config.num_visual_tokens(frames):,} |"
             for frames in SHOWN_FRAMES
         ),
+        space=name if "/" in name else f"OWNER/{name}",
+        example=EXAMPLE_FILE,
+        questions="\n".join(f"| {question} | {answer} |" for question, answer in EXAMPLE_QUESTIONS.items()),
+        first_question=next(iter(EXAMPLE_QUESTIONS)),
+        second_question=list(EXAMPLE_QUESTIONS)[1],
         context=llm.get("max_position_embeddings") or 0,
     )
     return f"{body}\n{MARKER.format(digest=_digest(body + chr(10)))}\n"

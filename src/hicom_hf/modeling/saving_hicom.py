@@ -14,7 +14,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from .configuration_hicom import HiComConfig
-from .model_card_hicom import CARD_FILE, is_replaceable, write_model_card
+from .model_card_hicom import CARD_FILE, EXAMPLE_FILE, is_replaceable, write_model_card
 
 logger = logging.get_logger(__name__)
 
@@ -32,6 +32,7 @@ AUTO_MAP = {
 }
 PIPELINE_FILES = ("video_text_to_text.py", "answering_hicom.py")  # the pipeline and what it imports
 MAX_SHARD_SIZE = "5GB"  # our choice: the Hub recommends less than 20 GB per file
+EXAMPLE_VIDEO = Path(__file__).resolve().parents[1] / "assets" / "videos" / "shapes_normal.mp4"  # of the package
 
 
 class HubFolderMixin:
@@ -54,6 +55,7 @@ class HubFolderMixin:
         if not is_main_process or _saves_adapters_only(self) or not folder.is_dir():
             return
         copy_pipeline(self, folder)
+        copy_example(self, folder)
         write_model_card(self, folder)
         if push_to_hub:
             hub_arguments.setdefault("repo_id", folder.resolve().name)
@@ -94,6 +96,15 @@ def copy_pipeline(model, folder: Path) -> None:
             )
         elif source.resolve() != (folder / name).resolve():
             shutil.copyfile(source, folder / name)
+
+
+def copy_example(model, folder: Path) -> None:
+    """Copy the example video that the card shows: the package's, or that of the folder or repo that the model came from."""
+    source = EXAMPLE_VIDEO if EXAMPLE_VIDEO.is_file() else _file_of_origin(model, folder, EXAMPLE_FILE)
+    if source is None:
+        logger.warning(f"{EXAMPLE_FILE}, which the model card shows, was not found in {model.config.name_or_path!r}")
+    elif source.resolve() != (folder / EXAMPLE_FILE).resolve():
+        shutil.copyfile(source, folder / EXAMPLE_FILE)
 
 
 def upload(
@@ -148,6 +159,11 @@ def _pipeline_file(model, folder: Path, name: str) -> Path | None:
     for candidate in (here.parent / "processors" / name, here / name):
         if candidate.is_file():
             return candidate
+    return _file_of_origin(model, folder, name)
+
+
+def _file_of_origin(model, folder: Path, name: str) -> Path | None:
+    """A file from where the weights came from, or in place."""
     source = model.config.name_or_path
     if source:
         quietly = {f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors")}

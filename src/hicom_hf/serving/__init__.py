@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .engine import Engine
+from .replicas import EngineSettings, Replicas
 from .requests import (
     EngineBusy,
     EngineClosed,
@@ -20,6 +21,7 @@ from .requests import (
     Ticket,
     VideoSource,
 )
+from .space import write_space
 from .statistics import Statistics
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ __all__ = [
     "Engine",
     "EngineBusy",
     "EngineClosed",
+    "EngineSettings",
     "Limits",
+    "Replicas",
     "Request",
     "RequestCancelled",
     "RequestTooSlow",
@@ -44,6 +48,7 @@ __all__ = [
     "VideoSource",
     "make_app",
     "make_page",
+    "write_space",
 ]
 
 

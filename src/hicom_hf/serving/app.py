@@ -21,6 +21,7 @@ from starlette.datastructures import MutableHeaders
 
 from .engine import Engine
 from .protocol import ChatCompletionRequest, chunk, completion, conditions, error_body, finish_reason, readable, usage
+from .replicas import Replicas
 from .requests import EngineBusy, EngineClosed, RequestCancelled, RequestTooSlow, Ticket
 
 logger = logging.getLogger("hicom.serve")
@@ -59,7 +60,7 @@ class ServerOptions:
     max_body_bytes: int = 64 * 2**20
 
 
-def make_app(engine: Engine, options: ServerOptions) -> FastAPI:
+def make_app(engine: Engine | Replicas, options: ServerOptions) -> FastAPI:
     """The application on an engine; the engine is closed with it.
 
     Args:
@@ -69,7 +70,7 @@ def make_app(engine: Engine, options: ServerOptions) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.ready = asyncio.ensure_future(asyncio.to_thread(engine.media.warm))
+        app.state.ready = asyncio.ensure_future(asyncio.to_thread(engine.warm))
         yield
         await asyncio.to_thread(engine.close)
 
@@ -131,7 +132,7 @@ class _Around:
 class _Server:
     """What is answered under each path."""
 
-    def __init__(self, app: FastAPI, engine: Engine, options: ServerOptions):
+    def __init__(self, app: FastAPI, engine: Engine | Replicas, options: ServerOptions):
         self.app, self.engine, self.options = app, engine, options
         self.started = int(time.time())
 
@@ -146,15 +147,8 @@ class _Server:
         return JSONResponse({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
 
     async def metrics(self) -> Response:
-        cache = self.engine.session.cache
-        gauges: dict[str, float] = {
-            "requests_inside": self.engine.num_inside,
-            "cache_bytes": cache.num_bytes,
-            "candidate_bytes": self.engine.candidates.num_bytes,
-            "cache_limit_bytes": cache.max_bytes,
-            "fetched_bytes": self.engine.media.num_bytes,
-        }
-        return PlainTextResponse(self.engine.statistics.prometheus(gauges), media_type="text/plain; version=0.0.4")
+        text = await asyncio.to_thread(self.engine.metrics)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def models(self) -> Response:
         model = {"id": self.options.model_name, "object": "model", "created": self.started, "owned_by": "hicom_hf"}

@@ -165,6 +165,29 @@ class Engine:
         wait = max(1, round(self._num_inside * self._seconds_per_answer))
         return EngineBusy(f"{self._num_inside} requests are waiting, the limit; come again in {wait} s", wait)
 
+    def warm(self) -> None:
+        """Start what the first request would wait for."""
+        self.media.warm()
+
+    @property
+    def note(self) -> str | None:
+        """What readers of the answers should know of the model."""
+        return self.session.note
+
+    def gauges(self) -> dict[str, float]:
+        """What may go up and down, by name."""
+        return {
+            "requests_inside": self.num_inside,
+            "cache_bytes": self.session.cache.num_bytes,
+            "cache_limit_bytes": self.session.cache.max_bytes,
+            "candidate_bytes": self.candidates.num_bytes,
+            "fetched_bytes": self.media.num_bytes,
+        }
+
+    def metrics(self) -> str:
+        """What was counted, in Prometheus' text format."""
+        return self.statistics.prometheus(self.gauges())
+
     @property
     def is_alive(self) -> bool:
         """Whether requests are taken and answered."""

@@ -34,7 +34,7 @@ class Media:
     """Fetches and reads videos for an engine; may be shared by threads.
 
     Args:
-        processor: of the model.
+        processor: of the model; None for one that only fetches.
         access: which files and servers may be read.
         num_workers: processes that read videos; 0 reads in the calling thread.
         max_seconds: that one video may take to be read, where the platform has timers (not on Windows).
@@ -43,7 +43,7 @@ class Media:
 
     def __init__(
         self,
-        processor: HiComProcessor,
+        processor: HiComProcessor | None,
         access: MediaAccess,
         num_workers: int,
         max_seconds: float,
@@ -59,8 +59,13 @@ class Media:
         self._folder = tempfile.TemporaryDirectory(prefix="hicom-serving-")
         self._pool = self._new_pool()
 
+    @property
+    def folder(self) -> str:
+        """Where fetched files lie."""
+        return self._folder.name
+
     def _new_pool(self) -> ProcessPoolExecutor | None:
-        if self.num_workers == 0:
+        if self.num_workers == 0 or self.processor is None:
             return None
         return ProcessPoolExecutor(self.num_workers, worker_context(), _start_worker, (self.processor,))
 
@@ -118,6 +123,7 @@ class Media:
             VideoReadError: it cannot be read, takes too long, or ends the process that reads it.
             ValueError: the request contradicts itself.
         """
+        assert self.processor is not None  # it does not only fetch
         pool, sampling = self._pool, {**sampling, "media_bounds": self.bounds}
         try:
             if pool is None:
@@ -145,6 +151,7 @@ class Media:
             VideoReadError: it cannot be read, ends the process that reads it, or no chunk comes for `max_seconds`.
             ValueError: the request contradicts itself.
         """
+        assert self.processor is not None  # it does not only fetch
         request["media_bounds"] = self.bounds
         try:
             if self.num_workers == 0:

@@ -235,14 +235,15 @@ class Ticket:
         """Take a piece of one answer from the model, and hand on what is certain."""
         if self.first_token is None:
             self.first_token = monotonic()
-        self._hand_on(number, self.texts[number].add(piece))
+        self.hand_on(number, self.texts[number].add(piece))
 
     def end_text(self) -> None:
         """Pass on what was held back of each answer, which has ended."""
         for number, text in enumerate(self.texts):
-            self._hand_on(number, text.end())
+            self.hand_on(number, text.end())
 
-    def _hand_on(self, number: int, text: str) -> None:
+    def hand_on(self, number: int, text: str) -> None:
+        """Pass on text of one answer that is certain."""
         if text and self._on_text is not None:
             self._on_text(number, text)
 

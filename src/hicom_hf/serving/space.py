@@ -150,7 +150,10 @@ def write_wheel(folder: Path) -> Path:
     if command is not None and command.origin is not None:
         files["hicom_command.py"] = Path(command.origin).read_bytes()
     about = f"{name}.dist-info"
-    files[f"{about}/METADATA"] = (distribution.read_text("METADATA") or "").encode()
+    described = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")  # installed, or a source tree
+    if described is None:
+        raise FileNotFoundError("the metadata of hicom_hf are missing; install it again")
+    files[f"{about}/METADATA"] = described.encode()
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: hicom_hf\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{about}/entry_points.txt"] = (distribution.read_text("entry_points.txt") or "").encode()
     record = [f"{path},sha256={_digest(content)},{len(content)}" for path, content in files.items()]

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 
@@ -17,6 +17,9 @@ class Histogram:
     def add(self, seconds: float) -> None:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        return Histogram([sum(pair) for pair in zip(self.counts, other.counts, strict=True)], self.total + other.total)
 
     def lines(self, name: str) -> list[str]:
         below, lines = 0, [f"# TYPE {name} histogram"]
@@ -54,6 +57,10 @@ class Statistics:
     new_tokens: int = 0
     first_token: Histogram = field(default_factory=Histogram)
     whole_answer: Histogram = field(default_factory=Histogram)
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """The counts of two engines together."""
+        return Statistics(*(getattr(self, name.name) + getattr(other, name.name) for name in fields(self)))
 
     def prometheus(self, gauges: Mapping[str, float]) -> str:
         """All counts in Prometheus' text format.

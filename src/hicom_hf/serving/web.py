@@ -5,6 +5,8 @@ cache, which is bounded. A visitor's session holds the frames of one video and t
 """
 
 import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -129,6 +131,8 @@ def launch_page(engine: Engine, title: str, host: str, port: int | None, waits: 
         OSError: the port is taken.
     """
     theme = gr.themes.Default(font=FONTS, font_mono=("monospace",))  # pyright: ignore[reportPrivateImportUsage]
+    if waits:  # SIGTERM leaves through the callers, which delete uploads
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     blocks = make_page(engine, title)
     options = {"server_name": host, "server_port": port, "share": False, "prevent_thread_lock": not waits}
     blocks.launch(**options, theme=theme, footer_links=[], quiet=not waits)
