@@ -27,6 +27,10 @@ PACKAGES = {
     "hicom_hf.evaluation": "evaluation",
     "hicom_hf.serving": "serving",
     "hicom_hf.dataset_building": "dataset_building",
+    "hicom_hf.shapes": "shapes",
+    "hicom_hf.conversion": "conversion",
+    "hicom_hf.assembly": "models",
+    "hicom_hf.hub": "models",
 }
 EXTRAS = {"make_page": "gradio", "make_app": "fastapi", "ServerOptions": "fastapi"}
 
@@ -56,7 +60,10 @@ def commands() -> list:
 def test_the_reference_has_every_exported_name(package):
     page = (ROOT / "docs/api" / f"{PACKAGES[package]}.md").read_text()
     shown = set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)) | set(re.findall(r"\[\w+\]\[([\w.]+)\]", page))
-    for name in importlib.import_module(package).__all__:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        if package == "hicom_hf.shapes" and name.isupper():
+            continue  # constants that docs/shapes.md lists
         homes = {f"{home}.{name}" for home in PACKAGES}
         assert homes & shown, f"docs/api/{PACKAGES[package]}.md does not show {package}.{name}"
 

@@ -22,6 +22,7 @@ OUTSIDE = {
     "lab/README.md": "laboratory.md",
     "lab/ablations/record/README.md": "ablations_record.md",
     "benchmarks/README.md": "benchmarks.md",
+    "src/hicom_hf/training/recipes/README.md": "recipes.md",
 }
 LINK = re.compile(r"\]\(\s*(?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\s*\)")
 FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)

@@ -16,15 +16,15 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object and its life.
+    """An object of a scene.
 
     Attributes:
         colour, shape, texture: names.
-        x, y: place of the centre when it comes, fractions of width and height.
+        x, y: centre at `start`, fractions of width and height.
         scale: diameter over `OBJECT_SIZE`.
-        start, end: when it is seen, fractions of the video; `end` is outside.
-        travel: way from `start` to `end`, fractions of width and height.
-        name: what questions call it; only it fits. None for clutter.
+        start, end: the object is visible from `start` to before `end`, fractions of the video.
+        travel: displacement from `start` to `end`, fractions of width and height.
+        name: its name in questions, which fits no other object. None for clutter.
     """
 
     colour: str
@@ -46,6 +46,7 @@ class SceneObject:
 
     @property
     def attributes(self) -> tuple[str, str, str]:
+        """(colour, shape, texture)."""
         return self.colour, self.shape, self.texture
 
     @property
@@ -55,6 +56,7 @@ class SceneObject:
 
     @property
     def moves(self) -> bool:
+        """Whether the object moves."""
         return self.travel != (0.0, 0.0)
 
     @property
@@ -77,6 +79,7 @@ class SceneObject:
         return next((name for name, way in DIRECTIONS.items() if way == signs), "")
 
     def is_seen(self, time: float) -> bool:
+        """Whether the object is visible at a time, a fraction of the video."""
         return self.start <= time < self.end
 
     def position(self, time: float) -> tuple[float, float]:

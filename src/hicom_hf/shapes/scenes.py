@@ -112,6 +112,7 @@ class Scene:
 
     @property
     def counted(self) -> list[SceneObject]:
+        """The objects that are counted."""
         return [found for found in self.objects if self.count_name and found.name == self.count_name]
 
     @property

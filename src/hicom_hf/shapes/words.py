@@ -68,10 +68,12 @@ class Name(NamedTuple):
 
     @property
     def phrase(self) -> str:
+        """The name of one object, such as "striped red object"."""
         return self._with(self.shape or "object")
 
     @property
     def plural(self) -> str:
+        """The name of several objects."""
         return self._with(SHAPES[self.shape] if self.shape else "objects")
 
     def fits(self, colour: str, shape: str, texture: str) -> bool:
