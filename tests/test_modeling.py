@@ -375,6 +375,22 @@ def test_each_part_may_be_loaded_in_a_type_of_its_own(model, batch, tmp_path):
         )
 
 
+@torch.no_grad()
+def test_features_reach_the_compressor_in_autocasts_type(model, singles):
+    # In float32 they would take twice the memory, and training would sum them otherwise than an answer does.
+    given, types = {k: v for k, v in singles[0].items() if "video" in k}, []
+    hook = model.model.compressor.register_forward_pre_hook(
+        lambda _, args: types.extend(part.dtype for part in args[:2])
+    )
+    try:
+        model.model.get_video_features(**given)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model.model.get_video_features(**given)
+    finally:
+        hook.remove()
+    assert types == [torch.float32] * 2 + [torch.bfloat16] * 2
+
+
 @pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
 @torch.no_grad()
 def test_8_bit_loading_leaves_siglip_and_the_compressor_alone(model, batch, tmp_path, library):

@@ -50,13 +50,16 @@ def main() -> int:
     )
     parser.add_argument("--torch", help="version of torch in place of the set's own")
     parser.add_argument("--pip", action="append", default=[], metavar="OPTION", help="handed on to pip")
-    parser.add_argument("--keep", metavar="FOLDER", help="make the environment there and keep it")
+    parser.add_argument(
+        "--keep", metavar="FOLDER", help="make the environment there, or use the one that is there, and keep it"
+    )
     args = parser.parse_intermixed_args()
     extras, tests = SETS[args.set]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.keep or temporary)
-        venv.create(folder, with_pip=True)
         python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+        if not python.exists():
+            venv.create(folder, with_pip=True)
         constraints = folder / "constraints.txt"
         lines = oldest() if args.set == "oldest" else []
         if args.torch:
