@@ -125,6 +125,8 @@ def test_a_start_after_the_end_of_the_video_is_refused():
 def test_senseless_times_do_not_ask_for_millions_of_frames():
     with pytest.raises(ValueError, match=r"fps=2 over 600\d* s asks for more than 1000000 frames"):
         select_frames([0.0, 3_000_000.0], FrameSampling(fps=2))
+    with pytest.raises(ValueError, match=r"fps=1e\+308 over"):
+        select_frames(TEN_SECONDS, FrameSampling(fps=1e308))
 
 
 def test_no_frames_are_refused():

@@ -174,6 +174,8 @@ def test_an_error_in_a_stream_is_raised_where_the_pieces_are_taken(session, path
     video = session.open(path, num_frames=4)
     with pytest.raises(ValueError, match="temperature must be 0 or above"):
         list(video.stream("Why?", temperature=-1))
+    with pytest.raises(ValueError, match=r"at least 0\.0001, got 1e-300"):
+        list(video.stream("Why?", temperature=1e-300))
     with pytest.raises(ValueError, match="the question is empty"):
         video.stream(" ")
 

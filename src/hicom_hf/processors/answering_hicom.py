@@ -14,6 +14,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 MAX_NEW_TOKENS = 256  # our choice: an answer of a paragraph
+MIN_TEMPERATURE = 1e-4  # our choice: below it the likeliest token is drawn anyway, or scores overflow
 
 
 @dataclass(frozen=True)
@@ -330,6 +331,10 @@ def _drawing(temperature: float, top_p: float | None) -> dict[str, Any]:
     """The arguments of `generate` that say how a token is chosen."""
     if temperature < 0:
         raise ValueError(f"temperature must be 0 or above, got {temperature}")
+    if 0 < temperature < MIN_TEMPERATURE:  # scores divided by it are no numbers any more
+        raise ValueError(
+            f"temperature must be 0 (the likeliest token) or at least {MIN_TEMPERATURE}, got {temperature}"
+        )
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
     if temperature == 0:

@@ -218,12 +218,13 @@ def _frames_in_range(times: Sequence[float], sampling: FrameSampling) -> tuple[i
 def _one_per_interval(times: Sequence[float], sampling: FrameSampling, fps: float, first: int, last: int) -> list[int]:
     start = sampling.start or 0.0
     end = video_end(times) if sampling.end is None else min(sampling.end, video_end(times))
-    num_intervals = math.ceil((end - start) * fps - 0.5 - TIME_TOLERANCE)  # those whose middle is inside
-    if num_intervals > MAX_INTERVALS:
+    exact = (end - start) * fps - 0.5 - TIME_TOLERANCE
+    if exact > MAX_INTERVALS:
         raise ValueError(
             f"fps={fps:g} over {end - start:.0f} s asks for more than {MAX_INTERVALS} frames; "
             "give a lower fps, or start and end"
         )
+    num_intervals = math.ceil(exact)  # those whose middle is inside
     if num_intervals < 1:
         return [(first + last) // 2]
     middles = (start + (i + 0.5) / fps for i in range(num_intervals))

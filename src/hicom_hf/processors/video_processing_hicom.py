@@ -441,8 +441,8 @@ def resize_frame(frame: np.ndarray, height: int, width: int, resample: int | Lit
     processor's vector instructions. "exact" gives the bytes of the official release: bicubic by Pillow, horizontal pass
     first (Pillow 13 starts tall pictures with the vertical pass, and each pass rounds). Other filters are Pillow's as well.
 
-    Differs: torch rounds the weights of its filters to 16 bits, the official release (Pillow) to 22. The two are within one
-    grey level where frames shrink; single values at hard edges of enlarged frames, and of random pixels, differ by two.
+    Differs: torch rounds the weights of its filters to 16 bits, the official release (Pillow) to 22. On frames of
+    real videos, shrunk or enlarged, the two are within one grey level; of random pixels, 6 values of a million differ by two.
 
     Args:
         frame: uint8 (rows, columns, 3).
