@@ -73,6 +73,7 @@ def test_two_replicas_answer_as_one_session_and_follow_ups_go_where_the_features
 
         with pytest.raises(ValueError, match="the video: local files are not allowed"):
             replicas.submit(asked("a", "/etc/passwd")).future.result()
+        assert 'hicom_requests_total{outcome="failed"} 1' in replicas.metrics()
 
         first = replicas._replicas[0]
         first._process.kill()

@@ -13,6 +13,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from .arguments import (
     above_zero,
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     server = uvicorn.Server(uvicorn.Config(app, args.host, args.port, log_config=None, access_log=False))
     # uvicorn finishes running answers, then raises the signal again for whoever handled it before: this, which ends quietly.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    server.run()
+    with suppress(SystemExit):  # uvicorn's own code of a failed start, which its log explains
+        server.run()
     return 0 if server.started else 1
 
 

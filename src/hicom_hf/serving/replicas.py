@@ -87,7 +87,7 @@ class Replicas:
 
     def __init__(self, settings: EngineSettings, devices: Sequence[str]):
         self.limits = settings.limits
-        self.num_refused = 0
+        self._own = Statistics()  # of requests that no replica saw
         # Only fetches: the replicas read.
         self.media = Media(None, settings.access, 0, settings.limits.max_read_seconds)
         self._changed = threading.Condition()
@@ -144,7 +144,7 @@ class Replicas:
     def refusal(self) -> EngineBusy:
         """The error for a request that finds the queue full; it is counted."""
         with self._changed:
-            self.num_refused += 1
+            self._own.refused += 1
         return EngineBusy(f"{self._num_inside} requests are waiting, the limit; come again in 1 s", 1)
 
     @property
@@ -154,7 +154,7 @@ class Replicas:
 
     def metrics(self) -> str:
         """What all replicas counted, in Prometheus' text format."""
-        total, gauges = Statistics(refused=self.num_refused), {"replicas": 0.0}
+        total, gauges = self._own, {"replicas": 0.0}
         for asked in [replica.count() for replica in self._replicas if replica.is_alive]:
             with suppress(RuntimeError):  # it has ended meanwhile
                 statistics, values = asked.result()
@@ -170,6 +170,8 @@ class Replicas:
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: self._num_inside == 0)
+        for replica in self._replicas:  # all at once
+            replica.begin_to_close()
         for replica in self._replicas:
             replica.close()
         self._threads.shutdown()
@@ -190,6 +192,11 @@ class Replicas:
             replica = self._replica_for(contents)
             replica.ask(next(self._numbers), ticket, replace(ticket.request, videos=sources))
         except Exception as error:  # raised again where the future is read
+            with self._changed:
+                if isinstance(error, RequestCancelled):
+                    self._own.cancelled += 1
+                else:
+                    self._own.failed += 1
             self._ended(ticket, error)
 
     def _replica_for(self, contents: Sequence[str]) -> "_Replica":
@@ -283,9 +290,11 @@ class _Replica:
             self._connection.send(("count",))
         return asked
 
-    def close(self) -> None:
+    def begin_to_close(self) -> None:
         with self._lock, suppress(OSError):
             self._connection.send(("close",))
+
+    def close(self) -> None:
         self._process.join()
         self._thread.join()
         self._connection.close()
