@@ -295,6 +295,23 @@ def test_an_answer_that_is_no_option_is_refused(data):
         TASKS["mvbench"].read(data / "mvbench", "ours")
 
 
+def test_a_letter_of_no_option_is_refused(data):
+    path = data / "videomme" / "test-00000-of-00001.json"
+    rows = json.loads(path.read_text())
+    write_json(path, [rows[0] | {"answer": "F"}])
+    with pytest.raises(ValueError, match="question 001-1 has the answer 'F', which is no option's letter"):
+        TASKS["videomme"].read(data / "videomme", "ours")
+
+
+def test_the_papers_table_shows_what_judges_said():
+    summary = {"task": "videochatgpt", "score": None, "paper": 3.12, "settings": {"sampling": {"num_frames": 32}}}
+    judged = [{"judge": "gpt", "aspects": {"detail": {}}, "mean_score": 3.0456}]
+    assert "| videochatgpt | 3.05 of 5, judge gpt | 3.12 |" in as_markdown([summary | {"judged": judged}])
+    match = {"accuracy": {"mean": 57.94}, "score": {}}
+    told = as_markdown([summary | {"judged": [{"judge": "gpt", "aspects": {"match": match}}]}])
+    assert "57.9 %, judge gpt" in told and "not scored here" in as_markdown([summary | {"judged": []}])
+
+
 def test_the_list_shows_sources_and_the_papers_numbers(capsys):
     assert main(["eval", "--list"]) == 0
     shown = capsys.readouterr().out

@@ -130,14 +130,19 @@ def run(args: argparse.Namespace) -> int:
         _paper(args, asking, where, options)
         return _write_results(args) if args.write_results else 0
     summaries = evaluate(_tasks(args), args.model, args.output, data=args.data, asking=asking, **where, **options)
-    for summary in summaries:
-        for video, reason in summary["failed_videos"].items():
-            print(f"hicom: {summary['task']}: {video} counts as wrong: {reason}", file=sys.stderr)
+    _say_failures(summaries)
     print(json.dumps(summaries, indent=2) if args.json else as_table(summaries))
     for summary in summaries:
         if summary["report"] is not None and not args.json:
             print(f"\n{summary['report']}")
     return _write_results(args) if args.write_results else 0
+
+
+def _say_failures(summaries) -> None:
+    """The videos that were not read, each task's by itself."""
+    for summary in summaries:
+        for video, reason in summary["failed_videos"].items():
+            print(f"hicom: {summary['task']}: {video} counts as wrong: {reason}", file=sys.stderr)
 
 
 def _write_results(args: argparse.Namespace) -> int:
@@ -217,6 +222,7 @@ def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> None
     session = load_session(args.model, args.protocol, **where)
     frames = FRAMES if args.frames is None else (args.frames,)
     summaries, missing = evaluate_paper(session, args.output, args.data, frames=frames, asking=asking, **options)
+    _say_failures(summaries)
     for name, reason in missing.items():
         print(f"hicom: {name} was left out: {reason}", file=sys.stderr)
     print(json.dumps({"summaries": summaries, "left_out": missing}, indent=2) if args.json else as_markdown(summaries))

@@ -88,6 +88,11 @@ def judge(
     return summary
 
 
+def read_judged(folder: Path) -> list[dict[str, Any]]:
+    """The summaries of all judges that have marked a folder of results."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"judge-*/{SUMMARY_FILE}"))]
+
+
 def judge_items(folder: Path) -> list[Item]:
     """What there is to be marked in a folder of results.
 

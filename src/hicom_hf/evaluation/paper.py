@@ -7,6 +7,7 @@ from typing import Any
 
 from ..inference.session import HiComSession
 from .evaluating import evaluate, read_questions
+from .judging import read_judged
 from .runner import Asking
 from .tasks import TASKS, Task
 from .tasks.task import Protocol
@@ -39,7 +40,8 @@ def evaluate_paper(
         **options: limit, part, progress of `evaluate`.
 
     Returns:
-        Summaries, and why each task that could not be run was left out.
+        Summaries, with those of judges that have marked a task's answers before, and why each task that could not be run was
+        left out.
 
     Raises:
         FileNotFoundError: no task has its data.
@@ -59,7 +61,8 @@ def evaluate_paper(
     for count in frames:
         folder = Path(output) / f"{count}-frames"
         sampled = replace(asking, sampling={"num_frames": count})
-        summaries += evaluate(chosen, session, folder, data=data, protocol=protocol, asking=sampled, **options)
+        found = evaluate(chosen, session, folder, data=data, protocol=protocol, asking=sampled, **options)
+        summaries += [summary | {"judged": read_judged(folder / summary["task"])} for summary in found]
     return summaries, missing
 
 
@@ -73,12 +76,20 @@ def as_markdown(summaries: Sequence[Mapping[str, Any]]) -> str:
         cells = []
         for count in counts:
             summary = found[name, count]
-            score, paper = summary["score"], summary["paper"]
-            cells.append(
-                "not scored here"
-                if score is None
-                else f"{score['mean']:.1f} ({score['low']:.1f} to {score['high']:.1f})"
-            )
-            cells.append("" if paper is None else f"{paper:g}")
+            cells.append(_cell(summary))
+            cells.append("" if summary["paper"] is None else f"{summary['paper']:g}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(summary: Mapping[str, Any]) -> str:
+    """The score with its interval, or what each judge says."""
+    score = summary["score"]
+    if score is not None:
+        return f"{score['mean']:.1f} ({score['low']:.1f} to {score['high']:.1f})"
+    told = []
+    for judged in summary["judged"]:
+        match = judged["aspects"].get("match")
+        number = f"{match['accuracy']['mean']:.1f} %" if match is not None else f"{judged['mean_score']:.2f} of 5"
+        told.append(f"{number}, judge {judged['judge']}")
+    return "; ".join(told) or "not scored here"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.files import write_text
+from .judging import read_judged
 from .results import ANSWERS_FILE, SETTINGS_FILE, SUMMARY_FILE
 from .tasks import TASKS
 
@@ -99,8 +100,7 @@ def _read(folder: Path, model: Path) -> dict[str, Any]:
     if not is_this:
         raise ValueError(f"{folder} holds results of {measured}, not of {model}")
     moment = datetime.fromtimestamp((folder / ANSWERS_FILE).stat().st_mtime, tz=UTC)
-    judged = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"judge-*/{SUMMARY_FILE}"))]
-    return summary | {"folder": folder, "date": moment.date().isoformat(), "judged": judged}
+    return summary | {"folder": folder, "date": moment.date().isoformat(), "judged": read_judged(folder)}
 
 
 def _rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ class Task:
         report: a text for people, from the questions and their lines.
         plot: draws a PNG file, given the questions, their lines and its path; None for bars by category.
         hub_dataset: id of the data set on the Hub, for results beside weights.
-        paper: the paper's number in percent by sampled frames.
+        paper: the paper's number by sampled frames, in percent unless its note says otherwise.
         paper_note: table and settings of these numbers.
     """
 

@@ -45,5 +45,6 @@ VIDEOCHATGPT = Task(
     mark=mark_open,
     hub_dataset="lmms-lab/VideoChatGPT",
     max_new_tokens={"ours": 256, "official": 2048, "lmms": 256},
-    paper_note="table 3: mean of five aspects 3.12, 3.20, 3.18 at 32, 64, 128 frames, judge GPT-3.5-Turbo-0125",
+    paper={32: 3.12, 64: 3.20, 128: 3.18},
+    paper_note="table 3: mean of five aspects, 0 to 5, judge GPT-3.5-Turbo-0125",
 )

@@ -9,6 +9,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+from ..parsing import LETTERS
 from ..questions import Question
 from ..subtitles import SubtitleRule
 from .choices import BEST_OPTION, LETTER_ONLY, mark_choice
@@ -46,6 +47,10 @@ def read(folder: Path, protocol: Protocol, with_subtitles: bool) -> list[Questio
     found = []
     for row in read_rows(path, COLUMNS):
         name = row["videoID"]
+        if row["answer"] not in LETTERS[: len(row["options"])]:
+            raise ValueError(
+                f"{path}: question {row['question_id']} has the answer {row['answer']!r}, which is no option's letter"
+            )
         rule = _rule(str(folder / "subtitle" / f"{name}.srt"), protocol) if with_subtitles else None
         found.append(
             Question(
