@@ -205,6 +205,14 @@ def test_a_folder_that_needs_no_judge_is_refused(tmp_path, capsys):
     assert "--judge-url is missing" in capsys.readouterr().err
 
 
+def test_the_command_fails_and_says_why_where_judgements_are_missing(results, capsys):
+    with Judge((200, "I would say yes.")) as server:
+        url = server.endpoint().base_url
+        assert main(["eval", "--judge", str(results), "--judge-url", url, "--judge-model", "j", "--limit", "1"]) == 1
+    captured = capsys.readouterr()
+    assert "1 without a usable judgement" in captured.out and "'I would say yes.'" in captured.err
+
+
 def test_the_command_judges(results, capsys):
     with Judge() as server:
         url = server.endpoint().base_url

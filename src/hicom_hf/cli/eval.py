@@ -27,6 +27,7 @@ from .arguments import (
 HELP = "measure a model on benchmarks"
 PAPER = "paper"  # stands for the tasks and frames of its tables
 PROTOCOLS = ("ours", "official", "lmms")
+SHOWN_FAILURES = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,7 +259,9 @@ def _judge(args: argparse.Namespace) -> int:
     endpoint = Endpoint(base_url=args.judge_url, model=args.judge_model, api_key_variable=args.judge_key_variable)
     summary = judge(args.judge, endpoint, limit=args.limit, progress=progress_bar)
     print(json.dumps(summary, indent=2) if args.json else as_text(summary))
-    return 0
+    for name, reason in list(summary["failures"].items())[:SHOWN_FAILURES]:
+        print(f"hicom: {name}: {reason}", file=sys.stderr)
+    return 1 if summary["failures"] else 0
 
 
 def _place(args: argparse.Namespace) -> tuple[str, tuple[int, int]]:
