@@ -29,10 +29,10 @@ tags:
 # hicom-tiny
 
 A HICom ([Liu et al., CVPR 2025](https://arxiv.org/abs/2503.16036)) of 2.2 million parameters that comes with the package
-`hicom_hf`. It was trained from nothing on the package's synthetic world of moving shapes, and **knows nothing else**: about any
-other video its answers mean nothing. It is there so that one can see the method work, try code, and test it.
+`hicom_hf`. It was trained from scratch on the package's synthetic world of moving shapes and **knows nothing else**: about any
+other video its answers mean nothing. Its purpose is to show the method, to try code, and to test it.
 
-## How it was made
+## Training
 
 Commit `{commit}`, seed {seed}, {minutes:.0f} minutes on two CPU cores:
 
@@ -40,14 +40,13 @@ Commit `{commit}`, seed {seed}, {minutes:.0f} minutes on two CPU cores:
 python -m lab.hicom_tiny FOLDER --seed {seed}
 ```
 
-`made_with.json` holds versions, sizes, times and the SHA-256 of the weights; the recipes are those in
-`lab/hicom_tiny/recipes`.
+`made_with.json` contains versions, sizes, times and the SHA-256 of the weights. The recipes are in `lab/hicom_tiny/recipes`.
 
-## Right answers (%)
+## Correct answers (%)
 
 {scores}
 
-Each row is another set of unseen videos; free answers, compared word by word. All of it: `scores.json`.
+Free answers, compared word by word. Each row is another set of unseen videos. `scores.json` has all numbers.
 """
 
 
