@@ -409,7 +409,7 @@ def test_the_page_on_untrusted_input_states_the_defaults():
     page = (Path(__file__).parents[1] / "docs" / "untrusted_input.md").read_text()
     default, guarded, bounds = MediaAccess.open(), MediaAccess.guarded(), MediaBounds()
     assert f"| {default.max_bytes // 2**30} GiB | {guarded.max_bytes // 2**20} MiB |" in page
-    assert f"{default.stall_seconds:g} s with hardly any progress | ends after {guarded.stall_seconds:g} s" in page
+    assert f"{default.stall_seconds:g} s with almost no progress | stops after {guarded.stall_seconds:g} s" in page
     assert f"after {guarded.total_seconds:g} s in all" in page
     assert f"| {round(bounds.max_pixels / 1e6)} million |" in page and f"| {bounds.max_pictures:,} |" in page
     assert f"| {bounds.max_result_bytes // 2**30} GiB |" in page

@@ -262,7 +262,7 @@ def _numbers() -> Iterator[int]:
 KINDS = {
     "videos": (videos, 60),
     "images": (images, 40),
-    "bombs": (bombs, 10),
+    "bombs": (bombs, 5),
     "records": (records, 30),
     "yaml": (yaml_files, 24),
     "configs": (configs, 24),
