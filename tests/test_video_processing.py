@@ -13,7 +13,8 @@ from PIL import Image
 from shared_data import GOLDEN_DIR, VIDEOS_DIR, needs_golden, needs_videos
 from video_files import numbered_frames, write_frame_folder, write_truncated_video, write_video
 
-from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor, pad_to_square, resize_frame
+from hicom_hf.processors.square_frames_hicom import pad_to_square, resize_frame
+from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
 from hicom_hf.processors.video_reading_hicom import VideoReadError
 
 SMALL = {"height": 16, "width": 16}
@@ -114,7 +115,7 @@ def test_resized_bytes_depend_on_neither_threads_nor_vector_instructions():
 import hashlib, sys
 import numpy as np
 import torch
-from hicom_hf.processors.video_processing_hicom import resize_frame
+from hicom_hf.processors.square_frames_hicom import resize_frame
 torch.set_num_threads(int(sys.argv[1]))
 random = np.random.default_rng(0)
 frames = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((300, 70), (70, 300), (120, 120), (30, 20))]

@@ -17,7 +17,8 @@ from hicom_hf.modeling.grouping_hicom import group_positions, group_spans
 from hicom_hf.modeling.positions_hicom import HiComReleasePositions
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling, select_frames
 from hicom_hf.processors.instruction_hicom import extract_instruction
-from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor, pad_to_square
+from hicom_hf.processors.square_frames_hicom import pad_to_square
+from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
 
 from .checks import CaseResult, Comparison, LeftOut, different_entries, largest
 

@@ -11,7 +11,8 @@ from ..hub.reading import read_json_object
 from ..modeling.configuration_hicom import HiComConfig
 from ..processors.chat_template_hicom import multimodal_chat_template
 from ..processors.processing_hicom import HiComProcessor
-from ..processors.video_processing_hicom import BICUBIC, HiComVideoProcessor
+from ..processors.square_frames_hicom import BICUBIC
+from ..processors.video_processing_hicom import HiComVideoProcessor
 from .official_sources import OfficialSource
 from .projector_string import UnreleasedOptionError
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import _MARKED_RE, MultiModalData, ProcessorMixin, TextKwargs
+from transformers.processing_utils import MultiModalData, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
 from .frame_sampling_hicom import with_request
 from .instruction_encoding_hicom import InstructionEncoding, check_unicode
-from .instruction_hicom import InstructionRules, check_instruction_rules, unescaped
+from .instruction_hicom import InstructionRules, check_instruction_rules
+from .user_text_hicom import UserText
 from .video_sources_hicom import is_frame_list
 
 # Arguments of a call that say which frames are taken; everything else goes to the tokenizer.
@@ -47,7 +48,7 @@ OWN_KEYS = (*SAMPLING_KEYS, "instruction", "video_num_frames")
 SIGLIP_POSITIONS = 64  # instruction tokens; SigLIP pools the last of exactly these (official release)
 
 
-class HiComProcessor(ProcessorMixin, InstructionEncoding):
+class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
     """Tokenizer of the LLM, tokenizer of the instruction (SigLIP text) and video processor in one.
 
     Args:
@@ -383,8 +384,7 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding):
             ValueError: if there are more or fewer of them than videos or images.
         """
         pattern = "|".join(re.escape(token) for token in self.placeholders)
-        # What sanitize_control_tokens marked was written by a user. The line break keeps what stands around it apart.
-        rows = [_MARKED_RE.sub("\n", row) for row in rows]
+        rows = [self.without_marked(row) for row in rows]
         kinds = [
             ["video" if found == self.video_token else "image" for found in re.findall(pattern, row)] for row in rows
         ]
@@ -424,32 +424,6 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding):
         return {
             key: getattr(self.tokenizer, key, made_with[key]) for key in TextKwargs.__annotations__ if key in made_with
         }
-
-    def marked(self, chat: list[dict]) -> list[dict]:
-        """A chat whose special tokens in texts are marked as words, so that a tokenizer called with
-        `sanitize_control_tokens=True` reads them as plain text; what a chat template adds stays special.
-        """
-        template = self._resolve_chat_template(None)
-        return self.tokenizer._mark_chat_inputs(template, [chat], None, None, {}, True, False)[0][0]
-
-    @staticmethod
-    def is_marked(text: str) -> bool:
-        """Whether a rendered text holds special tokens that `marked` turned into words."""
-        return _MARKED_RE.search(text) is not None
-
-    def as_written(self, text: str) -> str:
-        """A rendered text with the words that it stands for: escaped tags, and a marked token for unknown words.
-
-        A tokenizer of whole words reads its token for unknown words from plain text as itself, so that transformers cannot
-        sanitise it; it stands for a word and steers nothing.
-        """
-        text, unknown = unescaped(text), self.tokenizer.unk_token
-        if unknown is None or not self.is_marked(text):
-            return text
-        plain = self.tokenizer(unknown, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if self.tokenizer.unk_token_id not in plain:
-            return text
-        return _MARKED_RE.sub(lambda found: unknown if found[0][1:-1] == unknown else found[0], text)
 
 
 def _flatten(sources, frame_lists: bool) -> list:

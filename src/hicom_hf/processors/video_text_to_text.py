@@ -4,16 +4,13 @@ Once per video: read it, encode it. Once per question: compress, generate. Lette
 """
 
 import shutil
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass, field
+from collections.abc import Sized
 from functools import partial
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoProcessor, GenerationConfig
 from transformers.pipelines.base import Pipeline
@@ -21,7 +18,18 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from .answering_hicom import MAX_NEW_TOKENS, check_length, check_question, untrained_note
+from .answering_hicom import MAX_NEW_TOKENS, check_length, untrained_note
+from .pipeline_inputs_hicom import (
+    Request,
+    Rows,
+    as_request,
+    continued,
+    is_chat,
+    is_table,
+    is_video,
+    only_one,
+    split_questions,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -54,44 +62,10 @@ GENERATE_ARGUMENTS = {
     "tokenizer",
 }
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-VISUAL_KEYS, QUESTION_KEYS = ("video", "image"), ("text", "question")
 PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
+IMPORTED_FILES = ("answering_hicom.py", "pipeline_inputs_hicom.py")  # what this file imports, to be saved with it
 # Folder or repo -> the note for users of a pipeline that is loaded from it. The package fills in its own model.
 NOTES: dict[str, str] = {}
-
-
-@dataclass
-class Request:
-    """One prompt on its way through the pipeline.
-
-    Attributes:
-        chat: messages.
-        instruction: what conditions the compression; None until it is taken from the last user turn.
-        features: of the chat's only video, encoded before; the chat then names no source.
-        num_frames: T of that video.
-        continues: the answer continues the chat's last message.
-        metadata: what was sampled from each video.
-    """
-
-    chat: list[dict]
-    instruction: str | None = None
-    features: dict[str, torch.Tensor] | None = None
-    num_frames: int | None = None
-    continues: bool = False
-    metadata: list = field(default_factory=list)
-
-
-class Rows(Dataset):
-    """A table or a column of the library datasets, as what transformers takes for a data set."""
-
-    def __init__(self, table: Sequence):
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.table[index]
 
 
 class VideoTextToTextPipeline(Pipeline):
@@ -157,18 +131,18 @@ class VideoTextToTextPipeline(Pipeline):
 
     def __call__(self, inputs=None, text=None, question=None, **kwargs):
         """Answer; see the class for what may be given and what comes back."""
-        question = _only_one(text, question)
+        question = only_one(text, question)
         if inputs is None:  # transformers' own pipelines take a chat as `text`
             inputs, question = question, None
         if inputs is None or (isinstance(inputs, (str, bytes)) and not inputs):
             raise ValueError("give a video and a question, a chat, or a list of them")
-        if _is_table(inputs):
+        if is_table(inputs):
             inputs = Rows(inputs)
         if isinstance(inputs, (GeneratorType, Dataset)):
             if isinstance(question, (list, tuple)):
                 raise ValueError("a stream of inputs takes one question for all, or each brings its own")
             return super().__call__(inputs, question=question, **kwargs)
-        if isinstance(inputs, (list, tuple)) and not _is_chat(inputs) and not _is_video(inputs):
+        if isinstance(inputs, (list, tuple)) and not is_chat(inputs) and not is_video(inputs):
             questions = question if isinstance(question, (list, tuple)) else [question] * len(inputs)
             if len(questions) != len(inputs):
                 raise ValueError(
@@ -176,7 +150,7 @@ class VideoTextToTextPipeline(Pipeline):
                 )
             requests = [as_request(item, text) for item, text in zip(inputs, questions, strict=True)]
             return super().__call__(requests, **kwargs) if requests else []
-        source, questions = _split_questions(inputs, question)
+        source, questions = split_questions(inputs, question)
         if questions is None:
             return super().__call__(as_request(inputs, question), **kwargs)
         return super().__call__(self._about_one_video(source, questions, kwargs), **kwargs) if questions else []
@@ -292,7 +266,7 @@ class VideoTextToTextPipeline(Pipeline):
             else:
                 text = self.processor.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
                 text = text if request.continues else text.strip()
-                record["generated_text"] = _continued(request, text) if return_full_text else text
+                record["generated_text"] = continued(request, text) if return_full_text else text
             if return_metadata:
                 record["video_metadata"] = [sampled.to_dict() for sampled in request.metadata]
             records.append(record)
@@ -316,7 +290,7 @@ class VideoTextToTextPipeline(Pipeline):
         """Save model, processor and all code into one folder that loads without `hicom_hf` installed."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        for code in (Path(__file__), Path(__file__).with_name("answering_hicom.py")):
+        for code in (Path(__file__), *(Path(__file__).with_name(name) for name in IMPORTED_FILES)):
             if code.resolve() != (folder / code.name).resolve():
                 shutil.copyfile(code, folder / code.name)
         self.model.save_pretrained(folder, **kwargs)
@@ -353,35 +327,6 @@ def load_processor(model):
         raise ValueError(f"{source}: the processor cannot be loaded: {error}; {remedy}") from error
 
 
-def as_request(item: Any, question: str | None = None) -> Request:
-    """A chat, a dictionary, or a video with its question, as a request.
-
-    Raises:
-        ValueError: if the question is missing or empty, or fields are unknown.
-    """
-    chat = getattr(item, "messages", item)  # transformers wraps chats
-    if isinstance(chat, dict) and "role" in chat:
-        chat = [chat]
-    if _is_chat(chat):
-        if question is not None:
-            raise ValueError("a chat holds its question; give no other (text, question) beside it")
-        check_question(_last_user_text(list(chat)))
-        return Request(list(chat))
-    fields = item if isinstance(item, dict) else {"video": item}
-    unknown = sorted(set(fields) - {*VISUAL_KEYS, *QUESTION_KEYS, "instruction"})
-    visuals = [(kind, fields[kind]) for kind in VISUAL_KEYS if fields.get(kind) is not None]
-    if unknown or len(visuals) > 1:
-        raise ValueError(
-            f"an input has one of 'video' and 'image', a question ('text' or 'question') and perhaps an 'instruction'; got the "
-            f"fields {sorted(fields)}. Several videos and images in one question are given as a chat"
-        )
-    own_question = _only_one(*(fields.get(key) for key in QUESTION_KEYS))
-    question = question if own_question is None else own_question
-    check_question(question)
-    content = [*({"type": kind, kind: source} for kind, source in visuals), {"type": "text", "text": question}]
-    return Request([{"role": "user", "content": content}], instruction=fields.get("instruction"))
-
-
 def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> dict[str, Any]:
     """One batch of several preprocessed requests: prompts padded on the left, everything visual packed in their order.
 
@@ -405,61 +350,9 @@ def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> d
     return batch
 
 
-def _is_table(inputs: Any) -> bool:
-    """Whether inputs are a `Dataset` or a column of the library datasets, which need not be installed."""
-    is_sequence = isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list, tuple, memoryview))
-    return is_sequence or (hasattr(inputs, "column_names") and hasattr(inputs, "__getitem__"))
-
-
 def _single(items: list) -> Any:
     return items[0]
 
 
-def _only_one(text: Any, question: Any) -> Any:
-    if text is not None and question is not None:
-        raise ValueError("text and question mean the same; give one of them")
-    return question if text is None else text
-
-
-def _split_questions(inputs: Any, question: Any) -> tuple[Any, list[str] | None]:
-    """A video with several questions as the two of them; None for the questions of anything else."""
-    if isinstance(inputs, dict) and "role" not in inputs:
-        own = _only_one(*(inputs.get(key) for key in QUESTION_KEYS))
-        question = question if own is None else own
-        inputs = {key: value for key, value in inputs.items() if key not in QUESTION_KEYS}
-    return (inputs, list(question)) if isinstance(question, (list, tuple)) else (inputs, None)
-
-
 def _without_base_arguments(kwargs: dict) -> dict:
     return {key: value for key, value in kwargs.items() if key not in ("batch_size", "num_workers")}
-
-
-def _is_chat(item: Any) -> bool:
-    return isinstance(item, (list, tuple)) and bool(item) and isinstance(item[0], dict) and "role" in item[0]
-
-
-def _is_video(item: list | tuple) -> bool:
-    """Whether a list is one video, given as frames: PIL images, or arrays of three axes."""
-    return bool(item) and all(
-        isinstance(frame, Image.Image) or (isinstance(frame, (np.ndarray, torch.Tensor)) and frame.ndim == 3)
-        for frame in item
-    )
-
-
-def _last_user_text(chat: list[dict]) -> str:
-    content = next((message["content"] for message in reversed(chat) if message["role"] == "user"), "")
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content)
-
-
-def _continued(request: Request, answer: str) -> list[dict]:
-    """The chat with the answer as its end."""
-    if not request.continues:
-        return [*request.chat, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-    *before, last = request.chat
-    content = last["content"]
-    if isinstance(content, str):
-        return [*before, {**last, "content": content + answer}]
-    *parts, final = content
-    return [*before, {**last, "content": [*parts, {**final, "text": final["text"] + answer}]}]
