@@ -1,6 +1,7 @@
 """What the packages export, and that training from Python works as docs/training.md writes it."""
 
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -42,6 +43,34 @@ def test_the_package_is_typed_and_says_so():
 
     assert (Path(hicom_hf.__file__).parent / "py.typed").is_file()
     assert re.search(r"^    py\.typed$", (DOCS.parent / "setup.cfg").read_text(), re.MULTILINE)
+
+
+def functions_of(name, exported):
+    """A public function, or those of a class that one calls, with their names."""
+    if inspect.isfunction(exported):
+        yield name, exported
+    for method, found in vars(exported).items() if inspect.isclass(exported) else ():
+        found = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+        called = not method.startswith("_") or method in ("__init__", "__call__", "__getitem__", "__iter__", "__len__")
+        if inspect.isfunction(found) and found.__module__.startswith("hicom_hf") and called:
+            yield f"{name}.{method}", found
+
+
+@pytest.mark.parametrize(
+    "package", ["", ".assembly", ".conversion", ".data", ".evaluation", ".hub", ".inference", ".shapes", ".training"]
+)
+def test_public_functions_are_annotated(package):
+    module = importlib.import_module(f"hicom_hf{package}")
+    lacking = []
+    for exported in module.__all__:
+        for name, function in functions_of(exported, getattr(module, exported)):
+            signature = inspect.signature(function)
+            values = {
+                key: value.annotation for key, value in signature.parameters.items() if key not in ("self", "cls")
+            }
+            values |= {} if name.endswith("__init__") else {"return": signature.return_annotation}
+            lacking += [f"{name}: {key}" for key, value in values.items() if value is inspect.Signature.empty]
+    assert not lacking
 
 
 def test_training_from_python_runs_as_the_docs_write_it(tmp_path, monkeypatch):

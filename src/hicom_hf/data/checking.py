@@ -13,6 +13,7 @@ import numpy as np
 
 from ..hub.progress import Progress, no_progress
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
+from ..processors.processing_hicom import HiComProcessor
 from ..processors.video_processing_hicom import HiComVideoProcessor
 from .conversations import (
     MISSING_MEDIA,
@@ -130,7 +131,7 @@ class CheckReport:
 
 def check_data(
     records: str | os.PathLike | Iterable[dict | Record],
-    processor=None,
+    processor: HiComProcessor | None = None,
     media_root: str | os.PathLike | None = None,
     *,
     num_frames: int | None = None,
@@ -291,8 +292,8 @@ def _check_lengths(
     report: CheckReport,
 ):
     for item in items:
-        counts = [frames[same_medium(medium)] for medium in item.media]
-        if any(isinstance(count, Problem) for count in counts):
+        counts = [found for one in item.media if not isinstance(found := frames[same_medium(one)], Problem)]
+        if len(counts) < len(item.media):
             continue  # reported already
         try:
             ids, labels = encoder.tokenize(item, [encoder.processor.num_visual_tokens(count) for count in counts])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..processors.processing_hicom import HiComProcessor
 from .datasets import SkippedSample
 from .encoding import IGNORED, concatenated_features
 
@@ -72,7 +73,7 @@ class HiComDataCollator:
 
     def __init__(
         self,
-        processor,
+        processor: HiComProcessor,
         padding_side: Literal["right", "left"] = "right",
         *,
         pad_to_multiple_of: int | None = None,

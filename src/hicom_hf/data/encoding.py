@@ -11,6 +11,7 @@ import torch
 
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
+from ..processors.processing_hicom import HiComProcessor
 from .conversations import (
     BAD_RECORD,
     PLACEHOLDER_MISMATCH,
@@ -20,6 +21,7 @@ from .conversations import (
     TrainingItem,
     same_medium,
 )
+from .feature_cache import FeatureCache
 from .media_reader import MediaReader
 
 IGNORED = -100  # label of a token that is not learnt; what PyTorch's cross entropy ignores
@@ -46,14 +48,14 @@ class ItemEncoder:
 
     def __init__(
         self,
-        processor,
+        processor: HiComProcessor,
         sampling: FrameSampling | None = None,
         *,
         on_decode_error: Literal["raise", "keep"] | None = None,
         media_access: MediaAccess = OPEN_ACCESS,
         max_length: int | None = None,
         raw_pixels: bool = False,
-        feature_cache=None,
+        feature_cache: FeatureCache | None = None,
     ):
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1 token, got {max_length}")

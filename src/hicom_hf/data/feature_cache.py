@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from ..hub.files import atomic_file, remove_leftovers, settings_fingerprint, wri
 from ..hub.progress import Progress, no_progress
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 from .media_reader import MediaReader, is_missing, media_name
+
+if TYPE_CHECKING:
+    from ..modeling.modeling_hicom import HiComForConditionalGeneration
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ class FeatureCache:
     def __init__(
         self,
         folder: str | os.PathLike,
-        model,
+        model: "HiComForConditionalGeneration",
         reader: MediaReader,
         *,
         dtype: torch.dtype | None = None,
@@ -136,7 +139,7 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._shards)
 
-    def refresh(self):
+    def refresh(self) -> None:
         """List the shards again; other processes may have written some."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in self._scanned:
@@ -163,7 +166,7 @@ class FeatureCache:
 
     def fill(
         self,
-        model,
+        model: "HiComForConditionalGeneration",
         media: Iterable[Medium],
         *,
         on_bad_sample: Literal["raise", "skip"] = "raise",

@@ -63,7 +63,7 @@ class HiComStreamingDataset(IterableDataset):
 
     def __init__(
         self,
-        source,
+        source: Any,
         encoder: ItemEncoder,
         media_root: str | os.PathLike | None = None,
         *,
@@ -99,7 +99,7 @@ class HiComStreamingDataset(IterableDataset):
         """Parts of this process' stream that loader workers share; more workers than this have nothing to read."""
         return self._rows(self.epoch).num_shards
 
-    def skip_batches(self, num_batches: int, batch_size: int):
+    def skip_batches(self, num_batches: int, batch_size: int) -> None:
         """Let the batches that a resumed run passes over hold `FILLER` in place of samples, so that no video is read for them.
 
         Args:
@@ -113,7 +113,7 @@ class HiComStreamingDataset(IterableDataset):
             raise ValueError("only a repeated stream (repeat=True) has batches of one size to skip")
         self._skipped_batches, self._batch_size = num_batches, batch_size
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; the trainer calls it."""
         self.epoch = epoch
 

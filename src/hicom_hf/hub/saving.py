@@ -5,6 +5,7 @@ chat template, code, pipeline, model card. Loading and uploading are tested up t
 """
 
 from pathlib import Path
+from typing import Any
 
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
@@ -12,7 +13,7 @@ from .loading import check_fits
 
 
 def save_hub_folder(
-    model: HiComForConditionalGeneration, processor: HiComProcessor, folder: str | Path, **kwargs
+    model: HiComForConditionalGeneration, processor: HiComProcessor, folder: str | Path, **kwargs: Any
 ) -> Path:
     """Save both into one folder.
 
@@ -39,7 +40,7 @@ def save_hub_folder(
     return folder
 
 
-def push_to_hub(model: HiComForConditionalGeneration, processor: HiComProcessor, repo_id: str, **kwargs):
+def push_to_hub(model: HiComForConditionalGeneration, processor: HiComProcessor, repo_id: str, **kwargs: Any) -> Any:
     """Upload both in one commit.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, Cache, PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .cache_hicom import CACHE, is_packed, one_cache, starts_a_prompt
@@ -232,7 +232,7 @@ class HiComModel(HiComPreTrainedModel):
         output_compressor_attentions: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> HiComVisualOutput:
         """Visual tokens of videos, from pixels or from features encoded before.
 
@@ -300,7 +300,7 @@ class HiComModel(HiComPreTrainedModel):
         output_compressor_attentions: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> HiComVisualOutput:
         """Visual tokens of images, which are videos of one frame; arguments as for `get_video_features`."""
         num_frames = None
@@ -352,14 +352,14 @@ class HiComModel(HiComPreTrainedModel):
         video_features: HiComVideoFeatures | dict | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values=None,
-        cache=None,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict | None = None,
         prompt_length: int | None = None,
         output_compressor_attentions: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> HiComModelOutputWithPast:
         """See `HiComForConditionalGeneration.forward`."""
         if (input_ids is None) == (inputs_embeds is None):

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from transformers import Cache
 from transformers.utils.generic import can_return_tuple
 
 from .backbone_hicom import HiComModel, HiComPreTrainedModel
@@ -65,8 +66,8 @@ class HiComForConditionalGeneration(HubFolderMixin, FrameScoringMixin, HiComPreT
         video_features: HiComVideoFeatures | dict | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values=None,
-        cache=None,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -76,7 +77,7 @@ class HiComForConditionalGeneration(HubFolderMixin, FrameScoringMixin, HiComPreT
         mm_token_type_ids: torch.Tensor | None = None,
         skip_logits: bool = False,
         output_compressor_attentions: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> HiComCausalLMOutputWithPast:
         """Next-token logits for prompts with any number of videos and images per row.
 

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -77,9 +77,9 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
 
     def __init__(
         self,
-        tokenizer=None,
-        instruction_tokenizer=None,
-        video_processor=None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        instruction_tokenizer: PreTrainedTokenizerBase | None = None,
+        video_processor: BaseVideoProcessor | None = None,
         chat_template: str | None = None,
         ratio: list[int] | tuple[int, ...] | None = (4, 3, 3),
         grid: list[int] | tuple[int, ...] = (27, 27),
@@ -123,7 +123,7 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
                 "instruction_tokenizer/ missing?)"
             )
 
-    def check_argument_for_proper_class(self, argument_name, argument):
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """As in transformers; the video processor is checked here.
 
         Raises:
@@ -211,12 +211,12 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
 
     def __call__(
         self,
-        images=None,
+        images: Any = None,
         text: str | list[str] | None = None,
-        videos=None,
+        videos: Any = None,
         instruction: str | list[str] | None = None,
         video_num_frames: list[int] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchFeature:
         """Prepare prompts with any number of videos and images each.
 
@@ -277,12 +277,12 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
 
     def apply_chat_template(
         self,
-        conversation,
+        conversation: list,
         chat_template: str | None = None,
-        processor_kwargs=None,
+        processor_kwargs: dict | None = None,
         sanitize_control_tokens: bool | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """Render chats and, with `tokenize=True`, read their videos and images.
 
         As in transformers, with these additions: the instruction of every video and image is the text of the chat's last user

@@ -3,6 +3,7 @@
 Once per video: read it, encode it. Once per question: compress, generate. Letters: B rows, T frames of one video.
 """
 
+import os
 import shutil
 from collections.abc import Sized
 from functools import partial
@@ -119,7 +120,7 @@ class VideoTextToTextPipeline(Pipeline):
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS)
 
-    def __init__(self, model, *args, processor=None, **kwargs):
+    def __init__(self, model: Any, *args: Any, processor: Any = None, **kwargs: Any):
         processor = load_processor(model) if processor is None else processor
         super().__init__(model, *args, processor=processor, **kwargs)
         untrained = untrained_note(self.model.config.untrained_parts)
@@ -129,7 +130,7 @@ class VideoTextToTextPipeline(Pipeline):
         if note:
             logger.warning(note)
 
-    def __call__(self, inputs=None, text=None, question=None, **kwargs):
+    def __call__(self, inputs: Any = None, text: Any = None, question: Any = None, **kwargs: Any) -> Any:
         """Answer; see the class for what may be given and what comes back."""
         question = only_one(text, question)
         if inputs is None:  # transformers' own pipelines take a chat as `text`
@@ -196,13 +197,13 @@ class VideoTextToTextPipeline(Pipeline):
 
     def preprocess(
         self,
-        inputs,
+        inputs: Any,
         question: str | None = None,
         instruction: str | None = None,
         system: str | None = None,
         continue_final_message: bool | None = None,
         processor_kwargs: dict | None = None,
-        **sampling,
+        **sampling: Any,
     ) -> dict[str, Any]:
         """Read the videos of one request and tokenize its chat."""
         request = inputs if isinstance(inputs, Request) else as_request(inputs, question)
@@ -273,8 +274,14 @@ class VideoTextToTextPipeline(Pipeline):
         return records
 
     def get_iterator(
-        self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
-    ):
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> PipelineIterator:
         """As in transformers, whose own batches would hold the first frame of each video only."""
         kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
         requests = kind(inputs, self.preprocess, preprocess_params)
@@ -286,7 +293,7 @@ class VideoTextToTextPipeline(Pipeline):
 
     # Saving ------------------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save model, processor and all code into one folder that loads without `hicom_hf` installed."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -296,7 +303,7 @@ class VideoTextToTextPipeline(Pipeline):
         self.model.save_pretrained(folder, **kwargs)
         self.processor.save_pretrained(folder)
 
-    def push_to_hub(self, repo_id: str, **kwargs):
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Upload model, processor and all code in one commit; arguments as for the model's `push_to_hub`."""
         return self.model.push_to_hub(repo_id, processor=self.processor, **kwargs)
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.integrations.liger import apply_liger_kernel
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from ..data.batch_sampling import HiComGroupedSampler
 from ..data.datasets import HiComDataset, SkippedSample
@@ -186,7 +188,9 @@ class HiComTrainer(Trainer):
         state = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE_NAME))
         return state.global_step * self.args.gradient_accumulation_steps
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
         """As in transformers; measures the wait, and takes the statistics out of the batches."""
         begin = time.perf_counter()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -233,18 +237,30 @@ class HiComTrainer(Trainer):
 
     # Loss --------------------------------------------------------------------------------------------------------------
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         """As in transformers; without logits when only the loss is asked for."""
         inputs = {"use_cache": False, **inputs}  # packed rows have none, and nobody reads it in training
         inputs = inputs if return_outputs else self._without_logits(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-    def prediction_step(self, model, inputs, prediction_loss_only: bool, ignore_keys: list[str] | None = None):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
         """As in transformers; without logits when only the loss is asked for."""
         inputs = self._without_logits(inputs) if prediction_loss_only else inputs
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in transformers, or as `evaluation` says."""
         if self.evaluation is None:
             return super().evaluate(*args, **kwargs)
@@ -292,7 +308,7 @@ class HiComTrainer(Trainer):
 
     # Checkpoints -------------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """As in transformers; `True` resumes from the newest complete checkpoint, if there is one."""
         if resume_from_checkpoint and resume_from_checkpoint is not True:
             self._resumed_from = checked_checkpoint(Path(resume_from_checkpoint))
