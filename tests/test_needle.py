@@ -85,6 +85,14 @@ def test_a_run_reports_each_method_and_resumes(session, task, tmp_path):
     assert set(again["categories"]["method"]) >= {CHOSEN, EVENLY}
 
 
+def test_sampling_that_has_no_meaning_is_refused(session, task, tmp_path):
+    with pytest.raises(ValueError, match="needle makes its videos itself, so fps has no meaning"):
+        evaluate([task], session, tmp_path, limit=1, asking=Asking({"fps": 1.0}))
+    with pytest.raises(ValueError, match="so num_frames has no meaning"):
+        asking = Asking({"num_frames": 100}, selection=FrameSelection(num_frames=4))
+        evaluate([task], session, tmp_path / "other", limit=1, asking=asking)
+
+
 @pytest.mark.slow
 def test_the_frames_of_a_question_follow_its_rule(session, task, tmp_path):
     asking = Asking(selection=FrameSelection("uniform", num_frames=4))

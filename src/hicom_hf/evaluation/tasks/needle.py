@@ -150,9 +150,16 @@ def ask(
     clutter: str,
     count: int,
 ) -> Iterator[list[Asked]]:
-    """Answer trial by trial; the scenes of the haystacks are encoded first."""
+    """Answer trial by trial; the scenes of the haystacks are encoded first.
+
+    Raises:
+        ValueError: the sampling asks for something else than a number of frames.
+    """
     if not asked:
         return
+    unused = sorted(set(asking.sampling) - ({"num_frames"} if asking.selection is None else set()))
+    if unused:
+        raise ValueError(f"needle makes its videos itself, so {unused[0]} has no meaning; take --lengths and --frames")
     model, processor = session.model, session.processor
     selection = asking.selection or FrameSelection(num_frames=asking.sampling.get("num_frames", DEFAULT_FRAMES))
     scenes = hay_scenes(clutter, num_scenes(lengths, clutter))
