@@ -172,7 +172,7 @@ def _as_yaml(row: dict[str, Any]) -> str:
 
 
 def _as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    heads = ("task", "frames", "protocol", "measured", "value", "95 % interval", "questions", "paper")
+    heads = ("task", "frames", "protocol", "measured", "value", "95 % interval", "questions", "paper's HICom-7B")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in sorted(rows, key=lambda row: row["name"]):
         paper = "" if row["paper"] is None else f"{row['paper']:g}"
