@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import tracemalloc
 
 import pytest
@@ -467,3 +468,15 @@ def test_every_medium_is_listed_once(folder, processor):
     records = [record(video="twelve.mp4"), record(video="three.mp4"), record(video="twelve.mp4"), record("Hi")]
     names = [medium.source for medium in HiComDataset(records, ItemEncoder(processor), folder).media()]
     assert names == [str(folder / "twelve.mp4"), str(folder / "three.mp4")]
+
+
+@pytest.mark.parametrize("name", ["records.json", "records.jsonl", "mixture.yaml"])
+def test_pipes_and_devices_are_no_data_files(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)  # to open it would wait for a writer
+    with pytest.raises(OSError, match=rf"{name}: this is a pipe, socket or device"):
+        load_records(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")  # to read it would fill the memory
+    with pytest.raises(OSError, match=rf"{name}: this is a pipe, socket or device"):
+        load_records(path)

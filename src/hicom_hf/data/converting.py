@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..hub.files import atomic_file
+from ..hub.files import atomic_file, require_file
 from .conversations import URL, Record, SampleError
 from .datasets import JSON_LINES_SUFFIXES, TAR_SUFFIXES, file_records
 from .formats import (
@@ -147,7 +147,7 @@ def _folder_records(folder: Path, media_root: str | os.PathLike | None) -> Itera
 
 
 def _table_records(path: Path, media_root: str | os.PathLike | None) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with require_file(path).open(encoding="utf-8-sig", newline="") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter=TABLE_DELIMITERS[path.suffix.lower()])):
             filled = {key: value for key, value in row.items() if value not in (None, "")}
             filled |= {key: json.loads(filled[key]) for key in NUMBER_COLUMNS if key in filled}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from ..hub.files import require_file
 from .conversations import Medium, Record, SampleError, TrainingItem, training_items
 from .encoding import ItemEncoder, tokenized_segments
 from .feature_cache import medium_key
@@ -334,7 +335,7 @@ def file_records(path: str | os.PathLike, media_root: str | os.PathLike | None =
         ValueError: not JSON, with the line; or not a list of records.
         OSError: the file cannot be read.
     """
-    path = Path(path)
+    path = require_file(path)
     root = os.fspath(path.parent if media_root is None else media_root)
     entries = _json_lines(path) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
     for number, entry in enumerate(entries):

@@ -18,6 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from ..hub.files import require_file
 from .conversations import Record
 
 SOURCE_KEYS = ("json_path", "sampling_strategy", "media_root")
@@ -156,7 +157,7 @@ def mixture_sources(path: Path) -> list[dict[str, Any]]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(require_file(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: this is not YAML ({error})") from error
     except RecursionError as error:

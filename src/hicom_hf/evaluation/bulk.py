@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..hub.files import write_text
+from ..hub.files import require_file, write_text
 from .questions import Question
 from .tasks.open_answers import mark_open
 from .tasks.task import Protocol, Task
@@ -50,7 +50,7 @@ def _read(path: Path, folder: Path, protocol: Protocol) -> list[Question]:
         ValueError: a line is no question; the message names line and field.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(require_file(path).read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         row = _row(line, f"{path}, line {number}")

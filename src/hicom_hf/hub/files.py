@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,21 @@ logger = logging.getLogger(__name__)
 WORKPLACE = re.compile(r"(?P<name>.+)\.unfinished-(?P<host>[^-]+)-(?P<process>\d+)-\w+")
 LOCK_FILE = ".lock"
 FINGERPRINT_LENGTH = 16  # hexadecimal digits
+
+# Reading -------------------------------------------------------------------------------------------------------------------
+
+
+def require_file(path: str | os.PathLike) -> Path:
+    """The path of a file to read; a pipe would block its reader, and a device may have no end.
+
+    Raises:
+        OSError: it is not there, or no regular file.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder has an error of its own
+        raise OSError(f"{os.fspath(path)}: this is a pipe, socket or device, not a file; pass a regular file")
+    return Path(path)
+
 
 # Writing -------------------------------------------------------------------------------------------------------------------
 

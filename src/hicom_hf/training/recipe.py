@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from ..assets import model_source
+from ..hub.files import require_file
 from ..hub.reading import Reading
 from .typed_yaml import build, load_yaml, set_value
 
@@ -329,7 +330,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = recipe_path(name)
     with Reading(path):
-        values = load_yaml(path.read_text(encoding="utf-8"), str(path))
+        values = load_yaml(require_file(path).read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe is a mapping of keys to values, got {type(values).__name__}")
     for override in overrides:
