@@ -7,6 +7,7 @@ each way of asking, what was read, or null.
 import json
 import sys
 import traceback
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -61,7 +62,8 @@ def main():
     backbone_hicom.HostNumbers = Early
     backbone_hicom.check_placeholders = lambda *arguments: None
     model = tiny_model()
-    num_tokens, side = model.config.num_visual_tokens(NUM_FRAMES), model.config.vision_config.image_size
+    num_tokens = model.config.num_visual_tokens(NUM_FRAMES)
+    side: Any = model.config.vision_config.image_size
     listed, here = [NUM_FRAMES], torch.tensor([NUM_FRAMES])
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model = to_pretend(model, mode)

@@ -1,0 +1,405 @@
+"""Everything that only a GPU can tell, in one run of 8 minutes on an H200: table A6 of the paper beside ours, floors.
+
+SigLIP so400m at 384 pixels and an LLM of Qwen2.5-7B's shape, with random weights, which cost what trained ones do; beside it
+transformers' LLaVA-OneVision of the same sizes. Sections come in the order of their worth. One that does not fit into the time
+is left out, and the table says "not measured".
+
+In: nothing. Out: one JSON object per line, so that a run that is cut short keeps what it has; with --write also the table of the
+docs, made of a file of such lines.
+
+    python benchmarks/gpu.py --out gpu.jsonl
+    python benchmarks/gpu.py --from gpu.jsonl --write docs/performance.md
+    python benchmarks/gpu.py --device cpu --size tiny        # tries the script out
+"""
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from hicom_hf import HiComConfig, HiComForConditionalGeneration
+from hicom_hf.assembly.random_model import tiny_config
+from hicom_hf.modeling.cache_hicom import CACHE
+from hicom_hf.modeling.configuration_hicom import QWEN2_5_7B
+
+VIDEO_TOKEN, IMAGE_TOKEN, PLAIN_TOKEN = 10, 11, 5  # any ids do
+NUM_TEXT_TOKENS = 40
+GIB = 2**30
+BEGIN, END = "<!-- benchmarks/gpu.py -->", "<!-- end -->"
+Measured = dict[str, Any]  # of one line
+
+# Paper, table A6: LLaVA-OneVision-7B and HICom-7B, 32 frames. Milliseconds, but for the last one.
+PAPER = {"encode": (11.1, 11.1), "compress": (2.3, 23.9), "llm": (553.7, 102.7), "request": (4.25, 1.51)}
+# Row, what was measured, its field, the goal.
+GOALS = [
+    ("a token of the answer, compiled", "decode, static cache, compiled", "ms", "6 ms"),
+    ("a token of the answer, not compiled", "decode, dynamic cache", "ms", ""),
+    ("first question, 32 frames", "first question", "ms", "60 ms"),
+    ("follow-up question", "follow-up question", "ms", "20 ms"),
+    ("follow-up question and 32 words, compiled", "follow-up and 32 words, compiled", "ms", "250 ms"),
+    (
+        "8 questions on one video and 32 words, one batch, compiled",
+        "8 questions and 32 words, compiled",
+        "ms",
+        "250 ms",
+    ),
+    ("reads from the device in a first question", "reads in a first question", "number", "0"),
+    ("reads from the device in a follow-up", "reads in a follow-up", "number", "0"),
+    ("memory above the weights, first question", "first question", "peak_gib", ""),
+    ("SigLIP, 32 frames", "encode", "ms", ""),
+    ("SigLIP, 32 frames, compiled", "encode, compiled", "ms", ""),
+    ("instruction encoder", "instruction encoder", "ms", ""),
+    ("compressor", "compressor", "ms", ""),
+    ("floor of a first question: products at the measured rate", "floor of a first question", "ms", ""),
+    ("floor of a token: weights read once at the measured rate", "floor of a token", "ms", ""),
+    ("matrix product, bf16", "matrix product", "tflops", ""),
+    ("copy", "copy", "tb_per_s", ""),
+]
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn3")
+
+
+class Run:
+    """Measures until the time is up, and writes a line for each result."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.device, self.is_tiny = torch.device(arguments.device), arguments.size == "tiny"
+        self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        self.num_frames = 4 if self.is_tiny else 32
+        self.runs = 1 if self.is_tiny else 7
+        self.words = (2, 4) if self.is_tiny else (33, 65)
+        self.deadline = time.monotonic() + arguments.seconds
+        self.out = open(arguments.out, "a") if arguments.out else sys.stdout  # noqa: SIM115, lives as long as the process
+        self.lines: list[Measured] = []
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def say(self, what: str, **values: Any) -> Measured:
+        line = {"what": what, **values}
+        self.lines.append(line)
+        print(json.dumps(line), file=self.out, flush=True)
+        return line
+
+    def wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def measure(self, what: str, function: Callable[[], object], runs: int | None = None, **values: Any) -> Measured:
+        """Wall-clock milliseconds of a call until the device is done: median, least and most; memory above what was there."""
+        if time.monotonic() > self.deadline:
+            return {}
+        try:
+            for _ in range(1 if self.is_tiny else 3):
+                function()
+            self.wait()
+            before = torch.cuda.memory_allocated() if self.on_gpu else 0
+            if self.on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            found = []
+            for _ in range(runs or self.runs):
+                begin = time.perf_counter()
+                function()
+                self.wait()
+                found.append((time.perf_counter() - begin) * 1000)
+        except (RuntimeError, ValueError, ImportError, OSError) as error:  # a compiler or kernel that is not there
+            return self.say(f"{what}: failed", error=str(error)[:300])
+        if self.on_gpu:
+            values["peak_gib"] = round((torch.cuda.max_memory_allocated() - before) / GIB, 3)
+        spread = [round(min(found), 2), round(max(found), 2)]
+        return self.say(what, ms=round(statistics.median(found), 2), spread=spread, **values)
+
+
+def hicom(run: Run, attention: str = "sdpa") -> HiComForConditionalGeneration:
+    config = tiny_config() if run.is_tiny else HiComConfig(compressor_config={}, text_config=QWEN2_5_7B)
+    config.video_token_id, config.image_token_id = VIDEO_TOKEN, IMAGE_TOKEN
+    return built(run, HiComForConditionalGeneration, config, attention)
+
+
+def llava_onevision(run: Run) -> LlavaOnevisionForConditionalGeneration:
+    ours = tiny_config() if run.is_tiny else HiComConfig(compressor_config={}, text_config=QWEN2_5_7B)
+    values: dict[str, Any] = {
+        "vision_config": ours.vision_config.to_dict(),
+        "text_config": {**ours.text_config.to_dict(), "model_type": "qwen2"},
+        "video_token_id": VIDEO_TOKEN,
+        "image_token_id": IMAGE_TOKEN,
+        "vision_feature_layer": -2,  # as ours, and as in its release, which drops the last of 27 layers
+    }
+    config = LlavaOnevisionConfig(**values)
+    return built(run, LlavaOnevisionForConditionalGeneration, config, "sdpa")
+
+
+def built(run: Run, model_class, config, attention: str):
+    with torch.device(run.device):
+        model = model_class._from_config(config, dtype=run.dtype, attn_implementation=attention)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    return model.eval()
+
+
+def prompt(run: Run, num_visual: int, rows: int = 1) -> dict[str, torch.Tensor]:
+    ids = torch.full((rows, num_visual + NUM_TEXT_TOKENS), PLAIN_TOKEN)
+    ids[:, 5 : 5 + num_visual] = VIDEO_TOKEN
+    ids = ids.to(run.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def words(model, question: dict, number: int, **options) -> Callable[[], torch.Tensor]:
+    """Generates exactly so many words."""
+    return lambda: model.generate(**question, max_new_tokens=number, min_new_tokens=number, do_sample=False, **options)
+
+
+def per_token(run: Run, what: str, model, question: dict, **options) -> None:
+    """Milliseconds of one token, from answers of two lengths."""
+    lengths = run.words[::-1]  # the long one first: the short one fits into its static cache, which is compiled once
+    long, short = (run.measure(f"{what}, {n} tokens", words(model, question, n, **options), 3) for n in lengths)
+    if "ms" in short and "ms" in long:
+        run.say(what, ms=round((long["ms"] - short["ms"]) / (run.words[1] - run.words[0]), 3))
+
+
+def floors(run: Run) -> None:
+    size = 2**8 if run.is_tiny else 2**13
+    left, many = (
+        torch.randn(size, size, device=run.device, dtype=run.dtype),
+        torch.empty(size**2 * 8, device=run.device),
+    )
+    target = torch.empty_like(many)
+    product = run.measure("matrix product, time", lambda: left @ left)
+    if "ms" in product:
+        run.say("matrix product", tflops=round(2 * size**3 / product["ms"] / 1e9, 2))
+    copied = run.measure("copy, time", lambda: target.copy_(many))
+    if "ms" in copied:
+        run.say("copy", tb_per_s=round(2 * many.nbytes / copied["ms"] / 1e9, 3))
+
+
+def questions(
+    run: Run, model: HiComForConditionalGeneration, video: dict, features, first: dict, follow_up: dict
+) -> None:
+    run.measure("first question", lambda: model(**first, logits_to_keep=1))
+    run.measure("follow-up question", lambda: model(**follow_up, logits_to_keep=1))
+    run.measure("encode", lambda: model.encode_videos(**video))
+    instruction = follow_up["video_instruction_ids"]
+    run.measure("instruction encoder", lambda: model.model.instruction_encoder(instruction))
+    run.measure("compress", lambda: model.model.compress(features, instruction, False))
+    encoded = model.model.instruction_encoder(instruction)
+    both = [features[name][None] for name in ("features", "aligned_features")]
+    run.measure("compressor", lambda: model.model.compressor(*both, encoded))
+    length = follow_up["input_ids"].shape[1]
+    embeds = torch.zeros(1, length, model.config.text_config.hidden_size, device=run.device, dtype=run.dtype)
+    run.measure("llm", lambda: model.model.language_model(inputs_embeds=embeds))
+    parts = {"vision": model.model.vision_tower, "llm": model.model.language_model}
+    weights = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    rows, columns = model.config.grid
+    work = 2 * (
+        weights["vision"] * run.num_frames * rows * columns + weights["llm"] * length
+    )  # without attention's own
+    rate = next((line["tflops"] for line in run.lines if "tflops" in line), None)
+    speed = next((line["tb_per_s"] for line in run.lines if "tb_per_s" in line), None)
+    if rate and speed:
+        run.say("floor of a first question", ms=round(work / rate / 1e9, 2))
+        size = weights["llm"] * torch.finfo(run.dtype).bits // 8
+        run.say("floor of a token", ms=round(size / speed / 1e9, 3))
+
+
+def reads(run: Run, model: HiComForConditionalGeneration, first: dict, follow_up: dict) -> None:
+    """How often the host waits for the device between frames and the last logits."""
+    for what, question in (("first question", first), ("follow-up", follow_up)):
+        if not run.on_gpu or time.monotonic() > run.deadline:
+            return
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model(**question, logits_to_keep=1)
+            run.say(f"reads in a {what}", number=0)
+        except RuntimeError as error:
+            run.say(f"reads in a {what}", number="at least 1", error=str(error)[:300])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def decoding(run: Run, model: HiComForConditionalGeneration, follow_up: dict, eight: dict) -> None:
+    per_token(run, "decode, dynamic cache", model, follow_up)
+    per_token(run, "decode, static cache", model, follow_up, cache_implementation="static", disable_compile=True)
+    if run.on_gpu:
+        per_token(run, "decode, static cache, compiled", model, follow_up, cache_implementation="static")
+        run.measure("follow-up and 32 words, compiled", words(model, follow_up, 32, cache_implementation="static"), 3)
+        run.measure("8 questions and 32 words, compiled", words(model, eight, 32, cache_implementation="static"), 3)
+    run.measure("8 questions, one batch", lambda: model(**eight, logits_to_keep=1), 3)
+    run.measure("8 questions, one by one", lambda: [model(**follow_up, logits_to_keep=1) for _ in range(8)], 3)
+
+
+def rival(run: Run, pixels: torch.Tensor) -> None:
+    """LLaVA-OneVision of the same sizes, with the same frames."""
+    if time.monotonic() > run.deadline:
+        return
+    model: Any = llava_onevision(run)
+    video = pixels[None]
+    num_visual = len(model.model.get_video_features(video).pooler_output[0])  # with the end of the video
+    question = {**prompt(run, num_visual), "pixel_values_videos": video}
+    run.measure(
+        "LLaVA-OneVision, first question", lambda: model(**question, logits_to_keep=1), visual_tokens=num_visual
+    )
+    run.measure("LLaVA-OneVision, encode", lambda: model.model.vision_tower(pixels))
+    length = num_visual + NUM_TEXT_TOKENS
+    embeds = torch.zeros(1, length, model.config.text_config.hidden_size, device=run.device, dtype=run.dtype)
+    run.measure("LLaVA-OneVision, llm", lambda: model.model.language_model(inputs_embeds=embeds))
+    run.measure("LLaVA-OneVision, request", words(model, question, run.words[0]), 3)
+
+
+def growth(run: Run, model: HiComForConditionalGeneration) -> None:
+    """Whole requests by frames, and questions on one video by their number."""
+    side: Any = model.config.vision_config.image_size
+    for frames in (4, 8) if run.is_tiny else (32, 64, 128, 256, 512, 1024):
+        pixels = torch.randn(frames, 3, side, side, device=run.device, dtype=run.dtype)
+        question = hicom_question(run, model, frames, 1)
+        request = {**question, "pixel_values_videos": pixels, "video_num_frames": [frames]}
+        run.measure(f"{frames} frames, request", words(model, request, run.words[0]), 3)
+        run.measure(f"{frames} frames, first question", lambda request=request: model(**request, logits_to_keep=1), 3)
+
+
+def hicom_question(run: Run, model: HiComForConditionalGeneration, frames: int, rows: int) -> dict[str, torch.Tensor]:
+    instructions = torch.full((rows, model.config.instruction_config.max_position_embeddings), 3).to(run.device)
+    return {**prompt(run, model.config.num_visual_tokens(frames), rows), "video_instruction_ids": instructions}
+
+
+def compiled(run: Run, model: HiComForConditionalGeneration, video: dict, follow_up: dict) -> None:
+    """The towers and the compressor as graphs; the kernels of attention, each in a model of its own settings."""
+    if not run.on_gpu:
+        return
+    tower = torch.compile(model.model.vision_tower)
+    run.measure("encode, compiled", lambda: tower(video["pixel_values_videos"]))
+    encoder = torch.compile(model.model.instruction_encoder, mode="reduce-overhead")
+    run.measure("instruction encoder, compiled", lambda: encoder(follow_up["video_instruction_ids"]))
+    for name in ATTENTION:
+        try:
+            model.set_attn_implementation(name)
+        except (ImportError, ValueError, OSError) as error:
+            run.say(f"attention {name}: failed", error=str(error)[:300])
+            continue
+        run.measure(f"attention {name}, encode", lambda: model.encode_videos(**video), 3)
+        run.measure(f"attention {name}, follow-up", lambda: model(**follow_up, logits_to_keep=1), 3)
+    model.set_attn_implementation("sdpa")
+
+
+@torch.no_grad()
+def measure_all(run: Run) -> None:
+    """All sections, in the order of their worth."""
+    name = torch.cuda.get_device_name() if run.on_gpu else platform.processor() or platform.machine()
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+    run.say(
+        "machine", device=name, dtype=str(run.dtype), size="tiny" if run.is_tiny else "7b", cache=CACHE, **versions
+    )
+    torch.manual_seed(0)
+    floors(run)
+    model = hicom(run)
+    side: Any = model.config.vision_config.image_size
+    pixels = torch.randn(run.num_frames, 3, side, side, device=run.device, dtype=run.dtype)
+    video = {"pixel_values_videos": pixels, "video_num_frames": [run.num_frames]}
+    features = model.encode_videos(**video)
+    question = hicom_question(run, model, run.num_frames, 1)
+    first, follow_up = {**question, **video}, {**question, "video_features": features}
+    eight = {**hicom_question(run, model, run.num_frames, 8), "video_features": features}
+    questions(run, model, video, features, first, follow_up)
+    reads(run, model, first, follow_up)
+    run.measure("request", words(model, first, run.words[0]), 3)
+    rival(run, pixels)
+    decoding(run, model, follow_up, eight)
+    growth(run, model)
+    compiled(run, model, video, follow_up)
+
+
+def table(lines: list[Measured]) -> str:
+    """The part of docs/performance.md that these lines fill; "not measured" where they do not."""
+    found = {line["what"]: line for line in lines}
+
+    def cell(what: str, field: str = "ms", unit: str = "ms") -> str:
+        value = found.get(what, {}).get(field)
+        return "not measured" if value is None else f"{value} {unit}".strip()
+
+    machine = found.get("machine")
+    about = "No GPU was there when this table was made."
+    if machine is not None:
+        about = f"{machine['device']}, torch {machine['torch']}, transformers {machine['transformers']}, {machine['dtype']}."
+    text = [
+        about,
+        "",
+        "| 32 frames | paper: LLaVA-OV-7B | paper: HICom-7B | here: LLaVA-OneVision | here: HICom |",
+        "|" + "---|" * 5,
+    ]
+    rows = {
+        "encode": "vision encoder",
+        "compress": "compressor, text encoder included",
+        "llm": "LLM, first token",
+        "request": "whole request, 33 tokens (paper: from the file, as many tokens as it takes)",
+    }
+    for what, label in rows.items():
+        unit = "s" if what == "request" else "ms"
+        theirs, ours = (f"{value} {unit}" for value in PAPER[what])
+        text.append(f"| {label} | {theirs} | {ours} | {cell(f'LLaVA-OneVision, {what}')} | {cell(what)} |")
+    text.append(
+        f"| first question, all | 567.1 ms | 137.7 ms | {cell('LLaVA-OneVision, first question')} | {cell('first question')} |"
+    )
+    text += ["", "| | measured | least to most | goal |", "|---|---|---|---|"]
+    units = {"ms": "ms", "peak_gib": "GiB", "tflops": "TFLOP/s", "tb_per_s": "TB/s", "number": ""}
+    for label, what, field, goal in GOALS:
+        spread = found.get(what, {}).get("spread") if field == "ms" else None
+        between = f"{spread[0]} to {spread[1]}" if spread else ""
+        text.append(f"| {label} | {cell(what, field, units[field])} | {between} | {goal} |")
+    text += ["", "| attention | SigLIP, 32 frames | follow-up question |", "|---|---|---|"]
+    text += [
+        f"| {name} | {cell(f'attention {name}, encode')} | {cell(f'attention {name}, follow-up')} |"
+        for name in ATTENTION
+    ]
+    return "\n".join(text) + "\n"
+
+
+def write_table(path: Path, lines: list[Measured]) -> None:
+    """Puts the table between its marks in a page."""
+    page = path.read_text()
+    start, stop = page.index(BEGIN) + len(BEGIN), page.index(END)
+    path.write_text(f"{page[:start]}\n{table(lines)}{page[stop:]}")
+
+
+def read_lines(path: Path) -> list[Measured]:
+    """The results of one file; of a run that was cut in the middle of a line without that line."""
+    return [json.loads(line) for line in path.read_text().splitlines() if re.fullmatch(r"\{.*\}", line)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="default: cuda")
+    parser.add_argument("--size", choices=("7b", "tiny"), default="7b", help="of the model (default 7b)")
+    parser.add_argument("--seconds", type=float, default=420, help="nothing is begun after this time (default 420)")
+    parser.add_argument("--out", type=Path, help="file that the lines are added to (default: stdout)")
+    parser.add_argument(
+        "--from", dest="source", type=Path, help="a file of lines to make the table of; nothing is measured"
+    )
+    parser.add_argument("--write", type=Path, help="page whose table is replaced")
+    arguments = parser.parse_args()
+    if arguments.source is None:
+        run = Run(arguments)
+        measure_all(run)
+        if arguments.out is not None:
+            run.out.close()
+    lines = run.lines if arguments.source is None else read_lines(arguments.source)
+    if arguments.write is not None:
+        write_table(arguments.write, lines)
+    elif arguments.source is not None:
+        print(table(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""benchmarks/gpu.py, tried out on the CPU with a tiny model: it measures what it can, and its table says what it could not."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/performance.md"
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", ROOT / "benchmarks/gpu.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def lines(gpu, tmp_path_factory):
+    path = tmp_path_factory.mktemp("gpu") / "lines.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--size", "tiny", "--out", str(path)])
+        gpu.main()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_every_part_that_needs_no_gpu_is_measured(gpu, lines):
+    found = {line["what"]: line for line in lines}
+    assert not [line for line in lines if "error" in line]
+    for part in gpu.PAPER:
+        assert found[part]["ms"] > 0
+    for row in (
+        "first question",
+        "follow-up question",
+        "decode, dynamic cache",
+        "8 questions, one batch",
+        "8 frames, request",
+    ):
+        assert "ms" in found[row]
+    for row in ("first question", "encode", "llm", "request"):
+        assert found[f"LLaVA-OneVision, {row}"]["ms"] > 0
+    assert found["LLaVA-OneVision, first question"]["visual_tokens"] == 65  # 4 frames of 4 x 4, and the end
+
+
+@pytest.mark.slow
+def test_what_was_not_measured_is_said(gpu, lines):
+    table = gpu.table(lines)
+    assert re.search(r"^\| a token of the answer, compiled \| not measured \|", table, re.MULTILINE)
+    assert re.search(r"^\| first question, 32 frames \| \d+\.\d+ ms \| \d", table, re.MULTILINE)
+    assert "measured" in gpu.table([]) and "No GPU" in gpu.table([])
+
+
+def test_nothing_is_begun_when_the_time_is_up(gpu, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--size", "tiny", "--seconds", "0"])
+    gpu.main()
+    assert [json.loads(line)["what"] for line in capsys.readouterr().out.splitlines()] == ["machine"]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_gives_its_table(gpu, lines, tmp_path):
+    results, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
+    results.write_text("\n".join(map(json.dumps, lines)) + '\n{"what": "cut')
+    page.write_text(f"before\n{gpu.BEGIN}\nold\n{gpu.END}\nbehind\n")
+    gpu.write_table(page, gpu.read_lines(results))
+    assert page.read_text() == f"before\n{gpu.BEGIN}\n{gpu.table(lines)}{gpu.END}\nbehind\n"
+
+
+def test_the_table_of_the_docs_is_that_of_the_script(gpu):
+    results = ROOT / "benchmarks/results/gpu.jsonl"
+    expected = gpu.table(gpu.read_lines(results) if results.exists() else [])
+    assert expected in PAGE.read_text()
