@@ -12,12 +12,13 @@ from .evaluating import evaluate, load_session
 from .judging import judge
 from .paper import evaluate_paper
 from .parsing import parse_choice
+from .publishing import write_results
 from .questions import Clip, Question
 from .results import read_answers
 from .runner import Asked, Asking, ask_questions
 from .scoring import Score, score_answers
 from .subtitles import SubtitleRule
-from .tasks import TASKS, Mark, Task, task_named
+from .tasks import TASKS, Mark, Task, needle_task, task_named
 
 __all__ = [
     "TASKS",
@@ -40,8 +41,10 @@ __all__ = [
     "evaluate_paper",
     "judge",
     "load_session",
+    "needle_task",
     "parse_choice",
     "read_answers",
     "score_answers",
     "task_named",
+    "write_results",
 ]
