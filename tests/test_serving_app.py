@@ -389,6 +389,25 @@ def open_to(media_server, **options):
     return MediaAccess.guarded(allowed_private_hosts=["127.0.0.1"], **options)
 
 
+def test_a_video_is_fetched_from_a_server_and_shares_features_with_its_data_url(session, media_server, urls):
+    media_server.content = example_videos()[0].read_bytes()
+    session.cache.clear()
+    with open_client(session, access=open_to(media_server)) as client:
+        first, second = (
+            client.post(PATH, json=body(user(QUESTION, url))).json()
+            for url in (f"http://{media_server.address}/content", urls[0])
+        )
+    assert first["choices"][0]["message"] == second["choices"][0]["message"]
+    details = [answer["usage"]["prompt_tokens_details"] for answer in (first, second)]
+    assert [one["cached_tokens"] for one in details] == [0, details[1]["video_tokens"]]
+
+
+def test_an_answer_that_takes_too_long_is_504(endless):
+    with open_client(endless, limits=Limits(max_new_tokens=ENDLESS, max_seconds=0.2)) as client:
+        response = client.post(PATH, json=body(user("a"), max_tokens=ENDLESS))
+    assert response.status_code == 504 and "took longer than 0.2 s" in message(response)
+
+
 def test_a_redirect_to_a_private_server_is_not_followed(session, media_server):
     with open_client(session, access=open_to(media_server)) as client:
         url = f"http://{media_server.address}/redirect/http://localhost:PORT/file"

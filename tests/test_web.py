@@ -182,6 +182,7 @@ def site():
     access = MediaAccess.guarded(allowed_local_media_path=folders)
     with Engine(session, access=access, limits=limits, num_workers=0, keep_pictures=True) as engine:
         blocks = launch_page(engine, "hicom-tiny", "127.0.0.1", None, waits=False)
+        assert blocks.max_file_size == access.max_bytes
         yield blocks.local_url.rstrip("/"), engine
         blocks.close()
 

@@ -135,5 +135,6 @@ def launch_page(engine: Engine, title: str, host: str, port: int | None, waits: 
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     blocks = make_page(engine, title)
     options = {"server_name": host, "server_port": port, "share": False, "prevent_thread_lock": not waits}
+    options["max_file_size"] = engine.media.access.max_bytes
     blocks.launch(**options, theme=theme, footer_links=[], quiet=not waits)
     return blocks
