@@ -62,13 +62,12 @@ class RayEngine:
         ray = self._ray
         # An item that ends its process is tried again, because another item or the machine may have been the cause.
         task = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=1)(do_item)
-        shared = ray.put((work, stage))
         assert self.workers is not None  # set in `__enter__`
         running: dict[Any, str] = {}
         waiting = iter(values)
         while True:
             while len(running) < WAITING_PER_CPU * self.workers and (item := next(waiting, None)) is not None:
-                running[task.remote(shared, item, values[item])] = item
+                running[task.remote((work, stage), item, values[item])] = item
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1)
