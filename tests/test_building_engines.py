@@ -1,4 +1,4 @@
-"""Parts that need packages of their own: the Ray engine gives the files that the local one gives, PySceneDetect's cuts are its own."""
+"""Parts that need packages of their own: Ray gives the files of the local engine; PySceneDetect's cuts are its own."""
 
 import os
 import shutil

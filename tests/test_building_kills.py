@@ -53,7 +53,7 @@ def results_of(folder):
 
 
 def killed_within(stage, values, folder, rng):
-    """Run until a stage has got a random number of further results, then kill at a random moment; true if it was still running."""
+    """Run until a stage has a random number of further results, then kill at a random moment; true if it still ran."""
     process = worker_context().Process(target=run_build, args=(values,))
     process.start()
     done = len(list(folder.glob(f"{stage}-*/??/*"))) + rng.choice([0, 0, 1, 2, 3])

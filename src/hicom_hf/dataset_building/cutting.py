@@ -69,7 +69,7 @@ def _encode(reader: StreamReader, destination: Path, start: float, end: float, h
             if not count:
                 stream.height, stream.width = even_size(picture.shape[0], picture.shape[1], height)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = frame.reformat(stream.width, stream.height, "yuv420p")
+            frame = frame.reformat(stream.width, stream.height, "yuv420p", threads=1)
             frame.pts, frame.time_base = round((reader.times[index] - start) / TIME_BASE), TIME_BASE
             container.mux(stream.encode(frame))
             count += 1

@@ -99,7 +99,8 @@ class Throttle:
                 self.limit = min(self.most, self.limit + 1)
             elif ticket == self._num_halved:  # refusals of requests that were sent together count once
                 self.limit, self._num_halved = max(1, self.limit // 2), self._num_halved + 1
-            self._changed.notify_all()
+            # As many as there are places: waking all who wait costs more than a request when thousands wait.
+            self._changed.notify(max(0, self.limit - self.in_flight))
 
 
 class ChatClient:
