@@ -10,12 +10,11 @@ from ..shapes.writing import write_video
 from .building import Build, Clip
 from .demo_server import MODEL, SceneServer, pairs_of
 from .export import RECORDS_FILE, export
-from .report import write_report
+from .report import TOLERANCE, write_report
 from .settings import BuildSettings, settings_from_dict
 from .shots import recall_and_precision
 
 FPS = 8.0
-TOLERANCE = 0.38  # seconds: three frames; a transition takes half a second
 MAX_FILMS = 100
 SHOTS = {"threshold": 0.05}
 KEYFRAMES = {"embedder": "hicom", "model": None, "threshold": 0.91}
@@ -66,7 +65,7 @@ def run_demo(folder: str | Path, num_films: int = 4, progress: Progress = no_pro
         build = Build(demo_settings(folder, server.base_url))
         build.run(progress=progress)
     export(build, ("jsonl",))
-    write_report(build)
+    write_report(build, {name: [take.end for take in takes[:-1]] for name, takes in films.items()})
     problems = check_data(build.output_dir / RECORDS_FILE, media_root=build.settings.media_root).problems
     return build, compare(build, films), len(problems)
 

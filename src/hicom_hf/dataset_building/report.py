@@ -4,7 +4,8 @@ import base64
 import html
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from ..hub.files import read_json_lines, write_text
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.video_reading_hicom import read_video
 from .building import Build, Clip
+from .detectors import make_detector
 from .export import Exported, collect, decontamination_note
 from .keyframes import similarity_quantiles
 from .probe import SourceVideo
+from .settings import DEFAULT_THRESHOLDS
+from .shots import recall_and_precision
 from .stages import LOG_FILE
 
 REPORT_FILE = "report.html"
@@ -25,25 +29,41 @@ LENGTH_EDGES = (0, 5, 10, 20, 30, 45, 60, 90, 120)  # seconds
 THUMBNAIL = 96  # pixels
 NUM_VIDEOS, NUM_CLIPS, NUM_FRAMES = 4, 12, 6  # shown
 CURVE_WIDTH, CURVE_HEIGHT = 900, 80
+CURVE_THRESHOLDS = {
+    "histogram": (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0),
+    "pyscenedetect": (8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 27.0, 30.0, 40.0, 50.0, 70.0, 100.0),
+}
+TOLERANCE = 0.38  # seconds from a true cut to one that was found: three frames at 8 per second
 STYLE = """body{font:14px sans-serif;max-width:1000px;margin:2em auto}table{border-collapse:collapse}td,th{padding:2px 10px;
 text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{margin-right:2px}.bar{background:#69c;height:12px}"""
 
 
-def write_report(build: Build) -> str:
-    """Write report.html of the present state into the build's folder; returns its path."""
+def write_report(build: Build, takes: Mapping[str, Sequence[float]] | None = None) -> str:
+    """Write report.html into the build's folder, as far as the build is.
+
+    Args:
+        build: see there.
+        takes: true cuts in seconds by the videos' relative paths, where they are known; for curves of recall and precision.
+
+    Returns:
+        Its path.
+    """
     found = collect(build) if build.pairs is not None else Exported()
     parts = [
         "<h1>Build</h1>",
         f"<p>{html.escape(str(build.output_dir))}. Benchmarks: {html.escape(decontamination_note(build))}.</p>",
         _section("From videos to pairs", _table(("", "number"), funnel(build, found))),
         _section("Lengths of clips", _lengths([clip.end - clip.start for clip in build.clips()])),
+        _section("Categories", _categories(build)),
+        _section("Cuts against the threshold", _cuts_by_threshold(build, takes or {})),
         _section("Similarity of sampled frames", _quantiles(build)),
         _section(
             "Cuts and keyframes", "".join(_film(build, video) for video in list(build.videos.values())[:NUM_VIDEOS])
         ),
         _section("Clips", "".join(_clip(build, clip) for clip in _chosen(build.selected_clips(), NUM_CLIPS))),
+        _section("How different the instructions are", _table(("", ""), diversity(found.records))),
         _section("How instructions begin", _table(("first two words", "pairs"), first_words(found.records))),
-        _section("Tokens", _table(("", ""), tokens(build))),
+        _section("Tokens and cost", _table(("", ""), tokens(build))),
         _section(
             "Failures",
             _table(("video", "stage", "error"), [(r["path"], r["stage"], r["error"]) for r in build.failures()[:100]]),
@@ -76,7 +96,7 @@ def first_words(records: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
     return Counter(" ".join(text.lower().split()[:2]) for text in instructions).most_common(10)
 
 
-def tokens(build: Build) -> list[tuple[str, int]]:
+def tokens(build: Build) -> list[tuple[str, Any]]:
     """What the server counted, over everything that was ever answered in this folder."""
     total = Counter()
     for entry in read_json_lines(build.output_dir / LOG_FILE):
@@ -84,7 +104,27 @@ def tokens(build: Build) -> list[tuple[str, int]]:
         total["tries"] += entry.get("attempts", 0)
         for name, count in entry.get("usage", {}).items():
             total[name] += count if isinstance(count, int) else 0
-    return sorted(total.items())
+    rows: list[tuple[str, Any]] = list(sorted(total.items()))
+    captions = build.settings.captions
+    if captions is not None and captions.price_in is not None and captions.price_out is not None:
+        prices = (total["prompt_tokens"] * captions.price_in, total["completion_tokens"] * captions.price_out)
+        rows.append(("cost", f"{sum(prices) / 1e6:.2f}"))
+    return rows
+
+
+def diversity(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """How often instructions repeat, and how long both texts are."""
+    if not records:
+        return []
+    instructions = [record["conversations"][0]["value"].partition("\n")[2].lower() for record in records]
+    words = [word.strip(".,?!:;") for text in instructions for word in text.split()]
+    lengths = np.quantile([len(record["conversations"][1]["value"].split()) for record in records], (0.05, 0.5, 0.95))
+    return [
+        ("pairs", str(len(records))),
+        ("different instructions", f"{len(set(instructions)) / len(instructions):.0%}"),
+        ("different words, of all", f"{len(set(words))} of {len(words)}"),
+        ("words of an answer: 5 %, median, 95 %", ", ".join(f"{length:.0f}" for length in lengths)),
+    ]
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------------
@@ -99,6 +139,66 @@ def _lengths(lengths: list[float]) -> str:
         for low, high, count in zip(LENGTH_EDGES, LENGTH_EDGES[1:], counts.tolist(), strict=False)
     )
     return f"<p>Mean {np.mean(lengths):.2f} s; HICom-248K: {PAPER_MEAN} s (figure 4).</p><table>{rows}</table>"
+
+
+def _categories(build: Build) -> str:
+    """How many videos were selected for each of the paper's categories."""
+    if build.settings.select is None:
+        return "<p>No selection: all videos are taken.</p>"
+    counts = Counter(category for categories in build.selected_videos().values() for category in categories)
+    return _table(("category", "videos"), counts.most_common())
+
+
+def _cuts_by_threshold(build: Build, takes: Mapping[str, Sequence[float]]) -> str:
+    """Curves over the threshold: cuts per minute, and recall and precision where the true cuts are known."""
+    curves = cut_curves(build, takes)
+    if not curves:
+        return "<p>No videos.</p>"
+    thresholds = [row["threshold"] for row in curves]
+    x = CURVE_WIDTH * np.linspace(0, 1, len(thresholds))
+    most = max(max(row["per minute"] for row in curves), 1e-6)
+    drawn = _curve(x, np.array([row["per minute"] for row in curves]) / most, "#888")
+    for name, colour in (("recall", "#393"), ("precision", "#c33")) if takes else ():
+        drawn += _curve(x, np.array([row[name] for row in curves]), colour)
+    shots = build.settings.shots
+    default = DEFAULT_THRESHOLDS[shots.detector]
+    for value, colour in ((shots.chosen_threshold, "#000"), (default, "#69c")):
+        place = float(np.interp(value, thresholds, x))
+        drawn += f"<line x1={place:.1f} x2={place:.1f} y1=0 y2={CURVE_HEIGHT} stroke={colour} stroke-dasharray=4 />"
+    known = " Green: recall of the true cuts. Red: precision." if takes else ""
+    note = (
+        f"<p>{shots.detector}. Grey: cuts per minute, at most {most:.1f}.{known} Dashed: black, the threshold of this build, "
+        f"{shots.chosen_threshold:g}; blue, the default for real videos, {default:g}.</p>"
+    )
+    head = tuple(curves[0])
+    rows = [tuple(f"{row[name]:.3g}" for name in head) for row in curves]
+    return f"{note}<svg width={CURVE_WIDTH} height={CURVE_HEIGHT}>{drawn}</svg>{_table(head, rows)}"
+
+
+def cut_curves(build: Build, takes: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    """For each of some thresholds: cuts per minute, and over the videos whose true cuts are known recall and precision."""
+    shots, detector = build.settings.shots, make_detector(build.settings.shots)
+    watched = [(video.relative, build.watched.read(video.id)) for video, _ in build.chosen_videos()]
+    minutes = sum(float(seen["duration"]) for _, seen in watched) / 60
+    if not minutes:
+        return []
+    curves = []
+    for threshold in CURVE_THRESHOLDS[shots.detector]:
+        tried, counts = replace(shots, threshold=threshold), Counter()
+        for name, seen in watched:
+            cuts = detector.cuts(seen["times"], seen["distances"], tried)
+            counts["found"] += len(cuts)
+            if name in takes:
+                _, _, missed = recall_and_precision(cuts, takes[name], TOLERANCE)
+                counts["true"] += len(takes[name])
+                counts["hits"] += len(takes[name]) - len(missed)
+                counts["compared"] += len(cuts)
+        row = {"threshold": threshold, "per minute": counts["found"] / minutes}
+        if takes:
+            row["recall"] = counts["hits"] / max(counts["true"], 1)
+            row["precision"] = counts["hits"] / counts["compared"] if counts["compared"] else 1.0
+        curves.append(row)
+    return curves
 
 
 def _quantiles(build: Build) -> str:
@@ -126,9 +226,10 @@ def _film(build: Build, video: SourceVideo) -> str:
         f"<line x1={cut * x:.1f} x2={cut * x:.1f} y1=0 y2={CURVE_HEIGHT} stroke=#c33 />" for cut in chosen["cuts"]
     )
     marks += "".join(f"<circle cx={time * x:.1f} cy=6 r=3 fill=#393 />" for time in chosen["keyframes"])
-    curves = _curve(watched["times"] * x, np.clip(distances, 0, 1), "#c99")
+    scale = CURVE_THRESHOLDS[build.settings.shots.detector][-1]
+    curves = _curve(watched["times"] * x, np.clip(distances / scale, 0, 1), "#c99")
     curves += _curve(watched["sampled_times"] * x, similarities, "#69c")
-    curves += _level(build.settings.shots.chosen_threshold, "#c99") + _level(
+    curves += _level(build.settings.shots.chosen_threshold / scale, "#c99") + _level(
         build.settings.keyframes.threshold, "#69c"
     )
     times = _chosen(chosen["keyframes"], 2 * NUM_FRAMES)
