@@ -198,7 +198,7 @@ def _print(values: dict, as_json: bool) -> None:
     for key, value in values.items():
         for name, entry in value.items() if isinstance(value, dict) else [("", value)]:
             text = ", ".join(f"{k} {v}" for k, v in entry.items()) if isinstance(entry, dict) else entry
-            text = f"{text:.2f}" if isinstance(text, float) else text
+            text = f"{text:.3g}" if isinstance(text, float) else text
             print(f"{key} {name}".strip() + f"\t{text}")
 
 

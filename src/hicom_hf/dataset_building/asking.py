@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from ..evaluation.client import AnswerError, ChatClient, Endpoint, Reply
+from ..evaluation.client import AnswerError, ChatClient, Endpoint, EndpointError, GaveUpError, Reply
 from ..hub.files import append_json_line, settings_fingerprint
 from .captions import clip_pictures, filled, media_parts, prompt_text, request
 from .engine_local import ITEM_ERRORS
@@ -48,6 +48,7 @@ class Asker:
         self.captions, self.pairs = stages
         self.caption_prompt = prompt_text(self.captions_settings.prompt)
         self.pairs_prompt = prompt_text(settings.pairs.prompt)
+        self._given_up: list[tuple[Stage, str]] = []  # since the last answer
 
     def is_missing(self, clip: Any) -> bool:
         failed = self.captions.has_failed(clip.id) or self.pairs.has_failed(clip.id)
@@ -78,8 +79,17 @@ class Asker:
                     if not running:
                         return
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    errors = [
+                        error for task in done if (error := task.exception()) is not None
+                    ]  # of all, so none is lost
+                    if errors:
+                        raise errors[0]
                     for task in done:
                         yield task.result()
+            except EndpointError:
+                for stage, clip_id in self._given_up:  # it was the server's fault: they are asked for again
+                    stage.forget_failures([clip_id])
+                raise
             finally:
                 for task in running:
                     task.cancel()
@@ -100,13 +110,18 @@ class Asker:
             if not self.captions.is_done(clip.id):
                 await self._caption(client, clip.id, parts, seconds)
         except AnswerError as error:
-            self.captions.write_failure(clip.id, str(error))
+            self._note(self.captions, clip.id, error)
             return clip.id
         try:
             await self._pairs(client, clip.id, parts, seconds)
         except AnswerError as error:
-            self.pairs.write_failure(clip.id, str(error))
+            self._note(self.pairs, clip.id, error)
         return clip.id
+
+    def _note(self, stage: Stage, clip_id: str, error: AnswerError) -> None:
+        stage.write_failure(clip_id, str(error))
+        if isinstance(error, GaveUpError):
+            self._given_up.append((stage, clip_id))
 
     async def _caption(self, client: ChatClient, clip_id: str, parts: list, seconds: float) -> None:
         chosen = self.captions_settings
@@ -152,6 +167,7 @@ class Asker:
 
     def _store(self, stage: Stage, clip_id: str, answer: dict[str, Any], reply: Reply, words: str) -> None:
         """Keep an answer. What depends on the day, such as the number of attempts, goes to the log."""
+        self._given_up = []
         values = asdict(reply)
         attempts = values.pop("attempts")
         stage.write(clip_id, {**answer, "reply": values, "prompt": settings_fingerprint({"prompt": words})})

@@ -305,11 +305,7 @@ class Build:
         """How far the build is: results and failures of each stage, and what became of the shots."""
         shots = Counter(shot["verdict"] for _, chosen in self.chosen_videos() for shot in chosen["shots"])
         clips = [clip.id for clip in self.selected_clips()]
-        selected = self.selected_videos()
-        later = ("watch", "clips")
-        counted = {
-            name: _count(stage, selected if name in later else self.videos) for name, stage in self.stages.items()
-        }
+        counted = {name: _count(stage, self.items_of(name)) for name, stage in self.stages.items()}
         counted |= {name: _count(stage, clips) for name, stage in self.clip_stages.items()}
         return {
             "videos": len(self.videos),
@@ -317,6 +313,12 @@ class Build:
             "shots": {"all": shots.total(), **dict(sorted(shots.items()))},
             "left out": dict(sorted(Counter(self.left_out().values()).items())),
         }
+
+    def items_of(self, name: str) -> list[str]:
+        """Videos that a stage is for: those that are selected, as far as it comes after, and did not fail before."""
+        chosen: Collection[str] = self.selected_videos() if name in ("watch", "clips") else self.videos
+        before = list(self.stages.values())[: list(self.stages).index(name)]
+        return [item for item in chosen if not any(stage.has_failed(item) for stage in before)]
 
     def has_too_many_failures(self) -> bool:
         """Whether more videos, or more clips, failed than `max_failures` allows."""

@@ -34,9 +34,8 @@ def plan(build: "Build") -> dict[str, Any]:
         "probed": len(probed),
         "hours": hours,
     }
-    share = {
-        name: len(stage.missing(build.videos)) / max(len(build.videos), 1) for name, stage in build.stages.items()
-    }
+    missing = {name: len(stage.missing(build.items_of(name))) for name, stage in build.stages.items()}
+    share = {name: count / max(len(build.items_of(name)), 1) for name, count in missing.items()}
     frames = round(hours * 3600 * build.settings.keyframes.fps * share["watch"])
     costs: dict[str, dict[str, Any]] = {"probe": {"cpu_hours": hours * PROBE_SECONDS / 3600 * share["probe"]}}
     if "match" in share:
@@ -47,8 +46,8 @@ def plan(build: "Build") -> dict[str, Any]:
         "embedded_frames": frames,
         "gpu_hours_if_so400m": frames * GPU_HOURS_PER_FRAME,
     }
-    for name, stage in build.stages.items():
-        found[name] = {"missing": len(stage.missing(build.videos)), **costs.get(name, {})}
+    for name, count in missing.items():
+        found[name] = {"missing": count, **costs.get(name, {})}
     if build.clip_stages:
         found |= _of_clips(build, hours)
     return found
@@ -58,7 +57,7 @@ def _of_clips(build: "Build", hours: float) -> dict[str, Any]:
     """Requests. Until clips are chosen, as many as if all of the videos became clips of the paper's mean length."""
     settings = build.settings.captions
     assert settings is not None  # there are stages of clips
-    is_known = not build.chosen.missing(build.selected_videos())
+    is_known = not build.chosen.missing(build.items_of("clips"))
     clips = [clip for clip in build.selected_clips()] if is_known else []
     number = len(clips) if is_known else round(hours * 3600 / PAPER_CLIP_SECONDS)
     seconds = sum(clip.end - clip.start for clip in clips) if is_known else hours * 3600

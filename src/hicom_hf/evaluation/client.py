@@ -35,6 +35,10 @@ class AnswerError(ValueError):
     """The server has no usable answer to this request; other requests may succeed."""
 
 
+class GaveUpError(AnswerError):
+    """No try got an answer. If the server then turns out to be dead, it says nothing about the request."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """Where and how to ask.
@@ -177,7 +181,7 @@ class ChatClient:
             self._raise_if_dead()
             if attempt < self.endpoint.retries:
                 await asyncio.sleep(wait if wait is not None else self._backoff(attempt))
-        raise AnswerError(
+        raise GaveUpError(
             f"{self.endpoint.retries + 1} tries failed, the last one with {status or 'no answer'}: {words}"
         )
 
