@@ -18,7 +18,7 @@ from hicom_hf.dataset_building.settings import settings_from_dict
 from hicom_hf.hub.processes import worker_context
 
 STAGES = ("probe", "match", "watch", "captions", "pairs")  # "clips" takes no time: it is killed with its neighbours
-ROUNDS = 4
+KILLS = 20
 PATIENCE = 120  # seconds
 CLIP_ID = re.compile(r'"uuid": "([0-9a-f]{16}-\d{8}-\d{8})-0"')
 
@@ -52,11 +52,11 @@ def results_of(folder):
     return found
 
 
-def killed_within(stage, values, folder, rng):
+def killed_within(stage, total, values, folder, rng):
     """Run until a stage has a random number of further results, then kill at a random moment; true if it still ran."""
     process = worker_context().Process(target=run_build, args=(values,))
     process.start()
-    done = len(list(folder.glob(f"{stage}-*/??/*"))) + rng.choice([0, 0, 1, 2, 3])
+    done = min(total, len(list(folder.glob(f"{stage}-*/??/*"))) + rng.choice([0, 1, 1, 2]))
     end = time.monotonic() + PATIENCE
     while process.is_alive() and len(list(folder.glob(f"{stage}-*/??/*"))) < done and time.monotonic() < end:
         time.sleep(0.002)
@@ -82,6 +82,7 @@ def asked_for(server):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_moments_change_nothing(world_films, tmp_path):
     rng = random.Random(0)
     scenes = list({take.seed: take.scene for takes in world_films[1].values() for take in takes}.values())
@@ -90,13 +91,16 @@ def test_twenty_kills_at_random_moments_change_nothing(world_films, tmp_path):
         whole = Build(settings_from_dict(values_of(world_films, tmp_path / "whole", server.base_url, 1)))
         whole.run()
         expected, records = results_of(whole.output_dir), export(whole, ("jsonl",)).records
-        for number in range(ROUNDS):
+        number = -1
+        while killed.total() < KILLS:
+            number += 1
             folder = tmp_path / f"killed-{number}"
             values = values_of(world_films, folder, server.base_url, 1 + number % 2)
             server.answered.clear()
             build, stored = Build(settings_from_dict(values)), {}
             for stage in STAGES:
-                killed[stage] += killed_within(stage, values, folder, rng)
+                total = len(list(whole.clips())) if stage in build.clip_stages else len(world_films[1])
+                killed[stage] += killed_within(stage, total, values, folder, rng)
                 time.sleep(0.2)  # what is on its way is answered
                 asked = asked_for(server)
                 for kind, answers in build.clip_stages.items():
@@ -110,5 +114,5 @@ def test_twenty_kills_at_random_moments_change_nothing(world_films, tmp_path):
             assert {key: again[key] for key in stored} == stored  # what was stored was not asked for again
             assert again.total() <= 2 * len(list(build.clips())) + 2 * 2  # two kills, of two requests in flight each
     assert len({record["id"] for record in records}) == len(records) > 10
-    assert killed.total() == ROUNDS * len(STAGES), killed
+    assert len(killed) == len(STAGES) and min(killed.values()) >= 3, killed
     print(json.dumps(killed))
