@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..hub.files import FolderLock, append_json_line, read_json_lines, write_text
+from ..hub.files import FolderLock, append_json_line, read_json_lines, remove_leftovers, write_text
 from ..hub.progress import Progress, no_progress
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.video_reading_hicom import read_video
@@ -142,6 +142,8 @@ class Build:
         self.engine = engine or LocalEngine(self.settings.workers)
         name = "whole" if self.shard == (0, 1) else f"shard-{self.shard[0]}-of-{self.shard[1]}"
         with FolderLock(self.output_dir / "locks" / name, "hicom build-data run"):
+            for folder in (self.output_dir, *self.output_dir.glob("*-*/??")):
+                remove_leftovers(folder)  # of runs that were killed
             if retry_failed:
                 for stage in self.stages.values():
                     stage.forget_failures([*self.videos, *self._benchmark_videos])
