@@ -171,6 +171,20 @@ def test_ctrl_c_between_two_checkpoints_saves_where_it_is(start, uninterrupted, 
     assert_same(tmp_path, expected)
 
 
+def test_a_run_resumes_with_smaller_micro_batches(start, uninterrupted, interrupt, tmp_path):
+    expected, losses = uninterrupted("compressor")
+    interrupt(5, lambda: os.kill(os.getpid(), signal.SIGTERM))  # as a scheduler does after an out-of-memory error
+    assert run_recipe(recipe("conditional_pretraining", *start, tmp_path, **CHANGES)) is None
+    model = run_recipe(
+        recipe("conditional_pretraining", *start, tmp_path, **{**CHANGES, "batch_size_per_device": 1, "batch_size": 4})
+    )
+    resumed = dict(losses_of(tmp_path))
+    assert [resumed[step] for step, _ in losses] == pytest.approx([loss for _, loss in losses], abs=1e-3)
+    for name, tensor in result_of(model).items():
+        if not name.endswith("k_proj.bias"):  # its gradient is 0 up to rounding
+            torch.testing.assert_close(tensor, expected[name], atol=1e-3, rtol=0, msg=name)
+
+
 def test_a_second_ctrl_c_stops_at_once(start, interrupt, tmp_path):
     run = recipe("conditional_pretraining", *start, tmp_path, **CHANGES)
 

@@ -116,8 +116,9 @@ def test_if_one_process_is_told_to_stop_both_stop_at_the_same_step(start, tmp_pa
 
 
 @pytest.mark.slow
-def test_weights_sharded_with_fsdp2_make_the_step_of_whole_ones_with_text_on_one_side(start, tmp_path):
-    two_processes("sharded", start[0], tmp_path / "two.pt")
+@pytest.mark.parametrize("offload", [(), ("offload",)], ids=["on the device", "in the host's memory"])
+def test_weights_sharded_with_fsdp2_make_the_step_of_whole_ones_with_text_on_one_side(offload, start, tmp_path):
+    two_processes("sharded", start[0], tmp_path / "two.pt", *offload)
     two_processes("sharded", start[0], tmp_path / "one.pt", processes=1)
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     assert set(one) == set(two)

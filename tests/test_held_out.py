@@ -248,7 +248,9 @@ def test_the_line_of_an_evaluation_says_what_was_right_and_what_was_skipped():
 
 
 def test_without_matplotlib_or_a_log_nothing_is_drawn(tmp_path, monkeypatch):
-    assert not draw_curves([{"step": 1, "eval_loss": 1.0}], tmp_path / "curves.png")
+    assert not draw_curves([{"step": 1, "train_runtime": 1.0}], tmp_path / "curves.png")
     monkeypatch.setattr("hicom_hf.training.curves.is_matplotlib_available", lambda: False)
     assert not draw_curves([{"step": 1, "loss": 1.0}], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
+    monkeypatch.undo()
+    assert draw_curves([{"step": 1, "eval_loss": 1.0}], tmp_path / "curves.png")  # shorter than a line of the log

@@ -94,7 +94,7 @@ def test_configs_of_launchers_and_sharding_are_in_the_package_and_can_be_parsed(
         ("model=3", "model must be a text, got 3"),
         ("gradient_checkpointing=1", "gradient_checkpointing must be true or false, got 1"),
         ("stage=stage1", "stage must be alignment or conditional_pretraining or instruction_tuning, got 'stage1'"),
-        ("sharding=zero3", "sharding must be fsdp2 or zero2 or null"),
+        ("sharding=zero3", "sharding must be fsdp2 or fsdp2_offload or zero2 or null"),
         ("data.files=[]", "data.files must be a list of texts"),
         ("data=train.json", "data must be a mapping of keys to values"),
         (

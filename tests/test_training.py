@@ -40,6 +40,7 @@ from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.epoch_padding import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from hicom_hf.hub.files import read_json_lines
 from hicom_hf.modeling.backbone_hicom import HiComModel
+from hicom_hf.training import checkpoints
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.console import Meter, report_line, throughput
 from hicom_hf.training.recipe import LearningRates, recipe_from_dict
@@ -834,6 +835,18 @@ def test_sharding_takes_a_config_of_the_package_and_wraps_the_layers_of_the_llm_
     assert Path(arguments("zero2")["deepspeed"]).is_file()
     config = arguments("fsdp2")["fsdp_config"]
     assert config["transformer_layer_cls_to_wrap"] == ["Qwen2DecoderLayer"] and config["version"] == 2
+    assert not config["cpu_offload"] and arguments("fsdp2_offload")["fsdp_config"]["cpu_offload"]
+
+
+def test_a_launcher_with_fsdp_is_told_the_layers_of_the_llm_of_the_recipe(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.delenv("FSDP_TRANSFORMER_CLS_TO_WRAP", raising=False)
+    monkeypatch.setattr("hicom_hf.training.run.TrainingArguments", lambda **arguments: arguments)
+    monkeypatch.setattr("hicom_hf.training.run.check_trainer_section", lambda *arguments: None)
+    training_arguments(recipe_from_dict(recipe_values("alignment", *start, tmp_path)))
+    assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Qwen2DecoderLayer"
+    launcher = (Path(checkpoints.__file__).parent / "configs" / "accelerate_fsdp2.yaml").read_text()
+    assert "DecoderLayer" not in launcher
 
 
 def test_what_is_trained_is_logged(start, tmp_path, caplog):

@@ -27,10 +27,10 @@ def run_recipes(*paths: str) -> None:
         run_recipe(read_recipe(path))
 
 
-def run_sharded(model_folder: str, result: str) -> None:
+def run_sharded(model_folder: str, result: str, offload: str = "") -> None:
     """FSDP2 by hand on the CPU (accelerate ignores it there): one step on text and video rows; gradients and weights."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
     from torch.distributed.tensor import DTensor
 
     from hicom_hf import HiComForConditionalGeneration, HiComProcessor
@@ -47,9 +47,10 @@ def run_sharded(model_folder: str, result: str) -> None:
     if "WORLD_SIZE" in os.environ:
         distributed.init_process_group("gloo")
         rank, mesh = distributed.get_rank(), init_device_mesh("cpu", (distributed.get_world_size(),))
+        options = {"offload_policy": CPUOffloadPolicy(pin_memory=False)} if offload else {}
         for layer in model.model.language_model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(layer, mesh=mesh, **options)
+        fully_shard(model, mesh=mesh, **options)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     losses = [
         batch_loss(model, processor, kind)

@@ -11,7 +11,7 @@ from ..hub.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
-SMOOTHING = 0.9  # weight of the previous value in the smoothed training loss
+SMOOTHED_POINTS = 20  # that a smoothed curve is about equal to, however many there are
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> bool:
@@ -25,7 +25,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> bool:
         Whether it was drawn.
     """
     steps, losses = _curve(history, "loss")
-    if not steps:
+    held_out = _curve(history, "eval_loss")
+    if not steps and not held_out[0]:
         return False
     if not is_matplotlib_available():
         logger.info("The curves are not drawn: pip install 'hicom_hf[plots]'.")
@@ -34,9 +35,9 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> bool:
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    above.plot(steps, losses, color="tab:blue", alpha=0.3)
-    above.plot(steps, _smoothed(losses), color="tab:blue", label="training loss")
-    held_out = _curve(history, "eval_loss")
+    if steps:
+        above.plot(steps, losses, color="tab:blue", alpha=0.3)
+        above.plot(steps, _smoothed(losses), color="tab:blue", label="training loss")
     if held_out[0]:
         above.plot(*held_out, "o-", color="tab:orange", label="held-out loss")
     above.set_ylabel("loss")
@@ -45,7 +46,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> bool:
     for rate in rates:
         below.plot(*_curve(history, rate), label=rate.partition("/")[2])
     below.set(ylabel="learning rate", xlabel="step", yscale="log" if _all_above_zero(history, rates) else "linear")
-    below.legend()
+    if rates:
+        below.legend()
     score = _curve(history, "eval_score")
     if score[0]:
         right = above.twinx()
@@ -63,9 +65,9 @@ def _curve(history: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    smoothed = []
+    smoothed, new = [], min(1.0, SMOOTHED_POINTS / len(values))
     for value in values:
-        smoothed.append(value if not smoothed else SMOOTHING * smoothed[-1] + (1 - SMOOTHING) * value)
+        smoothed.append(value if not smoothed else (1 - new) * smoothed[-1] + new * value)
     return smoothed
 
 

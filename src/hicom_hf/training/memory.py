@@ -324,6 +324,10 @@ def _sharded(estimate: MemoryEstimate, recipe: Recipe, processes: int) -> Memory
     """What one of P GPUs holds of it."""
     if processes == 1:
         return estimate
+    if (
+        recipe.sharding == "fsdp2_offload"
+    ):  # the LLM's layers come one by one; what is shared lies in the host's memory
+        return replace(estimate, weights=estimate.weights / processes, gradients=0.0, optimizer=0.0)
     if recipe.sharding == "fsdp2":
         return replace(
             estimate,

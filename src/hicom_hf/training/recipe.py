@@ -243,9 +243,10 @@ class Recipe:
         seed: of the order of the data, of dropout and of new weights.
         deterministic: let PyTorch use deterministic GPU kernels only, so that a resumed run is bit-identical there as well
             (on the CPU it always is); slower.
-        sharding: null (DDP when there are several GPUs), "fsdp2" (the LLM's layers one by one, the rest as a whole) or
-            "zero2". No ZeRO-3: it gathers weights at each call of a module, and processes whose videos differ in length
-            call SigLIP and the compressor a different number of times.
+        sharding: null (DDP when there are several GPUs), "fsdp2" (the LLM's layers one by one, the rest as a whole),
+            "fsdp2_offload" (the same, kept in the host's memory between uses) or "zero2". No ZeRO-3: it gathers weights at each
+            call of a module, and processes whose videos differ in length call SigLIP and the compressor a different number of
+            times.
         cpu: train on the CPU even if there is a GPU.
         attn_implementation: "sdpa", "eager", "flash_attention_2", ...; null lets transformers choose. For small models on CPUs
             "eager" is about twice as fast.
@@ -268,7 +269,7 @@ class Recipe:
     skip_logits: bool = True
     seed: int = 42
     deterministic: bool = False
-    sharding: Literal["fsdp2", "zero2"] | None = None
+    sharding: Literal["fsdp2", "fsdp2_offload", "zero2"] | None = None
     cpu: bool = False
     attn_implementation: str | None = None
     new_injection: NewInjection | None = None

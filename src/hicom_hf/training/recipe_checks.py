@@ -128,8 +128,10 @@ def _check_evaluation(recipe: Recipe, section: EvalRecipe, name: str) -> None:
             )
     if any(is_stream(source) for source in section.files):
         raise ValueError(f"{name}: eval.files must be JSON, JSONL or mixture files; streams have no end")
-    if section.answers is not None and recipe.sharding == "fsdp2":
-        raise ValueError(f"{name}: eval.answers must be null with sharding fsdp2, which cannot generate text")
+    if section.answers is not None and recipe.sharding in ("fsdp2", "fsdp2_offload"):
+        raise ValueError(
+            f"{name}: eval.answers must be null with sharding {recipe.sharding}, which cannot generate text"
+        )
     if section.best_by == "score" and section.answers is None:
         raise ValueError(f"{name}: eval.best_by score needs eval.answers")
     if section.patience is not None and not section.keep_best:

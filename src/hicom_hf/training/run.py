@@ -233,7 +233,7 @@ def build_evaluation(recipe: Recipe, held_out: HiComDataset | None) -> HeldOutEv
         ValueError, FileNotFoundError, ImportError: `eval.answers` names no scorer, or none for these data.
     """
     section = recipe.eval
-    if section is None or held_out is None or recipe.sharding == "fsdp2":
+    if section is None or held_out is None or recipe.sharding in ("fsdp2", "fsdp2_offload"):
         return None
     evaluation = HeldOutEvaluation(
         held_out,
@@ -340,6 +340,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         **sharding_arguments(recipe),
     )
     check_trainer_section(recipe, arguments)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # `accelerate launch` with FSDP: its file names no layers
+        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", ",".join(llm_layers(recipe)))
     return TrainingArguments(**arguments, **recipe.trainer)
 
 
@@ -418,12 +420,14 @@ def sharding_arguments(recipe: Recipe) -> dict:
     if recipe.sharding == "zero2":
         return {"deepspeed": str(CONFIGS_DIR / "zero2.json")}
     config = load_yaml((CONFIGS_DIR / "fsdp2.json").read_text(encoding="utf-8"), "fsdp2.json")
-    text_config = HiComConfig.from_pretrained(recipe.source).text_config
-    language_model: Any = MODEL_MAPPING[type(text_config)]
-    return {
-        "fsdp": True,
-        "fsdp_config": {**config, "transformer_layer_cls_to_wrap": sorted(language_model._no_split_modules)},
-    }
+    config["cpu_offload"] = recipe.sharding == "fsdp2_offload"
+    return {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": llm_layers(recipe)}}
+
+
+def llm_layers(recipe: Recipe) -> list[str]:
+    """Classes of the layers of a recipe's LLM, which are sharded one by one."""
+    language_model: Any = MODEL_MAPPING[type(HiComConfig.from_pretrained(recipe.source).text_config)]
+    return sorted(language_model._no_split_modules)
 
 
 # The result --------------------------------------------------------------------------------------------------------------

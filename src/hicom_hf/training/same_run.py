@@ -19,6 +19,7 @@ DATA_FILE = "data.json"
 MAY_CHANGE = (
     "model",
     "output_dir",
+    "batch_size_per_device",
     "data.media_root",
     "data.num_workers",
     "data.max_skipped",
@@ -31,7 +32,10 @@ MAY_CHANGE = (
     "trainer.report_to",
     "trainer.run_name",
 )
-ORDERS_STREAMS = ("data.num_workers",)  # readers take turns at a stream, so their number decides its order
+ORDERS_STREAMS = (
+    "data.num_workers",
+    "batch_size_per_device",
+)  # readers take turns at a stream, so their number decides its order
 
 
 def claim_run(recipe: Recipe, output_dir: Path, processes: int, write: bool = True) -> None:
@@ -82,6 +86,8 @@ def _check_recipe(recipe: Recipe, output_dir: Path) -> None:
     before = recipe_from_dict(load_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
     old, new = _flat(before.to_dict()), _flat(recipe.to_dict())
     fixed = ORDERS_STREAMS if recipe.data.is_stream else ()
+    if recipe.data.answers_together:  # the videos of a batch on one GPU decide the order
+        fixed = (*fixed, "batch_size_per_device")
     changed = [
         f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
         for key in sorted({*old, *new})
