@@ -3,8 +3,8 @@
 In: nothing. Out: a line for each number of samples of a batch, with the share of padding and the ratios packed / padded within
 the run. Run: `python benchmarks/packing.py`.
 
-A model of the width of Qwen2.5-0.5B with 4 layers on one CPU thread, float32, SDPA; lengths are drawn between 60 and 800 tokens, a
-tenth of them labelled. Memory is the peak of live tensors.
+A model of the width of Qwen2.5-0.5B with 4 layers on one CPU thread, float32, SDPA; lengths are drawn between 60 and 800 tokens,
+a tenth of them labelled. Memory is the peak of live tensors.
 """
 
 import time

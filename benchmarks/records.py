@@ -3,8 +3,8 @@
 In: nothing. Out: a line for each number of records and way, what each further record costs, and both for the paper's 2.68
 million records on a machine with 8 processes, computed from it. Run: `python benchmarks/records.py [RECORDS ...]`.
 
-Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. Two processes open each set, go through all its records
-and draw an order of an epoch; the memory is the sum of their PSS, in which a shared page counts once. The run with 10 records is
+Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. One and three processes open each set, go through all its
+records and draw an order of an epoch; the memory is the sum of their PSS, in which a shared page counts once. The run with 10 records is
 what is there without any. "again" is a later run, which finds the index.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 COUNTS = (10, 20_000, 100_000)
 PAPER = 2_680_000  # records of the paper's instruction tuning
-PROCESSES, RANKS = 2, 8  # measured, and of a machine that is computed
+PROCESSES, RANKS = (1, 3), 8  # measured, and of a machine that is computed
 QUESTION = "<video>\n" + "What happens after the man has opened the door? " * 3
 ANSWER = "He walks into the garden and waits. " * 6
 
@@ -55,11 +55,11 @@ def open_records(path: str, index: str) -> None:
     sys.stdin.readline()
 
 
-def measure(path: Path, index: str) -> dict[str, float]:
-    """Figures of all processes: the longest time, the sum of their memory."""
+def measure(path: Path, index: str, processes: int) -> dict[str, float]:
+    """Figures of some processes: the longest time, the sum of their memory."""
     command = [sys.executable, __file__, "--open", str(path), index]
     started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(PROCESSES)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
     ]
     for process in started:
         assert process.stdout.readline() == "ready\n"
@@ -81,29 +81,30 @@ def measure(path: Path, index: str) -> dict[str, float]:
 
 
 def main(counts: tuple[int, ...]) -> None:
-    results: dict[str, list[dict]] = {"in each process": [], "index": [], "index again": []}
     with tempfile.TemporaryDirectory() as folder:
-        for count in counts:
-            path = Path(folder) / f"{count}.jsonl"
-            write_records(path, count)
-            for way, found in results.items():
-                found.append(measure(path, "" if way == "in each process" else str(Path(folder) / "index")))
-                print(
-                    f"{count:>9,} records, {way:16}: {found[-1]['seconds']:6.1f} s of a core, {found[-1]['pss_mb']:7.0f} MB",
-                    flush=True,
-                )
-    for way, found in results.items():
-        first, last = found[0], found[-1]
-        records = last["records"] - first["records"]
-        seconds = (last["seconds"] - first["seconds"]) / records
-        size = (last["pss_mb"] - first["pss_mb"]) / records
-        shared = results["in each process"][-1]["pss_mb"] / last["pss_mb"]
-        per_rank = RANKS / PROCESSES if way == "in each process" else 1
-        print(
-            f"{way}: {seconds * 1e6:.0f} us and {size * 1e6:.0f} bytes per record in {PROCESSES} processes "
-            f"(memory {1 / shared:.2f} of keeping it in each); {PAPER:,} records: {seconds * PAPER:.0f} s, at least "
-            f"{size * PAPER * per_rank / 1000:.1f} GB for {RANKS} processes"
-        )
+        for way in ("in each process", "index", "index again"):
+            found: dict[tuple[int, int], dict[str, float]] = {}
+            for count in counts:
+                path = Path(folder) / f"{count}.jsonl"
+                write_records(path, count)
+                for processes in PROCESSES if way != "index" else PROCESSES[:1]:
+                    index = "" if way == "in each process" else str(Path(folder) / "index")
+                    one = found[count, processes] = measure(path, index, processes)
+                    print(
+                        f"{count:>9,} records, {way:16}, {processes} processes: {one['seconds']:6.1f} s of a core, "
+                        f"{one['pss_mb']:7.0f} MB",
+                        flush=True,
+                    )
+            records = counts[-1] - counts[0]
+            each = [(found[counts[-1], n]["pss_mb"] - found[counts[0], n]["pss_mb"]) / records * 1e6 for _, n in found]
+            seconds = (found[counts[-1], 1]["seconds"] - found[counts[0], 1]["seconds"]) / records
+            further = (each[-1] - each[0]) / (PROCESSES[-1] - PROCESSES[0])
+            print(
+                f"{way}: {seconds * 1e6:.0f} us and {each[0]:.0f} bytes per record in one process, {further:.0f} in each "
+                f"further one; {PAPER:,} records: {seconds * PAPER:.0f} s, {(each[0] + (RANKS - 1) * further) * PAPER / 1e9:.1f} GB for "
+                f"{RANKS} processes",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -68,11 +68,17 @@ class HiComGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        # Arrays and not lists: every process has this order in its own memory.
+        whole, remainder = self._order()
+        for batch in whole:
+            yield from batch.tolist()
+        yield from remainder.tolist()
+
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whole batches (batches, batch_size) in their order, and what is left: int32, because every process has its own."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         batches, remainders = [], []
         for modality in np.unique(self.modalities):
-            members = np.flatnonzero(self.modalities == modality)
+            members = np.flatnonzero(self.modalities == modality).astype(np.int32)
             if self.units is None:
                 members = members[torch.randperm(len(members), generator=generator).numpy()]
                 members = self._sorted_in_pools(members) if self.group_by_length else members
@@ -82,9 +88,7 @@ class HiComGroupedSampler(Sampler[int]):
             batches.append(members[:num_whole].reshape(-1, self.batch_size))
             remainders.append(members[num_whole:])
         whole = np.concatenate(batches)
-        for place in torch.randperm(len(whole), generator=generator).numpy():
-            yield from whole[place].tolist()
-        yield from np.concatenate(remainders).tolist()
+        return whole[torch.randperm(len(whole), generator=generator).numpy()], np.concatenate(remainders)
 
     def _sorted_in_pools(self, members: np.ndarray) -> np.ndarray:
         size = self.batch_size * BATCHES_PER_POOL

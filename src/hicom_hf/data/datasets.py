@@ -131,7 +131,7 @@ class HiComDataset(Dataset):
     Attributes:
         skipped: a `SkippedSample` for every record left out when the data set was opened.
         formats: records of other formats than ours, counted by name, see `formats`.
-        lengths: (samples,) int64, estimated tokens with visual tokens; nothing is decoded for it.
+        lengths: (samples,) int32, estimated tokens with visual tokens; nothing is decoded for it.
         visual_tokens: (samples,) int64, tokens of the sample's videos and images, the same estimate.
         modalities: (samples,) int8, index into `MODALITIES`: what the batches may be grouped by.
         media_numbers: (samples,) int64, equal for samples of the same videos and images.
@@ -195,7 +195,7 @@ class HiComDataset(Dataset):
             slope, offset = np.polyfit(chosen_characters, chosen_tokens, deg=1)
         else:
             slope, offset = 1 / 4, np.mean(chosen_tokens or [0]) - np.mean(chosen_characters or [0]) / 4
-        return np.maximum(np.rint(offset + slope * characters), 1).astype(np.int64) + visual_tokens
+        return (np.maximum(np.rint(offset + slope * characters), 1) + visual_tokens).astype(np.int32)
 
     @property
     def modality_lengths(self) -> np.ndarray:
