@@ -3,9 +3,9 @@
 In: nothing. Out: a line for each number of records and way, what each further record costs, and both for the paper's 2.68
 million records on a machine with 8 processes, computed from it. Run: `python benchmarks/records.py [RECORDS ...]`.
 
-Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. One and three processes open each set, go through all its
-records and draw an order of an epoch; the memory is the sum of their PSS, in which a shared page counts once. The run with 10 records is
-what is there without any. "again" is a later run, which finds the index.
+Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. One and three processes open each set, go through
+all its records and draw an order of an epoch; the memory is the sum of their PSS, in which a shared page counts once. The run
+with 10 records is what is there without any. "again" is a later run, which finds the index.
 """
 
 import json
@@ -96,13 +96,15 @@ def main(counts: tuple[int, ...]) -> None:
                         flush=True,
                     )
             records = counts[-1] - counts[0]
-            each = [(found[counts[-1], n]["pss_mb"] - found[counts[0], n]["pss_mb"]) / records * 1e6 for _, n in found]
-            seconds = (found[counts[-1], 1]["seconds"] - found[counts[0], 1]["seconds"]) / records
+            first, last = counts[0], counts[-1]
+            measured = sorted({processes for _, processes in found})
+            each = [(found[last, n]["pss_mb"] - found[first, n]["pss_mb"]) / records * 1e6 for n in measured]
+            seconds = (found[last, 1]["seconds"] - found[first, 1]["seconds"]) / records
             further = (each[-1] - each[0]) / (PROCESSES[-1] - PROCESSES[0])
+            together = (each[0] + (RANKS - 1) * further) * PAPER / 1e9
             print(
                 f"{way}: {seconds * 1e6:.0f} us and {each[0]:.0f} bytes per record in one process, {further:.0f} in each "
-                f"further one; {PAPER:,} records: {seconds * PAPER:.0f} s, {(each[0] + (RANKS - 1) * further) * PAPER / 1e9:.1f} GB for "
-                f"{RANKS} processes",
+                f"further one; {PAPER:,} records: {seconds * PAPER:.0f} s, {together:.1f} GB for {RANKS} processes",
                 flush=True,
             )
 
