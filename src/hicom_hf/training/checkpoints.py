@@ -170,6 +170,17 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def cast_tensors(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors in another type; those that were one object (tied weights) stay one, so that they are stored once."""
+    converted: dict[int, torch.Tensor] = {}
+    return {
+        name: converted.setdefault(
+            tensor.data_ptr() or id(tensor), tensor.to(dtype) if tensor.is_floating_point() else tensor
+        )
+        for name, tensor in state_dict.items()
+    }
+
+
 def trainable_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -250,7 +250,8 @@ def _without_content(model: nn.Module) -> None:
         return known[id(tensor)]
 
     for module in model.modules():
-        for place in (module._parameters, module._buffers):
+        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for place in places:
             for name, tensor in place.items():
                 if tensor is not None:
                     place[name] = replaced(tensor)
@@ -285,7 +286,8 @@ def _step(model: nn.Module, base: HiComForConditionalGeneration, recipe: Recipe,
 def _visual_inputs(base: HiComForConditionalGeneration, recipe: Recipe, batch: LargestBatch) -> dict[str, Any]:
     """Videos of a batch. A frozen tower is gone through with one chunk of frames, whose memory all chunks share."""
     config: HiComConfig = base.config
-    side, frames = config.vision_config.image_size, [batch.num_frames] * batch.num_rows
+    side = cast(int, config.vision_config.image_size)  # HiComConfig allows no other
+    frames = [batch.num_frames] * batch.num_rows
     shape = (batch.num_rows, config.instruction_config.max_position_embeddings)
     instructions = {"video_instruction_ids": torch.zeros(shape, dtype=torch.long), "video_num_frames": frames}
     pixels = torch.zeros(sum(frames), 3, side, side)

@@ -28,6 +28,7 @@ from .checkpoints import (
     UNFINISHED,
     WRITE_ERRORS,
     StopOnSignal,
+    cast_tensors,
     checked_checkpoint,
     checkpoint_to_resume,
     complete_folder,
@@ -405,7 +406,7 @@ class HiComTrainer(Trainer):
                 state_dict = {name: tensor for name, tensor in state_dict.items() if name in trained}
             elif self._staging is None and self.final_dtype is not None:
                 state_dict = self.model.state_dict() if state_dict is None else state_dict
-                state_dict = _cast(state_dict, self.final_dtype)
+                state_dict = cast_tensors(state_dict, self.final_dtype)
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -451,14 +452,3 @@ class _Bookkeeping(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         optimizer = cast(torch.optim.Optimizer, self.trainer.optimizer)
         self.trainer._rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-
-
-def _cast(state_dict: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Tensors in another type; those that were one object (tied weights) stay one, so that they are stored once."""
-    converted: dict[int, torch.Tensor] = {}
-    return {
-        name: converted.setdefault(
-            tensor.data_ptr() or id(tensor), tensor.to(dtype) if tensor.is_floating_point() else tensor
-        )
-        for name, tensor in state_dict.items()
-    }
