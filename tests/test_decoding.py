@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 from transformers import DynamicCache, StaticCache
 
 from hicom_hf.modeling.cache_hicom import CACHE, starts_a_prompt
@@ -135,3 +136,15 @@ def test_a_question_about_two_videos_is_one_graph_with_counts_as_a_list(model, p
     question = {**inputs, "video_num_frames": inputs["video_num_frames"].tolist(), "use_cache": False}
     explained = torch._dynamo.explain(model)(**question)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_compiled_compressor_is_not_compiled_again_for_each_clip_length(model, fresh_compiler):
+    compressor, counter = model.model.compressor, torch._dynamo.testing.CompileCounter()
+    compiled, generator = torch.compile(compressor, backend=counter), torch.Generator().manual_seed(0)
+    for num_frames in (8, 16, 5, 9, 32, 33, 64, 4, 12, 100):
+        video = torch.randn(1, num_frames, 7, 7, 64, generator=generator)
+        arguments = (video, video.flip(0), (torch.randn(1, 64), torch.randn(1, 64, 64)))
+        assert torch.equal(compiled(*arguments)[0], compressor(*arguments)[0])
+    assert counter.frame_count <= 4  # one length; any; one that 4 does not divide; one group
