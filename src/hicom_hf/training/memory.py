@@ -250,8 +250,7 @@ def _without_content(model: nn.Module) -> None:
         return known[id(tensor)]
 
     for module in model.modules():
-        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for place in places:
+        for place in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers)):
             for name, tensor in place.items():
                 if tensor is not None:
                     place[name] = replaced(tensor)
