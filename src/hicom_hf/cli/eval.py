@@ -59,26 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="write the summaries as JSON")
 
-    how = parser.add_argument_group("how it is asked")
-    how.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="ours",
-        help="prompts, clip ranges and lengths of: ours (default), official (the authors' scripts), lmms (lmms-eval)",
-    )
-    how.add_argument("--frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)")
-    how.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
-    how.add_argument("--max-frames", type=at_least_one, metavar="N", help="at most so many frames with --fps")
-    how.add_argument(
-        "--select",
-        choices=("question", "mixture", "uniform"),
-        help="let each question choose --frames N among the frames of --fps (default: 1 per second) or --candidates",
-    )
-    how.add_argument(
-        "--candidates", type=at_least_one, metavar="N", help="with --select: among so many frames, spread evenly"
-    )
-    how.add_argument("--system", help="system prompt (default: that of the model's chat template)")
-
+    _add_asking(parser)
     needle = parser.add_argument_group("the task needle")
     needle.add_argument(
         "--lengths", type=at_least_one, nargs="+", metavar="N", help="frames of its videos (default: 256 1024)"
@@ -104,6 +85,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_media_arguments(parser)
     add_model_arguments(parser, dtype=(None, "default: the protocol's; ours: as saved"))
+
+
+def _add_asking(parser: argparse.ArgumentParser) -> None:
+    """Prompts and frames."""
+    how = parser.add_argument_group("how it is asked")
+    how.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="ours",
+        help="prompts, clip ranges and lengths of: ours (default), official (the authors' scripts), lmms (lmms-eval)",
+    )
+    how.add_argument("--frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)")
+    how.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
+    how.add_argument("--max-frames", type=at_least_one, metavar="N", help="at most so many frames with --fps")
+    how.add_argument(
+        "--select",
+        choices=("question", "mixture", "uniform"),
+        help="let each question choose --frames N among the frames of --fps (default: 1 per second) or --candidates",
+    )
+    how.add_argument(
+        "--candidates", type=at_least_one, metavar="N", help="with --select: among so many frames, spread evenly"
+    )
+    how.add_argument("--system", help="system prompt (default: that of the model's chat template)")
 
 
 def run(args: argparse.Namespace) -> int:

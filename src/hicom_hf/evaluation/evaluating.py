@@ -70,10 +70,7 @@ def evaluate(
         >>> [summary] = evaluate(["shapes"], "hicom-tiny", "results", limit=50)  # doctest: +SKIP
     """
     asking = asking or Asking()
-    chosen = [task if isinstance(task, Task) else task_named(task) for task in tasks]
-    for task in chosen:
-        if protocol not in task.protocols:
-            raise ValueError(f"{task.name} has no protocol {protocol!r}; it has {', '.join(task.protocols)}")
+    chosen = _tasks(tasks, protocol)
     FrameSampling(**{name: value for name, value in asking.sampling.items() if name in FrameSampling.__annotations__})
     progress = progress or no_progress
     folder = Path(output) / "data" if data is None else Path(data)
@@ -81,10 +78,7 @@ def evaluate(
     questions = {name: asked[:limit] for name, asked in published.items()}
     mine = {name: shard(asked, *part) for name, asked in questions.items()}
     for task in chosen:
-        if task.prepare is not None:
-            task.prepare(_data_of(task, folder), mine[task.name], progress)
-        if task.ask is None:
-            _check_videos(task, _data_of(task, folder), questions[task.name], asking.media_access)
+        _prepare(task, _data_of(task, folder), questions[task.name], mine[task.name], asking.media_access, progress)
     session = model if isinstance(model, HiComSession) else load_session(model, protocol, **loading)
     with ExitStack() as stack:
         results = {
@@ -97,6 +91,15 @@ def evaluate(
         }
         _answer(chosen, mine, results, session, asking, progress)
         return [_finish(task, questions[task.name], results[task.name], limit) for task in chosen]
+
+
+def _tasks(tasks: Sequence[str | Task], protocol: Protocol) -> list[Task]:
+    """The tasks, each of which has the protocol."""
+    chosen = [task if isinstance(task, Task) else task_named(task) for task in tasks]
+    for task in chosen:
+        if protocol not in task.protocols:
+            raise ValueError(f"{task.name} has no protocol {protocol!r}; it has {', '.join(task.protocols)}")
+    return chosen
 
 
 def load_session(model: str | Path | None, protocol: Protocol, **loading: Any) -> HiComSession:
@@ -124,6 +127,21 @@ def _data_of(task: Task, data: Path) -> Path:
     """DATA/TASK if it is there, or is to be made; DATA otherwise."""
     own = data / task.name
     return own if own.is_dir() or task.prepare is not None else data
+
+
+def _prepare(
+    task: Task,
+    folder: Path,
+    questions: Sequence[Question],
+    mine: Sequence[Question],
+    access: MediaAccess,
+    progress: Progress,
+) -> None:
+    """Make the videos of a task that makes them, and refuse a folder that has none."""
+    if task.prepare is not None:
+        task.prepare(folder, mine, progress)
+    if task.ask is None:
+        _check_videos(task, folder, questions, access)
 
 
 def _check_videos(task: Task, folder: Path, questions: Sequence[Question], access: MediaAccess) -> None:
