@@ -391,6 +391,7 @@ def test_features_reach_the_compressor_in_autocasts_type(model, singles):
     assert types == [torch.float32] * 2 + [torch.bfloat16] * 2
 
 
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")  # bitsandbytes 0.46 computes in float16, and says so
 @pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
 @torch.no_grad()
 def test_8_bit_loading_leaves_siglip_and_the_compressor_alone(model, batch, tmp_path, library):
