@@ -53,18 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage (default: %(default)s)")
     run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     for action in (run_, export):
-        action.add_argument(
-            "--engine",
-            choices=ENGINES,
-            default=ENGINES[0],
-            help="who decodes: processes of this machine, or a Ray cluster that sees the same folders (default: %(default)s)",
-        )
-        action.add_argument(
-            "--ray-address", metavar="ADDRESS", help="of the cluster, such as auto (default: one on this machine)"
-        )
-        action.add_argument(
-            "--ray-gpus", type=float, default=0.0, metavar="X", help="fraction of a GPU for each task (default: 0)"
-        )
+        _add_engine_arguments(action)
     export.add_argument(
         "--format",
         choices=FORMATS,
@@ -93,6 +82,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.set_defaults(do=_plan)
     run_.set_defaults(do=_run)
     status.set_defaults(do=_status)
+
+
+def _add_engine_arguments(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="who decodes: processes of this machine, or a Ray cluster that sees the same folders (default: %(default)s)",
+    )
+    action.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of the cluster, such as auto (default: one on this machine)"
+    )
+    action.add_argument(
+        "--ray-gpus", type=float, default=0.0, metavar="X", help="fraction of a GPU for each task (default: 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
