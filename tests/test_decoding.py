@@ -127,6 +127,7 @@ def test_a_question_about_one_video_is_one_graph(model, inputs, from_features, f
     torch.testing.assert_close(logits, model(**inputs).logits, atol=2e-5, rtol=0)  # float32
 
 
+@needs_compile
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_question_about_two_videos_is_one_graph_with_counts_as_a_list(model, processor, fresh_compiler):
