@@ -54,10 +54,10 @@ def output_dir(clipped, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "stage", "words"),
     [
-        ("429", "captions", "7 tries failed, the last one with 429: "),
+        pytest.param("429", "captions", "7 tries failed, the last one with 429: ", marks=pytest.mark.slow),
         ("truncated", "captions", "2 answers were of no use, the last one: the answer was cut at max_tokens"),
         ("broken", "pairs", "2 answers were of no use, the last one: "),
-        ("refuse", "pairs", "cannot help with that"),
+        pytest.param("refuse", "pairs", "cannot help with that", marks=pytest.mark.slow),
         ("400", "captions", "the server refuses the request with 400"),
     ],
 )
