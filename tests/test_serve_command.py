@@ -15,7 +15,7 @@ import pytest
 
 from hicom_hf.assets import example_videos
 from hicom_hf.cli.arguments import media_access, media_bounds
-from hicom_hf.cli.main import build_parser
+from hicom_hf.cli.main import build_parser, main
 from hicom_hf.hub import save_hub_folder
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.answering_hicom import end_tokens
@@ -132,6 +132,14 @@ def test_the_dockerfile_starts_the_server():
     args = build_parser().parse_args([*command[1:], "hicom-7b"])
     assert command[0] == "hicom" and (args.host, args.model, args.port) == ("0.0.0.0", "hicom-7b", 8000)
     assert "http://127.0.0.1:8000/ready" in text and "EXPOSE 8000" in text
+
+
+@pytest.mark.parametrize(("variable", "options"), [("", []), ("secret", ["--api-key", ""]), ("", ["--api-key", " "])])
+def test_an_empty_key_is_refused(variable, options, monkeypatch, capsys):
+    """As `--api-key "$KEY"` is without the variable: it must not open the server."""
+    monkeypatch.setenv("HICOM_API_KEY", variable)
+    assert main(["serve", *options]) == 2
+    assert "argument --api-key: is empty" in capsys.readouterr().err
 
 
 def test_media_options_take_lists_and_repetitions(tmp_path):

@@ -269,12 +269,33 @@ def test_no_json_another_model_and_another_path_are_named(client):
         assert response.status_code == status and f"{response.request.url.path} is not served here" in message(
             response
         )
+    assert client.get(PATH).headers["allow"] == "POST"
 
 
 def test_a_large_request_is_refused(session):
     with open_client(session, max_body_bytes=1000) as client:
         response = client.post(PATH, json=body(user("a" * 2000)))
     assert response.status_code == 413 and "more than 1000 bytes" in message(response)
+
+
+def test_a_request_that_does_not_arrive_is_408(session):
+    """Its client sends nothing and stays; the engine is not asked."""
+    engine = Engine(session, limits=Limits(max_seconds=0.05), num_workers=0)
+    app = make_app(engine, ServerOptions("tiny"))
+
+    async def ask():
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": PATH, "headers": [], "query_string": b"", "app": app}
+        await app({**scope, "http_version": "1.1"}, asyncio.Event().wait, send)
+        return sent
+
+    start, content = asyncio.run(ask())
+    engine.close()
+    assert start["status"] == 408 and b"took longer than 0.05 s to arrive" in content["body"]
 
 
 def test_a_key_is_asked_for(session):

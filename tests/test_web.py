@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hicom_hf.processors.answering_hicom import end_tokens
 from hicom_hf.processors.frame_selection_hicom import SelectionRecord
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.serving.engine import Engine
-from hicom_hf.serving.requests import Limits
+from hicom_hf.serving.requests import Limits, Settings
 from hicom_hf.shapes import Scene, render
 from hicom_hf.shapes.writing import write_video
 
@@ -177,7 +178,7 @@ def site():
     """The page on its engine, in this process."""
     networking.url_ok = lambda url: True  # it gives itself 3 seconds, which a loaded machine exceeds
     folders = [FOLDER, tempfile.gettempdir()]
-    limits = Limits(max_new_tokens=10**8, max_seconds=1e9)
+    limits = Limits(max_seconds=1e9)
     session = HiComSession.load(dtype="float32", device="cpu")
     access = MediaAccess.guarded(allowed_local_media_path=folders)
     with Engine(session, access=access, limits=limits, num_workers=0, keep_pictures=True) as engine:
@@ -270,8 +271,8 @@ def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatc
 
         make_endless(engine.session.model, monkeypatch)
         cancelled = engine.statistics.cancelled
-        page.fill("#length input[type=number]", str(10**7))
-        page.keyboard.press("Enter")
+        monkeypatch.setattr(engine, "limits", replace(engine.limits, max_new_tokens=10**8))
+        monkeypatch.setattr("hicom_hf.serving.page.Settings", lambda **_: Settings(max_new_tokens=10**8))
         page.fill("#question textarea", "Describe the picture.")
         page.click("#ask")
         page.wait_for_selector("#chat .bot >> nth=1")

@@ -96,8 +96,10 @@ def run(args: argparse.Namespace) -> int:
     from ..assets import HICOM_TINY
     from ..serving.app import ServerOptions, log_as_json, make_app
 
+    key = os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key
+    if key is not None and not key.strip():  # of a variable that is not set: no server without a key by mistake
+        args.parser.error(f"argument --api-key: is empty; leave it and ${KEY_VARIABLE} out to serve without a key")
     engine = _open(args)
-    key = args.api_key or os.environ.get(KEY_VARIABLE)
     name = args.served_model_name or args.model or HICOM_TINY
     default = min(args.default_max_tokens or 256, args.max_new_tokens)
     options = ServerOptions(name, key, default, args.max_body_mb * 2**20)

@@ -184,11 +184,17 @@ class _Server:
     async def _body(self, request: Request) -> ChatCompletionRequest:
         if self.engine.is_full:  # before a large body is read
             raise _http_error(self.engine.refusal())
-        content, limit = bytearray(), self.options.max_body_bytes
-        async for piece in request.stream():
-            content += piece
-            if len(content) > limit:
-                raise _bad(f"the request has more than {limit} bytes, the limit; name large videos by URL", 413)
+        content, limit, seconds = bytearray(), self.options.max_body_bytes, self.engine.limits.max_seconds
+        try:
+            async with asyncio.timeout(seconds):  # a body that never ends would hold up the end of the server as well
+                async for piece in request.stream():
+                    content += piece
+                    if len(content) > limit:
+                        raise _bad(
+                            f"the request has more than {limit} bytes, the limit; name large videos by URL", 413
+                        )
+        except TimeoutError:
+            raise _bad(f"the request took longer than {seconds:g} s to arrive", 408) from None
         try:
             body = await asyncio.to_thread(ChatCompletionRequest.model_validate_json, content)
         except ValidationError as error:
@@ -302,7 +308,7 @@ def _bad(message: str, status: int = 400) -> HTTPError:
 def _no_such_path(request: Request, error: Any) -> Response:
     known = "GET /v1/models, POST /v1/chat/completions, GET /health, GET /ready and GET /metrics"
     message = f"{request.method} {request.url.path[:200]} is not served here; there are {known}"
-    return HTTPError(error.status_code, message, "invalid_request_error", "unknown_url").response()
+    return HTTPError(error.status_code, message, "invalid_request_error", "unknown_url", error.headers).response()
 
 
 def _event(content: dict[str, Any]) -> str:

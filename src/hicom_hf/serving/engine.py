@@ -10,7 +10,8 @@ A request is fetched and read beside the model, waits, and is answered in a stat
 submit --> fetch, hash --(features in the cache?)--> read in a process --> waiting --> one thread: encode, generate --> future
 ```
 The thread that owns the model takes the request that waits longest, then those about the same videos, then others with the same
-settings. So an arrival waits for one running batch where all have the same settings, and nothing is passed over for ever.
+settings. So an arrival waits for one running batch where all have the same settings and fit into the next one, and nothing is
+passed over for ever.
 """
 
 import logging

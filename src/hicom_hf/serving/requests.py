@@ -44,7 +44,7 @@ class Limits:
     Attributes:
         max_queue: requests that wait or are answered at one time.
         max_batch: answers that are generated together.
-        max_new_tokens: of one answer, and so the length of a batch that an arrival waits for.
+        max_new_tokens: of one answer, and so the length of a batch.
         max_frames: of one video that a question sees.
         max_candidates: of one video among which a question chooses.
         max_videos: of one request, images included.
