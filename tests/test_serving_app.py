@@ -298,6 +298,37 @@ def test_a_request_that_does_not_arrive_is_408(session):
     assert start["status"] == 408 and b"took longer than 0.05 s to arrive" in content["body"]
 
 
+def test_requests_that_are_still_arriving_count_as_waiting(session):
+    """Otherwise many clients that send slowly would fill the memory."""
+    engine = Engine(session, limits=Limits(max_queue=1), num_workers=0)
+    app = make_app(engine, ServerOptions("tiny"))
+    scope = {"type": "http", "method": "POST", "path": PATH, "headers": [], "query_string": b"", "app": app}
+    scope["http_version"] = "1.1"
+
+    async def ask():
+        sent, reading = [], asyncio.Event()
+
+        async def never():
+            reading.set()
+            await asyncio.Event().wait()
+
+        async def ignore(message):
+            pass
+
+        async def send(message):
+            sent.append(message)
+
+        first = asyncio.create_task(app(dict(scope), never, ignore))
+        await reading.wait()
+        await app(dict(scope), asyncio.Event().wait, send)
+        first.cancel()
+        return sent
+
+    start, _ = asyncio.run(ask())
+    engine.close()
+    assert start["status"] == 429
+
+
 def test_a_key_is_asked_for(session):
     with open_client(session, api_key="secret") as client:
         assert client.get("/v1/models").status_code == 401

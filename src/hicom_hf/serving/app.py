@@ -135,6 +135,7 @@ class _Server:
     def __init__(self, app: FastAPI, engine: Engine | Replicas, options: ServerOptions):
         self.app, self.engine, self.options = app, engine, options
         self.started = int(time.time())
+        self._num_arriving = 0  # bodies in memory that the engine does not count yet
 
     async def health(self) -> Response:
         return JSONResponse(
@@ -182,9 +183,11 @@ class _Server:
         return JSONResponse(completion(done.result(), head))
 
     async def _body(self, request: Request) -> ChatCompletionRequest:
-        if self.engine.is_full:  # before a large body is read
+        limits = self.engine.limits
+        if self.engine.num_inside + self._num_arriving >= limits.max_queue:  # before a large body is read
             raise _http_error(self.engine.refusal())
-        content, limit, seconds = bytearray(), self.options.max_body_bytes, self.engine.limits.max_seconds
+        content, limit, seconds = bytearray(), self.options.max_body_bytes, limits.max_seconds
+        self._num_arriving += 1
         try:
             async with asyncio.timeout(seconds):  # a body that never ends would hold up the end of the server as well
                 async for piece in request.stream():
@@ -195,6 +198,8 @@ class _Server:
                         )
         except TimeoutError:
             raise _bad(f"the request took longer than {seconds:g} s to arrive", 408) from None
+        finally:
+            self._num_arriving -= 1
         try:
             body = await asyncio.to_thread(ChatCompletionRequest.model_validate_json, content)
         except ValidationError as error:
