@@ -34,7 +34,8 @@ def test_each_line_has_its_answer_or_the_reason_why_there_is_none(file, tmp_path
     output = tmp_path / "answers.jsonl"
     assert ask(file, output, "--max-new-tokens", "8") == 0
     assert (
-        "4 of 4 questions have an answer" in (said := capsys.readouterr().err) and "missing.mp4 was not read" in said
+        "4 of 4 questions have an answer, or the reason why there is none" in (said := capsys.readouterr().err)
+        and "missing.mp4 was not read" in said
     )
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["id"] for row in rows] == ["1", "no video", "3", "4"]

@@ -318,6 +318,7 @@ def test_the_list_shows_sources_and_the_papers_numbers(capsys):
     for name in TASKS:
         assert f"{name}\t" in shown
     assert "58.1 at 32 frames, 58.9 at 64 frames, 60.3 at 128 frames (table 2)" in shown
+    assert "64.0 at 128 frames" in shown and "3.20 at 64 frames" in shown  # as the paper prints them
 
 
 # The paper's tables -----------------------------------------------------------------------------------------------------

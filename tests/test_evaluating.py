@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,26 @@ def test_another_model_is_noticed_by_its_weights(path, tmp_path):
         session.model.lm_head.weight[0, 0] += 1
     with pytest.raises(ValueError, match="weights"):
         evaluate([task], session, tmp_path)
+
+
+def test_the_models_own_sampling_and_configuration_are_settings(session, path, tmp_path):
+    task = replace(task_of([question_about(path, 0)]), paper={8: 50.0})
+    [summary] = evaluate([task], session, tmp_path)
+    assert summary["settings"]["model_sampling"] == {"num_frames": 8} and summary["paper"] == 50
+    template = session.processor.chat_template
+    session.processor.chat_template = template + " "
+    try:
+        with pytest.raises(ValueError, match=r"other settings \(configuration "):
+            evaluate([task], session, tmp_path)
+    finally:
+        session.processor.chat_template = template
+
+
+def test_seconds_of_a_video_count_once_however_many_questions_it_has(session, path, tmp_path):
+    task = task_of([question_about(path, number) for number in range(3)] + [question_about(example_videos()[1], 3)])
+    [summary] = evaluate([task], session, tmp_path)
+    seconds = {line["video"]: line["seconds"]["encode"] for line in read_answers(tmp_path / "own").values()}
+    assert summary["per_question"]["encode_seconds"] == pytest.approx(sum(seconds.values()) / 2)
 
 
 def test_a_folder_without_any_of_the_videos_is_refused(session, tmp_path):

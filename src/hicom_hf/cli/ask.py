@@ -215,7 +215,9 @@ def _run_file(args: argparse.Namespace) -> int:
     )
     for video, reason in summary["failed_videos"].items():
         _say(f"{video} was not read: {reason}")
-    _say(f"{summary['num_answered']} of {summary['num_questions']} questions have an answer")
+    _say(
+        f"{summary['num_answered']} of {summary['num_questions']} questions have an answer, or the reason why there is none"
+    )
     if args.json:
         print(json.dumps(summary, indent=2))
     return 0

@@ -234,10 +234,11 @@ def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> None
 
 
 def _list() -> int:
+    from ..evaluation.scoring import paper_text
     from ..evaluation.tasks import TASKS
 
     for task in TASKS.values():
-        paper = ", ".join(f"{percent:g} at {frames} frames" for frames, percent in task.paper.items())
+        paper = ", ".join(f"{paper_text(number)} at {frames} frames" for frames, number in task.paper.items())
         print(f"{task.name}\t{task.title}\n\tdata: {task.data}\n\tprotocols: {', '.join(task.protocols)}")
         if paper or task.paper_note:
             print(f"\tpaper, HICom-7B: {paper}{f' ({task.paper_note})' if paper else task.paper_note}")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..assets import model_source
-from ..hub.files import write_text
+from ..hub.files import settings_fingerprint, write_text
 from ..hub.progress import Progress, no_progress
 from ..inference.session import HiComSession
 from ..processors.frame_sampling_hicom import FrameSampling
@@ -26,6 +26,7 @@ from .tasks.task import Mark, Protocol
 
 RESULTS_VERSION = 1  # raised when the same settings give other answers or other lines
 PROTOCOL_DTYPES: dict[Protocol, str] = {"official": "bfloat16", "lmms": "bfloat16", "ours": "auto"}
+NOT_OF_ANSWERS = ("_name_or_path", "dtype", "transformers_version")  # of a configuration; dtype is a setting by itself
 SAMPLED_VALUES = 64  # of each weight, for its fingerprint
 
 
@@ -175,13 +176,30 @@ def _settings(
         "protocol": protocol,
         "model": session.model.config.name_or_path,
         "weights": weights_fingerprint(session.model),
+        "configuration": configuration_fingerprint(session),
         "dtype": str(session.model.dtype).removeprefix("torch."),
         "sampling": dict(asking.sampling),
+        "model_sampling": _model_sampling(session),
         **({} if asking.selection is None else {"selection": asdict(asking.selection)}),
         "system": asking.system,
         "max_new_tokens": task.max_new_tokens[protocol],
         "questions": questions_fingerprint(published),
     }
+
+
+def configuration_fingerprint(session: HiComSession) -> str:
+    """A digest of what the model's folder says besides weights: its configuration, its video processor, its chat template."""
+    config = {name: value for name, value in session.model.config.to_dict().items() if name not in NOT_OF_ANSWERS}
+    own = session.processor
+    plain = {"config": config, "video": own.video_processor.to_dict(), "chat": own.chat_template}
+    return settings_fingerprint(json.loads(json.dumps(plain, default=str)))
+
+
+def _model_sampling(session: HiComSession) -> dict[str, Any]:
+    """Which frames the model takes where nothing is asked for."""
+    own = session.processor.video_processor
+    values = {name: getattr(own, name, None) for name in ("num_frames", "fps", "max_frames")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

@@ -9,6 +9,7 @@ from ..inference.session import HiComSession
 from .evaluating import evaluate, read_questions
 from .judging import read_judged
 from .runner import Asking
+from .scoring import paper_text
 from .tasks import TASKS, Task
 from .tasks.task import Protocol
 
@@ -77,7 +78,7 @@ def as_markdown(summaries: Sequence[Mapping[str, Any]]) -> str:
         for count in counts:
             summary = found[name, count]
             cells.append(_cell(summary))
-            cells.append("" if summary["paper"] is None else f"{summary['paper']:g}")
+            cells.append(paper_text(summary["paper"]))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

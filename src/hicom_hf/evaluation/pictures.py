@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from ..hub.files import atomic_file
+from .scoring import paper_text
 
 FONT_SIZE = 14  # pixels
 BAR, ROW, MARGIN = 420, 22, 16  # pixels: width of 100 %, height of a line, border
@@ -96,7 +97,7 @@ def _title(summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
     model = Path(str(settings["model"])).name
     answered = f"{summary['num_answered']} of {summary['num_questions']} questions"
-    paper = "" if summary["paper"] is None else f"; orange: the paper's {summary['paper']:g}"
+    paper = "" if summary["paper"] is None else f"; orange: the paper's {paper_text(summary['paper'])}"
     return (
         f"{summary['task']}, {model}, protocol {settings['protocol']}: {answered}; % right with 95 % intervals{paper}"
     )

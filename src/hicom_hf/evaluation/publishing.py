@@ -17,6 +17,7 @@ from typing import Any
 from ..hub.files import write_text
 from .judging import read_judged
 from .results import ANSWERS_FILE, SETTINGS_FILE, SUMMARY_FILE
+from .scoring import paper_text
 from .tasks import TASKS
 
 RESULTS_FOLDER, CARD_FILE = ".eval_results", "README.md"
@@ -175,9 +176,8 @@ def _as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     heads = ("task", "frames", "protocol", "measured", "value", "95 % interval", "questions", "paper's HICom-7B")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in sorted(rows, key=lambda row: row["name"]):
-        paper = "" if row["paper"] is None else f"{row['paper']:g}"
         cells = [row["task"], row["frames"], row["protocol"], row["metric"], f"{row['value']:.2f}"]
-        cells += [f"{row['low']:.2f} to {row['high']:.2f}", f"{row['questions']:,}", paper]
+        cells += [f"{row['low']:.2f} to {row['high']:.2f}", f"{row['questions']:,}", paper_text(row["paper"])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95  # of the interval
+HIGHEST_POINTS = 5  # of a judge
 SEED = 0  # of the resamples: the same answers have the same interval
 
 
@@ -63,6 +64,11 @@ def score_answers(
     drawn = _means(draws @ sums, draws @ counts)  # (R)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(mean, float(low), float(high), len(values), num_videos)
+
+
+def paper_text(paper: float | None) -> str:
+    """A number as the paper prints it: percent with one decimal, a judge's points (0 to 5) with two."""
+    return "" if paper is None else f"{paper:.{1 if paper > HIGHEST_POINTS else 2}f}"
 
 
 def _numbers(names: Sequence[str]) -> tuple[list[int], int]:

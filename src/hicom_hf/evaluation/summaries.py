@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from .questions import Question
-from .scoring import Score, score_answers
+from .scoring import Score, paper_text, score_answers
 from .tasks.task import Protocol, Task
 
 PERCENT = 100
@@ -48,7 +48,7 @@ def summarize(
         if failures
         else None,
         "protocol_score": _protocol_score(task, settings["protocol"], headline),
-        "paper": None if "selection" in settings else task.paper.get(settings["sampling"].get("num_frames")),
+        "paper": None if "selection" in settings else task.paper.get(_num_frames(settings)),
         "categories": {
             category: {
                 value: _score(
@@ -61,6 +61,11 @@ def summarize(
         "per_question": _costs(read),
         "report": None if task.report is None or not answered else task.report(questions, lines),
     }
+
+
+def _num_frames(settings: Mapping[str, Any]) -> Any:
+    """Frames that were asked for, or those that the model takes by itself."""
+    return (settings["sampling"] or settings.get("model_sampling", {})).get("num_frames")
 
 
 def _score(task: Task, pairs: Sequence[tuple[Question, Mapping]], macro: bool = True) -> dict[str, float] | None:
@@ -87,17 +92,16 @@ def _protocol_score(task: Task, protocol: Protocol, marked: Sequence[tuple[Quest
 
 
 def _costs(read: Sequence[tuple[Question, Mapping]]) -> dict[str, float]:
-    """Means of tokens per question, and seconds per video (read, encode) and batch (answer)."""
+    """Means of tokens per question, and of seconds per video (read, encode) and batch (answer, the mean over questions)."""
     if not read:
         return {}
     found = {
         name: fmean(line[name] for _, line in read)
         for name in ("num_visual_tokens", "num_prompt_tokens", "num_new_tokens")
     }
-    seconds = {
-        f"{name}_seconds": fmean(line["seconds"][name] for _, line in read) for name in ("read", "encode", "answer")
-    }
-    return found | seconds
+    videos = {(line["video"], tuple(line["times"])): line["seconds"] for _, line in read}
+    per_video = {f"{name}_seconds": fmean(one[name] for one in videos.values()) for name in ("read", "encode")}
+    return found | per_video | {"answer_seconds": fmean(line["seconds"]["answer"] for _, line in read)}
 
 
 def as_table(summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -112,7 +116,7 @@ def as_table(summaries: Sequence[Mapping[str, Any]]) -> str:
                 "-" if score is None else f"{score['mean']:.1f}",
                 "-" if score is None else f"{score['low']:.1f} to {score['high']:.1f}",
                 "-" if by_protocol is None else f"{by_protocol['mean']:.1f}",
-                "-" if summary["paper"] is None else f"{summary['paper']:g}",
+                paper_text(summary["paper"]) or "-",
                 str(summary["unparsed"]),
                 str(len(summary["failed_videos"])),
             )
