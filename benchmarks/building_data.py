@@ -40,6 +40,9 @@ class NoEmbedder:
     def embed_frames(self, frames):
         return np.zeros((len(frames), 2), np.float32)
 
+    def match(self, frames, texts):
+        return np.zeros((len(frames), len(texts)), np.float32)
+
 
 def decode_and_scale(path: Path) -> None:
     with open(path, "rb") as file:

@@ -1,10 +1,12 @@
 """What the pages on training say: the tutorial runs, and every promise names a test that is there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from test_assembly import qwen, siglip  # noqa: F401  (fixtures)
 
 from hicom_hf.cli.main import main
 
@@ -60,6 +62,35 @@ def test_the_whole_tutorial_teaches_multiple_choice(tmp_path, monkeypatch, capsy
     ]
     before, after = (sum(values) / len(values) for values in scores)
     assert before < 0.2 and after > 0.45  # measured: 0.145 and 0.52
+
+
+@pytest.mark.slow
+def test_the_commands_for_own_videos_run_with_small_random_towers(siglip, qwen, tmp_path, monkeypatch, capsys):  # noqa: F811
+    page = (DOCS / "training_tutorial.md").read_text().split("\n## ")[2]
+    for long, short in {
+        "google/siglip-base-patch16-224": str(siglip),
+        "Qwen/Qwen2.5-0.5B-Instruct": str(qwen),
+        "batch_size=64": "batch_size=4 --set data.num_workers=0",
+        "epochs=3": "epochs=1",
+        "eval.share=0.05": "eval.share=0.5 --set eval.max_new_tokens=4",
+    }.items():
+        assert long in page, long
+        page = page.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    assert main(["shapes", "make", "shapes", "--videos", "6"]) == 0
+    Path("shapes/videos").rename("videos")
+    Path("videos/000000.mp4").rename("videos/one.mp4")
+    convert, *others = re.findall(r"^hicom (.*)$", page, flags=re.MULTILINE)
+    assert main(shlex.split(convert)) == 0
+    records = json.loads(Path("train.json").read_text())
+    for record in records:
+        record["conversations"][1]["value"] = "A red square."
+    for name in ("train.json", "captions.json"):
+        Path(name).write_text(json.dumps(records))
+    for line in others:
+        code = main(shlex.split(line))
+        assert code == 0, (line, capsys.readouterr().err)
+    assert len(others) == 6 and Path("runs/tuning/model/config.json").is_file()
 
 
 def test_every_promise_of_the_page_names_a_test_that_is_there():
