@@ -186,6 +186,15 @@ def test_prompts_are_those_of_the_harnesses_to_the_character(form):
     assert PROMPTS[form] == STORED[form]["prompt"]
 
 
+def test_the_scripts_prompts_of_egoschema_and_mlvu_are_kept_to_the_character():
+    suffix = "Answer with the option's letter from the given choices directly and only give the best option."
+    assert egoschema.prompt("Why?", ["a", "b", "c", "d", "e"], "official") == (
+        "Select the best answer to the following multiple-choice question based on the video.\nWhy?\nOptions:\n"
+        f"(A) a\n(B) b\n(C) c\n(D) d\n(E) e\n{suffix} The best answer is: "
+    )
+    assert mlvu.prompt("Why?", ["a", "b"], "official") == f"Question: Why?\nOptions: \n(A) a\n(B) b\n\n{suffix}"
+
+
 def test_the_prompt_with_subtitles_is_that_of_lmms_eval(tmp_path):
     (tmp_path / "a.srt").write_text(SUBTITLES)
     rule = SubtitleRule(str(tmp_path / "a.srt"), "This video's subtitles are listed below: \n", moments=32)
