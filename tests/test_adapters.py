@@ -18,8 +18,9 @@ from hicom_hf.cli.main import main
 from hicom_hf.hub.loading import quantization_config
 from hicom_hf.training.adapters import COMPRESSOR, add_adapters, merge_adapter
 from hicom_hf.training.recipe import LearningRates, LoraRecipe
-from hicom_hf.training.run import build_trainer, run_recipe, save_finished, training_arguments
+from hicom_hf.training.run import build_trainer, run_recipe, save_finished
 from hicom_hf.training.stages import set_trainable
+from hicom_hf.training.trainer_arguments import training_arguments
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 RATES = {"compressor": 1e-2, "injection": 1e-2, "language_model": 1e-2}

@@ -44,18 +44,11 @@ from hicom_hf.training import checkpoints
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.console import Meter, report_line, throughput
 from hicom_hf.training.recipe import LearningRates, recipe_from_dict
-from hicom_hf.training.run import (
-    build_dataset,
-    build_trainer,
-    check_packages,
-    check_run,
-    run_recipe,
-    sharding_arguments,
-    training_arguments,
-)
+from hicom_hf.training.run import build_dataset, build_trainer, check_packages, check_run, run_recipe
 from hicom_hf.training.stages import part_of, unused_parameters
 from hicom_hf.training.text_only_batches import add_unseen_image
 from hicom_hf.training.trainer import HiComTrainer
+from hicom_hf.training.trainer_arguments import sharding_arguments, training_arguments
 
 STAGES = ("alignment", "conditional_pretraining", "instruction_tuning")
 TOWERS = {"vision_head": 2e-6, "instruction_encoder": 2e-6}
@@ -841,8 +834,8 @@ def test_sharding_takes_a_config_of_the_package_and_wraps_the_layers_of_the_llm_
 def test_a_launcher_with_fsdp_is_told_the_layers_of_the_llm_of_the_recipe(start, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.delenv("FSDP_TRANSFORMER_CLS_TO_WRAP", raising=False)
-    monkeypatch.setattr("hicom_hf.training.run.TrainingArguments", lambda **arguments: arguments)
-    monkeypatch.setattr("hicom_hf.training.run.check_trainer_section", lambda *arguments: None)
+    monkeypatch.setattr("hicom_hf.training.trainer_arguments.TrainingArguments", lambda **arguments: arguments)
+    monkeypatch.setattr("hicom_hf.training.trainer_arguments.check_trainer_section", lambda *arguments: None)
     training_arguments(recipe_from_dict(recipe_values("alignment", *start, tmp_path)))
     assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Qwen2DecoderLayer"
     launcher = (Path(checkpoints.__file__).parent / "configs" / "accelerate_fsdp2.yaml").read_text()

@@ -82,7 +82,8 @@ def run_stop(recipe: str, report: str) -> None:
     from transformers import TrainerCallback
 
     from hicom_hf.training.recipe import read_recipe
-    from hicom_hf.training.run import build_trainer, training_arguments
+    from hicom_hf.training.run import build_trainer
+    from hicom_hf.training.trainer_arguments import training_arguments
 
     class Tell(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):

@@ -179,7 +179,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     from ..dataset_building.demo import run_demo
     from ..dataset_building.export import RECORDS_FILE
-    from ..dataset_building.report import REPORT_FILE
+    from ..dataset_building.stages import REPORT_FILE
 
     build, truth, num_problems = run_demo(args.folder, args.films, _progress_bar)
     truth = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(truth).items()}

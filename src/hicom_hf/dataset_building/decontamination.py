@@ -1,4 +1,4 @@
-"""Videos and clips that benchmarks ask about, which must not be trained on: by name, and by how they look.
+"""Videos and clips that benchmarks ask about, which must not be trained on: by name, and by their appearance.
 
 The paper does not say whether it did so; EgoSchema is cut from Ego4D, and VideoMME is from YouTube as Panda-70M is.
 """

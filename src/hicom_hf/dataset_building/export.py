@@ -15,7 +15,7 @@ from .cutting import CLIP_SUFFIX, cut_clip, cut_stage
 from .decontamination import NOT_DECONTAMINATED
 from .filtering import Pair, reason_to_drop, without_repetitions
 from .sharding import SHARDS_FOLDER, Sample, write_shards
-from .stages import Stage
+from .stages import REPORT_FILE, Stage
 
 RECORDS_FILE, PROVENANCE_FILE, CARD_FILE = "train.jsonl", "train.provenance.parquet", "data_card.md"
 REPETITION = "the same instruction twice"
@@ -205,8 +205,6 @@ def delete_video(build: Build, video_id: str) -> int:
     Raises:
         ValueError: the build has no such video.
     """
-    from .report import REPORT_FILE
-
     count = build.delete_video(video_id)
     (build.output_dir / REPORT_FILE).unlink(missing_ok=True)  # it may show the video's frames
     how = build.output_dir / EXPORT_FILE

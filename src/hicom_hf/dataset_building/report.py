@@ -21,9 +21,8 @@ from .keyframes import similarity_quantiles
 from .probe import SourceVideo
 from .settings import DEFAULT_THRESHOLDS
 from .shots import recall_and_precision
-from .stages import LOG_FILE
+from .stages import LOG_FILE, REPORT_FILE
 
-REPORT_FILE = "report.html"
 PAPER_MEAN = 25.67  # seconds; figure 4 of the paper
 LENGTH_EDGES = (0, 5, 10, 20, 30, 45, 60, 90, 120)  # seconds
 THUMBNAIL = 96  # pixels

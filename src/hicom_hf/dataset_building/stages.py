@@ -21,6 +21,7 @@ from ..hub.files import append_json_line, atomic_file, settings_fingerprint, wri
 
 RESULT, ARRAYS, FAILED = ".json", ".npz", ".failed.json"
 LOG_FILE = "log.jsonl"
+REPORT_FILE = "report.html"  # written by `report.py`
 
 
 class Stage:

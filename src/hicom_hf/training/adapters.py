@@ -9,6 +9,7 @@ from torch import nn
 
 from ..hub.files import atomic_folder
 from ..hub.places import base_of
+from ..hub.saving import save_hub_folder
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.processing_hicom import HiComProcessor
@@ -108,6 +109,5 @@ def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None
     mark_trained(model.config, ("compressor", "language_model"))
     processor = HiComProcessor.from_pretrained(adapter)
     with atomic_folder(destination) as folder:
-        model.to(stored).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        save_hub_folder(model.to(stored), processor, folder)
     return destination

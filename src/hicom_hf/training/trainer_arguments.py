@@ -1,0 +1,154 @@
+"""A recipe in the words of transformers: its `TrainingArguments`, with the settings of FSDP2 and DeepSpeed."""
+
+import logging
+import os
+from dataclasses import asdict, fields
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from transformers import MODEL_MAPPING, TrainingArguments
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+from ..modeling.configuration_hicom import HiComConfig
+from .recipe import CONFIGS_DIR, EvalRecipe, Recipe
+from .typed_yaml import load_yaml
+
+logger = logging.getLogger(__name__)
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """A recipe in the words of transformers.
+
+    Raises:
+        ValueError: the batch does not divide over the processes, or `trainer` holds what transformers does not know or the
+            recipe has keys of its own for.
+        ImportError: `trainer.report_to` names what is not installed.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    at_a_time = recipe.batch_size_per_device * processes
+    if recipe.batch_size % at_a_time:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} is not a multiple of batch_size_per_device {recipe.batch_size_per_device} times "
+            f"{processes} processes"
+        )
+    workers = recipe.data.num_workers
+    on_cpu = recipe.cpu or not torch.accelerator.is_available()
+    if on_cpu and not recipe.cpu:
+        logger.warning("There is no GPU: training on the CPU.")
+    arguments = dict(
+        output_dir=recipe.output_dir,
+        per_device_train_batch_size=recipe.batch_size_per_device,
+        gradient_accumulation_steps=recipe.batch_size // at_a_time,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        bf16=recipe.precision == "bf16",
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        full_determinism=recipe.deterministic,
+        use_cpu=on_cpu,
+        logging_steps=recipe.logging.every,
+        save_steps=recipe.checkpoints.every,
+        save_total_limit=recipe.checkpoints.keep,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,  # the collator handles the columns of raw samples
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,  # every trained parameter is used in every step, see HiComTrainer
+        ddp_backend="gloo" if processes > 1 and on_cpu else None,
+        **optimizer_arguments(recipe),
+        **evaluation_arguments(recipe),
+        **sharding_arguments(recipe),
+    )
+    check_trainer_section(recipe, arguments)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # `accelerate launch` with FSDP: its file names no layers
+        os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", ",".join(llm_layers(recipe)))
+    return TrainingArguments(**arguments, **recipe.trainer)
+
+
+def check_trainer_section(recipe: Recipe, arguments: dict) -> None:
+    """Refuse what `trainer` cannot pass on; errors as of `training_arguments`.
+
+    Args:
+        recipe: of the run.
+        arguments: what the other keys of the recipe decide.
+    """
+    known = {field.name for field in fields(TrainingArguments) if field.init}
+    for key in recipe.trainer:
+        if key in arguments:
+            raise ValueError(f"trainer.{key} must not be given: other keys of the recipe decide it")
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
+            hint = f"; did you mean trainer.{close[0]}?" if close else ""
+            raise ValueError(f"unknown key trainer.{key}: transformers has no such training argument{hint}")
+    services = recipe.trainer.get("report_to") or []
+    missing = {services} if isinstance(services, str) else set(services)
+    missing -= {"all", "none", *get_available_reporting_integrations()}
+    if missing:
+        raise ImportError(
+            f"trainer.report_to: {', '.join(sorted(missing))} is not installed, or not known to transformers"
+        )
+
+
+def optimizer_arguments(recipe: Recipe) -> dict:
+    """AdamW, its schedule and clipping; the rates themselves are those of the parts."""
+    optimizer = recipe.optimizer
+    return {
+        "learning_rate": max(rate for rate in asdict(recipe.learning_rates).values() if rate is not None),
+        "lr_scheduler_type": optimizer.schedule,
+        "warmup_steps": optimizer.warmup,
+        "weight_decay": optimizer.weight_decay,
+        "adam_beta1": optimizer.beta1,
+        "adam_beta2": optimizer.beta2,
+        "adam_epsilon": optimizer.epsilon,
+        "max_grad_norm": optimizer.max_grad_norm,
+    }
+
+
+def evaluation_arguments(recipe: Recipe) -> dict:
+    """When to evaluate, and what is the best."""
+    section = recipe.eval
+    if section is None:
+        return {}
+    metric, greater_is_better = best_metric(section)
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": greater_is_better,
+    }
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": section.every,
+        "per_device_eval_batch_size": recipe.batch_size_per_device,
+        "prediction_loss_only": True,
+        **(best if section.keep_best else {}),
+    }
+
+
+def best_metric(section: EvalRecipe) -> tuple[str, bool]:
+    """Name of the metric that says which checkpoint is the best, and whether greater is better."""
+    return f"eval_{section.best_by}", section.best_by == "score"
+
+
+def sharding_arguments(recipe: Recipe) -> dict:
+    """FSDP2 or DeepSpeed, from the configs in the package.
+
+    FSDP2 shards the LLM's layers one by one and everything else together: SigLIP and the compressor are called as often as
+    a process' videos need, so gathering them per call would not be in step with the other processes.
+    """
+    if recipe.sharding is None:
+        return {}
+    if recipe.sharding == "zero2":
+        return {"deepspeed": str(CONFIGS_DIR / "zero2.json")}
+    config = load_yaml((CONFIGS_DIR / "fsdp2.json").read_text(encoding="utf-8"), "fsdp2.json")
+    config["cpu_offload"] = recipe.sharding == "fsdp2_offload"
+    return {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": llm_layers(recipe)}}
+
+
+def llm_layers(recipe: Recipe) -> list[str]:
+    """Classes of the layers of a recipe's LLM, which are sharded one by one."""
+    language_model: Any = MODEL_MAPPING[type(HiComConfig.from_pretrained(recipe.source).text_config)]
+    return sorted(language_model._no_split_modules)
