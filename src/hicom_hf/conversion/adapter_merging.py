@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..hub.places import ADAPTER_CONFIG
 from ..hub.reading import read_json_object
-from .checkpoint_reading import ADAPTER_CONFIG, StoredTensor, TensorReader
+from .checkpoint_reading import StoredTensor, TensorReader
 
 BASE_PREFIX = r"(?:base_model\.model\.)?"
 PART = re.compile(

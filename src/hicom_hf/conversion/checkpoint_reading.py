@@ -15,7 +15,6 @@ from ..hub.reading import message_of, shard_names
 FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # with or without shards; the first that is there counts
 PROJECTOR_FILE = "mm_projector.bin"
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
 # Names of floating-point types in safetensors.

@@ -14,6 +14,7 @@ from ..hub.loading import is_finite, quiet_transformers
 from ..hub.new_folder import check_destination, new_folder
 from ..hub.reading import ReadingValues
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.saving_hicom import MAX_SHARD_SIZE
 from .converted_parts import (
     build_config,
     build_generation_config,
@@ -30,7 +31,6 @@ DTYPES = {
     **{name: torch.float16 for name in ("fp16", "float16")},
     **{name: torch.float32 for name in ("fp32", "float32")},
 }
-MAX_SHARD_SIZE = "5GB"
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 CAP_NOTE = "The release keeps the first 32 sampled frames only, a defect; here all sampled frames are used."
 

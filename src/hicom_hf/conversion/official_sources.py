@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from ..hub.places import ADAPTER_CONFIG
 from ..hub.reading import read_json_object
 from .adapter_merging import AdapterMerger, strip_base
 from .checkpoint_reading import (
-    ADAPTER_CONFIG,
     ADAPTER_FILES,
     NON_LORA_FILE,
     PROJECTOR_FILE,

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from .recipe import HUB_DATASETS, HUB_PREFIX, TAR_SUFFIXES, EvalRecipe, Recipe, is_stream
+from ..data.datasets import TAR_SUFFIXES
+from .recipe import HUB_DATASETS, HUB_PREFIX, EvalRecipe, Recipe, is_stream
 
 # What each stage trains. Source: paper, figure 3 and table A1; the last two of instruction tuning: release script.
 MUST_TRAIN: dict[str, tuple[str, ...]] = {

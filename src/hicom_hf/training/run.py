@@ -15,7 +15,7 @@ from transformers.integrations.deepspeed import is_deepspeed_available
 from transformers.utils.import_utils import is_bitsandbytes_available, is_liger_kernel_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
-from ..data.datasets import HiComDataset, RecordSource
+from ..data.datasets import TAR_SUFFIXES, HiComDataset, RecordSource
 from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
 from ..data.holding_out import Side
@@ -31,7 +31,7 @@ from .curves import draw_curves
 from .held_out import HeldOutEvaluation, scorer_named
 from .memory import MemoryEstimate, estimate_memory
 from .packing import check_packing
-from .recipe import HUB_DATASETS, TAR_SUFFIXES, Recipe, recipe_text
+from .recipe import HUB_DATASETS, Recipe, recipe_text
 from .recipe_files import check_files
 from .same_run import RECIPE_FILE, claim_run
 from .stages import base_model, cast_for_training, load_stage, mark_trained, set_trainable

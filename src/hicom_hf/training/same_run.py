@@ -6,11 +6,12 @@ Recipe and fingerprints of the data lie in `output_dir` beside the checkpoints, 
 import json
 from pathlib import Path
 
+from ..data.datasets import MIXTURE_SUFFIXES, TAR_SUFFIXES
 from ..data.mixtures import mixture_sources
 from ..data.streaming import expand_shards
 from ..hub.files import file_fingerprint, write_text
 from .checkpoints import last_checkpoint
-from .recipe import MIXTURE_SUFFIXES, TAR_SUFFIXES, Recipe, recipe_from_dict, recipe_text
+from .recipe import Recipe, recipe_from_dict, recipe_text
 from .typed_yaml import load_yaml
 
 RECIPE_FILE = "recipe.yaml"
