@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_no_video_is_on_both_sides_and_more_records_move_none():
     assert 0.15 < len(videos[1]) / 200 < 0.35
     assert list(records_of_side(records[:100], 0.25, 3, "held out")) == [r for r in held_out if r in records[:100]]
     assert list(records_of_side(records, 0.25, 4, "held out")) != held_out
+
+
+def test_data_that_were_moved_have_the_same_sides():
+    def numbers(root):
+        records = [record(number, f"{number}.mp4") for number in range(100)]
+        moved = [replace(one, media_root=root) for one in records]
+        return [one.source for one in records_of_side(moved, 0.25, 3, "held out")]
+
+    assert numbers("/data/first") == numbers("/data/second") == numbers(None) != []
 
 
 def test_a_record_with_videos_of_both_sides_is_left_out_and_counted(caplog):

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
 from .conversations import Medium, Record, SampleError, training_items
@@ -15,9 +17,9 @@ Side = Literal["training", "held out"]
 def records_of_side(records: Iterable[Record], share: float, seed: int, side: Side) -> Iterator[Record]:
     """The records of one side, in their order.
 
-    A video or image is held out by a digest of its path, so all clips of one file are on one side, and adding records moves none
-    to the other. A record with media of both sides belongs to neither and is counted in the log. Records without media are
-    trained on.
+    A video or image is held out by a digest of its path below `media_root`, so all clips of one file are on one side, adding
+    records moves none to the other, and neither does moving the data. A record with media of both sides belongs to neither and
+    is counted in the log. Records without media are trained on.
 
     Args:
         records: of all data.
@@ -41,12 +43,15 @@ def _sides(record: Record, share: float, seed: int) -> set[Side]:
         media = training_items(record, per_turn=False)[0].media
     except SampleError:  # the data set reports it
         return set()
-    return {"held out" if _position(medium, seed) < share else "training" for medium in media}
+    return {"held out" if _position(medium, record.media_root, seed) < share else "training" for medium in media}
 
 
-def _position(medium: Medium, seed: int) -> float:
-    """A number in [0, 1) that depends on the file alone: parts of one video share scenes, so they stay together."""
+def _position(medium: Medium, root: str | None, seed: int) -> float:
+    """A number in [0, 1) that depends on the file's name below its root alone: parts of one video share scenes, so they stay
+    together, and a data set that was moved has the same sides."""
     source = medium.source
+    if root is not None and isinstance(source, (str, os.PathLike)) and Path(source).is_relative_to(root):
+        source = Path(source).relative_to(root).as_posix()
     content = source if isinstance(source, bytes) else repr(source).encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(f"{seed}:".encode() + content).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
