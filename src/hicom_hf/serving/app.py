@@ -183,10 +183,9 @@ class _Server:
         return JSONResponse(completion(done.result(), head))
 
     async def _body(self, request: Request) -> ChatCompletionRequest:
-        limits = self.engine.limits
-        if self.engine.num_inside + self._num_arriving >= limits.max_queue:  # before a large body is read
+        if not self.engine.has_room(self._num_arriving):  # before a large body is read
             raise _http_error(self.engine.refusal())
-        content, limit, seconds = bytearray(), self.options.max_body_bytes, limits.max_seconds
+        content, limit, seconds = bytearray(), self.options.max_body_bytes, self.engine.limits.max_seconds
         self._num_arriving += 1
         try:
             async with asyncio.timeout(seconds):  # a body that never ends would hold up the end of the server as well

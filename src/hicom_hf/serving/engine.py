@@ -17,7 +17,7 @@ passed over for ever.
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -36,20 +36,18 @@ from ..processors.answering_hicom import (
     EncodedVideo,
     ReadVideo,
     answer_chats,
-    check_question,
     encode_video,
 )
 from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import MediaBounds
 from ..processors.video_sources_hicom import VideoReadError
+from .admission import Admission
 from .candidates import Candidates, CandidateStore, choose_for_chat, read_candidates
 from .media import Media
 from .requests import (
-    EngineBusy,
     EngineClosed,
     Limits,
-    Request,
     RequestCancelled,
     RequestTooSlow,
     Result,
@@ -58,14 +56,13 @@ from .requests import (
     VideoSlot,
     VideoSource,
 )
-from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CANDIDATE_BYTES = 16 * 2**30  # on disk; an hour of film at one frame per second is 12 GB at 7B in bf16
 
 
-class Engine:
+class Engine(Admission):
     """Answers requests of many threads with the model of a session.
 
     Args:
@@ -95,9 +92,8 @@ class Engine:
         candidate_bytes: int = DEFAULT_CANDIDATE_BYTES,
         keep_pictures: bool = False,
     ):
+        super().__init__(limits or Limits())
         self.session = session
-        self.limits = limits or Limits()
-        self.statistics = Statistics()
         self.candidates = CandidateStore(candidate_bytes)
         self.keep_pictures = keep_pictures
         self.media = Media(
@@ -107,64 +103,14 @@ class Engine:
             self.limits.max_read_seconds,
             bounds or MediaBounds(),
         )
-        self._changed = threading.Condition()
         self._waiting: list[Ticket] = []
-        self._num_inside = 0  # tickets whose future is not done
         self._seconds_per_answer = 1.0
-        self._closed = self._ended = False
+        self._ended = False
         self._reading: dict[str, Future[Any]] = {}
-        self._threads = ThreadPoolExecutor(self.limits.max_queue, "hicom-fetch")
         self._thread = threading.Thread(target=self._run, name="hicom-model", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> "Engine":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     # From any thread ---------------------------------------------------------------------------------------------------
-
-    def submit(self, request: Request, on_text: Callable[[int, str], None] | None = None) -> Ticket:
-        """Take a request.
-
-        Args:
-            request: a chat that ends in a question.
-            on_text: called in the engine's thread with the number of an answer and each piece of it; must not wait.
-
-        Raises:
-            EngineBusy: `max_queue` requests are waiting or being answered.
-            EngineClosed: the engine is shutting down.
-            ValueError: the request is beyond the limits.
-        """
-        request.check(self.limits)
-        ticket = Ticket(request, on_text, self._leave)
-        check_question(ticket.question)
-        with self._changed:
-            if self._closed:
-                raise EngineClosed("the server is shutting down")
-            if self.is_full:
-                raise self.refusal()
-            self._num_inside += 1
-        self._threads.submit(self._prepare, ticket)
-        return ticket
-
-    @property
-    def num_inside(self) -> int:
-        """Requests that wait or are being answered."""
-        return self._num_inside
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next request would be refused."""
-        return self._num_inside >= self.limits.max_queue
-
-    def refusal(self) -> EngineBusy:
-        """The error for a request that finds the queue full; it is counted."""
-        with self._changed:
-            self.statistics.refused += 1
-        wait = max(1, round(self._num_inside * self._seconds_per_answer))
-        return EngineBusy(f"{self._num_inside} requests are waiting, the limit; come again in {wait} s", wait)
 
     def warm(self) -> None:
         """Start what the first request would wait for."""
@@ -196,9 +142,8 @@ class Engine:
 
     def close(self) -> None:
         """Take no more requests, answer those that are inside, and end."""
+        self._take_no_more()
         with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: self._num_inside == 0)
             self._ended = True
             self._changed.notify_all()
         self._thread.join()
@@ -210,8 +155,7 @@ class Engine:
     def _prepare(self, ticket: Ticket) -> None:
         try:
             for video in ticket.request.videos:
-                if ticket.cancelled.is_set():
-                    raise RequestCancelled("the client has left")
+                ticket.check_wanted()
                 ticket.slots.append(self._slot(video, ticket))
         except Exception as error:  # raised again where the future is read
             self._fail(ticket, error)
@@ -264,8 +208,7 @@ class Engine:
         return VideoSlot(key, was_cached=was_cached, candidates=candidates, selection=selection)
 
     def _check_wanted(self, ticket: Ticket) -> None:
-        if ticket.cancelled.is_set():
-            raise RequestCancelled("the client has left")
+        ticket.check_wanted()
         if self._closed:
             raise EngineClosed("the server is shutting down")
 
@@ -414,10 +357,7 @@ class Engine:
             self.session.model,
             self.session.processor,
             chats,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=settings.seed,
+            **settings.generation,
             on_text=on_text,
             is_cancelled=is_cancelled,
         )
@@ -455,22 +395,19 @@ class Engine:
             statistics.videos_encoded += sum(not slot.was_cached for slot in ticket.slots)
             statistics.first_token.add(result.first_token_seconds)
             statistics.whole_answer.add(result.seconds)
-        self._release(ticket)
+        self._free(ticket)
         ticket.future.set_result(result)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         if not isinstance(error, (ValueError, RequestCancelled, RequestTooSlow, EngineClosed)):
             logger.error("a request failed", exc_info=error)
-        with self._changed:
-            if isinstance(error, RequestCancelled):
-                self.statistics.cancelled += 1
-            else:
-                self.statistics.failed += 1
-        self._release(ticket)
+        self._count_failure(error)
+        self._free(ticket)
         ticket.future.set_exception(error)
 
-    def _release(self, ticket: Ticket) -> None:
+    def _free(self, ticket: Ticket) -> None:
         ticket.slots = []  # features and pixels are freed, even if the ticket is kept
-        with self._changed:
-            self._num_inside -= 1
-            self._changed.notify_all()
+        self._release()
+
+    def _seconds_to_wait(self) -> int:
+        return max(1, round(self._num_inside * self._seconds_per_answer))

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,13 +22,12 @@ from typing import Any
 
 from ..hub.files import file_fingerprint
 from ..inference.session import DEFAULT_CACHE_BYTES, HiComSession
-from ..processors.answering_hicom import check_question
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import MediaBounds
+from .admission import Admission
 from .engine import DEFAULT_CANDIDATE_BYTES, Engine
 from .media import Media
 from .requests import EngineBusy, EngineClosed, Limits, Request, RequestCancelled, RequestTooSlow, Result, Ticket
-from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class EngineSettings:
         )
 
 
-class Replicas:
+class Replicas(Admission):
     """Answers requests as an `Engine` does, with several of them.
 
     Args:
@@ -80,22 +79,18 @@ class Replicas:
 
     Attributes:
         note: what readers of the answers should know of the model.
+        statistics: of requests that no replica saw.
 
     Raises:
         RuntimeError: a replica cannot load the model.
     """
 
     def __init__(self, settings: EngineSettings, devices: Sequence[str]):
-        self.limits = settings.limits
-        self._own = Statistics()  # of requests that no replica saw
+        super().__init__(settings.limits)
         # Only fetches: the replicas read.
         self.media = Media(None, settings.access, 0, settings.limits.max_read_seconds)
-        self._changed = threading.Condition()
-        self._closed = False
-        self._num_inside = 0
         self._numbers = count()
         self._holders: OrderedDict[str, int] = OrderedDict()
-        self._threads = ThreadPoolExecutor(settings.limits.max_queue, "hicom-fetch")
         folders = settings.access.allowed_local_media_path
         if folders is not None:  # a replica reads what was fetched, and what the access allows
             folders = (*folders, os.path.realpath(self.media.folder))
@@ -108,44 +103,8 @@ class Replicas:
             raise
         self.note: str | None = notes[0]
 
-    def __enter__(self) -> "Replicas":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def warm(self) -> None:
         """Nothing: a replica is ready before it is counted as one."""
-
-    def submit(self, request: Request, on_text: Callable[[int, str], None] | None = None) -> Ticket:
-        """Take a request; see `Engine.submit`."""
-        request.check(self.limits)
-        ticket = Ticket(request, on_text, self._leave)
-        check_question(ticket.question)
-        with self._changed:
-            if self._closed:
-                raise EngineClosed("the server is shutting down")
-            if self.is_full:
-                raise self.refusal()
-            self._num_inside += 1
-        self._threads.submit(self._prepare, ticket)
-        return ticket
-
-    @property
-    def num_inside(self) -> int:
-        """Requests that wait or are being answered."""
-        return self._num_inside
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next request would be refused."""
-        return self._num_inside >= self.limits.max_queue
-
-    def refusal(self) -> EngineBusy:
-        """The error for a request that finds the queue full; it is counted."""
-        with self._changed:
-            self._own.refused += 1
-        return EngineBusy(f"{self._num_inside} requests are waiting, the limit; come again in 1 s", 1)
 
     @property
     def is_alive(self) -> bool:
@@ -154,7 +113,7 @@ class Replicas:
 
     def metrics(self) -> str:
         """What all replicas counted, in Prometheus' text format."""
-        total, gauges = self._own, {"replicas": 0.0}
+        total, gauges = self.statistics, {"replicas": 0.0}
         for asked in [replica.count() for replica in self._replicas if replica.is_alive]:
             with suppress(RuntimeError):  # it has ended meanwhile
                 statistics, values = asked.result()
@@ -167,9 +126,7 @@ class Replicas:
 
     def close(self) -> None:
         """Take no more requests, answer those that are inside, and end."""
-        with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: self._num_inside == 0)
+        self._take_no_more()
         for replica in self._replicas:  # all at once
             replica.begin_to_close()
         for replica in self._replicas:
@@ -184,19 +141,14 @@ class Replicas:
         try:
             sources, contents = [], []
             for video in ticket.request.videos:
-                if ticket.cancelled.is_set():
-                    raise RequestCancelled("the client has left")
+                ticket.check_wanted()
                 path = files.enter_context(self.media.fetched(video.source))
                 contents.append(file_fingerprint(path))
                 sources.append(replace(video, source=str(path)))
             replica = self._replica_for(contents)
             replica.ask(next(self._numbers), ticket, replace(ticket.request, videos=sources))
         except Exception as error:  # raised again where the future is read
-            with self._changed:
-                if isinstance(error, RequestCancelled):
-                    self._own.cancelled += 1
-                else:
-                    self._own.failed += 1
+            self._count_failure(error)
             self._ended(ticket, error)
 
     def _replica_for(self, contents: Sequence[str]) -> "_Replica":
@@ -221,9 +173,7 @@ class Replicas:
             replica.cancel(ticket)
 
     def _ended(self, ticket: Ticket, outcome: Result | Exception) -> None:
-        with self._changed:
-            self._num_inside -= 1
-            self._changed.notify_all()
+        self._release()
         if isinstance(outcome, Exception):
             ticket.future.set_exception(outcome)
         else:

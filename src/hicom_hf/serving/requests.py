@@ -88,6 +88,16 @@ class Settings:
     num_answers: int = 1
 
     @property
+    def generation(self) -> dict[str, Any]:
+        """Keywords of `answer_chats`."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+        }
+
+    @property
     def shares_batches(self) -> bool:
         """Whether a request with these settings may be answered in one batch with others."""
         return self.seed is None and self.num_answers == 1
@@ -230,6 +240,14 @@ class Ticket:
         """End the answer at the next token, or leave the queue."""
         self.cancelled.set()
         self._leave(self)
+
+    def check_wanted(self) -> None:
+        """
+        Raises:
+            RequestCancelled: its client has left.
+        """
+        if self.cancelled.is_set():
+            raise RequestCancelled("the client has left")
 
     def add_text(self, number: int, piece: str) -> None:
         """Take a piece of one answer from the model, and hand on what is certain."""

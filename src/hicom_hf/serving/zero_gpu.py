@@ -79,10 +79,7 @@ def _pieces(session: HiComSession, chats: list[Chat], settings: Settings) -> Ite
                 session.model,
                 session.processor,
                 chats,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=settings.seed,
+                **settings.generation,
                 on_text=lambda row, text: pieces.put((row, text)),
             )
             pieces.put(answers)
