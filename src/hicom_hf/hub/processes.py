@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
@@ -25,6 +26,12 @@ def worker_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
+
+
+def leave_signals_to_the_parent() -> None:
+    """Ctrl-C and SIGTERM go to the whole group of processes; the parent ends this one itself, in order."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
 
 
 def prepare_worker() -> None:

@@ -1,6 +1,6 @@
 """A picture of the compressor's attention: the frames, and below them for each question the attention of both branches.
 
-Made with Pillow and numpy alone. Letters: T frames, H/W patch rows and columns.
+Drawn with Pillow alone. Letters: T frames, H/W patch rows and columns.
 
 Source: paper, figure 6.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..processors.answering_hicom import ReadVideo
@@ -69,10 +70,15 @@ def shown_frames(processor: HiComProcessor, video: ReadVideo) -> np.ndarray:
     Returns:
         uint8 (T, S, S, 3).
     """
+    return shown_pixels(processor, video.pixel_values).numpy()
+
+
+def shown_pixels(processor: HiComProcessor, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Pixel values (T, 3, S, S) as pictures, uint8 (T, S, S, 3) on the CPU: what `shown_frames` gives, for parts of a video."""
     settings = processor.video_processor
-    mean, std = (np.array(values)[:, None, None] for values in (settings.image_mean, settings.image_std))
-    pixels = video.pixel_values.float().cpu().numpy() * std + mean  # (T, 3, S, S), 0 to 1
-    return np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)  # (T, S, S, 3)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (settings.image_mean, settings.image_std))
+    pixels = pixel_values.float().cpu() * std + mean  # 0 to 1
+    return (pixels * 255 + 0.5).clamp(0, 255).to(torch.uint8).movedim(1, -1)
 
 
 def picture(

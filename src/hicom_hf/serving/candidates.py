@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..inference.attention_picture import shown_pixels
 from ..inference.session import HiComSession
 from ..processors.answering_hicom import EncodedVideo
 from ..processors.candidate_frames_hicom import (
@@ -53,7 +54,7 @@ class Candidates:
         if self._pictures is None:
             raise ValueError("this engine keeps no pictures of candidates; make it with keep_pictures=True")
         with self._lock:  # the position in the file
-            return self._pictures.take(numbers).movedim(1, -1).numpy()
+            return self._pictures.take(numbers).numpy()
 
 
 def read_candidates(
@@ -79,8 +80,6 @@ def read_candidates(
         ValueError: the request contradicts itself.
     """
     pictures = FeatureFile() if keep_pictures else None
-    settings = session.processor.video_processor
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (settings.image_mean, settings.image_std))
 
     def read(video: Path, consume: Callable[[torch.Tensor], None], chunk_size: int, **request: Any) -> tuple:
         def take(pixel_values: torch.Tensor) -> None:
@@ -88,7 +87,7 @@ def read_candidates(
             with session.lock:
                 consume(pixel_values)
             if pictures is not None:
-                pictures.append(((pixel_values * std + mean) * 255 + 0.5).clamp(0, 255).to(torch.uint8))
+                pictures.append(shown_pixels(session.processor, pixel_values))
 
         record, rows = media.read_in_chunks(video, take, chunk_size, **request)
         if pictures is not None:

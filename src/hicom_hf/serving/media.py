@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..hub.processes import prepare_worker, worker_context
+from ..hub.processes import leave_signals_to_the_parent, prepare_worker, worker_context
 from ..processors.answering_hicom import ReadVideo, read_frames
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
@@ -204,8 +204,7 @@ _worker: dict[str, HiComProcessor] = {}
 
 
 def _start_worker(processor: HiComProcessor) -> None:
-    for stop in (signal.SIGINT, signal.SIGTERM):  # of the whole group; the server ends its workers itself
-        signal.signal(stop, signal.SIG_IGN)
+    leave_signals_to_the_parent()
     prepare_worker()
     _worker["processor"] = processor
 
@@ -228,8 +227,7 @@ def _send_chunks(
     sending: Any, processor: HiComProcessor, path: Path, chunk_size: int, request: dict[str, Any]
 ) -> None:
     """Send ("started", None), ("chunk", pixel values) for each chunk, and ("done", what was read) or ("failed", error)."""
-    for stop in (signal.SIGINT, signal.SIGTERM):  # as for workers
-        signal.signal(stop, signal.SIG_IGN)
+    leave_signals_to_the_parent()
     prepare_worker()
     sending.send(("started", None))
     try:

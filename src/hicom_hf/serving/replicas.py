@@ -7,7 +7,6 @@ Python runs one thread at a time, so that one process could not keep several GPU
 
 import logging
 import os
-import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ..hub.files import file_fingerprint
+from ..hub.processes import leave_signals_to_the_parent
 from ..inference.session import DEFAULT_CACHE_BYTES, HiComSession
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import MediaBounds
@@ -286,8 +286,7 @@ class _Replica:
 
 
 def _serve(connection: Connection, settings: EngineSettings) -> None:
-    for stop in (signal.SIGINT, signal.SIGTERM):  # of the whole group; the server ends its replicas itself
-        signal.signal(stop, signal.SIG_IGN)
+    leave_signals_to_the_parent()
     lock = threading.Lock()
 
     def send(*message: Any) -> None:
