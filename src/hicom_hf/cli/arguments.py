@@ -2,7 +2,7 @@
 
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ def model_options(args: Namespace) -> dict[str, Any]:
     """What `load_model` takes besides the model, as `add_model_arguments` reads it."""
     names = ("device", "dtype", "device_map", "quantize", "attn_implementation", "compile")
     return {name: getattr(args, name) for name in names}
+
+
+def add_traceback_argument(parser: ArgumentParser) -> None:
+    """`--traceback` behind a command, where one adds it after an error; SUPPRESS keeps what was given in front."""
+    parser.add_argument("--traceback", action="store_true", default=SUPPRESS, help="show where an error arose")
 
 
 def add_media_arguments(parser: ArgumentParser, default: str | None = "open", serves: bool = False) -> None:

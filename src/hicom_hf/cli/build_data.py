@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 
-from .arguments import at_least_one
+from .arguments import add_traceback_argument, at_least_one, progress_bar
 
 HELP = "build training data from untrimmed videos, as HICom-248K was built"
 FORMATS = ("jsonl", "parquet", "webdataset")
@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--shard", type=_shard, default=(0, 1), metavar="I/N", help="only part I of N, from 0/N on"
         )
         action.add_argument("--json", action="store_true", help="print JSON")
-        action.add_argument(
-            "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
-        )
+        add_traceback_argument(action)
     run_.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage (default: %(default)s)")
     run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     for action in (run_, export):
@@ -74,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo.add_argument("folder", metavar="DIR", help="folder to write to")
     demo.add_argument("--films", type=at_least_one, default=4, metavar="N", help="films (default: %(default)s)")
     demo.add_argument("--json", action="store_true", help="print JSON")
-    demo.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
+    add_traceback_argument(demo)
     demo.set_defaults(do=_demo)
     report.set_defaults(do=_report)
     export.set_defaults(do=_export)
@@ -114,7 +112,7 @@ def _plan(args: argparse.Namespace) -> int:
     from ..dataset_building.planning import plan
 
     build = _build(args)
-    build.run(until="probe", progress=_progress_bar)
+    build.run(until="probe", progress=progress_bar)
     _print(plan(build), args.json)
     return 0
 
@@ -133,7 +131,7 @@ def _engine(args: argparse.Namespace, workers: int):
 def _run(args: argparse.Namespace) -> int:
     build = _build(args)
     with _engine(args, build.settings.workers) as engine:
-        build.run(args.until, args.retry_failed, _progress_bar, engine)
+        build.run(args.until, args.retry_failed, progress_bar, engine)
     _print(build.status(), args.json)
     failures = build.failures()
     for failure in failures[:10]:
@@ -161,7 +159,7 @@ def _export(args: argparse.Namespace) -> int:
 
     build = _build(args)
     with _engine(args, build.settings.workers) as build.engine:
-        found = export(build, tuple(args.format), args.clips, _progress_bar)
+        found = export(build, tuple(args.format), args.clips, progress_bar)
     counts = {"folder": str(build.output_dir), "clips": found.clips, "pairs": len(found.records)}
     _print({**counts, "dropped": dict(found.dropped), "benchmarks": decontamination_note(build)}, args.json)
     return 0
@@ -181,7 +179,7 @@ def _demo(args: argparse.Namespace) -> int:
     from ..dataset_building.export import RECORDS_FILE
     from ..dataset_building.stages import REPORT_FILE
 
-    build, truth, num_problems = run_demo(args.folder, args.films, _progress_bar)
+    build, truth, num_problems = run_demo(args.folder, args.films, progress_bar)
     truth = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(truth).items()}
     files = {"records": str(build.output_dir / RECORDS_FILE), "report": str(build.output_dir / REPORT_FILE)}
     _print({**build.status(), "truth": truth, "data check": {"problems": num_problems}, "files": files}, args.json)
@@ -220,9 +218,3 @@ def _height(text: str) -> int:
     if not (number.isdecimal() and int(number) >= 16):
         raise argparse.ArgumentTypeError(f"must be a height of at least 16 pixels, such as 360p; got {text!r}")
     return int(number)
-
-
-def _progress_bar(iterable, total: int, name: str):
-    from tqdm import tqdm
-
-    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)

@@ -10,7 +10,15 @@ import json
 import os
 import sys
 
-from .arguments import MODEL_HELP, SAFE_TO_PRINT, add_media_arguments, at_least_one, media_access, whole_number
+from .arguments import (
+    MODEL_HELP,
+    SAFE_TO_PRINT,
+    add_media_arguments,
+    add_traceback_argument,
+    at_least_one,
+    media_access,
+    whole_number,
+)
 
 HELP = "check a training set before hours are lost"
 CONVERT = """Make a training set of files in another format.
@@ -61,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("--json", action="store_true", help="print the report as JSON, with all problems")
     add_media_arguments(check)
-    check.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose")
+    add_traceback_argument(check)
     _add_convert(actions)
 
 
@@ -78,9 +86,7 @@ def _add_convert(actions) -> None:
     convert.add_argument(
         "--media-root", metavar="FOLDER", help="where relative paths start (default: SOURCE's folder)"
     )
-    convert.add_argument(
-        "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
-    )
+    add_traceback_argument(convert)
 
 
 def run(args: argparse.Namespace) -> int:

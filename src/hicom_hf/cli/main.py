@@ -18,7 +18,7 @@ from importlib import import_module, metadata
 from typing import Any, NoReturn, cast
 
 from . import CommandError
-from .arguments import CONTROL_CHARACTERS
+from .arguments import CONTROL_CHARACTERS, add_traceback_argument
 
 # In the order of `hicom --help`; each is the module of the same name in this folder, with _ for -.
 COMMANDS = (
@@ -121,10 +121,7 @@ def build_parser() -> Parser:
             name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(command)
-        # Also behind the command, where one adds it after an error; SUPPRESS keeps what was given in front.
-        command.add_argument(
-            "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
-        )
+        add_traceback_argument(command)
         command.set_defaults(run=module.run, parser=command)
     return parser
 

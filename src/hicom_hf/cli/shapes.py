@@ -7,10 +7,9 @@ The same arguments give the same scenes, frames and texts on every machine.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from .arguments import above_zero, at_least_one, check_picture, seed_number
+from .arguments import above_zero, add_traceback_argument, at_least_one, check_picture, progress_bar, seed_number
 
 HELP = "make videos of the built-in world, with questions and answers"
 SPLITS = ("train", "validation", "test", "held_out", "held_out_pairs", "text")
@@ -55,9 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="PIXELS",
             help="side of a square, or height and width (default: 144)",
         )
-        action.add_argument(
-            "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
-        )
+        add_traceback_argument(action)
     make.set_defaults(do=_make)
     show.set_defaults(do=_show)
 
@@ -83,7 +80,7 @@ def _make(args: argparse.Namespace) -> int:
         size=args.size,
         fps=args.fps,
         codec=args.codec,
-        progress=_progress_bar,
+        progress=progress_bar,
     )
     for name, count in counts.items():
         print(f"{args.folder}/{name}\t{count}")
@@ -116,9 +113,3 @@ def _clutter(text: str) -> str | float:
 
 def _clutter_help(default: str) -> str:
     return f"sparse, normal, dense, crowded, mixed, or a density from 0 to 1 (default: {default})"
-
-
-def _progress_bar(iterable, total: int, name: str):
-    from tqdm import tqdm
-
-    return tqdm(iterable, total=total, desc=name, file=sys.stderr, leave=False)
