@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -97,6 +98,26 @@ def test_the_command_imports_only_the_standard_library_at_its_top(path):
             continue
         for name in names:
             assert name.split(".")[0] in sys.stdlib_module_names, f"{path.name} imports {name}"
+
+
+def test_the_choices_of_arguments_are_those_of_the_library():
+    """They are written twice, because the parser is built without importing the library."""
+    from hicom_hf import shapes
+    from hicom_hf.cli import arguments, build_data
+    from hicom_hf.cli import eval as eval_command
+    from hicom_hf.cli import shapes as shapes_command
+    from hicom_hf.dataset_building import building, export
+    from hicom_hf.evaluation.tasks import PROTOCOLS
+    from hicom_hf.hub import loading
+    from hicom_hf.processors.frame_selection_hicom import RULES
+
+    assert arguments.DTYPES == loading.DTYPES
+    assert get_args(loading.Quantization) == arguments.QUANTIZATIONS
+    assert sorted(arguments.SELECTION_RULES) == sorted(RULES)
+    assert build_data.FORMATS == export.FORMATS
+    assert build_data.STAGES == building.STAGES
+    assert eval_command.PROTOCOLS == PROTOCOLS
+    assert ("all", *shapes.STAGES) == shapes_command.STAGES
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -12,6 +12,7 @@ SAFE_TO_PRINT = {code: shown for code, shown in CONTROL_CHARACTERS.items() if ch
 MODEL_HELP = "hicom-tiny, a folder, a Hub repo id (OWNER/NAME, OWNER/NAME@REVISION), or the folder of a LoRA adapter"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "int8")
+SELECTION_RULES = ("question", "mixture", "uniform")
 
 
 def add_model_arguments(

@@ -21,6 +21,7 @@ from time import perf_counter
 from .arguments import (
     CONTROL_CHARACTERS,
     SAFE_TO_PRINT,
+    SELECTION_RULES,
     above_zero,
     add_media_arguments,
     add_model_arguments,
@@ -59,7 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", type=readable_text, help="system prompt (default: that of the model's chat template)"
     )
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of the streamed answer")
+    _add_many(parser)
+    _add_frames(parser)
+    add_media_arguments(parser)
+    _add_answer(parser)
+    add_model_arguments(parser)
 
+
+def _add_many(parser: argparse.ArgumentParser) -> None:
+    """Questions of a file."""
     many = parser.add_argument_group("many videos")
     many.add_argument("--from", dest="questions_file", metavar="FILE", help="JSON lines with video and question")
     many.add_argument("--output", metavar="FILE", help="JSON lines to write; FILE.run holds the run so far")
@@ -75,6 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=seed_number, default=0, metavar="N", help="processes that read videos ahead (default 0)"
     )
 
+
+def _add_frames(parser: argparse.ArgumentParser) -> None:
+    """Which frames are read, and which of them a question sees."""
     frames = parser.add_argument_group("which frames")
     count = frames.add_mutually_exclusive_group()
     count.add_argument(
@@ -97,10 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("raise", "keep"),
         help="a file that breaks after some frames is an error (default), or gives the frames before",
     )
-
     frames.add_argument(
         "--select",
-        choices=("question", "mixture", "uniform"),
+        choices=SELECTION_RULES,
         help="let each question choose among these frames, of a video of any length: --fps 1 --select question --frames 32",
     )
     frames.add_argument(
@@ -110,7 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --select: how many are chosen (or as --max-video-tokens fits)",
     )
 
-    add_media_arguments(parser)
+
+def _add_answer(parser: argparse.ArgumentParser) -> None:
+    """How the answer is generated."""
     answer = parser.add_argument_group("the answer")
     answer.add_argument(
         "--max-new-tokens", type=at_least_one, default=256, metavar="N", help="cut it here (default 256)"
@@ -121,7 +134,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answer.add_argument(
         "--seed", type=seed_number, default=0, help="of the draw, the same for every question (default 0)"
     )
-    add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

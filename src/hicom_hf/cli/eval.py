@@ -13,6 +13,7 @@ import os
 import sys
 
 from .arguments import (
+    SELECTION_RULES,
     above_zero,
     add_media_arguments,
     add_model_arguments,
@@ -101,7 +102,7 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--max-frames", type=at_least_one, metavar="N", help="at most so many frames with --fps")
     how.add_argument(
         "--select",
-        choices=("question", "mixture", "uniform"),
+        choices=SELECTION_RULES,
         help="let each question choose --frames N among the frames of --fps (default: 1 per second) or --candidates",
     )
     how.add_argument(
