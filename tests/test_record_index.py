@@ -6,6 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from training_runs import encoder_of, processes, recipe, recipe_values, write_data, write_model
 
 from hicom_hf import HiComProcessor
@@ -156,6 +158,26 @@ def test_the_order_without_units_is_that_of_lists():
     order = list(sampler)
     assert all(isinstance(index, int) for index in order)
     assert {frozenset(order[:2]), frozenset(order[2:4])} > {frozenset({1, 3})} and sorted(order) == [0, 1, 2, 3, 4]
+
+
+def test_lists_of_frames_are_compared_by_their_paths_not_by_where_they_lie_in_memory(encoder, tmp_path):
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / name)
+    turns = [{"from": "human", "value": "<video>Who?"}, {"from": "gpt", "value": "Ann."}]
+    rows = [{"video": [[str(tmp_path / f"{name}.png")] * 4], "conversations": turns} for name in "abab"]
+    data = tmp_path / "frames.json"
+    data.write_text(json.dumps(rows))
+    first, second = HiComDataset(data, encoder), HiComDataset(data, encoder)
+    numbers = first.media_numbers.tolist()
+    assert numbers[:2] == numbers[2:] and numbers[0] != numbers[1] and numbers == second.media_numbers.tolist()
+    together = first.__getitems__(range(4))
+    alone = [first[index] for index in range(4)]
+    assert [torch.equal(one["pixel_values_videos"], alone[0]["pixel_values_videos"]) for one in together] == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_batch_reads_each_of_its_videos_once(encoder, start, monkeypatch):

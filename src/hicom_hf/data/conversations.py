@@ -101,9 +101,18 @@ class Medium(NamedTuple):
 
 
 def same_medium(medium: Medium) -> tuple:
-    """What two uses of the same medium have in common; contents in memory are distinguished by identity."""
-    source = medium.source
-    return (medium.kind, source if isinstance(source, (str, bytes)) else id(source), *medium[2:])
+    """What two uses of the same medium have in common.
+
+    Paths, bytes and lists of them (frames) are compared. Other contents in memory are distinguished by identity, so they must
+    live as long as what is returned.
+    """
+    return (medium.kind, _same_source(medium.source), *medium[2:])
+
+
+def _same_source(source: Any) -> Any:
+    if isinstance(source, (list, tuple)):  # read anew from JSON each time, so its identity says nothing
+        return tuple(map(_same_source, source))
+    return source if isinstance(source, (str, bytes)) else id(source)
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,8 @@ class HiComDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any] | SkippedSample]:
         """The samples of a batch, as PyTorch's loader asks for them; each of their videos is read once."""
         known: dict = {}
-        return [encoded_or_skipped(self.encoder, self.item(index), self.on_bad_sample, known) for index in indices]
+        items = [self.item(index) for index in indices]  # all at once: what `known` holds may go by identity
+        return [encoded_or_skipped(self.encoder, item, self.on_bad_sample, known) for item in items]
 
     def media(self) -> Iterator[Medium]:
         """Every video and image once, in order of first use: what a `FeatureCache` must hold."""

@@ -28,7 +28,7 @@ from .sample_table import SampleTable, SkippedSample
 
 logger = logging.getLogger(__name__)
 
-INDEX_VERSION = 1  # raised when the same settings give other files
+INDEX_VERSION = 2  # raised when the same settings give other files
 RECORDS, OFFSETS, NOTE = "records.bin", "offsets.npy", "index.json"
 ARRAYS = ("places", "characters", "visual_tokens", "modalities", "media")
 WAITING_SECONDS = 0.5  # between two looks at whether an index is made
