@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.conversations import SampleError, TrainingItem, same_medium
+from ..data.conversations import SampleError, TrainingItem
 from ..data.datasets import HiComDataset
 from ..data.encoding import IGNORED, concatenated_features
 from ..evaluation.parsing import parse_choice, same_words
@@ -129,10 +129,9 @@ class HeldOutGroups(Dataset):
 
     def __init__(self, dataset: HiComDataset, max_samples: int | None, seed: int):
         self.dataset = dataset
-        groups: dict[tuple, list[int]] = {}
-        for index in range(len(dataset)):
-            key = tuple(same_medium(medium) for medium in dataset.item(index).media)
-            groups.setdefault(key if key else (index,), []).append(index)
+        groups: dict[int, list[int]] = {}
+        for index, number in enumerate(dataset.media_numbers.tolist()):
+            groups.setdefault(number, []).append(index)
         drawn = np.random.default_rng(seed).permutation(len(groups))
         members = list(groups.values())
         self.groups: list[list[int]] = []

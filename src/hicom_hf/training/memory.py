@@ -19,6 +19,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
+from ..data.conversations import SampleError
 from ..data.datasets import HiComDataset
 from ..data.encoding import IGNORED, ItemEncoder
 from ..data.streaming import HiComStreamingDataset
@@ -164,8 +165,6 @@ def largest_batch(recipe: Recipe, dataset: HiComDataset | HiComStreamingDataset)
 
 def _tokens_of(encoder: ItemEncoder, item, frames: list[int]) -> tuple[int, int]:
     """All tokens and labelled tokens of a sample, nothing decoded; (1, 1) of one that training will refuse."""
-    from ..data.conversations import SampleError
-
     try:
         ids, labels = encoder.tokenize(item, [encoder.processor.num_visual_tokens(count) for count in frames])
     except SampleError:

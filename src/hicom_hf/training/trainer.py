@@ -38,6 +38,7 @@ from .checkpoints import (
     load_weights,
     remove_old_checkpoints,
     remove_unfinished,
+    trainable_names,
 )
 from .console import ConsoleReport, Meter, throughput
 from .held_out import HeldOutEvaluation
@@ -402,7 +403,7 @@ class HiComTrainer(Trainer):
         if not hasattr(self.model, "peft_config"):
             if self._staging is not None and self.trainable_only:
                 state_dict = self.model.state_dict() if state_dict is None else state_dict
-                trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+                trained = trainable_names(self.model)
                 state_dict = {name: tensor for name, tensor in state_dict.items() if name in trained}
             elif self._staging is None and self.final_dtype is not None:
                 state_dict = self.model.state_dict() if state_dict is None else state_dict
