@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .haystacks import SCENE_FRAMES
 from .pictures import Canvas, shade
 from .questions import Question
 
@@ -25,7 +26,7 @@ def as_markdown(questions: Sequence[Question], lines: Lines) -> str:
         for method in METHODS:
             cells = [_percent(_values(questions, lines, group=group, method=method, length=one)) for one in lengths]
             rows.append(f"| | {method} | {' | '.join(cells)} |")
-        chosen = [_chosen(questions, lines, group, length) for length in lengths]
+        chosen = [_answered(questions, lines, group=group, method=CHOSEN, length=one) for one in lengths]
         if group != "exist: no":
             cells = [_percent([_has_found(question, line) for question, line in some]) for some in chosen]
             rows.append(f"| | question: found every scene | {' | '.join(cells)} |")
@@ -64,15 +65,11 @@ def _lengths(questions: Sequence[Question]) -> list[int]:
 
 def _values(questions: Sequence[Question], lines: Lines, **wanted: Any) -> list[float]:
     """Marks of the cells that fit."""
-    return [
-        lines[question.id]["value"]
-        for question in questions
-        if question.id in lines and all(question.details[name] == value for name, value in wanted.items())
-    ]
+    return [line["value"] for _, line in _answered(questions, lines, **wanted)]
 
 
-def _chosen(questions: Sequence[Question], lines: Lines, group: str, length: int) -> list[tuple[Question, Any]]:
-    wanted = {"group": group, "length": length, "method": CHOSEN}
+def _answered(questions: Sequence[Question], lines: Lines, **wanted: Any) -> list[tuple[Question, Mapping[str, Any]]]:
+    """Questions whose details fit, each with its line."""
     return [
         (question, lines[question.id])
         for question in questions
@@ -82,8 +79,6 @@ def _chosen(questions: Sequence[Question], lines: Lines, group: str, length: int
 
 def _has_found(question: Question, line: Mapping[str, Any]) -> bool:
     """Whether every needle gave a frame; a film has a frame per second."""
-    from .haystacks import SCENE_FRAMES
-
     return all(
         any(start <= time < start + SCENE_FRAMES for time in line["times"]) for start in question.details["needles"]
     )

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.files import write_text
+from ..modeling.model_card_hicom import CARD_FILE
 from .judging import read_judged
 from .results import ANSWERS_FILE, SETTINGS_FILE, SUMMARY_FILE
 from .scoring import paper_text
 from .tasks import TASKS
 
-RESULTS_FOLDER, CARD_FILE = ".eval_results", "README.md"
+RESULTS_FOLDER = ".eval_results"
 START, END = "<!-- hicom eval: results -->", "<!-- hicom eval: end of results -->"
 BEFORE_SECTION = "\n## Limits"  # of a generated card
 FRAMEWORK = "hicom_hf"

@@ -30,5 +30,9 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
 
 def mark_choice(question: Question, answer: str) -> Mark:
     """The strict mark: the letter that the answer names; what names none is wrong."""
-    parsed = parse_choice(answer, question.options)
+    return letter_mark(question, parse_choice(answer, question.options))
+
+
+def letter_mark(question: Question, parsed: str | None) -> Mark:
+    """The mark of a letter that was found in an answer, None for none; without a value if the right one is not published."""
     return Mark(parsed, None if question.gold is None else float(parsed == question.gold))

@@ -8,6 +8,7 @@ import re
 
 from ..parsing import LETTERS, THOUGHT
 from ..questions import Question
+from .choices import letter_mark
 from .task import Mark
 
 OFFICIAL_DEFAULT = 2  # "C"
@@ -65,7 +66,7 @@ def _official(question: Question, answer: str, around: str, texts: tuple[str, ..
         names = [{text.lower(), DIGITS.get(text, text).lower()} for text in texts]
         named = [number for number, some in enumerate(names) if any(name in text.lower() for name in some)]
         place = named[0] if named else OFFICIAL_DEFAULT
-    return _mark(question, LETTERS[place])
+    return letter_mark(question, LETTERS[place])
 
 
 def lmms_mark(question: Question, answer: str) -> Mark:
@@ -93,7 +94,7 @@ def lmms_mark(question: Question, answer: str) -> Mark:
             found.append((END, len(text), letter))
     if not found:
         found = [(FALLBACK, text.rfind(letter), letter) for letter in letters if letter in text]
-    return _mark(question, max(found, key=lambda one: one[:2])[2] if found else None)
+    return letter_mark(question, max(found, key=lambda one: one[:2])[2] if found else None)
 
 
 def lmms_mvbench_mark(question: Question, answer: str) -> Mark:
@@ -102,7 +103,7 @@ def lmms_mvbench_mark(question: Question, answer: str) -> Mark:
         return Mark(None, None)
     numbered = re.match(r"([A-E])\.\s*(.+)$", answer.strip(), re.IGNORECASE)
     if numbered:
-        return _mark(question, numbered[1].upper())
+        return letter_mark(question, numbered[1].upper())
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     has_number = re.search(r"\d,\d", text)
     plain = text
@@ -113,7 +114,7 @@ def lmms_mvbench_mark(question: Question, answer: str) -> Mark:
     for mark in "'\")(":
         plain = plain.strip(mark)
     letter = re.search(r"\b([A-E])\b", plain, re.IGNORECASE)
-    return _mark(question, letter[1].upper() if letter else None)
+    return letter_mark(question, letter[1].upper() if letter else None)
 
 
 def lmms_egoschema_mark(question: Question, answer: str) -> Mark:
@@ -133,8 +134,4 @@ def lmms_egoschema_mark(question: Question, answer: str) -> Mark:
         found = [(place, letter) for place, letter in places if place >= 0]
     if not found:
         return Mark(None, None if question.gold is None else 1 / len(letters))
-    return _mark(question, min(found, key=lambda one: one[0])[1])
-
-
-def _mark(question: Question, parsed: str | None) -> Mark:
-    return Mark(parsed, None if question.gold is None else float(parsed == question.gold))
+    return letter_mark(question, min(found, key=lambda one: one[0])[1])

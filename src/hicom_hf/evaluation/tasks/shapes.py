@@ -5,12 +5,12 @@ lettered options. Condition: the question itself, without options.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...hub.progress import Progress
+from ...shapes import Question as SceneQuestion
 from ...shapes import Scene, is_right, multiple_choice, questions, write_dataset
 from ...shapes.writing import MAX_VIDEOS
 from ..questions import Question
@@ -23,39 +23,57 @@ SEED, NUM_VIDEOS, SPLIT, CLUTTER = 1000, 200, "test", "mixed"
 
 def read(folder: Path, protocol: Protocol) -> list[Question]:
     """The questions of the stored scores, from their seeds."""
-    return [replace(question, video=str(folder / "videos" / question.video)) for question in _stored()]
-
-
-@cache  # four seconds
-def _stored() -> tuple[Question, ...]:
-    """All questions, each with the name of its video's file."""
-    found = []
-    for number in range(NUM_VIDEOS):
-        scene = Scene.from_seed(SEED * MAX_VIDEOS + number, CLUTTER, SPLIT)
-        video = f"{number:06d}.mp4"
-        for place, asked in enumerate(questions(scene)):
-            name = f"{SPLIT}-{scene.seed}-{asked.kind}-{place}"
-            found.append(Question(name, video, asked.text, asked.text, asked.answer, categories={"kind": asked.kind}))
-    return tuple(found)
+    return [
+        Question(
+            one.name,
+            str(folder / "videos" / one.video),
+            one.question.text,
+            one.question.text,
+            one.question.answer,
+            categories={"kind": one.question.kind},
+        )
+        for one in _stored()
+    ]
 
 
 def read_choices(folder: Path, protocol: Protocol) -> list[Question]:
     """The same questions with up to four lettered options each; the right answer is a letter."""
     found = []
+    for one in _stored():
+        choice = multiple_choice(one.question, one.key)
+        found.append(
+            Question(
+                one.name,
+                str(folder / "videos" / one.video),
+                choice.text,
+                one.question.text,
+                choice.answer,
+                tuple(line.partition(". ")[2] for line in choice.text.splitlines()[1:-1]),
+                categories={"kind": one.question.kind},
+            )
+        )
+    return found
+
+
+class _Stored(NamedTuple):
+    """A question with its name, its video's file, and what draws its options as `write_dataset` draws them."""
+
+    name: str
+    video: str
+    question: SceneQuestion
+    key: int
+
+
+@cache  # four seconds
+def _stored() -> tuple[_Stored, ...]:
+    found = []
     for number in range(NUM_VIDEOS):
         scene = Scene.from_seed(SEED * MAX_VIDEOS + number, CLUTTER, SPLIT)
-        video = str(folder / "videos" / f"{number:06d}.mp4")
         asked = questions(scene)
         for place, question in enumerate(asked):
-            choice = multiple_choice(question, scene.seed * len(asked) + place)  # as `write_dataset` writes them
             name = f"{SPLIT}-{scene.seed}-{question.kind}-{place}"
-            options = tuple(line.partition(". ")[2] for line in choice.text.splitlines()[1:-1])
-            found.append(
-                Question(
-                    name, video, choice.text, question.text, choice.answer, options, categories={"kind": question.kind}
-                )
-            )
-    return found
+            found.append(_Stored(name, f"{number:06d}.mp4", question, scene.seed * len(asked) + place))
+    return tuple(found)
 
 
 def read_records(path: Path, records: Sequence[dict[str, Any]]) -> list[Question]:
@@ -83,7 +101,7 @@ def prepare(folder: Path, asked: Sequence[Question], progress: Progress) -> None
 
 def mark(question: Question, answer: str) -> Mark:
     """Right are the expected words and nothing else."""
-    assert question.gold is not None  # `read_records` gives it
+    assert question.gold is not None  # `read` and `read_records` give it
     return Mark(answer.strip() or None, float(is_right(answer, question.gold)))
 
 
