@@ -1,11 +1,10 @@
 """Paired differences of runs over the same questions: the way to show what a change, such as compression, costs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .results import SETTINGS_FILE, read_answers
+from .results import read_answers, read_settings
 from .scoring import score_answers
 from .summaries import as_percent
 from .tasks import TASKS
@@ -28,7 +27,7 @@ def compare(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     """
     if len(folders) < 2:
         raise ValueError(f"comparing takes at least two folders of results, got {len(folders)}")
-    tasks = {str(folder): _task_of(Path(folder)) for folder in folders}
+    tasks = {str(folder): read_settings(Path(folder))["task"] for folder in folders}
     if len(set(tasks.values())) > 1:
         raise ValueError(f"only runs of one task can be compared, got {tasks}")
     first = str(folders[0])
@@ -73,13 +72,6 @@ def as_text(differences: Sequence[dict[str, Any]]) -> str:
             + (f"; {one['only_in_one']} questions of only one run are left out" if one["only_in_one"] else "")
         )
     return "\n".join(lines)
-
-
-def _task_of(folder: Path) -> str:
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no folder of results (no {SETTINGS_FILE}); name OUTPUT/TASK")
-    return json.loads(path.read_text(encoding="utf-8"))["task"]
 
 
 def _marked(folder: str) -> dict[str, dict[str, Any]]:

@@ -246,12 +246,14 @@ def mark_of(task: Task, asked: Asked) -> Mark:
 
 def _finish(task: Task, questions: Sequence[Question], results: ResultsFolder, limit: int | None) -> dict[str, Any]:
     """The summary of what is answered; lines are put in order, and shards joined, once all is."""
-    if results.join(questions) and limit is None and task.finish is not None:
-        task.finish(results.folder, questions, results.answers())
-    summary = summarize(task, questions, results.answers(), results.settings, limited=limit is not None)
+    is_complete = results.join(questions)
+    lines = results.answers()
+    if is_complete and limit is None and task.finish is not None:
+        task.finish(results.folder, questions, lines)
+    summary = summarize(task, questions, lines, results.settings, limited=limit is not None)
     write_text(results.folder / SUMMARY_FILE, json.dumps(summary, indent=1))
     if task.plot is not None:
-        task.plot(questions, results.answers(), results.folder / PLOT_FILE)
+        task.plot(questions, lines, results.folder / PLOT_FILE)
     else:
         draw_summary(summary, results.folder / PLOT_FILE)
     return summary

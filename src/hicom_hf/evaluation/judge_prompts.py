@@ -48,6 +48,11 @@ def wording_of(protocol: str) -> Wording:
     return "ours" if protocol == "ours" else "published"
 
 
+def asks_verdict(wording: Wording, aspect: str) -> bool:
+    """Whether the judge says right or wrong, and not a score alone."""
+    return wording == "ours" or aspect == "match"
+
+
 def judge_messages(wording: Wording, aspect: str, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """What the judge reads.
 
@@ -92,7 +97,7 @@ def parse_judgement(text: str, wording: Wording = "ours", aspect: str = "match")
         (True, 4.0)
     """
     correct, score = _from_json(text) if wording == "ours" else _from_published(text, aspect)
-    has_verdict = isinstance(correct, bool) or (wording == "published" and aspect != "match")
+    has_verdict = isinstance(correct, bool) or not asks_verdict(wording, aspect)
     is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
     if not has_verdict or not is_number or not LOWEST <= float(score) <= HIGHEST:
         raise AnswerError(f"expected a verdict and a score from {LOWEST} to {HIGHEST} as asked for, got {text!r}")
@@ -111,5 +116,5 @@ def _from_published(text: str, aspect: str) -> tuple[Any, Any]:
     scores, verdicts = SCORE.findall(text), VERDICT.findall(text)
     if len(scores) != 1 or len(verdicts) > 1:
         return None, None
-    verdict = verdicts[0].lower() == "yes" if verdicts and aspect == "match" else None
+    verdict = verdicts[0].lower() == "yes" if verdicts and asks_verdict("published", aspect) else None
     return verdict, float(scores[0])

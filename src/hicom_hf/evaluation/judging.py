@@ -21,8 +21,17 @@ from typing import Any
 from ..hub.files import FolderLock, append_json_line, read_json_lines, write_text
 from ..hub.progress import Progress, no_progress
 from .client import AnswerError, ChatClient, Endpoint
-from .judge_prompts import LOWEST, PROMPT_VERSION, SCHEMA, Wording, judge_messages, parse_judgement, wording_of
-from .results import SETTINGS_FILE, SUMMARY_FILE, check_settings, read_answers
+from .judge_prompts import (
+    LOWEST,
+    PROMPT_VERSION,
+    SCHEMA,
+    Wording,
+    asks_verdict,
+    judge_messages,
+    parse_judgement,
+    wording_of,
+)
+from .results import SETTINGS_FILE, SUMMARY_FILE, check_settings, read_answers, read_settings
 from .scoring import score_answers
 
 JUDGEMENTS_FILE = "judgements.jsonl"
@@ -100,9 +109,7 @@ def judge_items(folder: Path) -> list[Item]:
         FileNotFoundError: it has no results.
         ValueError: its task needs no judge.
     """
-    if not (folder / SETTINGS_FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no folder of results (no {SETTINGS_FILE}); name OUTPUT/TASK")
-    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    settings = read_settings(folder)
     task, wording = settings["task"], wording_of(settings["protocol"])
     lines = list(read_answers(folder).values())
     if task == "activitynet_qa":
@@ -148,8 +155,7 @@ async def _ask(client: ChatClient, item: Item) -> tuple[Item, dict[str, Any] | s
     """The line of a judgement, or why there is none."""
     place = {"id": item.id, "aspect": item.aspect, "video": item.video}
     if item.is_empty:
-        asks_verdict = item.wording == "ours" or item.aspect == "match"
-        verdict = False if asks_verdict else None
+        verdict = False if asks_verdict(item.wording, item.aspect) else None
         return item, place | {"correct": verdict, "score": LOWEST, "judge": None, "reply": None}
     schema = SCHEMA if item.wording == "ours" else None
     try:

@@ -82,6 +82,18 @@ def read_answers(folder: str | Path) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for file in files for line in read_json_lines(file)}
 
 
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What the answers of a folder depend on.
+
+    Raises:
+        FileNotFoundError: it is no folder of results.
+    """
+    path = Path(folder) / SETTINGS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no folder of results (no {SETTINGS_FILE}); name OUTPUT/TASK")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder that was made with other settings.
 
