@@ -92,6 +92,15 @@ def test_a_record_with_videos_of_both_sides_is_left_out_and_counted(caplog):
     assert list(records_of_side([text], 0.99, 0, "training")) == [text]
 
 
+def test_a_share_that_holds_out_nothing_is_named(start, tmp_path):
+    processor = HiComProcessor.from_pretrained(start[0])
+    run = recipe_from_dict(values_of(start, tmp_path, eval={"share": 0.0001}))
+    with pytest.raises(
+        ValueError, match=r"eval\.share 0\.0001 .*'held out' of data\.files: no sample is left of 0 rec"
+    ):
+        build_held_out(run, processor)
+
+
 def test_an_evaluation_takes_whole_videos_up_to_its_bound(start):
     dataset = HiComDataset(start[1], encoder_of(HiComProcessor.from_pretrained(start[0])))
     whole = HeldOutGroups(dataset, None, seed=0)

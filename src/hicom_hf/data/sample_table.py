@@ -24,6 +24,10 @@ MODALITIES = ("text", "image", "video")
 OnBadSample = Literal["raise", "skip"]
 
 
+class NoSampleError(ValueError):
+    """Records of which no sample is left."""
+
+
 class SkippedSample(NamedTuple):
     """What a data set gives in place of a sample that it was asked to skip; the collator counts it."""
 
@@ -66,7 +70,7 @@ def describe_samples(
 
     Raises:
         SampleError: a record cannot be used (with "raise").
-        ValueError: no sample is left.
+        NoSampleError: no sample is left.
     """
     # Numbers of millions of samples, in a quarter of the memory of lists.
     places, characters, visual_tokens = array("q"), array("q"), array("q")
@@ -96,7 +100,7 @@ def describe_samples(
             modalities.append(2 if "video" in kinds else 1 if kinds else 0)
             media.append(_number_of_media(item) if item.media else -len(media) - 1)
     if not places:
-        raise ValueError(f"no sample is left of {number + 1} records ({len(skipped)} skipped)")
+        raise NoSampleError(f"no sample is left of {number + 1} records ({len(skipped)} skipped)")
     return SampleTable(
         places=np.array(places, dtype=np.int64).reshape(-1, 2),
         characters=np.array(characters, dtype=np.int64),

@@ -19,6 +19,7 @@ from ..data.datasets import TAR_SUFFIXES, HiComDataset, RecordSource
 from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
 from ..data.holding_out import Side
+from ..data.sample_table import NoSampleError
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
 from ..hub.loading import quantization_config
@@ -253,13 +254,21 @@ def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
 def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder, side: Side | None = None) -> HiComDataset:
     data, share = recipe.data, recipe.eval.share if recipe.eval is not None else None
     part = None if side is None or share is None else (share, recipe.seed, side)
-    return HiComDataset(
-        RecordSource(files, data.media_root, recipe.seed, part),
-        encoder,
-        per_turn=data.per_turn,
-        on_bad_sample=data.on_bad_sample,
-        index=data.index or Path(recipe.output_dir) / INDEX_FOLDER,
-    )
+    try:
+        return HiComDataset(
+            RecordSource(files, data.media_root, recipe.seed, part),
+            encoder,
+            per_turn=data.per_turn,
+            on_bad_sample=data.on_bad_sample,
+            index=data.index or Path(recipe.output_dir) / INDEX_FOLDER,
+        )
+    except NoSampleError as error:
+        if part is None:
+            raise
+        raise ValueError(
+            f"eval.share {share} leaves nothing on the side {side!r} of data.files: {error}. Choose another share, or give "
+            "eval.files"
+        ) from error
 
 
 def filled_cache(
