@@ -14,8 +14,10 @@ from video_files import write_frame_folder, write_truncated_video, write_video
 
 from hicom_hf import FrameSampling
 from hicom_hf.data.conversations import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, Record, SampleError
-from hicom_hf.data.datasets import HiComDataset, PackedRecords, SkippedSample, file_records, load_records
+from hicom_hf.data.datasets import HiComDataset, SkippedSample, load_records
 from hicom_hf.data.encoding import IGNORED, ItemEncoder
+from hicom_hf.data.packed_records import PackedRecords
+from hicom_hf.data.record_files import file_records
 
 
 def record(question="<video>\nWho runs?", answer="Ann.", **entries):

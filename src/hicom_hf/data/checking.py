@@ -25,10 +25,12 @@ from .conversations import (
     same_medium,
     training_items,
 )
-from .datasets import TAR_SUFFIXES, PackedRecords, iterate_records
+from .datasets import iterate_records
 from .encoding import IGNORED, ItemEncoder
 from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
+from .packed_records import PackedRecords
+from .record_files import TAR_SUFFIXES
 from .streaming import open_stream, records_of_row
 
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small

@@ -21,7 +21,6 @@ from typing import Any
 
 from ..hub.files import atomic_file, require_file
 from .conversations import URL, Record, SampleError
-from .datasets import JSON_LINES_SUFFIXES, TAR_SUFFIXES, file_records
 from .formats import (
     MEDIA_KEYS,
     TURN_KEYS,
@@ -30,6 +29,7 @@ from .formats import (
     nearest_format,
     record_format,
 )
+from .record_files import JSON_SUFFIXES, TAR_SUFFIXES, file_records
 from .streaming import expand_shards, open_stream, records_of_row, tar_rows
 
 OWN_FORMAT = "conversations or messages"
@@ -83,7 +83,7 @@ def convert_data(
     source, destination = Path(source), Path(destination)
     if destination.exists():
         raise FileExistsError(f"{destination} exists already; choose another file")
-    if destination.suffix.lower() not in (".json", *JSON_LINES_SUFFIXES):
+    if destination.suffix.lower() not in JSON_SUFFIXES:
         raise ValueError(f"{destination}: the records are written as .json or .jsonl")
     conversion = Conversion(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def source_records(source: Path, media_root: str | os.PathLike | None = None) ->
         yield from _table_records(source, media_root)
     elif source.suffix.lower() == ".parquet":
         yield from _parquet_records([source], media_root)
-    elif source.suffix.lower() in (".json", *JSON_LINES_SUFFIXES):
+    elif source.suffix.lower() in JSON_SUFFIXES:
         yield from file_records(source, media_root)
     else:
         raise ValueError(

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -13,19 +12,18 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..hub.files import require_file
 from .conversations import Medium, Record, SampleError, TrainingItem, training_items
 from .encoding import ItemEncoder, tokenized_segments
 from .feature_cache import medium_key
 from .holding_out import Side, records_of_side
-from .record_index import open_index, packed_record
-from .sample_table import MODALITIES, OnBadSample, SampleTable, SkippedSample, describe_samples
+from .mixtures import files_of_records, mixture_records
+from .packed_records import PackedRecords
+from .record_files import MIXTURE_SUFFIXES, TAR_SUFFIXES, file_records, record_name
+from .record_index import open_index
+from .sample_table import MODALITIES, OnBadSample, SampleTable, SkippedSample, check_on_bad_sample, describe_samples
 
 logger = logging.getLogger(__name__)
 
-JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
-MIXTURE_SUFFIXES = (".yaml", ".yml")
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 NUM_CALIBRATION_ITEMS = 64  # items that are tokenised to estimate tokens per character
 
 
@@ -66,12 +64,9 @@ class RecordSource:
         for one in self._each():
             if not isinstance(one, (str, os.PathLike)):
                 raise TypeError("index needs records of files; records in memory are not indexed")
-            paths = [Path(one)]
-            if paths[0].suffix.lower() in MIXTURE_SUFFIXES:
-                from .mixtures import mixture_sources
-
-                paths += [paths[0].parent / entry["json_path"] for entry in mixture_sources(paths[0])]
-            files += [[os.path.abspath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+            files += [
+                [os.path.abspath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files_of_records(one)
+            ]
         root = None if self.media_root is None else os.path.abspath(self.media_root)
         return {"files": files, "media_root": root, "seed": self.seed, "part": self.part}
 
@@ -81,37 +76,6 @@ def encoder_settings(encoder: ItemEncoder) -> dict[str, Any]:
     processor = encoder.processor
     tokens = [processor.num_visual_tokens(frames) for frames in (1, 4, 7, 32, 64)]
     return {"reader": json.loads(json.dumps(encoder.reader.settings, default=str)), "visual_tokens": tokens}
-
-
-class PackedRecords(Sequence):
-    """Records as JSON in one block of memory.
-
-    Millions of Python objects take several times the memory, and once more in every loader process, because counting
-    references writes into the pages that processes share. Records that JSON cannot hold stay as they are.
-    """
-
-    def __init__(self, records: Iterable[Record]):
-        buffer, offsets = bytearray(), array("q", [0])
-        self._unpacked: dict[int, Record] = {}
-        for number, record in enumerate(records):
-            try:
-                buffer += packed_record(record)
-            except (TypeError, ValueError):
-                self._unpacked[number] = record
-            offsets.append(len(buffer))
-        self._buffer = np.frombuffer(buffer, dtype=np.uint8)
-        self._offsets = np.array(offsets, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        if index in self._unpacked:
-            return self._unpacked[index]
-        begin, end = self._offsets[index], self._offsets[index + 1]
-        return Record(*json.loads(self._buffer[begin:end].tobytes().decode("utf-8", "surrogatepass")))
 
 
 class HiComDataset(Dataset):
@@ -158,8 +122,7 @@ class HiComDataset(Dataset):
         seed: int = 0,
         index: str | os.PathLike | None = None,
     ):
-        if on_bad_sample not in ("raise", "skip"):
-            raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
+        check_on_bad_sample(on_bad_sample)
         self.encoder = checked_encoder(encoder)
         self.per_turn = per_turn
         self.on_bad_sample: OnBadSample = on_bad_sample
@@ -310,8 +273,6 @@ def iterate_records(
     if isinstance(records, (str, os.PathLike)):
         path = Path(records)
         if path.suffix.lower() in MIXTURE_SUFFIXES:
-            from .mixtures import mixture_records
-
             yield from mixture_records(path, media_root, seed)
             return
         if path.name.lower().endswith(TAR_SUFFIXES):
@@ -322,54 +283,4 @@ def iterate_records(
         return
     root = None if media_root is None else os.fspath(media_root)
     for number, entry in enumerate(records):
-        yield entry if isinstance(entry, Record) else Record(entry, _name("", entry, number), root)
-
-
-def file_records(path: str | os.PathLike, media_root: str | os.PathLike | None = None) -> Iterator[Record]:
-    """Records of one JSON or JSONL file.
-
-    Args:
-        path: a JSON file with a list, or a JSONL file with one entry per line (its suffix decides).
-        media_root: folder that relative paths start from; default: the file's own folder.
-
-    Raises:
-        ValueError: not JSON, with the line; or not a list of records.
-        OSError: the file cannot be read.
-    """
-    path = require_file(path)
-    root = os.fspath(path.parent if media_root is None else media_root)
-    entries = _json_lines(path) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
-    for number, entry in enumerate(entries):
-        yield Record(entry, _name(f"{path}: ", entry, number), root)
-
-
-def _json_list(path: Path) -> list:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also wrong UTF-8
-        hint = "; a file with one record per line must end in .jsonl" if "Extra data" in str(error) else ""
-        raise ValueError(f"{path}: this is not JSON ({error}){hint}") from error
-    except RecursionError as error:
-        raise ValueError(f"{path}: this is nested too deeply to be read") from error
-    if not isinstance(content, list):
-        raise ValueError(f"{path}: expected a list of records, got {type(content).__name__}")
-    return content
-
-
-def _json_lines(path: Path) -> Iterator:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
-            except RecursionError as error:
-                raise ValueError(f"{path}: line {number} is nested too deeply to be read") from error
-
-
-def _name(prefix: str, entry: Any, number: int) -> str:
-    """How messages call a record: by its place in the file, counted from 0, and its id."""
-    record_id = entry.get("id") if isinstance(entry, dict) else None
-    return f"{prefix}record {number}" + ("" if record_id is None else f" (id {record_id})")
+        yield entry if isinstance(entry, Record) else Record(entry, record_name("", entry, number), root)

@@ -20,6 +20,8 @@ from typing import Any, Literal, cast
 
 from ..hub.files import require_file
 from .conversations import Record
+from .packed_records import PackedRecords
+from .record_files import MIXTURE_SUFFIXES, file_records
 
 SOURCE_KEYS = ("json_path", "sampling_strategy", "media_root")
 STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
@@ -108,8 +110,6 @@ def mixture_records(
         ValueError: a wrong key, strategy or data file, with the place in the mixture.
         OSError: a file cannot be read.
     """
-    from .datasets import PackedRecords, file_records
-
     path = Path(path)
     for number, source in enumerate(mixture_sources(path), start=1):
         place = f"{path}: data set {number} ({source['json_path']})"
@@ -145,6 +145,13 @@ def check_mixture(path: str | os.PathLike) -> None:
             SamplingStrategy.parse(source.get("sampling_strategy", "all"))
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
+
+
+def files_of_records(path: str | os.PathLike) -> list[Path]:
+    """A file of records; of a mixture, also those that it names. Errors as of `mixture_sources`."""
+    path = Path(path)
+    named = mixture_sources(path) if path.suffix.lower() in MIXTURE_SUFFIXES else []
+    return [path, *(path.parent / source["json_path"] for source in named)]
 
 
 def mixture_sources(path: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..hub.files import FolderLock, atomic_folder, settings_fingerprint
 from .conversations import Record
+from .packed_records import packed_record, unpacked_record
 from .sample_table import SampleTable, SkippedSample
 
 logger = logging.getLogger(__name__)
@@ -55,20 +56,7 @@ class MappedRecords(Sequence):
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        begin, end = self._offsets[index], self._offsets[index + 1]
-        return Record(*json.loads(self._buffer[begin:end].tobytes().decode("utf-8", "surrogatepass")))
-
-
-def packed_record(record: Record) -> bytes:
-    """A record as JSON.
-
-    Raises:
-        TypeError, ValueError: JSON cannot hold it.
-    """
-    if record.open_media is not None:
-        raise TypeError("a function")
-    content = json.dumps([record.data, record.source, record.media_root], ensure_ascii=False)
-    return content.encode("utf-8", "surrogatepass")
+        return unpacked_record(self._buffer[self._offsets[index] : self._offsets[index + 1]])
 
 
 def open_index(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -26,6 +26,12 @@ OnBadSample = Literal["raise", "skip"]
 
 class NoSampleError(ValueError):
     """Records of which no sample is left."""
+
+
+def check_on_bad_sample(value: str) -> None:
+    """Refuse what is no `OnBadSample`; raises ValueError."""
+    if value not in get_args(OnBadSample):
+        raise ValueError(f'on_bad_sample must be "raise" or "skip", got {value!r}')
 
 
 class SkippedSample(NamedTuple):

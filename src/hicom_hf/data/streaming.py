@@ -17,10 +17,12 @@ from typing import Any, Literal
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, TrainingItem, training_items
-from .datasets import TAR_SUFFIXES, SkippedSample, checked_encoder, encoded_or_skipped
+from .datasets import SkippedSample, checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
 from .epoch_padding import FILLER
 from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, has_turns
+from .record_files import TAR_SUFFIXES
+from .sample_table import check_on_bad_sample
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +80,7 @@ class HiComStreamingDataset(IterableDataset):
     ):
         super().__init__()
         self.encoder = checked_encoder(encoder)
-        if on_bad_sample not in ("raise", "skip"):
-            raise ValueError(f'on_bad_sample must be "raise" or "skip", got {on_bad_sample!r}')
+        check_on_bad_sample(on_bad_sample)
         self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
         self.world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
         if self.world_size > 1 and not repeat:

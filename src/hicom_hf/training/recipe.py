@@ -12,14 +12,13 @@ from typing import Any, Literal
 import yaml
 
 from ..assets import model_source
-from ..data.datasets import TAR_SUFFIXES
+from ..data.record_files import TAR_SUFFIXES
 from ..hub.files import require_file
 from ..hub.reading import Reading
 from .typed_yaml import build, load_yaml, set_value
 
 SHIPPED_DIR = Path(__file__).parent / "recipes"
 CONFIGS_DIR = Path(__file__).parent / "configs"
-JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system writes it
 HUB_DATASETS = f"{HUB_PREFIX}datasets/"
 

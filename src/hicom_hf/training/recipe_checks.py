@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from ..data.datasets import TAR_SUFFIXES
+from ..data.record_files import TAR_SUFFIXES
 from .recipe import HUB_DATASETS, HUB_PREFIX, EvalRecipe, Recipe, is_stream
 
 # What each stage trains. Source: paper, figure 3 and table A1; the last two of instruction tuning: release script.

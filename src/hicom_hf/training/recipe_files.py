@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from ..assets import HICOM_TINY
-from ..data.datasets import MIXTURE_SUFFIXES, TAR_SUFFIXES
 from ..data.mixtures import check_mixture
-from .recipe import HUB_DATASETS, HUB_PREFIX, JSON_SUFFIXES, Recipe
+from ..data.record_files import JSON_SUFFIXES, MIXTURE_SUFFIXES, TAR_SUFFIXES
+from .recipe import HUB_DATASETS, HUB_PREFIX, Recipe
 
 
 def check_files(recipe: Recipe, name: str = "recipe") -> None:

@@ -15,10 +15,11 @@ from transformers.integrations.deepspeed import is_deepspeed_available
 from transformers.utils.import_utils import is_bitsandbytes_available, is_liger_kernel_available, is_peft_available
 
 from ..data.collating import HiComDataCollator
-from ..data.datasets import TAR_SUFFIXES, HiComDataset, RecordSource
+from ..data.datasets import HiComDataset, RecordSource
 from ..data.encoding import ItemEncoder
 from ..data.feature_cache import FeatureCache
 from ..data.holding_out import Side
+from ..data.record_files import TAR_SUFFIXES
 from ..data.sample_table import NoSampleError
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder

@@ -6,8 +6,8 @@ Recipe and fingerprints of the data lie in `output_dir` beside the checkpoints, 
 import json
 from pathlib import Path
 
-from ..data.datasets import MIXTURE_SUFFIXES, TAR_SUFFIXES
-from ..data.mixtures import mixture_sources
+from ..data.mixtures import files_of_records
+from ..data.record_files import TAR_SUFFIXES
 from ..data.streaming import expand_shards
 from ..hub.files import file_fingerprint, write_text
 from .checkpoints import last_checkpoint
@@ -73,10 +73,10 @@ def data_fingerprints(sources: list[str]) -> dict[str, dict]:
         if source.lower().endswith(TAR_SUFFIXES):
             found |= {shard: {"size": Path(shard).stat().st_size} for shard in expand_shards(source)}
             continue
-        paths = [Path(source)]
-        if source.lower().endswith(MIXTURE_SUFFIXES):
-            paths += [paths[0].parent / entry["json_path"] for entry in mixture_sources(paths[0])]
-        found |= {str(path): {"size": path.stat().st_size, "sha256": file_fingerprint(path)} for path in paths}
+        found |= {
+            str(path): {"size": path.stat().st_size, "sha256": file_fingerprint(path)}
+            for path in files_of_records(source)
+        }
     return found
 
 
