@@ -11,7 +11,7 @@ import torch
 import yaml
 from training_runs import processes, recipe_values, run_as, weights_of, write_data, write_model
 
-from hicom_hf.training.recipe import recipe_from_dict
+from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import run_recipe
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ from hicom_hf.training.checkpoints import StopWithoutProgress, last_checkpoint
 from hicom_hf.training.console import held_out_line
 from hicom_hf.training.curves import draw_curves
 from hicom_hf.training.held_out import HeldOutGroups, score_choice, score_exact, scorer_named
-from hicom_hf.training.recipe import recipe_from_dict
+from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import build_held_out, build_trainer, run_recipe
 from hicom_hf.training.trainer_arguments import training_arguments
 

@@ -12,7 +12,7 @@ from hicom_hf import HiComProcessor
 from hicom_hf.cli.main import main
 from hicom_hf.training.live_bytes import LiveBytes
 from hicom_hf.training.memory import GIB, LargestBatch, MemoryEstimate, _sharded, estimate_memory
-from hicom_hf.training.recipe import recipe_from_dict
+from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import build_dataset, build_trainer
 from hicom_hf.training.trainer_arguments import training_arguments
 

@@ -9,7 +9,7 @@ from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.data.collating import HiComDataCollator
 from hicom_hf.data.datasets import HiComDataset, SkippedSample
 from hicom_hf.training.packing import check_packing
-from hicom_hf.training.recipe import recipe_from_dict
+from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import check_packages, run_recipe
 
 

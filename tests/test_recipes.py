@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hicom_hf.training.recipe import (
-    CONFIGS_DIR,
+from hicom_hf.training.recipe import LearningRates
+from hicom_hf.training.recipe_files import check_files
+from hicom_hf.training.recipe_reading import (
     SHIPPED_DIR,
-    LearningRates,
     read_recipe,
     recipe_from_dict,
     recipe_path,
     recipe_text,
     shipped_recipes,
 )
-from hicom_hf.training.recipe_files import check_files
+from hicom_hf.training.trainer_arguments import CONFIGS_DIR
 from hicom_hf.training.typed_yaml import load_yaml, set_value
 
 # Paper, table A1; the 1.5B takes the 7B's batches, which is our choice. stage: (batch sizes by model, rates)

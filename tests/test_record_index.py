@@ -18,7 +18,7 @@ from hicom_hf.data.epoch_padding import FILLER, FilledDataset, sampler_of
 from hicom_hf.data.media_reader import MediaReader
 from hicom_hf.data.mixtures import SamplingStrategy
 from hicom_hf.data.record_index import MappedRecords
-from hicom_hf.training.recipe import recipe_from_dict
+from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import build_dataset, run_recipe
 
 

@@ -43,7 +43,8 @@ from hicom_hf.modeling.backbone_hicom import HiComModel
 from hicom_hf.training import checkpoints
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.console import Meter, report_line, throughput
-from hicom_hf.training.recipe import LearningRates, recipe_from_dict
+from hicom_hf.training.recipe import LearningRates
+from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import build_dataset, build_trainer, check_packages, check_run, run_recipe
 from hicom_hf.training.stages import part_of, unused_parameters
 from hicom_hf.training.text_only_batches import add_unseen_image

@@ -13,7 +13,8 @@ from video_files import write_video
 from hicom_hf import FrameSampling
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.data.encoding import ItemEncoder
-from hicom_hf.training.recipe import Recipe, recipe_from_dict
+from hicom_hf.training.recipe import Recipe
+from hicom_hf.training.recipe_reading import recipe_from_dict
 
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
 

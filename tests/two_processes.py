@@ -20,7 +20,7 @@ def main(task: str, *arguments: str) -> None:
 
 def run_recipes(*paths: str) -> None:
     """One recipe after another."""
-    from hicom_hf.training.recipe import read_recipe
+    from hicom_hf.training.recipe_reading import read_recipe
     from hicom_hf.training.run import run_recipe
 
     for path in paths:
@@ -81,7 +81,7 @@ def run_stop(recipe: str, report: str) -> None:
 
     from transformers import TrainerCallback
 
-    from hicom_hf.training.recipe import read_recipe
+    from hicom_hf.training.recipe_reading import read_recipe
     from hicom_hf.training.run import build_trainer
     from hicom_hf.training.trainer_arguments import training_arguments
 

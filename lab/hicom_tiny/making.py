@@ -21,7 +21,8 @@ from hicom_hf.assembly.from_parts import assemble, save_new_folder
 from hicom_hf.hub.new_folder import new_folder
 from hicom_hf.shapes import Scene
 from hicom_hf.training.checkpoints import last_checkpoint
-from hicom_hf.training.recipe import Recipe, read_recipe
+from hicom_hf.training.recipe import Recipe
+from hicom_hf.training.recipe_reading import read_recipe
 from hicom_hf.training.run import MODEL_FOLDER, run_recipe
 
 from .data_sets import FILES, LONG, MORE, STAGES, TRAINING, Dataset, check_datasets, missing_datasets, write_datasets

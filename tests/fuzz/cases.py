@@ -18,7 +18,7 @@ from hicom_hf.hub.loading import load_config, load_model
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.video_reading_hicom import read_video
 from hicom_hf.processors.video_sources_hicom import load_image
-from hicom_hf.training.recipe import read_recipe, recipe_path, shipped_recipes
+from hicom_hf.training.recipe_reading import read_recipe, recipe_path, shipped_recipes
 
 from .forked import Outcome
 from .mutations import mutated, mutated_value

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..training.recipe import read_recipe, recipe_text, shipped_recipes
     from ..training.recipe_files import check_files
+    from ..training.recipe_reading import read_recipe, recipe_text, shipped_recipes
 
     if args.list:
         print("\n".join(shipped_recipes()))

@@ -118,8 +118,8 @@ def convert_official_checkpoint(
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name in sources}
         with new_folder(destination, overwrite) as folder:
             with _no_progress_bar():
-                model.save_pretrained(folder, state_dict={})  # all but the weights, written below
-            processor.save_pretrained(folder)
+                # All but the weights, written below.
+                model.save_pretrained(folder, processor=processor, state_dict={})
             pieces = partial(_pieces, opened, sources, shapes)
             files = write_shards(folder, shapes, target_dtype, max_shard_size, pieces, progress)
             opened.reader.close()

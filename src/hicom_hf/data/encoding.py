@@ -5,13 +5,14 @@ Letters: L tokens of the sample, V videos of it, T frames of one, S image side i
 
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.processing_hicom import HiComProcessor
+from ..processors.video_reading_hicom import OnDecodeError
 from .conversations import (
     BAD_RECORD,
     PLACEHOLDER_MISMATCH,
@@ -51,7 +52,7 @@ class ItemEncoder:
         processor: HiComProcessor,
         sampling: FrameSampling | None = None,
         *,
-        on_decode_error: Literal["raise", "keep"] | None = None,
+        on_decode_error: OnDecodeError | None = None,
         media_access: MediaAccess = OPEN_ACCESS,
         max_length: int | None = None,
         raw_pixels: bool = False,

@@ -5,13 +5,14 @@ Letters: T frames, S image side in pixels.
 
 import os
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
+from ..processors.video_reading_hicom import OnDecodeError
 from ..processors.video_sources_hicom import VideoReadError
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 
@@ -38,7 +39,7 @@ class MediaReader:
         self,
         video_processor,
         sampling: FrameSampling | None = None,
-        on_decode_error: Literal["raise", "keep"] | None = None,
+        on_decode_error: OnDecodeError | None = None,
         media_access: MediaAccess = OPEN_ACCESS,
     ):
         if sampling is not None and type(sampling).__name__ != FrameSampling.__name__:  # remote code has its own class

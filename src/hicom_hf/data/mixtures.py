@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..hub.files import require_file
+from ..hub.reading import nested_too_deeply
 from .conversations import Record
 from .packed_records import PackedRecords
 from .record_files import MIXTURE_SUFFIXES, file_records
@@ -168,7 +169,7 @@ def mixture_sources(path: Path) -> list[dict[str, Any]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: this is not YAML ({error})") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: this is nested too deeply to be read") from error
+        raise nested_too_deeply(str(path)) from error
     if not isinstance(content, dict) or set(content) != {"datasets"} or not isinstance(content["datasets"], list):
         raise ValueError(f'{path}: a mixture has one key, "datasets", with a list')
     for number, source in enumerate(content["datasets"], start=1):

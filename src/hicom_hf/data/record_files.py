@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.files import require_file
+from ..hub.reading import nested_too_deeply
 from .conversations import Record
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -40,7 +41,7 @@ def _json_list(path: Path) -> list:
         hint = "; a file with one record per line must end in .jsonl" if "Extra data" in str(error) else ""
         raise ValueError(f"{path}: this is not JSON ({error}){hint}") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: this is nested too deeply to be read") from error
+        raise nested_too_deeply(str(path)) from error
     if not isinstance(content, list):
         raise ValueError(f"{path}: expected a list of records, got {type(content).__name__}")
     return content
@@ -56,7 +57,7 @@ def _json_lines(path: Path) -> Iterator:
             except ValueError as error:
                 raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
             except RecursionError as error:
-                raise ValueError(f"{path}: line {number} is nested too deeply to be read") from error
+                raise nested_too_deeply(f"{path}: line {number}") from error
 
 
 def record_name(prefix: str, entry: Any, number: int) -> str:

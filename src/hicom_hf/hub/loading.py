@@ -26,6 +26,7 @@ from transformers.utils.import_utils import is_bitsandbytes_available, is_peft_a
 
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.parts_hicom import ADAPTED, still_untrained
 from ..processors.processing_hicom import HiComProcessor
 from .places import Model, ModelPlace, find_model, unreadable
 from .reading import WRONG_VALUES, Reading, message_of, shard_names
@@ -37,7 +38,6 @@ MAX_LAYERS = 10_000  # of a tower or LLM; far above every model
 MAX_NAMES = 3  # of weights, in a message
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Quantization = Literal["nf4", "int8"]
-ADAPTED = ("compressor", "language_model")  # the parts that adapter training trains
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
@@ -57,7 +57,7 @@ def load_config(model: Model) -> HiComConfig:
     with Reading(place):
         config = _read_config(place)
     if place.adapter is not None:
-        config.untrained_parts = [part for part in config.untrained_parts if part not in ADAPTED]
+        config.untrained_parts = still_untrained(config.untrained_parts, ADAPTED)
     return config
 
 

@@ -96,6 +96,11 @@ def being_read(error: BaseException) -> list[str]:
     return found
 
 
+def nested_too_deeply(name: str) -> ValueError:
+    """The error in place of the `RecursionError` that a parser of JSON or YAML ends with; `name` is what was being read."""
+    return ValueError(f"{name} is nested too deeply to be read")
+
+
 def read_json_object(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file.
 
@@ -106,7 +111,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{path} is no JSON that can be read: it is nested too deeply") from error
+        raise nested_too_deeply(str(path)) from error
     except ValueError as error:  # also wrong UTF-8
         raise ValueError(f"{path} is damaged or no JSON: {error}") from error
     if not isinstance(values, dict):

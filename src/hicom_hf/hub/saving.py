@@ -35,8 +35,7 @@ def save_hub_folder(
     """
     folder = Path(folder)
     check_fits(model.config, processor, folder)
-    model.save_pretrained(folder, **kwargs)
-    processor.save_pretrained(folder)
+    model.save_pretrained(folder, processor=processor, **kwargs)
     return folder
 
 

@@ -20,6 +20,7 @@ TENSORS = (
     ("vision_tower", "vision_tower", re.compile(r"model\.vision_tower\.")),
 )
 PART_OF_RATE = {rate: part for rate, part, _ in TENSORS}
+ADAPTED = ("compressor", "language_model")  # what training with adapters trains
 
 
 def rate_of(name: str) -> str | None:
@@ -30,6 +31,18 @@ def rate_of(name: str) -> str | None:
         'injection'
     """
     return next((rate for rate, _, pattern in TENSORS if pattern.match(name)), None)
+
+
+def still_untrained(untrained_parts: Iterable[str], trained: Iterable[str]) -> list[str]:
+    """What remains of a config's list of untrained parts after training.
+
+    Args:
+        untrained_parts: `HiComConfig.untrained_parts`.
+        trained: parts, or the learning rates' names of what was trained. An injection counts as the compressor; a trained head
+            does not make a trained tower.
+    """
+    done = {"compressor" if rate == "injection" else rate for rate in trained}
+    return [part for part in untrained_parts if part not in done]
 
 
 def count_by_part(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -41,11 +41,18 @@ class HubFolderMixin:
 
     config: HiComConfig
 
-    def save_pretrained(self, save_directory, *, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
+    def save_pretrained(
+        self, save_directory, *, processor=None, is_main_process: bool = True, push_to_hub: bool = False, **kwargs
+    ):
         """As in transformers; the folder also gets the code, the pipeline and a model card.
 
         The card is README.md, filled in from the config. A README.md that is there already is replaced only if this method
         wrote it and nobody has edited it since.
+
+        Args:
+            save_directory: made if it does not exist.
+            processor: saved beside the model.
+            is_main_process, push_to_hub, **kwargs: as in transformers.
         """
         folder = Path(save_directory)
         hub_arguments = {
@@ -53,6 +60,8 @@ class HubFolderMixin:
         }
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the model's
+        if processor is not None and is_main_process:
+            processor.save_pretrained(folder)
         if not is_main_process or _saves_adapters_only(self) or not folder.is_dir():
             return
         copy_pipeline(self, folder)
@@ -79,9 +88,7 @@ class HubFolderMixin:
         tags = kwargs.pop("tags", None)
         with TemporaryDirectory() as directory:
             folder = Path(directory)
-            self.save_pretrained(folder, max_shard_size=max_shard_size)
-            if processor is not None:
-                processor.save_pretrained(folder)
+            self.save_pretrained(folder, processor=processor, max_shard_size=max_shard_size)
             write_model_card(self, folder, name=repo_id, tags=[tags] if isinstance(tags, str) else tags or ())
             return upload(folder, repo_id, **kwargs)
 

@@ -20,7 +20,7 @@ from .media_access_hicom import OPEN_ACCESS, MediaAccess
 from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from .picture_settings_hicom import PictureSettings
 from .square_frames_hicom import BICUBIC, PAD_VALUE, pad_to_square, resize_frame
-from .video_reading_hicom import SamplingRecord, read_video
+from .video_reading_hicom import OnDecodeError, SamplingRecord, check_on_decode_error, read_video
 from .video_sources_hicom import is_frame_list, load_image
 
 NUM_PIXEL_VALUES = 256
@@ -47,7 +47,7 @@ class HiComVideosKwargs(VideosKwargs, total=False):
     media_access: MediaAccess | None
     media_bounds: MediaBounds | None
     short_video: Literal["once", "repeat"] | None
-    on_decode_error: Literal["raise", "keep"] | None
+    on_decode_error: OnDecodeError | None
     pad_value: int | None
     square_pixels: bool | None
     alpha_on_white: bool | None
@@ -107,7 +107,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
     fps = None
     max_frames = None
     short_video: Literal["once", "repeat"] = "once"
-    on_decode_error: Literal["raise", "keep"] = "raise"
+    on_decode_error: OnDecodeError = "raise"
 
     def __init__(self, **kwargs: Any) -> None:
         unknown = (
@@ -129,8 +129,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"pad_value must be from 0 to 255, got {self.pad_value!r}")
         if self.resample != "exact" and self.resample not in list(Image.Resampling):
             raise ValueError(f'resample must be "exact" or one of Pillow\'s numbers 0 to 5, got {self.resample!r}')
-        if self.on_decode_error not in ("raise", "keep"):
-            raise ValueError(f'on_decode_error must be "raise" or "keep", got {self.on_decode_error!r}')
+        check_on_decode_error(self.on_decode_error)
         size: Any = self.size  # transformers makes a SizeDict of what was given
         if size is None or not size.height or not size.width:
             raise ValueError(f"size must give height and width in pixels, got {self.size!r}")
@@ -147,7 +146,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         end: float | None = None,
         max_frames: int | None = None,
         short_video: Literal["once", "repeat"] | None = None,
-        on_decode_error: Literal["raise", "keep"] | None = None,
+        on_decode_error: OnDecodeError | None = None,
         do_sample_frames: bool | None = None,
         frame_rate: float | None = None,
         media_access: MediaAccess | None = None,
@@ -224,7 +223,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         chunk_size: int,
         *,
         sampling: FrameSampling | None = None,
-        on_decode_error: Literal["raise", "keep"] | None = None,
+        on_decode_error: OnDecodeError | None = None,
         frame_rate: float | None = None,
         media_access: MediaAccess | None = None,
         media_bounds: MediaBounds | None = None,
@@ -304,7 +303,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         source: Any,
         sampling: FrameSampling,
         *,
-        on_decode_error: Literal["raise", "keep"] | None = None,
+        on_decode_error: OnDecodeError | None = None,
         frame_rate: float | None = None,
         media_access: MediaAccess | None = None,
         media_bounds: MediaBounds | None = None,

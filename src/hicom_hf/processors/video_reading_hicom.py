@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from .video_sources_hicom import (
     open_binary,
 )
 
+OnDecodeError = Literal["raise", "keep"]
 KEEP_HINT = 'on_decode_error="keep" goes on with the frames that can be read'
 
 
@@ -72,11 +73,17 @@ class SamplingRecord:
         return asdict(self)
 
 
+def check_on_decode_error(value: str) -> None:
+    """Refuse what is no `OnDecodeError`; raises ValueError."""
+    if value not in get_args(OnDecodeError):
+        raise ValueError(f'on_decode_error must be "raise" or "keep", got {value!r}')
+
+
 def read_video(
     source: Any,
     sampling: FrameSampling,
     *,
-    on_decode_error: Literal["raise", "keep"] = "raise",
+    on_decode_error: OnDecodeError = "raise",
     frame_rate: float | None = None,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
     bounds: MediaBounds = DEFAULT_BOUNDS,
@@ -113,8 +120,7 @@ def read_video(
         >>> frames.shape, record.times[:2]  # doctest: +SKIP
         ((8, 360, 640, 3), [0.633, 1.9])
     """
-    if on_decode_error not in ("raise", "keep"):
-        raise ValueError(f'on_decode_error must be "raise" or "keep", got {on_decode_error!r}')
+    check_on_decode_error(on_decode_error)
     if frame_rate is not None and not 0 < frame_rate < float("inf"):
         raise ValueError(f"frame_rate must be above 0 frames per second and finite, got {frame_rate!r}")
     if not isinstance(bounds, MediaBounds) or not isinstance(media_access, MediaAccess):

@@ -300,8 +300,7 @@ class VideoTextToTextPipeline(Pipeline):
         for code in (Path(__file__), *(Path(__file__).with_name(name) for name in IMPORTED_FILES)):
             if code.resolve() != (folder / code.name).resolve():
                 shutil.copyfile(code, folder / code.name)
-        self.model.save_pretrained(folder, **kwargs)
-        self.processor.save_pretrained(folder)
+        self.model.save_pretrained(folder, processor=self.processor, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Upload model, processor and all code in one commit; arguments as for the model's `push_to_hub`."""

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..data import FeatureCache, HiComDataCollator, HiComDataset, HiComRowCollator, HiComStreamingDataset, ItemEncoder
-from .recipe import LearningRates, Recipe, read_recipe, recipe_from_dict, shipped_recipes
+from .recipe import LearningRates, Recipe
+from .recipe_reading import read_recipe, recipe_from_dict, shipped_recipes
 
 if TYPE_CHECKING:
     from .run import check_run, run_recipe

@@ -12,9 +12,9 @@ from ..hub.places import base_of
 from ..hub.saving import save_hub_folder
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.parts_hicom import ADAPTED, still_untrained
 from ..processors.processing_hicom import HiComProcessor
 from .recipe import LoraRecipe
-from .stages import mark_trained
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None
     stored = HiComConfig.from_pretrained(base).dtype or torch.float32
     model = HiComForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    mark_trained(model.config, ("compressor", "language_model"))
+    model.config.untrained_parts = still_untrained(model.config.untrained_parts, ADAPTED)
     processor = HiComProcessor.from_pretrained(adapter)
     with atomic_folder(destination) as folder:
         save_hub_folder(model.to(stored), processor, folder)

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer
 
 from ..data.conversations import SampleError, TrainingItem
 from ..data.datasets import HiComDataset
@@ -27,9 +29,6 @@ from ..evaluation.parsing import parse_choice, same_words
 from ..hub.files import write_text
 from ..processors.answer_options_hicom import option_texts
 from .stages import base_model
-
-if TYPE_CHECKING:
-    from .trainer import HiComTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +191,7 @@ class HeldOutEvaluation:
         max_new_tokens: where a generated answer is cut.
         batch_size: samples of one group at a time.
         num_workers: processes that read videos ahead.
+        skip_logits: compute logits of labelled tokens only: the same loss for less memory.
     """
 
     def __init__(
@@ -204,10 +204,12 @@ class HeldOutEvaluation:
         max_new_tokens: int = 32,
         batch_size: int = 1,
         num_workers: int = 0,
+        skip_logits: bool = True,
     ):
         self.groups = HeldOutGroups(dataset, max_samples, seed)
         self.scorer = scorer
         self.max_new_tokens, self.batch_size, self.num_workers = max_new_tokens, batch_size, num_workers
+        self.skip_logits = skip_logits
         if scorer is score_choice:
             self._check_choices()
 
@@ -220,7 +222,7 @@ class HeldOutEvaluation:
             except ValueError as error:
                 raise ValueError(f"{item.source}: {error}") from error
 
-    def measure(self, trainer: "HiComTrainer") -> dict[str, float]:
+    def measure(self, trainer: Trainer) -> dict[str, float]:
         """Loss and score; the processes of a run take turns at the groups.
 
         Args:
@@ -231,8 +233,7 @@ class HeldOutEvaluation:
             `eval_skipped` if samples could not be read; `eval_runtime` in seconds.
         """
         begin = time.perf_counter()
-        model = trainer.model
-        inner = base_model(model)
+        inner = base_model(cast(nn.Module, trainer.model))
         was_training = inner.training
         inner.eval()
         rank, processes = trainer.args.process_index, trainer.args.world_size
@@ -264,14 +265,18 @@ class HeldOutEvaluation:
         if self.scorer is not None:
             metrics["eval_score"] = score / samples
             if trainer.args.should_save:
-                path = trainer.output_dir / ANSWERS_FOLDER / f"step-{trainer.state.global_step}.jsonl"
+                path = (
+                    Path(cast(str, trainer.args.output_dir))
+                    / ANSWERS_FOLDER
+                    / f"step-{trainer.state.global_step}.jsonl"
+                )
                 write_text(path, "\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
         if skipped:
             metrics["eval_skipped"] = skipped
         metrics["eval_runtime"] = time.perf_counter() - begin
         return metrics
 
-    def _measure_group(self, trainer: "HiComTrainer", model, group: EncodedGroup, lines: list) -> torch.Tensor:
+    def _measure_group(self, trainer: Trainer, model, group: EncodedGroup, lines: list) -> torch.Tensor:
         """Sums over a group; answers are added to `lines`."""
         device, processor = trainer.args.device, self.groups.dataset.encoder.processor
         sums = torch.zeros(5, dtype=torch.float64)
@@ -299,7 +304,7 @@ class HeldOutEvaluation:
                     )
         return sums
 
-    def _loss(self, trainer: "HiComTrainer", model, batch: list, visual: dict) -> tuple[float, int]:
+    def _loss(self, trainer: Trainer, model, batch: list, visual: dict) -> tuple[float, int]:
         """Sum of the losses of answer tokens, and their number."""
         device = trainer.args.device
         ids = pad_sequence([torch.tensor(ids) for _, ids, *_ in batch], batch_first=True)
@@ -311,13 +316,13 @@ class HeldOutEvaluation:
             attention_mask=mask.to(device),
             labels=labels.to(device),
             num_items_in_batch=torch.tensor(1, device=device),  # the sum
-            skip_logits=trainer.skip_logits,
+            skip_logits=self.skip_logits,
             use_cache=False,
             **visual,
         )
         return float(outputs.loss), tokens
 
-    def _answers(self, trainer: "HiComTrainer", model, batch: list, visual: dict) -> list[str]:
+    def _answers(self, trainer: Trainer, model, batch: list, visual: dict) -> list[str]:
         """What the model says to the prompts of the last answers, greedily."""
         device, processor = trainer.args.device, self.groups.dataset.encoder.processor
         prompts = [torch.tensor(ids[: _begin_of_last_answer(labels)]) for _, ids, labels, _ in batch]

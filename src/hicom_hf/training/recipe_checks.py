@@ -53,13 +53,19 @@ def check_values(recipe: Recipe, name: str) -> None:
     for key in ("epsilon", "weight_decay", "max_grad_norm"):
         if getattr(recipe.optimizer, key) < 0:
             raise ValueError(f"{name}: optimizer.{key} must not be negative, got {getattr(recipe.optimizer, key)}")
-    if recipe.batch_size % recipe.batch_size_per_device:
-        raise ValueError(
-            f"{name}: batch_size {recipe.batch_size} is not a multiple of batch_size_per_device "
-            f"{recipe.batch_size_per_device}"
-        )
+    check_batch(recipe, name)
     _check_rates(recipe, name)
     _check_combinations(recipe, name)
+
+
+def check_batch(recipe: Recipe, name: str, processes: int = 1) -> None:
+    """Refuse batches that do not divide over the processes of a run."""
+    if recipe.batch_size % (recipe.batch_size_per_device * processes):
+        times = f" times {processes} processes" if processes > 1 else ""
+        raise ValueError(
+            f"{name}: batch_size {recipe.batch_size} is not a multiple of batch_size_per_device "
+            f"{recipe.batch_size_per_device}{times}"
+        )
 
 
 def _check_rates(recipe: Recipe, name: str) -> None:

@@ -25,6 +25,7 @@ from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
 from ..hub.loading import quantization_config
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.parts_hicom import still_untrained
 from ..processors.media_access_hicom import media_access_of
 from ..processors.processing_hicom import HiComProcessor
 from .adapters import add_adapters
@@ -33,10 +34,11 @@ from .curves import draw_curves
 from .held_out import HeldOutEvaluation, scorer_named
 from .memory import MemoryEstimate, estimate_memory
 from .packing import check_packing
-from .recipe import HUB_DATASETS, Recipe, recipe_text
+from .recipe import HUB_DATASETS, Recipe
 from .recipe_files import check_files
+from .recipe_reading import recipe_text
 from .same_run import RECIPE_FILE, claim_run
-from .stages import base_model, cast_for_training, load_stage, mark_trained, set_trainable
+from .stages import base_model, cast_for_training, load_stage, set_trainable
 from .trainer import HiComTrainer
 from .trainer_arguments import best_metric, training_arguments
 
@@ -234,6 +236,7 @@ def build_evaluation(recipe: Recipe, held_out: HiComDataset | None) -> HeldOutEv
         max_new_tokens=section.max_new_tokens,
         batch_size=recipe.batch_size_per_device,
         num_workers=recipe.data.num_workers,
+        skip_logits=recipe.skip_logits,
     )
     groups = evaluation.groups
     logger.info(
@@ -302,7 +305,8 @@ def save_finished(trainer: HiComTrainer, recipe: Recipe) -> Path:
     """
     destination = Path(recipe.output_dir) / MODEL_FOLDER
     config = trainer.accelerator.unwrap_model(trainer.model).config
-    mark_trained(config, [part for part, rate in asdict(recipe.learning_rates).items() if rate is not None])
+    trained = [part for part, rate in asdict(recipe.learning_rates).items() if rate is not None]
+    config.untrained_parts = still_untrained(config.untrained_parts, trained)
     trainer.final_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     if trainer.args.process_index == 0:
         with atomic_folder(destination) as folder:

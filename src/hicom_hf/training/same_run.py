@@ -11,7 +11,8 @@ from ..data.record_files import TAR_SUFFIXES
 from ..data.streaming import expand_shards
 from ..hub.files import file_fingerprint, write_text
 from .checkpoints import last_checkpoint
-from .recipe import Recipe, recipe_from_dict, recipe_text
+from .recipe import Recipe
+from .recipe_reading import recipe_from_dict, recipe_text
 from .typed_yaml import load_yaml
 
 RECIPE_FILE = "recipe.yaml"

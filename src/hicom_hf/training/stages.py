@@ -14,7 +14,6 @@ Every parameter belongs to one part, decided by its name alone:
 
 import logging
 import re
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -171,26 +170,16 @@ def load_stage(recipe: Recipe, **kwargs: Any) -> HiComForConditionalGeneration:
 def stage_config(recipe: Recipe) -> tuple[HiComConfig, bool]:
     """The config that a stage trains with, and whether fresh injection modules are due."""
     config = HiComConfig.from_pretrained(recipe.source)
-    fresh = _build_injections(config, recipe)
-    config.compressor_config.bypass_injection = recipe.stage == "alignment"
-    return config, fresh
-
-
-def _build_injections(config: HiComConfig, recipe: Recipe) -> bool:
-    """Put `new_injection` into the config; whether fresh injection modules are due."""
-    wanted = recipe.new_injection
-    if wanted is None:
-        return False
-    compressor = config.compressor_config
-    for name, value in asdict(wanted).items():
-        there = getattr(compressor, name)
-        if there not in ("none", value):
+    values = config.compressor_config.to_dict()
+    wanted = {} if recipe.new_injection is None else asdict(recipe.new_injection)
+    for name, value in wanted.items():
+        if values[name] not in ("none", value):
             raise ValueError(
-                f"new_injection.{name} is {value!r} but {recipe.model} has {there!r} already; set it to null"
+                f"new_injection.{name} is {value!r} but {recipe.model} has {values[name]!r} already; set it to null"
             )
-    values = {**compressor.to_dict(), **asdict(wanted)}
-    config.compressor_config = type(compressor).from_dict(values)
-    return True
+    values |= {**wanted, "bypass_injection": recipe.stage == "alignment"}
+    config.compressor_config = type(config.compressor_config).from_dict(values)
+    return config, bool(wanted)
 
 
 def check_loaded(info: dict, source: str, fresh_injections: bool = False) -> None:
@@ -237,9 +226,3 @@ def cast_for_training(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
-
-
-def mark_trained(config: HiComConfig, parts: Iterable[str]) -> None:
-    """Take parts that have been trained out of the config's list of untrained ones."""
-    trained = {"compressor" if part == "injection" else part for part in parts}  # a trained head is no trained tower
-    config.untrained_parts = [part for part in config.untrained_parts if part not in trained]

@@ -4,6 +4,7 @@ import logging
 import os
 from dataclasses import asdict, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from transformers import MODEL_MAPPING, TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..modeling.configuration_hicom import HiComConfig
-from .recipe import CONFIGS_DIR, EvalRecipe, Recipe
+from .recipe import EvalRecipe, Recipe
+from .recipe_checks import check_batch
 from .typed_yaml import load_yaml
+
+CONFIGS_DIR = Path(__file__).parent / "configs"  # of FSDP2, DeepSpeed and accelerate
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +30,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         ImportError: `trainer.report_to` names what is not installed.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    at_a_time = recipe.batch_size_per_device * processes
-    if recipe.batch_size % at_a_time:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} is not a multiple of batch_size_per_device {recipe.batch_size_per_device} times "
-            f"{processes} processes"
-        )
+    check_batch(recipe, "recipe", processes)
     workers = recipe.data.num_workers
     on_cpu = recipe.cpu or not torch.accelerator.is_available()
     if on_cpu and not recipe.cpu:
@@ -39,7 +38,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     arguments = dict(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size_per_device,
-        gradient_accumulation_steps=recipe.batch_size // at_a_time,
+        gradient_accumulation_steps=recipe.batch_size // (recipe.batch_size_per_device * processes),
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps or -1,
         bf16=recipe.precision == "bf16",

@@ -8,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from ..hub.reading import nested_too_deeply
+
 
 class _Loader(yaml.SafeLoader):
     """YAML with YAML 1.2's floats, and without repeated keys."""
@@ -39,7 +41,7 @@ def load_yaml(text: str, name: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
     except RecursionError as error:
-        raise ValueError(f"{name}: this is nested too deeply to be read") from error
+        raise nested_too_deeply(name) from error
 
 
 def set_value(values: dict[str, Any], override: str) -> None:
