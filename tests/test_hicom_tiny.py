@@ -20,7 +20,7 @@ from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_dataset, write_video
 from hicom_hf.training.recipe_reading import read_recipe
 from hicom_hf.training.run import run_recipe
-from lab.hicom_tiny.looking import RED_CIRCLE_SCENES, SCENES, times_even
+from lab.hicom_tiny.attention_figures import RED_CIRCLE_SCENES, SCENES, times_even
 from lab.hicom_tiny.scoring import score
 
 TEST_SEED = 77

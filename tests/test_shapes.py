@@ -335,7 +335,7 @@ def test_the_splits_have_the_same_names_everywhere():
     assert tuple(CODECS) == shapes_command.CODECS
 
 
-def test_held_out_pairs_and_looks_are_balanced_and_disjoint():
+def test_held_out_pairs_and_appearances_are_balanced_and_disjoint():
     for values in zip(*HELD_OUT_PAIRS, strict=True):
         assert len(set(values)) == len(values) == len(SHAPES)
     assert len(set(HELD_OUT_APPEARANCES)) == len(HELD_OUT_APPEARANCES) == 16
@@ -346,7 +346,7 @@ def test_held_out_pairs_and_looks_are_balanced_and_disjoint():
     assert not {appearance[:2] for appearance in HELD_OUT_APPEARANCES} & set(HELD_OUT_PAIRS)
 
 
-def test_training_shows_every_other_look_and_so_every_two_attributes_of_a_held_out_one():
+def test_training_shows_every_other_appearance_and_so_every_two_attributes_of_a_held_out_one():
     shown = set().union(*(appearances_of(Scene.from_seed(seed, "dense")) for seed in range(60)))
     assert shown == training_appearances() and len(shown) == 152
     for one, other in itertools.combinations(range(3), 2):
@@ -354,7 +354,7 @@ def test_training_shows_every_other_look_and_so_every_two_attributes_of_a_held_o
         assert {(appearance[one], appearance[other]) for appearance in HELD_OUT_APPEARANCES} <= together
 
 
-def test_held_out_pairs_and_looks_are_neither_shown_nor_named_in_training(scenes, training_questions):
+def test_held_out_pairs_and_appearances_are_neither_shown_nor_named_in_training(scenes, training_questions):
     phrases = [f"{colour} {name}" for colour, shape in HELD_OUT_PAIRS for name in (shape, SHAPES[shape])]
     phrases += [f"{texture} {colour} {shape}" for colour, shape, texture in HELD_OUT_APPEARANCES]
     named = [f"{question.text} {question.answer}" for question in training_questions]
@@ -392,7 +392,7 @@ def test_held_out_questions_are_about_what_training_never_shows(scenes, split, a
     assert all(appearances_of(Scene.still(seed, split)) <= appearances for seed in range(50))
 
 
-def test_texts_may_be_about_every_look():
+def test_texts_may_be_about_every_appearance():
     shown = set().union(*(appearances_of(Scene.from_seed(seed, "dense", "text")) for seed in range(60)))
     asked = {found.attributes for seed in range(400) for found in Scene.from_seed(seed, "sparse", "text").subjects}
     pictured = set().union(*(appearances_of(Scene.still(seed, "text")) for seed in range(800)))

@@ -68,7 +68,7 @@ def test_a_chat_streams_the_answers_of_the_session_and_keeps_its_turns(page):
     assert chat[-1]["content"].endswith("*compressed on: the ring*")
 
 
-def test_the_attention_of_each_answer_can_be_looked_at(page):
+def test_the_attention_of_each_answer_can_be_shown(page):
     visit, *_ = opened(page)
     for question, instruction in ((QUESTION, ""), ("Where is it?", "the moon")):
         last(page.ask(question, [], visit, instruction, 8))
@@ -80,17 +80,17 @@ def test_the_attention_of_each_answer_can_be_looked_at(page):
         assert pictures[0] != pictures[3] and page.attention(visit, None, 1, branch) == pictures[3]
     for number in range(10):
         last(page.ask(f"Question {number}?", [], visit, "", 1))
-    assert len(visit.looks) == 8 and visit.looks[-1].question == "Question 9?"
+    assert len(visit.mapped) == 8 and visit.mapped[-1].question == "Question 9?"
 
 
 def test_a_question_chooses_its_frames_and_the_timeline_shows_them(page):
     visit, _, about, bar = opened(page, chooses=True)
     assert "each question chooses them among 4 per second" in about and bar == ""
     *_, shown, bar = last(page.ask(QUESTION, [], visit, "", 8))
-    [look] = visit.looks
-    assert [caption for _, caption in shown] == [f"{time:.2f} s" for time in look.times] and len(shown) == 4
-    assert bar.count("<title>") == 4 and all(f"<title>{time:.2f} s</title>" in bar for time in look.times)
-    assert "of 16 frames" in bar and look.frames.shape == visit.frames.shape
+    [mapped] = visit.mapped
+    assert [caption for _, caption in shown] == [f"{time:.2f} s" for time in mapped.times] and len(shown) == 4
+    assert bar.count("<title>") == 4 and all(f"<title>{time:.2f} s</title>" in bar for time in mapped.times)
+    assert "of 16 frames" in bar and mapped.frames.shape == visit.frames.shape
 
 
 def test_sessions_free_what_they_hold_and_are_bounded_in_number(page, monkeypatch):
@@ -106,7 +106,7 @@ def test_sessions_free_what_they_hold_and_are_bounded_in_number(page, monkeypatc
     assert chat[-1]["content"].startswith("This session was closed") and visit is None
     for one in (first, fourth):
         page.forget(one)
-    assert not page._visits and first.looks == []
+    assert not page._visits and first.mapped == []
 
 
 def test_errors_are_texts_of_the_page(page, tmp_path):

@@ -17,7 +17,7 @@ from hicom_hf.shapes import VOCABULARY, Name, Question, Scene, patch_cover, ques
 from hicom_hf.shapes.dice import Dice
 from hicom_hf.shapes.objects import SceneObject
 from hicom_hf.shapes.words import COLOURS
-from lab.hicom_tiny import evaluating, looking, optimizing, packed_contexts, record, towers
+from lab.hicom_tiny import attention_figures, evaluating, optimizing, packed_contexts, record, towers
 from lab.hicom_tiny.data_sets import FILES, STAGES, TRAINING, Dataset, write_datasets
 from lab.hicom_tiny.evaluating import Condition, as_markdown, evaluate
 from lab.hicom_tiny.language_model import (
@@ -393,7 +393,7 @@ def test_a_condition_that_there_is_not_is_named(capsys, monkeypatch):
     assert "argument --only: invalid choice: 'no such row'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("module", "others"), [(evaluating, ["data"]), (looking, [])])
+@pytest.mark.parametrize(("module", "others"), [(evaluating, ["data"]), (attention_figures, [])])
 def test_a_model_that_there_is_not_is_named(module, others, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["command", "nowhere/model", *others])

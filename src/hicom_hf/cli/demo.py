@@ -66,14 +66,14 @@ def run(args: argparse.Namespace) -> int:
         second = ask_all(model, processor, path, scene)
     if not args.json:
         print("\n".join(["", *_describe(second, f"a new video, seed {seed}")]), flush=True)
-    title = f"Where {name} looks in {video.name}, for two questions"
+    title = f"Attention of {name} on {video.name}, for two questions"
     attention_picture(model, processor, first, title).save(output, format="PNG", optimize=True)
     report |= {"picture": str(output), "videos": [first.to_dict(), second.to_dict()]}
     report["videos"][1]["video"] = None  # the file is gone; the seed makes it again
     if args.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
-        print(f"\n{output}: where it looked in {video.name}, for two of the questions")
+        print(f"\n{output}: its attention on {video.name}, for two of the questions")
         print(f"hicom demo --seed {seed} makes the same new video again")
     return 0
 

@@ -149,7 +149,7 @@ def describe_processor(processor: HiComProcessor) -> dict[str, Any]:
 def system_prompt(processor: HiComProcessor) -> str | None:
     """What the chat template says to the model when the chat has no system turn; None if it says nothing or takes none.
 
-    Found by rendering a chat with a system turn that can be recognised, and looking what stands in its place without.
+    Found by rendering a chat with a system turn that can be recognised, and reading what stands in its place without.
     """
     mark = "SYSTEM PROMPT GOES HERE"
     chat = [{"role": "user", "content": "QUESTION"}]

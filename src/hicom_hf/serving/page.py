@@ -33,12 +33,12 @@ MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-!|<>$~])")
 
 
 @dataclass
-class Look:
+class MappedAnswer:
     """An answer whose attention can be looked at.
 
     Attributes:
         question: as it was asked.
-        maps: where the compressor looked.
+        maps: the attention of the compressor.
         frames: uint8 (T, S, S, 3), as the question saw them.
         times: seconds of each.
     """
@@ -60,7 +60,7 @@ class Visit:
         times: seconds of each.
         duration: of the video, in seconds; None without a clock.
         turns: of the chat, as the engine takes them.
-        looks: at the last answers, oldest first.
+        mapped: the last answers with their attention, oldest first.
         first_seconds: to the first token of the first question.
         is_closed: whether the session lost its memory to others.
     """
@@ -71,7 +71,7 @@ class Visit:
     times: list[float]
     duration: float | None
     turns: list[dict[str, Any]] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
+    mapped: list[MappedAnswer] = field(default_factory=list)
     first_seconds: float | None = None
     is_closed: bool = False
 
@@ -97,7 +97,7 @@ class Page:
             return
         with self._lock:
             self._visits.pop(id(visit), None)
-        visit.frames, visit.looks, visit.is_closed = np.empty((0, 0, 0, 3), np.uint8), [], True
+        visit.frames, visit.mapped, visit.is_closed = np.empty((0, 0, 0, 3), np.uint8), [], True
 
     def _remember(self, visit: Visit) -> None:
         """Keep a visit, as the newest one; the oldest ones are closed where there are too many."""
@@ -183,22 +183,22 @@ class Page:
                 ticket.cancel()  # Stop closes this generator: the answer ends at its next token
         reply = {"role": "assistant", "content": [{"type": "text", "text": result.texts[0]}]}
         visit.turns = [*visit.turns, turn, reply]
-        look = self._look(visit, question, result)
-        shown = f"{plain(result.texts[0]) or '(nothing)'}\n\n*compressed on: {plain(look.maps.instruction)}*"
+        answer = self._map(visit, question, result)
+        shown = f"{plain(result.texts[0]) or '(nothing)'}\n\n*compressed on: {plain(answer.maps.instruction)}*"
         seen = (skip, skip)
         if result.selections[0] is not None:
-            seen = captioned(look.frames, look.times), timeline(result.selections[0], visit.duration)
+            seen = captioned(answer.frames, answer.times), timeline(result.selections[0], visit.duration)
         yield [*chat, {"role": "assistant", "content": shown}], visit, self._line(visit, result), *seen
 
-    def _look(self, visit: Visit, question: str, result: Result) -> Look:
-        """Keep where the compressor looked for an answer."""
+    def _map(self, visit: Visit, question: str, result: Result) -> MappedAnswer:
+        """Keep the attention of the compressor for an answer."""
         maps = self.engine.attention(result.videos[0], result.answers[0].instruction)
         frames, times = visit.frames, visit.times
         record, candidates = result.selections[0], result.candidates[0]
         if record is not None and candidates is not None:
             frames, times = candidates.pictures(record.frames), list(record.times)
-        visit.looks = [*visit.looks, Look(question, maps, frames, times)][-MAX_ANSWERS:]
-        return visit.looks[-1]
+        visit.mapped = [*visit.mapped, MappedAnswer(question, maps, frames, times)][-MAX_ANSWERS:]
+        return visit.mapped[-1]
 
     def _line(self, visit: Visit, result: Result) -> str:
         seconds = result.first_token_seconds
@@ -218,25 +218,25 @@ class Page:
             visit: of the session.
             which: number of the answer; None for the newest.
         """
-        looks = [] if visit is None else visit.looks
-        which = len(looks) - 1 if which is None or which >= len(looks) else which
+        mapped = [] if visit is None else visit.mapped
+        which = len(mapped) - 1 if which is None or which >= len(mapped) else which
         frames = visit.frames if visit is not None else ()
-        if looks:
-            frames = looks[which].frames
-        choices = [(look.question, number) for number, look in enumerate(looks)]
+        if mapped:
+            frames = mapped[which].frames
+        choices = [(answer.question, number) for number, answer in enumerate(mapped)]
         return (
-            gr.Dropdown(choices, value=which if looks else None),
+            gr.Dropdown(choices, value=which if mapped else None),
             gr.Slider(1, max(len(frames), 2), value=1, step=1, label="Frame"),
         )
 
     def attention(self, visit: Visit | None, which: int | None, number: float, branch: str) -> Any:
         """One frame under the attention of an answer; None where there is none."""
-        if visit is None or not visit.looks:
+        if visit is None or not visit.mapped:
             return None
-        look = visit.looks[-1 if which is None or which >= len(visit.looks) else which]
-        index = min(max(int(number), 1), len(look.frames)) - 1
-        values = look.maps.local_map if branch == "local" else look.maps.global_map
-        frame = look.frames[index]
+        answer = visit.mapped[-1 if which is None or which >= len(visit.mapped) else which]
+        index = min(max(int(number), 1), len(answer.frames)) - 1
+        values = answer.maps.local_map if branch == "local" else answer.maps.global_map
+        frame = answer.frames[index]
         shown = Image.fromarray(frame) if values is None else heated_frame(frame, values, index)
         larger = -(-LEAST_SIDE // shown.width)
         return shown.resize((shown.width * larger, shown.height * larger))

@@ -36,13 +36,13 @@ app_file: app.py
 - video
 - video-text-to-text
 license: apache-2.0
-short_description: Ask about a video and see where the model looked
+short_description: Ask about a video and see the attention of the model
 ---
 
 # {title}
 
-Upload a video, ask about it, change the instruction that conditions the compression of its visual tokens, and see where the
-compressor looked. The page is `hicom web` of the package `hicom_hf`, whose wheel lies beside this file.
+Upload a video, ask about it, change the instruction that conditions the compression of its visual tokens, and see the attention of
+the compressor. The page is `hicom web` of the package `hicom_hf`, whose wheel lies beside this file.
 
 Made by `hicom space`. Not verified on ZeroGPU: there it runs the model in functions that `spaces.GPU` decorates, and features
 stay on the CPU between calls.

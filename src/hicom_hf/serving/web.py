@@ -50,9 +50,9 @@ def make_page(engine: Engine, title: str) -> gr.Blocks:
                 number = gr.Slider(1, 16, 1, step=1, label="Frame", elem_id="number")
             with gr.Column(min_width=320):
                 picture = gr.Image(
-                    label="Where the compressor looked", height=320, elem_id="attention", interactive=False
+                    label="Attention of the compressor", height=320, elem_id="attention", interactive=False
                 )
-        looking = [visit, which, number, branch]
+        shown_attention = [visit, which, number, branch]
         for control in (video.change, opening[0].release, opening[1].change):
             control(page.open, [video, *opening, visit], [visit, frames, about, timeline]).then(
                 page.controls, [visit, which], [which, number]
@@ -65,12 +65,12 @@ def make_page(engine: Engine, title: str) -> gr.Blocks:
                 [chat, visit, used, frames, timeline],
                 concurrency_limit=engine.limits.max_queue,
             )
-            _then_look(page, answered, question, looking, picture)
+            _then_map(page, answered, question, shown_attention, picture)
             asking.append(answered)
         stop.click(None, cancels=asking)
-        which.input(page.controls, [visit, which], [which, number]).then(page.attention, looking, picture)
+        which.input(page.controls, [visit, which], [which, number]).then(page.attention, shown_attention, picture)
         for control in (number.change, branch.change):
-            control(page.attention, looking, picture, show_progress="hidden")
+            control(page.attention, shown_attention, picture, show_progress="hidden")
     return blocks
 
 
@@ -110,12 +110,12 @@ def _chat_column(engine: Engine) -> tuple:
     return chat, question, send, stop, instruction, length, used
 
 
-def _then_look(page: Page, answered: Any, question: gr.Textbox, looking: list, picture: gr.Image) -> None:
+def _then_map(page: Page, answered: Any, question: gr.Textbox, shown_attention: list, picture: gr.Image) -> None:
     """What follows an answer: an empty question, and the attention of the answer."""
-    visit, which, number, _ = looking
+    visit, which, number, _ = shown_attention
     newest: Callable = lambda visit: page.controls(visit, None)  # noqa: E731
     answered.then(lambda: "", None, question).then(newest, visit, [which, number]).then(
-        page.attention, looking, picture
+        page.attention, shown_attention, picture
     )
 
 

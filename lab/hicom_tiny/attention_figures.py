@@ -1,4 +1,4 @@
-"""Measures which fraction of the attention lies on the object that a question names: `python -m lab.hicom_tiny.looking
+"""Measures which fraction of the attention lies on the object that a question names: `python -m lab.hicom_tiny.attention_figures
 MODEL`."""
 
 import json
