@@ -41,8 +41,8 @@ short_description: Ask about a video and see the attention of the model
 
 # {title}
 
-Upload a video, ask about it, change the instruction that conditions the compression of its visual tokens, and see the attention of
-the compressor. The page is `hicom web` of the package `hicom_hf`, whose wheel lies beside this file.
+Upload a video, ask about it, change the instruction that conditions the compression of its visual tokens, and see the
+attention of the compressor. The page is `hicom web` of the package `hicom_hf`, whose wheel lies beside this file.
 
 Made by `hicom space`. Not verified on ZeroGPU: there it runs the model in functions that `spaces.GPU` decorates, and features
 stay on the CPU between calls.
