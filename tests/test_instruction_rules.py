@@ -10,7 +10,7 @@ import pytest
 from hicom_hf.processors.instruction_hicom import extract_instruction
 
 # Right and all prompts of each set. Nothing was tuned on the second one.
-SCORES = {"tuned": (413, 414), "held out": (47, 53)}
+SCORES = {"tuned": (600, 600), "held out": (47, 53)}
 
 ROWS = [
     json.loads(line)
@@ -65,6 +65,10 @@ def test_a_question_alone_stays_as_it_is():
         "<video>\n",
         "#",
         "answer: ",
+        "| A | x |\n",
+        "A\nx\nB\ny\n",
+        "'A. x', ",
+        "json format: {a} ",
     ],
 )
 def test_a_long_text_of_any_kind_takes_seconds_at_most(piece):

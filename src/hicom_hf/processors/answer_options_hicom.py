@@ -12,10 +12,13 @@ KEYS = {
     "roman": r"(?P<key>i{1,3}|iv|vi{0,3})",
     "small": r"(?P<key>[a-z])",
 }
+CIRCLED = r"(?P<key>[①-⑳Ⓐ-Ⓩⓐ-ⓩ])(?P<style>[.:、)]?)"  # signs that are key and mark in one
 MARKINGS = (
-    r"option\s?{key}(?P<style>\s?[.:)]|\s-)",  # Option A:
+    # Option A:, Choice 1 -
+    r"(?:option|choice|candidate|answer|sentence|caption|description|statement)\s?{key}(?P<style>\s?[.:)]|\s-)",
+    r"\|[ \t]*{key}(?P<style>[ \t]*\|)",  # | A | ... | (a row of a table)
     r"[(（]{key}(?P<style>[)）][.:]?)",  # (A)
-    r"\[{key}(?P<style>\][.:]?)",  # [A]
+    r"[\[【{{]{key}(?P<style>[\]】}}][.:]?)",  # [A], 【A】, {A}
     r"<{key}(?P<style>>[.:]?)",  # <A>
     r"\*\*[(]?{key}(?P<style>[.:)]{{1,2}}\*\*|\*\*[.:)])",  # **A.**
     r"{key}(?P<style>\))",  # A)
@@ -23,13 +26,18 @@ MARKINGS = (
     r"{key}(?P<style>\s?[:：])",  # A:
     r"{key}(?P<style>、)",  # A、
     r"{key}(?P<style>\s-\s)",  # A - ...
+    r"{key}(?P<style>\s?(?:->|=>|→|\||/)\s)",  # A -> ..., A | ..., A/ ...
+    r"a{key}(?P<style>\s?:)",  # a0: (TVQA)
+    r"(?<=\n){key}(?P<style>[ \t]*\n)",  # A on a line of its own
 )
 ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii")
 BULLET_LINES = re.compile(
     r"(?m)(?:^[ \t]*(?P<bullet>[-*•●▪‣])[ \t]+\S.*(?:\n|\Z))(?:^[ \t]*(?P=bullet)[ \t]+\S.*(?:\n|\Z))+"
 )
 # What may stand in front of the first option of an inline list: nothing, the end of a sentence or a colon.
-LIST_MAY_BEGIN = re.compile(r"(?:\A|\n|[.?!:：;。？！)\"”'*])[ \t]*\Z")
+LIST_MAY_BEGIN = re.compile(r"(?:\A|\n|[.?!:：;。？！)\"”'*“‘])[ \t]*\Z")
+QUOTATION_MARKS = "\"'“‘"
+LONGEST_HEADER = 200  # characters
 LONGEST_OPTION = 600  # characters; two marks further apart belong to no list
 
 # The words that announce options, as a sentence or line of its own that ends in a colon.
@@ -44,14 +52,18 @@ ANNOUNCEMENTS = (
     r"(?:please\s+)?(?:choose|select|pick)\s+(?:(?:one|the best|the correct|an?)\s+)?(?:\w+\s+){0,2}?"
     r"(?:from|among|between|one of|out of)\b(?:\s+(?:the\s+)?"
     r"(?:following|below|given|provided|available|these|options?|choices?|answers?))*",
-    "选项|候选答案",
+    r"选项|候选答案|選択肢|선택지|보기|opciones|alternativas|opções|opzioni|(?:antwort)?optionen|antwortmöglichkeiten"
+    r"|choix|réponses possibles|варианты(?: ответ\w+)?",
 )
 HEADER = re.compile(
     r"(?:^|(?<=[.?!:;。？！)\"”\n]))[ \t]*(?:\*\*|#+[ \t]*)?"
     rf"(?:{'|'.join(ANNOUNCEMENTS)})\s*(?:\*\*)?\s*[:：](?:\*\*)?",
     flags=re.IGNORECASE,
 )
-HEADER_AT_END = re.compile(HEADER.pattern + r"\s*\Z", flags=re.IGNORECASE)
+# In front of a list these announce as well: "Here are the choices.", "Options are"
+HEADER_AT_END = re.compile(HEADER.pattern.replace("[:：]", r"(?:[.:：]|(?<=\bare))") + r"\s*\Z", flags=re.IGNORECASE)
+# What of a list stands in front of its first mark: a bullet, a quotation mark, the head of a table.
+HEAD_OF_LIST = re.compile(r"(?:\n[ \t]*[-*•●▪‣][ \t]*|(?<=[ :])\[?[\"'“‘]|(?:\n[ \t]*\|[^\n]*\|[ \t]*)+)\s*\Z")
 
 
 class _Mark(NamedTuple):
@@ -78,7 +90,7 @@ def split_options(text: str) -> tuple[str, str]:
     """
     span = _option_list(text)
     if span is not None:
-        before, after = text[: span[0]], text[span[1] :]
+        before, after = HEAD_OF_LIST.sub("", text[: span[0]]), text[span[1] :]
         header = HEADER_AT_END.search(before)
         if header:
             before = before[: header.start()]
@@ -107,9 +119,9 @@ def option_texts(text: str) -> list[str]:
         ['red', 'blue']
     """
     for kind in ("capital", "small"):
-        for marking in MARKINGS:
-            pattern = _mark_pattern(marking.format(key=KEYS[kind]))
-            for start, end in _lists(text, kind, marking.format(key=KEYS[kind])):
+        for marking in _markings(kind):
+            pattern = _mark_pattern(marking)
+            for start, end in _lists(text, kind, marking):
                 return [part.strip(" \t\n,;/|") for part in pattern.split(text[start:end])[3::3]]
     return []
 
@@ -121,12 +133,16 @@ def _first_word(text: str, position: int) -> int:
 
 def _option_list(text: str) -> tuple[int, int] | None:
     """Where the last list of options stands, None if there is none."""
-    for kind, key in KEYS.items():
-        spans = [span for marking in MARKINGS for span in _lists(text, kind, marking.format(key=key))]
+    for kind in (*KEYS, "circled"):
+        spans = [span for marking in _markings(kind) for span in _lists(text, kind, marking)]
         if spans:
             return max(spans, key=lambda span: (span[1], -span[0]))
     bullets = [found for found in BULLET_LINES.finditer(text) if not _asks(found[0])]
     return bullets[-1].span() if bullets else None
+
+
+def _markings(kind: str) -> list[str]:
+    return [CIRCLED] if kind == "circled" else [marking.format(key=KEYS[kind]) for marking in MARKINGS]
 
 
 def _lists(text: str, kind: str, marking: str) -> list[tuple[int, int]]:
@@ -141,6 +157,8 @@ def _lists(text: str, kind: str, marking: str) -> list[tuple[int, int]]:
         # Numbers may count from 0; "I." is a person more often than a ninth option.
         if first.number > (1 if kind == "number" else 0) or not _may_begin(text, first.start):
             continue
+        if first.start and text[first.start - 1] in QUOTATION_MARKS and not _is_announced(text[: first.start]):
+            continue  # the sign 'A. Miller'
         chain = [first]
         for mark in (marks[later] for later in range(place + 1, len(marks))):
             if mark.start - chain[-1].end > LONGEST_OPTION:
@@ -153,10 +171,14 @@ def _lists(text: str, kind: str, marking: str) -> list[tuple[int, int]]:
     return spans
 
 
+def _is_announced(before: str) -> bool:
+    return HEADER_AT_END.search(before[-LONGEST_HEADER:].rstrip(QUOTATION_MARKS + "[ ")) is not None
+
+
 def _mark_pattern(marking: str) -> re.Pattern:
     """A mark where one may stand: line starts may be indented; inline, a blank or a separator stands before it."""
     return re.compile(
-        rf"(?:(?<=\s)|(?<=[,;/|.?!:。？！)])|^)(?:{marking})", re.IGNORECASE if "option" in marking else 0
+        rf"(?:(?<=\s)|(?<=[,;/|.?!:。？！)\"'“‘])|^)(?:{marking})", re.IGNORECASE if "option" in marking else 0
     )
 
 
@@ -178,7 +200,13 @@ def _is_list(text: str, chain: list[_Mark], kind: str) -> bool:
     before = text[: chain[0].start].strip()
     if not on_lines and not before:
         return False  # "A. Smith meets B. Jones.": without anything before it, a sentence
-    return kind in ("capital", "small") or HEADER_AT_END.search(before) is not None or not all(map(_asks, bodies))
+    if not on_lines and kind in ("number", "roman") and "?" not in before and HEADER_AT_END.search(before) is None:
+        return False  # "List the steps: 1) washing 2) cutting": the task itself
+    return (
+        kind in ("capital", "small", "circled")
+        or HEADER_AT_END.search(before) is not None
+        or not all(map(_asks, bodies))
+    )
 
 
 def _asks(text: str) -> bool:
@@ -188,6 +216,8 @@ def _asks(text: str) -> bool:
 def _number(kind: str, key: str) -> int:
     if kind == "number":
         return int(key)
+    if kind == "circled":
+        return ord(key) - ord("①" if key <= "⑳" else "Ⓐ" if key <= "Ⓩ" else "ⓐ")
     if kind == "roman":
         return ROMAN.index(key) if key in ROMAN else -1
     return ord(key.lower()) - ord("a")

@@ -11,6 +11,11 @@ ENCLOSED = re.compile(r"\([^()\n]{0,200}\)|\"[^\"\n]{0,300}\"|“[^”\n]{0,300}
 COLON = re.compile(r"[:：](?!\s*['\"“‘<{\[$\\(])\s*")  # what is quoted behind a colon belongs to the order
 BLANKS = re.compile(r"\s*")
 LINE_BREAKS = re.compile(r"[ \t]*\n\s*")
+# What stands behind "in the following JSON format:": a pattern of the answer, not a part of the question.
+FORMAT_BLOCK = re.compile(
+    r"(?i)(?P<order>\b(?:format|json|schema|template)\b[^\n:]{0,80}:)\s*(?:```[^`]{0,1000}```|\{[^{}]{0,1000}\})"
+)
+EXAMPLE = re.compile(r"(?i)\W*(?:for example|for instance|e\.g\.|example)\W")
 LONGEST_ORDER = 1000  # characters; also bounds the time that a hostile text takes
 
 
@@ -28,6 +33,7 @@ FILLER = _patterns(
     r"\W+",
     _any(
         "please kindly now then finally lastly firstly? next just and so also only directly simply carefully strictly always"
+        " otherwise therefore"
     )
     + r"\b\s*",
     _any("hint note important reminder instructions? remember format output_format task notice") + r"\s*[:,]\s*",
@@ -69,9 +75,11 @@ NOT_DO = _any(
     r" guess\w* answers? mention\w* punctuation anything_else"
 )
 LOOK = _any(
-    r"watch view look_(?:\w+ly_)?at see read examine analy[sz]e study review observe consider refer_to pay_attention_to use"
+    r"watch view look_(?:\w+ly_)?at see read examine analy[sz]e study review observe consider refer_to pay_attention_to listen_to use"
 )
-THEN = _any("answer pay_attention select choose pick respond provide give reply reason think learn solve determine")
+THEN = _any(
+    "answer pay_attention select choose pick respond provide give reply reason think learn solve determine infer"
+)
 
 # Orders about the answer, at the start of a sentence behind its fillers.
 ABOUT_THE_ANSWER = _patterns(
@@ -88,8 +96,8 @@ ABOUT_THE_ANSWER = _patterns(
     r"(?:explain|justify) (?:why|how) (?:you|this (?:answer|option))\b",
     r"(?:explain|show|justify|describe|detail|display|generate) (?:your|the) (?:\w+ )?"
     r"(?:(?:thinking|thought|reasoning) process|(?<=your )(?:reasoning|thinking|thoughts?|answer|work|steps|choice))\b",
-    r"(?:reason|work|solve|proceed) (?:it |this )?(?:out )?step[- ]by[- ]step\b",
-    r"(?:your|the|each|all|final) (?:\w+ )?(?:answers?|responses?|outputs?|reply) "
+    r"(?:reason|work|solve|proceed) (?:it |this |the (?:problem|question) )?(?:out )?step[- ]by[- ]step\b",
+    r"(?:your|the|each|all|final|an) (?:\w+ )?(?:answers?|responses?|outputs?|reply) "
     + _any("should must is has have needs? shall can may will")
     + r"\b",
     r"(?:keep|make) (?:your|the|it)\b.*\b(?:answer|response|reply|short|brief|concise)\b",
@@ -101,23 +109,35 @@ ABOUT_THE_ANSWER = _patterns(
     r"(?:even )?if "
     + _any("you the there none multiple no it subtitles nothing unsure not")
     + r"\b.*\b"
-    + _any("answer guess respond reply choose select say output write")
+    + _any("answers? guess respond reply choose select say output write allowed")
     + r"\b",
     r"(?:there is |there's )?(?:only |exactly )?(?:one|a single) (?:correct )?(?:option|answer|choice) "
     r"(?:is|can be|exists|only)\b",
     r"(?:in|with|using) (?:at most|no more than|less than|fewer than|a|an|one|few|the)\b.*\b(?:words?|sentences?|phrases?)\W*$",
     r"(?:yes|no|true|false)\s*(?:or|/|,)\s*(?:yes|no|true|false)\W*$",
     r"the (?:last|first|final) (?:line|sentence|part|word) of (?:your|the) (?:answer|response|reply|output)\b",
+    rf"{WRITE} (?:it |them |the \w+ )?(?:as|like) [\[{{(\"'<]",
+    r"(?:the |your )?(?:\w+ )?format (?:should|must|has to|is|of your)\b",
+    r"(?:the )?\W?\w+\W? (?:is|should be) the (?:\w+ )?letter\b",
     rf"{WRITE}\b.*\b(?:in|using|with|following) (?:the |this |a |json )?(?:following |given |required )?format\b",
     r"[A-H](?:\W+(?:or |and )?[A-H]\b)+\W*$",
     r"no (?:explanations?|reasoning|other text|additional)\b",
     r"which (?:of|one of|one among) the (?:following|above|given|options below) (?:\w+ )?(?:is|are) (?:the )?"
     r"(?:correct|right|best|true)\W*$",
     r"(?:请|直接).*(?:回答|选项|选择|字母)",
+    # Spanish, Portuguese, Italian
+    r"(?:por favor,? |per favore,? )?(?:responde|responda|conteste?|contesta|rispondi|elige|elija|escolh[ae]|seleccion[ae]"
+    r"|selecion[ae]|scegli)\b.*\b(?:letra|opción|opção|alternativa|palabra|palavra|frase|respuesta|resposta|lettera|opzione"
+    r"|parola|risposta|sí o no|sim ou não)\b",
+    r"(?:bitte )?(?:antworte\w*|beantworte\w*|wähle\w*)\b.*\b(?:buchstaben?|option|wort|satz|antwort|frage|ja oder nein)\b",
+    r"(?:veuillez )?(?:répond\w*|choisi\w*|sélectionne\w*)\b.*\b(?:lettre|option|réponse|mot|phrase|choix|oui ou non)\b",
+    r"(?:пожалуйста,? )?(?:ответьте|ответь|выбери\w*)\b(?:.*\b(?:букв|вариант|ответ)| (?:\w+ )?(?:одним )?слов)",
+    r".*(?:選択肢から|選択肢の|(?:記号|文字|単語|一言|語句)(?:だけ|のみ|で)).*(?:答え|選ん|選び|回答)",
+    r".*(?:정답|보기 중|선택지|알파벳만|한 단어로 (?:대?답)).*(?:답하|고르|골라|선택)",
 )
 # Orders to look, and sentences about what is shown or who is spoken to.
 ABOUT_THE_MATERIAL = _patterns(
-    rf"(?:thoroughly |closely )?{LOOK}\b[^?:]*\b{MATERIAL}\b[^?:]*?(?:\b(?:and|then) (?:then )?(?:\w+ly )?{THEN}\b"
+    rf"(?:thoroughly |closely )?{LOOK}\b[^?:]*\b{MATERIAL}\b[^?:]*?(?:(?:\b(?:and|then)|,) (?:then )?(?:\w+ly )?{THEN}\b"
     r"|\b(?:to|in order to) (?:answer|respond|select|choose)\b"
     r"|\b(?:carefully|closely|attentively|thoroughly|below|above|provided|first)\W*$)",
     rf"{LOOK} (?:the |this |these |each |all |following |given |provided |attached |input |entire |whole |sampled |\d+ )*"
@@ -138,6 +158,7 @@ ABOUT_THE_MATERIAL = _patterns(
     rf"(?:the|this) {MATERIAL} "
     + _any(r"lasts? is_sampled are_sampled is_uniformly has_a_duration is_\d was_sampled are_uniformly is_divided")
     + r"\b",
+    rf"(?:the|this) {MATERIAL} (?:contains|consists of|has) (?:\d+|two|three|four|several|multiple) (?:segments|clips|parts)(?: separated\b|\W*$)",
     r"(?:these|the|all) (?:sampled |video )?(?:frames|images) (?:are|were)\b.*"
     r"\b(?:located|sampled|extracted|order|provided|at)\b",
     r"\d+ frames (?:are|were)\b",
@@ -159,8 +180,13 @@ def without_orders(text: str) -> str:
         >>> without_orders("Answer the question. Who is it? Be brief.")
         'Who is it? '
     """
+    text = FORMAT_BLOCK.sub(r"\g<order> ", text)
     found = [text[start:end] for start, end in sentences(text)]
-    kept = [sentence for sentence in found if not is_order(sentence)]
+    kept, was_order = [], False
+    for sentence in found:  # an example behind an order belongs to it
+        was_order = is_order(sentence) or (was_order and EXAMPLE.match(sentence) is not None and not _asks(sentence))
+        if not was_order:
+            kept.append(sentence)
     return "".join(kept or [sentence for sentence in found if _asks(sentence)])
 
 

@@ -35,27 +35,27 @@ LABEL_START = r"(?:^|(?<=[\n.?!:,;>)。？！]))[ \t]*(?:#{1,6}[ \t]*|\*\*)?"
 COLON = r"[ \t]*(?:\*\*)?[ \t]*[:：](?:\*\*)?"
 QUESTION_LABEL = re.compile(
     LABEL_START
-    + r"(?:(?i:(?:the |here is the |my |user |new |current )?questions?)(?: is)?(?:[ \t]*\d+)?|Q\d*|问题)"
-    + COLON
-    + r"[ \t]*"
+    + r"(?:(?i:(?:the |here is the |my |user |new |current )?questions?)(?: is)?(?:[ \t]*\d+)?|Q\d*|问题|質問|질문"
+    r"|(?i:pregunta|frage|pergunta|domanda|вопрос))" + COLON + r"[ \t]*"
 )
 # Where the question that a label opened ends: another label at the start of a line.
 OTHER_LABEL = re.compile(
     r"(?im)^[ \t]*(?:\*\*)?(?:visual information|question type|answer|response|assistant|a|solution|reasoning|rationale"
     r"|explanation|output|thought|hint|note|format|output format|subtitles?|transcript|video|context|category|task|duration"
-    r"|答案)" + COLON
+    r"|答案|答え|정답|respuesta|antwort|réponse|resposta|risposta|ответ)" + COLON
 )
 # The beginning of an answer that the model is to continue, at the end of a prompt.
 ANSWER_LABEL = re.compile(
     LABEL_START
     + r"(?:(?i:(?:so |thus |therefore,? )?(?:the |my |your )?(?:best |correct |right |final |short |most \w+ )?"
-    r"(?:answer|option|choice|response|assistant|output|solution|gpt|ai)(?: is| letter)?)|A|答案)"
+    r"(?:answer|option|choice|response|assistant|output|solution|gpt|ai)(?: is| letter)?)|A|答案|答え|정답"
+    r"|(?i:respuesta|antwort|réponse|resposta|risposta|ответ))"
     r"[ \t]*(?:\([^()\n]*\))?" + COLON + r"[ \t]*[(\[<]?[ \t]*\Z"
 )
 SUBTITLES = re.compile(
     r"(?:^|(?<=[\n.?!]))[ \t]*(?:\*\*)?(?i:(?:here are |these are |below are |the following are )?(?:the |this |these )?"
     r"(?:video'?s?|clip'?s?|audio|speech|asr|movie'?s?)? ?"
-    r"(?:subtitles?|transcripts?|transcriptions?|captions?|asr|speech|narration|dialogues?)"
+    r"(?:subtitles?|transcripts?|transcriptions?|captions|asr|speech|narration|dialogues?)"
     r"(?: (?:of|in|for|from) (?:the|this) (?:video|clip|audio|movie|frames?))?"
     r"(?: (?:are|is|says?|reads?))?(?: (?:listed|given|provided|shown))?(?: (?:as follows|below|here))?)" + COLON
 )
@@ -105,8 +105,8 @@ def _without_visuals(text: str) -> str:
     alone = [place for place, line in enumerate(lines) if line.strip() and not line.replace(VISUAL, "").strip()]
     if len(alone) >= 2 and any(line.strip(f"{VISUAL} \t") for line in lines[alone[-1] + 1 :]):
         lines = [*lines[: alone[0]], *lines[alone[-1] + 1 :]]
-    text = re.sub(r"[ \t]{2,}", " ", "\n".join(lines).replace(VISUAL, " "))
-    text = re.sub(r" +(?=[?.!,;:]|\n|\Z)", "", text)
+    text = re.sub(rf"[ \t]*{VISUAL}[{VISUAL} \t]*(?=[?.!,;:])", "", "\n".join(lines)).replace(VISUAL, " ")
+    text = re.sub(r" +(?=\n|\Z)", "", re.sub(r"[ \t]{2,}", " ", text))
     return BRACKETED_FACTS.sub("", text.strip())
 
 
