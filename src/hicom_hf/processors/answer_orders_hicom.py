@@ -75,7 +75,8 @@ NOT_DO = _any(
     r" guess\w* answers? mention\w* punctuation anything_else"
 )
 LOOK = _any(
-    r"watch view look_(?:\w+ly_)?at see read examine analy[sz]e study review observe consider refer_to pay_attention_to listen_to use"
+    r"watch view look_(?:\w+ly_)?at see read examine analy[sz]e study review observe consider refer_to pay_attention_to"
+    " listen_to use"
 )
 THEN = _any(
     "answer pay_attention select choose pick respond provide give reply reason think learn solve determine infer"
@@ -158,7 +159,8 @@ ABOUT_THE_MATERIAL = _patterns(
     rf"(?:the|this) {MATERIAL} "
     + _any(r"lasts? is_sampled are_sampled is_uniformly has_a_duration is_\d was_sampled are_uniformly is_divided")
     + r"\b",
-    rf"(?:the|this) {MATERIAL} (?:contains|consists of|has) (?:\d+|two|three|four|several|multiple) (?:segments|clips|parts)(?: separated\b|\W*$)",
+    rf"(?:the|this) {MATERIAL} (?:contains|consists of|has) (?:\d+|two|three|four|several|multiple)"
+    r" (?:segments|clips|parts)(?: separated\b|\W*$)",
     r"(?:these|the|all) (?:sampled |video )?(?:frames|images) (?:are|were)\b.*"
     r"\b(?:located|sampled|extracted|order|provided|at)\b",
     r"\d+ frames (?:are|were)\b",
