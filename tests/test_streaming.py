@@ -5,6 +5,8 @@ import io
 import json
 import logging
 import tarfile
+from dataclasses import asdict
+from itertools import islice
 
 import pytest
 import torch
@@ -17,8 +19,11 @@ from hicom_hf.data.collating import HiComDataCollator
 from hicom_hf.data.conversations import SampleError
 from hicom_hf.data.datasets import HiComDataset, SkippedSample
 from hicom_hf.data.encoding import ItemEncoder
-from hicom_hf.data.epoch_padding import FILLER, FilledCollator
-from hicom_hf.data.streaming import HiComStreamingDataset, expand_shards, tar_rows
+from hicom_hf.data.epoch_padding import FILLER
+from hicom_hf.data.row_sources import Reader
+from hicom_hf.data.streaming import HiComStreamingDataset, StreamCollator, StreamPlace, StreamStart
+from hicom_hf.data.tar_shards import expand_shards, tar_rows
+from hicom_hf.training.stream_progress import StreamProgress
 
 datasets = pytest.importorskip("datasets")
 
@@ -122,7 +127,8 @@ def test_processes_share_the_records_without_overlap(shards, processor, world_si
             rank=rank,
             world_size=world_size,
         )
-        stream = [row["__files__"]["json"] for row in dataset._rows(epoch=0)]
+        (source,) = dataset.sources
+        stream = [row["__files__"]["json"] for row, _ in source.rows(0, Reader(rank, world_size))]
         seen.extend(json.loads(content)["id"] for content in stream)
     assert sorted(seen) == list(range(8))
 
@@ -160,41 +166,191 @@ def test_shuffling_follows_seed_and_epoch_and_loses_nothing(shards, processor):
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) > 2
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_resumed_stream_goes_on_where_it_was_and_reads_nothing_before(num_workers, shards, processor, monkeypatch):
-    def batches(num_skipped, number=8):
-        dataset = HiComStreamingDataset(
-            str(shards / "train-0[012].tar"),
-            encoder_of(processor, 2),
-            shuffle_buffer=3,
-            repeat=True,
-        )
-        read, original = [], dataset.encoder.read
-        monkeypatch.setattr(dataset.encoder, "read", lambda medium: read.append(medium) or original(medium))
-        dataset.skip_batches(num_skipped, batch_size=3)
-        assert dataset.num_shards == 3
-        collator = FilledCollator(HiComDataCollator(processor))
-        loader = iter(DataLoader(dataset, batch_size=3, num_workers=num_workers, collate_fn=collator))
-        return [next(loader)["labels"] for _ in range(number)], len(read)
+# Resuming --------------------------------------------------------------------------------------------------------------
 
-    whole, num_read = batches(0)
-    resumed, num_read_then = batches(5)
-    assert [bool((labels >= 0).any()) for labels in resumed] == [False] * 5 + [True] * 3
-    assert all(torch.equal(a, b) for a, b in zip(resumed[5:], whole[5:], strict=True))
-    if num_workers == 0:  # reading is counted in this process only
-        assert (num_read, num_read_then) == (12, 5)  # two answers each; 9 samples touch 5 records
+
+def words_of(sample):
+    return sample.source if isinstance(sample, SkippedSample) else tuple(sample["input_ids"].tolist())
+
+
+class Recorded:
+    """A stand-in for an encoder: tokenises, and notes what would be read of videos."""
+
+    def __init__(self, monkeypatch, encoder):
+        self.media = []
+
+        def read(medium):
+            self.media.append(medium)
+            return 2, torch.zeros(2, 1)
+
+        monkeypatch.setattr(encoder, "read", read)
+
+
+def many_shards(folder, count=6, samples=5):
+    """Shards of records with two answers each, whose videos are never decoded here."""
+    for shard in range(count):
+        numbers = range(shard * samples, (shard + 1) * samples)
+        write_shard(folder / f"s-{shard}.tar", {f"{n:03}": (record(n), {"mp4": b"x"}) for n in numbers})
+    (folder / "own.json").write_text(json.dumps([record(1000 + n, "Hi") for n in range(7)]))
+    return str(folder / "s-*.tar")
+
+
+@pytest.mark.parametrize(("buffer", "split"), [(0, (0, 1)), (4, (1, 2)), (4, (2, 4)), (100, (0, 1))])
+def test_a_stream_goes_on_exactly_from_every_place_and_reads_only_what_is_to_come(
+    buffer, split, processor, tmp_path, monkeypatch
+):
+    pattern = many_shards(tmp_path)
+    sources = {pattern: 3, str(tmp_path / "own.json"): 1} if buffer == 4 else pattern
+
+    def samples(start, number):
+        options = {"shuffle_buffer": buffer, "repeat": True, "rank": split[0], "world_size": split[1]}
+        dataset = HiComStreamingDataset(sources, encoder_of(processor, 2), **options)
+        recorded = Recorded(monkeypatch, dataset.encoder)
+        dataset.start_at(start)
+        stream = iter(dataset)
+        return [next(stream) for _ in range(number)], recorded.media
+
+    whole, _ = samples(StreamStart(1), 87)  # more than an epoch
+    for given in (1, 2, 7, 8, 9, 30, 60, 75):
+        stored = json.loads(json.dumps(asdict(whole[given - 1].place)))
+        place = StreamPlace(stored["draws"], tuple(stored["sources"]), stored["samples"])
+        found, read = samples(StreamStart(1, given, {0: place}), given + 12)
+        assert found[:given] == [FILLER] * given
+        assert [words_of(one.sample) for one in found[given:]] == [
+            words_of(one.sample) for one in whole[given : given + 12]
+        ]
+        assert [one.place for one in found[given:]] == [one.place for one in whole[given : given + 12]]
+        assert len(read) <= 7  # of 12 samples, two of a record: the first record may be begun already
+
+
+def test_a_stream_that_goes_on_opens_no_shard_that_it_has_finished(processor, tmp_path, monkeypatch):
+    pattern = many_shards(tmp_path, count=30)
+    opened, original = [], tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *a, **k: opened.append(1) or original(*a, **k))
+
+    def samples(start, number):
+        dataset = HiComStreamingDataset(pattern, encoder_of(processor, 2), repeat=True)
+        Recorded(monkeypatch, dataset.encoder)
+        dataset.start_at(start)
+        opened.clear()
+        stream = iter(dataset)
+        return [next(stream) for _ in range(number)]
+
+    whole = samples(StreamStart(1), 200)
+    assert len(opened) == 20  # ten samples in each
+    found = samples(StreamStart(1, 190, {0: whole[189].place}), 200)
+    assert len(opened) <= 2 and words_of(found[-1].sample) == words_of(whole[-1].sample)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_of_loader_workers_go_on_where_they_were(num_workers, shards, processor, tmp_path):
+    def batches(start, number):
+        dataset = HiComStreamingDataset(
+            str(shards / "train-0[012].tar"), encoder_of(processor, 2), shuffle_buffer=3, repeat=True
+        )
+        assert dataset.num_shards == 3
+        progress = StreamProgress(dataset, 3, num_workers, process=0)
+        progress.begin(start)
+        collator = StreamCollator(HiComDataCollator(processor))
+        loader = iter(DataLoader(dataset, batch_size=3, num_workers=num_workers, collate_fn=collator))
+        return [next(loader) for _ in range(number)], progress
+
+    whole, progress = batches(None, 8)
+    for batch in whole[:5]:
+        progress.note(batch)
+    progress.write(tmp_path)
+    resumed, progress = batches(tmp_path, 8)
+    assert resumed[:5] == [{}] * 5
+    assert progress.num_batches == 5 and len(progress.places) == max(1, num_workers)
+    assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(resumed[5:], whole[5:], strict=True))
+
+
+def test_a_place_of_another_order_is_refused(shards, processor, tmp_path):
+    def progress(num_workers=2, batch_size=3, process=0, **options):
+        dataset = HiComStreamingDataset(str(shards / "train-*.tar"), encoder_of(processor, 2), repeat=True, **options)
+        return StreamProgress(dataset, batch_size, num_workers, process)
+
+    progress().write(tmp_path)
+    progress().begin(tmp_path)
+    with pytest.raises(ValueError, match=r"another order of the stream, .* num_workers \(was 2, is 3\)"):
+        progress(num_workers=3).begin(tmp_path)
+    with pytest.raises(ValueError, match=r"batch_size \(was 3, is 4\)"):
+        progress(batch_size=4).begin(tmp_path)
+    with pytest.raises(ValueError, match=r"seed \(was 0, is 1\)"):
+        progress(seed=1).begin(tmp_path)
+    with pytest.raises(ValueError, match=r"does not say where its run was .* \(no stream_1.json\)"):
+        progress(process=1).begin(tmp_path)
+
+
+def test_streams_that_cannot_be_read_from_a_place_are_refused(shards, processor):
     with pytest.raises(ValueError, match="only a repeated stream"):
-        HiComStreamingDataset(str(shards / "train-00.tar"), ItemEncoder(processor)).skip_batches(1, 3)
+        HiComStreamingDataset(str(shards / "train-00.tar"), ItemEncoder(processor)).start_at(StreamStart(1))
+    rows = datasets.Dataset.from_list([record(n, "Hi") for n in range(4)]).to_iterable_dataset().shuffle(seed=0)
+    with pytest.raises(ValueError, match="has a shuffle buffer of its own"):
+        HiComStreamingDataset(rows, ItemEncoder(processor), repeat=True).start_at(StreamStart(1))
 
 
 def test_records_that_are_skipped_count_when_a_stream_is_resumed(folder, processor, tmp_path):
     samples = {"a": ({"video": "x.mp4"}, {}), "b": (record(1, "Hi"), {}), "c": (record(2, "Hi"), {})}
     shard = write_shard(tmp_path / "a.tar", samples)
-    dataset = HiComStreamingDataset(str(shard), ItemEncoder(processor), on_bad_sample="skip", repeat=True)
-    dataset.skip_batches(1, 2)
-    stream = iter(dataset)
-    assert [next(stream) for _ in range(2)] == [FILLER, FILLER]
-    assert numbers([next(stream)], processor) == [2]
+
+    def stream(start):
+        dataset = HiComStreamingDataset(str(shard), ItemEncoder(processor), on_bad_sample="skip", repeat=True)
+        dataset.start_at(start)
+        return iter(dataset)
+
+    whole = stream(StreamStart(2))
+    place = [next(whole) for _ in range(2)][1].place
+    resumed = stream(StreamStart(2, 1, {0: place}))
+    assert [next(resumed) for _ in range(2)] == [FILLER, FILLER]
+    assert words_of(next(resumed).sample) == words_of(next(whole).sample)
+
+
+# Mixtures --------------------------------------------------------------------------------------------------------------
+
+
+def test_streams_and_files_are_mixed_by_their_shares_and_each_begins_again(processor, tmp_path):
+    pattern = many_shards(tmp_path)
+    sources = {pattern: 2, str(tmp_path / "own.json"): 1}
+    dataset = HiComStreamingDataset(sources, encoder_of(processor, 2), repeat=True, shuffle_buffer=5)
+    assert dataset.num_shards == 6  # the fewer of 6 shards and 7 records
+    rows = (row for row, _, _ in dataset._rows(Reader(0, 1), StreamPlace()))
+    found = [dataset._items(row)[0].messages[1]["content"] for row in islice(rows, 600)]
+    found = [int(answer.split()[1].strip(".")) for answer in found]
+    own = [number for number in found if number >= 1000]
+    assert 0.28 < len(own) / len(found) < 0.38
+    for first in range(0, len(own) - 7, 7):
+        assert sorted(own[first : first + 7]) == list(range(1000, 1007))  # each once an epoch
+    epochs = {tuple(own[first : first + 7]) for first in range(0, len(own) - 7, 7)}
+    assert len(epochs) > 10  # in other orders
+    others = [number for number in found if number < 1000]
+    assert sorted(others[:30]) == sorted(others[30:60]) == list(range(30))
+
+
+def test_readers_share_the_records_of_a_file(processor, tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([record(n, "Hi") for n in range(11)]))
+    source = HiComStreamingDataset(path, ItemEncoder(processor), shuffle_buffer=1, repeat=True).sources[0]
+    seen = [
+        row.data["id"]
+        for rank in range(2)
+        for worker in range(3)
+        for row, _ in source.rows(0, Reader(rank, 2, worker, 3))
+    ]
+    assert sorted(seen) == list(range(11)) != seen
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "message"),
+    [
+        ({"a.tar": 1.0, "b.tar": 0}, {"repeat": True}, "needs a share above 0"),
+        ({}, {"repeat": True}, "needs a share above 0"),
+        ({"a.tar": 1, "b.tar": 1}, {}, "several sources need repeat=True"),
+    ],
+)
+def test_wrong_shares_are_refused(sources, options, message, processor):
+    with pytest.raises(ValueError, match=message):
+        HiComStreamingDataset(sources, ItemEncoder(processor), **options)
 
 
 def test_a_repeated_stream_goes_on(shards, processor):

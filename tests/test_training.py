@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -590,8 +591,6 @@ def test_a_run_with_cached_features_ends_with_the_same_weights_and_fills_the_cac
 
 
 def test_tar_shards_are_trained_on_and_resumed_without_reading_again(start, tmp_path, monkeypatch):
-    import tarfile
-
     folder = start[1].parent
     with tarfile.open(tmp_path / "data-000.tar", "w") as archive:
         for record in json.loads(start[1].read_text())[:6]:
@@ -610,6 +609,7 @@ def test_tar_shards_are_trained_on_and_resumed_without_reading_again(start, tmp_
     monkeypatch.setattr(ItemEncoder, "read", lambda self, medium: read.append(medium) or original(self, medium))
     resumed = weights_of(run_recipe(run))
     assert len(read) == 10  # of the last two steps, four samples each, and of a batch of two that is read ahead
+    assert (tmp_path / "resumed" / "checkpoint-2" / "stream_0.json").is_file()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in weights_of(whole).items())
 
     shutil.rmtree(tmp_path / "resumed" / "model")
@@ -626,11 +626,37 @@ def test_tar_shards_are_trained_on_and_resumed_without_reading_again(start, tmp_
         run_recipe(run)
 
 
+def test_a_stream_mixed_with_a_file_is_trained_on_and_resumed(start, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(3):
+            archive.add(start[1].parent / "red.mp4", f"{number}.mp4")
+            (tmp_path / "caption.txt").write_text("red")
+            archive.add(tmp_path / "caption.txt", f"{number}.txt")
+    mixed = {"data": {"files": [str(tmp_path / "a.tar"), str(start[1])], "shares": [1, 3]}}
+    steps = {"max_steps": 2, "checkpoints": {"every": 1}}
+    run = recipe("conditional_pretraining", *start, tmp_path / "out", **mixed, **steps)
+    whole = weights_of(run_recipe(run))
+    for name in ("checkpoint-2", "model"):
+        shutil.rmtree(tmp_path / "out" / name)
+    resumed = weights_of(run_recipe(run))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data": {"files": ["a.tar"]}}, "max_steps is missing: data.files are streams"),
-        ({"data": {"files": ["a.tar", "b.json"]}, "max_steps": 1}, "data.files must be tar shards only"),
+        ({"data": {"files": ["a.tar", "b.json"]}, "max_steps": 1}, "data.shares is missing: data.files mix"),
+        (
+            {"data": {"files": ["a.tar", "b.json"], "shares": [1]}, "max_steps": 1},
+            "data.shares must have one number for",
+        ),
+        ({"data": {"files": ["a.tar", "b.json"], "shares": [1, 0]}, "max_steps": 1}, "data.shares must be above 0"),
+        ({"data": {"files": ["b.json"], "shares": [1]}}, "data.shares is for streams, and data.files are none"),
+        (
+            {"data": {"files": ["a.tar"], "shares": ["1"]}, "max_steps": 1},
+            "data.shares must be a list of numbers or null",
+        ),
         ({"data": {"files": ["hf://a/b"]}, "max_steps": 1}, "the Hub is hf://datasets/OWNER/NAME, got 'hf://a/b'"),
         (
             {"data": {"files": ["a.tar"], "feature_cache": "c"}, "max_steps": 1},

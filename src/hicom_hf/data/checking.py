@@ -31,7 +31,8 @@ from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
 from .packed_records import PackedRecords
 from .record_files import TAR_SUFFIXES
-from .streaming import open_stream, records_of_row
+from .row_sources import open_stream
+from .streaming import records_of_row
 
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small
 CHUNK = 256  # records that are checked together, so that memory does not grow with the data set

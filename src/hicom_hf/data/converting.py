@@ -30,7 +30,9 @@ from .formats import (
     record_format,
 )
 from .record_files import JSON_SUFFIXES, TAR_SUFFIXES, file_records
-from .streaming import expand_shards, open_stream, records_of_row, tar_rows
+from .row_sources import open_stream
+from .streaming import records_of_row
+from .tar_shards import expand_shards, tar_rows
 
 OWN_FORMAT = "conversations or messages"
 SKELETON = "videos of a folder, answers to fill in"

@@ -1,59 +1,91 @@
-"""Data sets that are read as they come: Hub data sets and tar shards, through the library `datasets`.
+"""Data sets that are read as they come: Hub data sets and tar shards (`tar_shards`), alone or mixed with files of records."""
 
-A tar shard is in WebDataset's layout: the files of one sample share their name up to its first dot and follow each other.
-`<key>.json` is the record, or a list of records of one video; its videos and images are files of the sample, named by the
-record or, if it names none, all of them in the order of their names. Without a record that has turns or a caption,
-`<key>.txt` is the caption.
-"""
-
-import json
 import logging
 import os
+import random
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from itertools import count, repeat
+from typing import Any, Literal, NamedTuple
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, TrainingItem, training_items
+from .conversations import MISSING_MEDIA, URL, Record, SampleError, TrainingItem, training_items
 from .datasets import SkippedSample, checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
-from .epoch_padding import FILLER
-from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, has_turns
-from .record_files import TAR_SUFFIXES
+from .epoch_padding import FILLER, Collator
+from .row_sources import DatasetRows, Reader, RecordRows, RowSource, has_own_buffer, is_file_of_records, open_stream
 from .sample_table import check_on_bad_sample
+from .tar_shards import records_of_files
 
 logger = logging.getLogger(__name__)
 
-MEDIA_SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
-SHARD_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # data-{000..127}.tar, as WebDataset writes it
-GLOB_CHARACTERS = re.compile(r"[*?\[]")
 WEB_URL = re.compile("https?://", flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StreamPlace:
+    """Between which two of its samples one reader of a stream is; plain values (JSON).
+
+    Attributes:
+        draws: rows that it has finished.
+        sources: of each source, its epoch and its place there; None before its first row.
+        samples: how many samples of the next row it has given out.
+    """
+
+    draws: int = 0
+    sources: tuple[Any, ...] = ()
+    samples: int = 0
+
+
+class PlacedSample(NamedTuple):
+    """A sample, and the place behind it."""
+
+    sample: dict[str, Any] | SkippedSample
+    place: StreamPlace
+
+
+@dataclass(frozen=True)
+class StreamStart:
+    """Where the readers of a process go on.
+
+    Attributes:
+        batch_size: samples of a batch.
+        num_batches: that the process was given before; every worker makes whole batches, in turn.
+        places: by worker; one that is not there begins at the beginning.
+    """
+
+    batch_size: int
+    num_batches: int = 0
+    places: Mapping[int, StreamPlace] = field(default_factory=dict)
 
 
 class HiComStreamingDataset(IterableDataset):
     """Training samples in the order of a stream.
 
-    The stream is split between processes here (and between loader workers by `datasets`), so it must not be split again by
-    the trainer. The samples of one record follow each other, and its videos are read once for all of them.
+    The stream is split between processes and loader workers here, so it must not be split again by the trainer. The samples of
+    one record follow each other, and its videos are read once for all of them.
 
     Args:
-        source: a `datasets.IterableDataset`; a Hub repo or folder for `datasets.load_dataset`; or paths or URLs of tar
-            shards, with `*` or `{000..127}`.
+        source: a `datasets.IterableDataset`; a Hub repo or folder for `datasets.load_dataset`; paths or URLs of tar shards,
+            with `*` or `{000..127}`; a JSON, JSONL or mixture file; or several of these as a dictionary with the share of each:
+            every record is drawn of one of them at random, and a source that ends begins again.
         encoder: an `ItemEncoder`, which says which frames are taken and how long a sample may be.
-        media_root: folder or URL that relative paths start from.
+        media_root: folder or URL that relative paths start from; for a file of records, the file's folder if it is None.
         split: of a repo or folder.
         per_turn: False gives whole dialogues and no instruction (alignment).
         on_bad_sample: "raise", or "skip", which gives a logged `SkippedSample` in the place of the sample.
-        shuffle_buffer: records among which the next one is drawn (shards are shuffled, too); 0 keeps the order.
-        seed: of the shuffling, with the epoch.
+        shuffle_buffer: records of a stream that are shuffled among each other, block by block (the order of shards and the
+            records of files are shuffled, too); 0 keeps the order.
+        seed: of the shuffling, with the epoch, and of the draws.
         repeat: begin again at the end, so that no process ends before another; needs `max_steps` of the trainer.
         rank, world_size: this process and how many there are; default: the variables RANK and WORLD_SIZE of torchrun.
 
     Raises:
         ImportError: `datasets` is not installed.
-        ValueError: no shard matches, or several processes without `repeat`.
+        ValueError: no shard matches; several processes or sources without `repeat`; a share that is not above 0; or a file of
+            records is wrong.
         SampleError: iterating, a record or video cannot be used (with "raise").
 
     Example:
@@ -61,6 +93,8 @@ class HiComStreamingDataset(IterableDataset):
         >>> dataset = HiComStreamingDataset("shards/train-{000..127}.tar", encoder)  # doctest: +SKIP
         >>> next(iter(dataset))["input_ids"].shape  # doctest: +SKIP
         (712,)
+        >>> mixed = {"shards/train-{000..127}.tar": 0.8, "own.json": 0.2}  # doctest: +SKIP
+        >>> dataset = HiComStreamingDataset(mixed, encoder, repeat=True)  # doctest: +SKIP
     """
 
     def __init__(
@@ -88,77 +122,120 @@ class HiComStreamingDataset(IterableDataset):
                 "with several processes a stream needs repeat=True (and max_steps for the trainer): its parts may differ in "
                 "length, and a process that ends before the others leaves them waiting"
             )
-        self.stream = open_stream(source, split)
+        sources = source if isinstance(source, Mapping) else None
+        if sources is not None and (not sources or not all(share > 0 for share in sources.values())):
+            raise ValueError(f"each of several sources needs a share above 0, got {list(sources.values())}")
+        if sources is not None and len(sources) > 1 and not repeat:
+            raise ValueError("several sources need repeat=True: one that ends begins again")
         self.media_root = None if media_root is None else os.fspath(media_root)
         self.per_turn, self.on_bad_sample = per_turn, on_bad_sample
         self.shuffle_buffer, self.seed, self.repeat = shuffle_buffer, seed, repeat
+        self.shares = [1.0] if sources is None else list(sources.values())
+        self.sources = [self._opened(one, split) for one in ([source] if sources is None else sources)]
         self.epoch = 0
-        self._skipped_batches, self._batch_size = 0, 1
+        self._start: StreamStart | None = None
+
+    def _opened(self, source: Any, split: str) -> RowSource:
+        if is_file_of_records(source):
+            return RecordRows(source, self.media_root, self.seed, shuffle=bool(self.shuffle_buffer))
+        return DatasetRows(open_stream(source, split), self.seed, self.shuffle_buffer)
 
     @property
     def num_shards(self) -> int:
         """Parts of this process' stream that loader workers share; more workers than this have nothing to read."""
-        return self._rows(self.epoch).num_shards
+        return min(source.num_shards(self._reader()) for source in self.sources)
 
-    def skip_batches(self, num_batches: int, batch_size: int) -> None:
-        """Let the batches that a resumed run passes over hold `FILLER` in place of samples, so that no video is read for them.
+    def settings(self) -> dict[str, Any]:
+        """Plain values that the order of the samples depends on, beside the sources and the readers."""
+        return {
+            "seed": self.seed,
+            "shuffle_buffer": self.shuffle_buffer,
+            "per_turn": self.per_turn,
+            "shares": self.shares,
+            "world_size": self.world_size,
+        }
+
+    def start_at(self, start: StreamStart) -> None:
+        """Give samples with their places, from a start: what a trainer needs to go on after an interruption.
+
+        The batches before the start hold `FILLER` in place of samples: nothing is read for them.
 
         Args:
-            num_batches: of this process, that the run has trained on.
-            batch_size: samples in each; every worker of the loader makes whole batches, in turn.
+            start: for the loader workers of this process.
 
         Raises:
-            ValueError: the stream is not repeated, so that its batches are not all of one size.
+            ValueError: the stream is not repeated, so that its batches are not all of one size; or a source was shuffled
+                before it came here, so that it cannot be read from a place.
         """
         if not self.repeat:
-            raise ValueError("only a repeated stream (repeat=True) has batches of one size to skip")
-        self._skipped_batches, self._batch_size = num_batches, batch_size
+            raise ValueError("only a repeated stream (repeat=True) has batches of one size, which can be counted")
+        if any(isinstance(source, DatasetRows) and has_own_buffer(source.stream) for source in self.sources):
+            raise ValueError(
+                "the stream has a shuffle buffer of its own, whose content is lost when a run is interrupted; leave "
+                "`shuffle` of the stream out and give shuffle_buffer"
+            )
+        self._start = start
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; the trainer calls it."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[dict[str, Any] | SkippedSample | None]:
-        epoch, num_skipped = self.epoch, self._num_skipped_samples()
-        while True:
-            is_empty = True
-            for row in self._rows(epoch):
-                is_empty = False
-                items = self._items(row)
-                num_fillers = min(num_skipped, len(items))
-                num_skipped -= num_fillers
-                yield from [FILLER] * num_fillers
-                known = {}  # what was read for this record
-                for item in items[num_fillers:]:
-                    if isinstance(item, SkippedSample):
-                        yield item
-                    else:
-                        yield encoded_or_skipped(self.encoder, item, self.on_bad_sample, known)
-            if not self.repeat or is_empty:  # a worker without a shard has nothing to repeat
-                return
-            epoch += 1
+    def __iter__(self) -> Iterator[dict[str, Any] | SkippedSample | PlacedSample | None]:
+        reader, start = self._reader(), self._start
+        if start is None:
+            yield from (placed.sample for placed in self._samples(reader, StreamPlace()))
+            return
+        num_batches = len(range(reader.worker, start.num_batches, reader.num_workers))
+        yield from repeat(FILLER, num_batches * start.batch_size)
+        yield from self._samples(reader, start.places.get(reader.worker, StreamPlace()))
 
-    def _rows(self, epoch: int):
-        from datasets.distributed import split_dataset_by_node
-
-        stream = self.stream
-        if self.shuffle_buffer:
-            stream = stream.shuffle(seed=self.seed, buffer_size=self.shuffle_buffer)
-            stream.set_epoch(epoch)
-        if self.world_size > 1:
-            stream = split_dataset_by_node(stream, self.rank, self.world_size)
-        return stream
-
-    def _num_skipped_samples(self) -> int:
-        """Of this worker of the loader: batch number i is made by worker i modulo the number of workers."""
+    def _reader(self) -> Reader:
         worker = get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        return len(range(first, self._skipped_batches, step)) * self._batch_size
+        number = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return Reader(self.rank, self.world_size, *number)
 
-    def _items(self, row: Mapping[str, Any]) -> Sequence[TrainingItem | SkippedSample]:
+    def _samples(self, reader: Reader, place: StreamPlace) -> Iterator[PlacedSample]:
+        given = place.samples  # of the first row
+        for row, before, after in self._rows(reader, place):
+            items, known = self._items(row), {}  # `known`: what was read for this record
+            for number, item in enumerate(items[given:], start=given + 1):
+                is_encoded = isinstance(item, SkippedSample)
+                sample = item if is_encoded else encoded_or_skipped(self.encoder, item, self.on_bad_sample, known)
+                yield PlacedSample(sample, after if number == len(items) else replace(before, samples=number))
+            given = 0
+
+    def _rows(self, reader: Reader, place: StreamPlace) -> Iterator[tuple[Any, StreamPlace, StreamPlace]]:
+        """Rows with the places before and behind them, each of a source that is drawn by its share."""
+        places = place.sources or (None,) * len(self.sources)
+        rows = [self._repeated(source, reader, at) for source, at in zip(self.sources, places, strict=True)]
+        before = StreamPlace(place.draws, tuple(places))
+        for draw in count(place.draws):
+            generator = random.Random(f"{self.seed} {reader.rank} {reader.worker} {draw}")
+            (chosen,) = generator.choices(range(len(rows)), self.shares)
+            found = next(rows[chosen], None)
+            if found is None:  # the end; a worker without a shard has nothing to repeat
+                return
+            row, at = found
+            after = StreamPlace(draw + 1, (*before.sources[:chosen], at, *before.sources[chosen + 1 :]))
+            yield row, before, after
+            before = after
+
+    def _repeated(self, source: RowSource, reader: Reader, place: list | None) -> Iterator[tuple[Any, list]]:
+        """Rows of a source, epoch after epoch, each with [epoch, place in it]."""
+        epoch, at = place or (self.epoch, None)
+        while True:
+            is_empty = at is None
+            for row, behind in source.rows(epoch, reader, at):
+                is_empty = False
+                yield row, [epoch, behind]
+            if not self.repeat or is_empty:
+                return
+            epoch, at = epoch + 1, None
+
+    def _items(self, row: Record | Mapping[str, Any]) -> Sequence[TrainingItem | SkippedSample]:
         """What a row gives before any video is read."""
         try:
-            records = records_of_row(row, self.media_root)
+            records = [row] if isinstance(row, Record) else records_of_row(row, self.media_root)
             return [item for record in records for item in training_items(record, self.per_turn)]
         except SampleError as error:
             if self.on_bad_sample == "raise":
@@ -167,51 +244,34 @@ class HiComStreamingDataset(IterableDataset):
             return [SkippedSample(error.source, f"{error.kind}: {error.reason}")]
 
 
-def open_stream(source, split: str = "train"):
-    """A `datasets.IterableDataset` of undecoded rows.
+class StreamCollator:
+    """Makes batches of what a stream gives from a start, and says in `batch["stream_place"]` where its reader is behind them.
 
     Args:
-        source, split: as for `HiComStreamingDataset`.
-
-    Raises:
-        ImportError: `datasets` is not installed.
-        TypeError: the source is of no known type.
-        ValueError: no shard matches.
+        collator: of the samples. It is not called for a batch of fillers, which is empty.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("streaming needs the library datasets: pip install hicom_hf[train]") from error
 
-    names = [source] if isinstance(source, (str, os.PathLike)) else source
-    if isinstance(source, datasets.IterableDataset):
-        stream = source
-    elif isinstance(source, datasets.Dataset):
-        stream = source.to_iterable_dataset()
-    elif not isinstance(names, (list, tuple)) or not names:
-        raise TypeError(
-            f"source must be a datasets.IterableDataset, a repo, a folder, or tar shards, got {type(source).__name__}"
-        )
-    elif all(os.fspath(name).lower().endswith(TAR_SUFFIXES) for name in names):
-        shards = [shard for name in names for shard in expand_shards(os.fspath(name))]
-        return datasets.IterableDataset.from_generator(tar_rows, gen_kwargs={"shards": shards})
-    elif len(names) == 1:
-        stream = datasets.load_dataset(os.fspath(names[0]), split=split, streaming=True)
-    else:
-        raise ValueError(f"several sources must all be tar shards ({', '.join(TAR_SUFFIXES)}), got {list(names)}")
-    # Videos are decoded here, frame by frame; `datasets` would need torchcodec and take them whole.
-    return stream if stream.features is None else stream.decode(False)
+    def __init__(self, collator: Collator):
+        self.collator = collator
+
+    def __call__(self, samples: Sequence[PlacedSample | None]) -> dict[str, Any]:
+        placed = [sample for sample in samples if sample is not FILLER]
+        if not placed:
+            return {}
+        worker = get_worker_info()
+        place = (0 if worker is None else worker.id, placed[-1].place)
+        return {**self.collator([one.sample for one in placed]), "stream_place": place}
 
 
 def records_of_row(row: Mapping[str, Any], media_root: str | None) -> list[Record]:
     """A row of a stream as a record, of its columns or the files of a tar sample; a sample's JSON may be a list of them."""
     if "__files__" in row:
-        return _records_of_files(row["__key__"], row["__shard__"], row["__files__"])
+        return records_of_files(row["__key__"], row["__shard__"], row["__files__"])
     if "__key__" in row and "json" in row:  # a shard that `datasets` itself has opened
         files = {
             name: value["bytes"] for name, value in row.items() if isinstance(value, Mapping) and "bytes" in value
         }
-        return _records_of_files(row["__key__"], row.get("__url__", "stream"), {**files, "json": row["json"]})
+        return records_of_files(row["__key__"], row.get("__url__", "stream"), {**files, "json": row["json"]})
     name = next((f"record {row[key]}" for key in ("id", "__key__") if row.get(key) is not None), "a record")
     return [Record(row, f"stream: {name}", media_root, _open_remote)]
 
@@ -228,108 +288,3 @@ def _open_remote(kind: str, source: Any) -> Any:
             return file.read()
     except OSError as error:
         raise SampleError(source, MISSING_MEDIA, str(error)) from error
-
-
-# Tar shards ----------------------------------------------------------------------------------------------------------------
-
-
-def expand_shards(pattern: str) -> list[str]:
-    """Paths or URLs of the shards that match a pattern with `*` or `{000..127}`.
-
-    Raises:
-        ValueError: none matches.
-
-    Example:
-        >>> expand_shards("train-{08..10}.tar")
-        ['train-08.tar', 'train-09.tar', 'train-10.tar']
-    """
-    span = SHARD_RANGE.search(pattern)
-    if span is not None:
-        numbers = range(int(span[1]), int(span[2]) + 1)
-        names = [f"{pattern[: span.start()]}{n:0{len(span[1])}}{pattern[span.end() :]}" for n in numbers]
-        shards = [shard for name in names for shard in expand_shards(name)]
-    elif GLOB_CHARACTERS.search(pattern):
-        import fsspec
-
-        filesystem, path = fsspec.core.url_to_fs(pattern)
-        found = sorted(filesystem.glob(path))
-        shards = [filesystem.unstrip_protocol(name) if URL.match(pattern) else name for name in found]
-    else:
-        shards = [pattern]
-    if not shards:
-        raise ValueError(f"no tar shard matches {pattern!r}")
-    return shards
-
-
-def tar_rows(shards: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Samples of tar shards: `__key__`, `__shard__` and `__files__`, content by what follows the key's dot.
-
-    Raises:
-        ValueError: a shard is no tar archive, or is cut off.
-        OSError: it cannot be opened.
-    """
-    import fsspec
-
-    for shard in shards:
-        key, files = None, {}
-        try:
-            opened: Any = fsspec.open(shard, "rb")  # one file: no list
-            with opened as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                for member in archive:
-                    folder, _, name = member.name.rpartition("/")
-                    stem, _, suffix = name.partition(".")
-                    if not member.isfile() or not stem:
-                        continue
-                    member_key = f"{folder}/{stem}" if folder else stem
-                    if member_key != key and files:
-                        yield {"__key__": key, "__shard__": shard, "__files__": files}
-                        files = {}
-                    key = member_key
-                    content = archive.extractfile(member)
-                    assert content is not None  # of a file
-                    files[suffix] = content.read()
-        except tarfile.TarError as error:
-            raise ValueError(f"{shard}: this is no complete tar archive ({error})") from error
-        if files:
-            yield {"__key__": key, "__shard__": shard, "__files__": files}
-
-
-def _records_of_files(key: str, shard: str, files: Mapping[str, Any]) -> list[Record]:
-    """A tar sample as its records; "json" is content, or parsed already."""
-    source = f"{shard}: {key}"
-    data = files.get("json", {} if "txt" in files else None)
-    if data is None:
-        raise SampleError(source, BAD_RECORD, f"the sample has neither {key}.json nor {key}.txt, only {sorted(files)}")
-    if isinstance(data, bytes):
-        try:
-            data = json.loads(data)
-        except ValueError as error:
-            raise SampleError(source, BAD_RECORD, f"{key}.json is not JSON ({error})") from error
-    if isinstance(data, list) and data:
-        return [_record_of_files(entry, f"{source}, record {n}", key, files) for n, entry in enumerate(data)]
-    return [_record_of_files(data, source, key, files)]
-
-
-def _record_of_files(data: Any, source: str, key: str, files: Mapping[str, Any]) -> Record:
-    if isinstance(data, dict) and not any(data.get(name) for name in ("video", "videos", "image", "images")):
-        data = dict(data)
-        for kind, suffixes in MEDIA_SUFFIXES.items():
-            names = [suffix for suffix in files if suffix.rpartition(".")[2].lower() in suffixes]
-            data[kind] = sorted(names, key=_natural_key)
-
-    if isinstance(data, dict) and "txt" in files and not has_turns(data):
-        data = {**data, "caption": bytes(files["txt"]).decode("utf-8", "replace").strip()}
-
-    def open_media(kind: str, name: Any) -> bytes:
-        if isinstance(name, str):
-            short = os.path.basename(name)
-            for candidate in (name, short.removeprefix(f"{os.path.basename(key)}."), short):
-                if candidate in files:
-                    return files[candidate]
-        raise SampleError(source, MISSING_MEDIA, f"{name!r} is none of the sample's files {sorted(files)}")
-
-    return Record(data, source, None, open_media)
-
-
-def _natural_key(name: str) -> list:
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]

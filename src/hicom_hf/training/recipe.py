@@ -44,8 +44,11 @@ class DataRecipe:
     """What is trained on.
 
     Args:
-        files: JSON, JSONL or mixture YAML; or streams: webdataset tar shards (with `*` or `{000..127}`), or one
+        files: JSON, JSONL or mixture YAML; or streams: webdataset tar shards (with `*` or `{000..127}`), or
             `hf://datasets/OWNER/NAME` of the Hub. Streams need `max_steps`.
+        shares: of each of `files`, for streams: every record is drawn of one of them at random, by these shares, and a file or
+            stream that ends begins again. Needed to mix streams with files, or with data sets of the Hub; null reads tar shards
+            as one stream.
         media_root: the folder that paths of videos and images in the files are relative to; null: that of each file.
         num_frames: frames of a video, sampled uniformly, unless its record has a `num_frames`. 32: paper, section 4.1. Null
             with `fps`.
@@ -64,7 +67,8 @@ class DataRecipe:
             them. Epochs are shuffled by video then. Streams do so always.
         index: a folder for indices of the records, which lie on disk and in memory once for all processes of a machine; later
             runs on the same files open them at once. Null: `OUTPUT_DIR/records`.
-        shuffle_buffer: records of a stream among which the next one is drawn.
+        shuffle_buffer: records of a stream that are shuffled among each other; every loader process holds as many, with the
+            files of their videos.
         feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is reported before
             anything is written.
         num_workers: processes that read videos, per GPU.
@@ -75,6 +79,7 @@ class DataRecipe:
     """
 
     files: list[str]
+    shares: list[float] | None = None
     media_root: str | None = None
     num_frames: int | None = 32
     fps: float | None = None

@@ -165,13 +165,8 @@ def _check_data(recipe: Recipe, name: str) -> None:
         raise ValueError(
             f"{name}: data.allowed_local_media_path and data.allowed_media_domains go with data.media guarded; open allows all"
         )
+    _check_shares(recipe, name)
     if recipe.data.is_stream:
-        kinds = {source.startswith(HUB_PREFIX) for source in recipe.data.files}
-        tars = all(source.lower().endswith(TAR_SUFFIXES) for source in recipe.data.files)
-        if not tars and (len(recipe.data.files) > 1 or kinds == {False}):
-            raise ValueError(
-                f"{name}: data.files must be tar shards only, or one dataset of the Hub, or no streams at all"
-            )
         for source in recipe.data.files:
             if source.startswith(HUB_PREFIX) and not source.startswith(HUB_DATASETS):
                 raise ValueError(
@@ -189,3 +184,27 @@ def _check_data(recipe: Recipe, name: str) -> None:
             )
         if recipe.sharding is not None:
             raise ValueError(f"{name}: data.feature_cache must be null with sharding; it is for small data and models")
+
+
+def _check_shares(recipe: Recipe, name: str) -> None:
+    """Refuse streams that are mixed without a word of how, and shares of what is no stream."""
+    files, shares = recipe.data.files, recipe.data.shares
+    if shares is None:
+        tars = all(source.lower().endswith(TAR_SUFFIXES) for source in files)
+        if recipe.data.is_stream and len(files) > 1 and not tars:
+            raise ValueError(
+                f"{name}: data.shares is missing: data.files mix a stream with other data, so give the share of each, "
+                f"[0.5, 0.5] for example; {len(files)} are needed"
+            )
+        return
+    if not recipe.data.is_stream:
+        raise ValueError(
+            f"{name}: data.shares is for streams, and data.files are none; a mixture (.yaml) says how much of each file is taken"
+        )
+    if len(shares) != len(files) or len(set(files)) != len(files):
+        raise ValueError(
+            f"{name}: data.shares must have one number for each of data.files, which are to be named once each; got "
+            f"{len(shares)} for {len(files)} files"
+        )
+    if not all(share > 0 for share in shares):
+        raise ValueError(f"{name}: data.shares must be above 0, got {shares}")

@@ -5,7 +5,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import distributed, nn
@@ -189,7 +189,9 @@ def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | H
     if data.is_stream:
         # load_dataset takes OWNER/NAME; tar shards, on the Hub as well, are opened by their address.
         files = [f if f.lower().endswith(TAR_SUFFIXES) else f.removeprefix(HUB_DATASETS) for f in data.files]
-        source = files if len(files) > 1 else files[0]
+        source: Any = files if len(files) > 1 else files[0]
+        if data.shares is not None:
+            source = dict(zip(files, data.shares, strict=True))
         return HiComStreamingDataset(
             source,
             encoder,

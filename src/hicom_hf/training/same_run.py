@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.mixtures import files_of_records
 from ..data.record_files import TAR_SUFFIXES
-from ..data.streaming import expand_shards
+from ..data.tar_shards import expand_shards
 from ..hub.files import file_fingerprint, write_text
 from .checkpoints import last_checkpoint
 from .recipe import Recipe

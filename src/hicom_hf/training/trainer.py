@@ -13,7 +13,7 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.integrations.liger import apply_liger_kernel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
@@ -21,7 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from ..data.batch_sampling import HiComGroupedSampler
 from ..data.datasets import HiComDataset, SkippedSample
 from ..data.epoch_padding import Collator, FilledCollator, FilledDataset, FilledSampler, sampler_of
-from ..data.streaming import HiComStreamingDataset
+from ..data.streaming import HiComStreamingDataset, StreamCollator
 from ..hub.files import append_json_line
 from ..processors.processing_hicom import HiComProcessor
 from .checkpoints import (
@@ -44,6 +44,7 @@ from .console import ConsoleReport, Meter, throughput
 from .held_out import HeldOutEvaluation
 from .recipe import LearningRates
 from .stages import base_model, optimizer_groups, set_trainable
+from .stream_progress import StreamProgress
 from .text_only_batches import use_visual_path_always
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class HiComTrainer(Trainer):
         self._steps_metered = 0
         self._rates: dict[str, float] = {}
         self._sampler: HiComGroupedSampler | None = None
+        self._stream: StreamProgress | None = None
         set_trainable(model, base_model(model).config, learning_rates)
         super().__init__(model=model, **kwargs)
         if self.args.use_liger_kernel:  # transformers knows no kernels for the whole
@@ -163,8 +165,11 @@ class HiComTrainer(Trainer):
             options["num_workers"] = min(options["num_workers"], dataset.num_shards)
             options["persistent_workers"] &= options["num_workers"] > 0
             if dataset.repeat and not self.args.ignore_data_skip:
-                dataset.skip_batches(self._num_trained_batches(), self._train_batch_size)
-                options["collate_fn"] = FilledCollator(self.data_collator)
+                self._stream = StreamProgress(
+                    dataset, self._train_batch_size, options["num_workers"], self.args.process_index
+                )
+                self._stream.begin(self._resumed_from)
+                options["collate_fn"] = StreamCollator(self.data_collator)
             return prepare_data_loader(
                 DataLoader(dataset, **options),
                 self.accelerator.device,
@@ -183,21 +188,16 @@ class HiComTrainer(Trainer):
         loader = DataLoader(dataset, sampler=FilledSampler(self._sampler, len(dataset)), **options)
         return self.accelerator.prepare(loader)
 
-    def _num_trained_batches(self) -> int:
-        """Batches of each process that the checkpoint to resume from was trained on."""
-        if self._resumed_from is None:
-            return 0
-        state = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE_NAME))
-        return state.global_step * self.args.gradient_accumulation_steps
-
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
-        """As in transformers; measures the wait, and takes the statistics out of the batches."""
+        """As in transformers; measures the wait, and takes what the model does not read out of the batches."""
         begin = time.perf_counter()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._meter.wait_seconds += time.perf_counter() - begin
         for batch in batches:
+            if self._stream is not None:
+                self._stream.note(batch)
             statistics = batch.pop("statistics", None)
             if statistics is not None:
                 self._meter.add(statistics)
@@ -394,6 +394,8 @@ class HiComTrainer(Trainer):
         progress = {"loss": self._tr_loss.item(), "last_logged": self._globalstep_last_logged}
         path = folder / f"progress_{self.args.process_index}.json"
         path.write_text(json.dumps(progress), encoding="utf-8")
+        if self._stream is not None:
+            self._stream.write(folder)
         if self.args.should_save:
             trainable = {"trainable_only": self.trainable_only, "frozen": self._fingerprint}
             (folder / TRAINABLE_FILE).write_text(json.dumps(trainable), encoding="utf-8")

@@ -71,7 +71,8 @@ def build(cls: type, values: Any, name: str, prefix: str = "") -> Any:
     """A dataclass from a mapping, every key and type checked.
 
     Args:
-        cls: the dataclass; its fields may be dataclasses, literals, numbers, texts, lists of texts, mappings, and null.
+        cls: the dataclass; its fields may be dataclasses, literals, numbers, texts, lists of texts or of numbers, mappings, and
+            null.
         values: as read from YAML.
         name: of the file, for messages.
         prefix: dotted key of the mapping itself, with a dot at its end.
@@ -112,8 +113,10 @@ def _convert(hint: Any, value: Any, name: str, key: str) -> Any:
             return value
         if get_origin(option) is list:
             items = [value] if isinstance(value, str) else value
-            if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
-                return items
+            numbers = get_args(option) == (float,)
+            kinds = (int, float) if numbers else (str,)
+            if isinstance(items, list) and items and all(type(item) in kinds for item in items):
+                return [float(item) for item in items] if numbers else items
     raise ValueError(f"{name}: {key} must be {_words(options)}, got {value!r}")
 
 
@@ -126,6 +129,8 @@ def _words(options: tuple) -> str:
             words.extend(get_args(option))
         elif get_origin(option) is dict:
             words.append("a mapping of keys to values")
+        elif get_origin(option) is list:
+            words.append("a list of numbers" if get_args(option) == (float,) else "a list of texts")
         else:
-            words.append(names.get(option, "a list of texts"))
+            words.append(names[option])
     return " or ".join(words)
