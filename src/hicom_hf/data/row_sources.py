@@ -107,10 +107,11 @@ class DatasetRows:
             block = list(islice(incoming, size))
         while block:
             end = part.state_dict()
-            ahead = []
+            waiting, ahead = dict(enumerate(block)), []
             order = random.Random(f"{self.seed} {epoch} {number}").sample(range(len(block)), len(block))
+            block.clear()  # rows go as they are given out
             for count, index in enumerate(order, start=1):
-                row, block[index] = block[index], None
+                row = waiting.pop(index)
                 if count <= given:
                     continue
                 yield row, [number, begin, count] if count < len(order) else [number + 1, end, 0]

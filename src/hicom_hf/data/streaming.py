@@ -255,7 +255,7 @@ class StreamCollator:
         self.collator = collator
 
     def __call__(self, samples: Sequence[PlacedSample | None]) -> dict[str, Any]:
-        placed = [sample for sample in samples if sample is not FILLER]
+        placed = [sample for sample in samples if sample is not None]  # not FILLER
         if not placed:
             return {}
         worker = get_worker_info()
