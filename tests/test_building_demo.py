@@ -10,9 +10,12 @@ import pytest
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.demo import demo_settings, run_demo
+from hicom_hf.dataset_building.demo_server import MODEL, pairs_of
 from hicom_hf.dataset_building.export import collect
 from hicom_hf.dataset_building.report import first_words, funnel, write_report
 from hicom_hf.dataset_building.settings import settings_from_dict
+from hicom_hf.dataset_building.truth import compare
+from hicom_hf.shapes.films import film_takes
 
 NUM_FILMS = 2
 
@@ -35,6 +38,7 @@ def test_the_demo_keeps_what_the_issue_promises(demo):
     assert truth["new_kept"][0] >= 0.95 * truth["new_kept"][1]
     assert truth["returning_kept"][0] <= 0.15 * truth["returning_kept"][1]
     assert truth["true_clips"][0] >= truth["true_clips"][1] - truth["mixed_clips"] > 0
+    assert truth["unexplained_clips"] == 0
     assert demo[1]["data check"]["problems"] == 0
 
 
@@ -48,6 +52,42 @@ def test_the_report_shows_funnel_curves_pictures_and_texts(demo):
     assert funnel(build, found)[-1] == ("pairs", len(found.records))
     assert found.records[0]["conversations"][1]["value"] in page
     assert re.search(r"<td>answers<td>\d+", page)
+
+
+def test_untrue_pairs_are_explained_by_missed_cuts_which_are_shown(demo, tmp_path):
+    films = {f"film{seed:02}.mp4": film_takes(seed) for seed in range(NUM_FILMS)}
+    settings = demo_settings(demo[0], "http://localhost:1/v1").to_dict()
+    output_dir = shutil.copytree(demo[0] / "build", tmp_path / "build")
+    blind = {**settings, "output_dir": str(output_dir), "shots": {"threshold": 1.0}, "clips": {"max_length": 60}}
+    build = Build(settings_from_dict(blind))
+    build.run(until="clips")
+    *_, last = build.clips()
+    for clip in build.clips():  # the pairs of the scene that it begins with; the last one's are of none of its scenes
+        takes = [take for take in films[Path(clip.video.path).name] if take.end > clip.start + 1]
+        pairs = pairs_of((film_takes(7) if clip == last else takes)[0].scene, 3)
+        build.pairs.write(clip.id, {"pairs": pairs, "reply": {"model": MODEL}, "prompt": ""})
+        build.captions.write(clip.id, {"caption": "x"})
+    truth = compare(build, films)
+    assert truth.recall < 0.5 and len(truth.missed_cuts) >= 5
+    assert {cut.transition for cut in truth.missed_cuts} <= {"cut", "dissolve", "fade"}
+    described = {clip.id: clip.described for clip in truth.doubtful_clips if clip.missed}
+    assert described.pop(last.id) == 0 and described and all(0 < share < 1 for share in described.values())
+    assert truth.mixed_clips == len(truth.doubtful_clips) and truth.unexplained_clips == 0
+    assert truth.true_clips[0] < truth.true_clips[1]
+    page = Path(write_report(build, None, truth)).read_text()
+    assert "clips that show several scenes" in page and "they describe 0% of the clip" in page
+
+
+def test_untrue_pairs_of_one_scene_are_a_fault(demo, tmp_path):
+    films = {f"film{seed:02}.mp4": film_takes(seed) for seed in range(NUM_FILMS)}
+    settings = demo_settings(demo[0], "http://localhost:1/v1").to_dict()
+    output_dir = shutil.copytree(demo[0] / "build", tmp_path / "build")
+    build = Build(settings_from_dict({**settings, "output_dir": str(output_dir)}))
+    known = {clip.id for clip in compare(build, films).doubtful_clips}
+    wrong = next(clip for clip in build.clips() if clip.id not in known)
+    build.pairs.write(wrong.id, {"pairs": pairs_of(film_takes(7)[0].scene, 3)})
+    truth = compare(build, films)
+    assert truth.unexplained_clips == 1 and {clip.id for clip in truth.doubtful_clips} == known | {wrong.id}
 
 
 def test_a_report_of_an_unfinished_build_shows_what_there_is(demo, tmp_path):

@@ -1,7 +1,10 @@
 """Each thing that can be wrong with an endpoint or a video leaves its row, and the rest is done."""
 
 import json
+import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import av
@@ -17,12 +20,14 @@ from video_files import (
     write_video,
 )
 
+from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer
 from hicom_hf.dataset_building.export import delete_video, export
 from hicom_hf.dataset_building.planning import plan
 from hicom_hf.dataset_building.settings import settings_from_dict
 from hicom_hf.evaluation.client import EndpointError
+from hicom_hf.hub.processes import worker_context
 
 
 def settings_of(videos, output_dir, base_url="http://localhost:1/v1", captions=None, **values):
@@ -87,7 +92,66 @@ def test_an_endpoint_that_hangs_stops_the_run_in_time(world_films, scenes, outpu
     assert build.failures() == []  # nothing is wrong with the clips
 
 
-def test_an_endpoint_that_dies_stops_the_run_and_its_answers_are_kept(world_films, scenes, output_dir):
+@pytest.mark.parametrize("fault", ["die", "close"])
+def test_a_server_that_ends_or_hangs_up_stops_the_run_and_costs_no_clip(world_films, scenes, output_dir, fault):
+    with SceneServer(scenes, lambda number: None if number < 5 else fault) as server:
+        build = Build(settings_of(world_films[0], output_dir, server.base_url))
+        words = (
+            "cannot be reached: All connection attempts failed"
+            if fault == "die"
+            else "30 tries in a row failed, the last"
+        )
+        with pytest.raises(EndpointError, match=words):
+            build.run()
+    assert build.failures() == []  # it is not the clips' fault
+    kept = {path: path.stat().st_mtime_ns for path in output_dir.glob("[cp]a*-*/??/*.json")}
+    assert 3 <= len(kept) <= 5
+    with SceneServer(scenes) as server:  # it is back, at another address
+        Build(settings_of(world_films[0], output_dir, server.base_url)).run()
+        assert server.asked == 2 * len(list(build.clips())) - len(kept)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_no_server_at_the_address_stops_the_run_with_few_tries(world_films, scenes, output_dir, tmp_path, capsys):
+    with SceneServer([]) as server:
+        pass  # its address is free now
+    settings = settings_of(world_films[0], output_dir, server.base_url)
+    (tmp_path / "build.yaml").write_text(json.dumps(settings.to_dict()))
+    assert main(["build-data", "run", str(tmp_path / "build.yaml")]) == 1
+    words = capsys.readouterr().err
+    assert f"{server.base_url} cannot be reached: All connection attempts failed" in words and "Traceback" not in words
+    assert Build(settings).failures() == [] and not list(output_dir.glob("captions-*/??/*"))
+
+
+@pytest.mark.slow
+def test_a_server_whose_process_is_killed_stops_the_run_and_costs_no_clip(world_films, scenes, output_dir):
+    context = worker_context()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_until_killed, args=(scenes, 5, theirs))
+    process.start()
+    build = Build(settings_of(world_films[0], output_dir, ours.recv()))
+    with pytest.raises(EndpointError, match="cannot be reached"):
+        build.run()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and build.failures() == []
+    kept = len(list(output_dir.glob("[cp]a*-*/??/*.json")))
+    assert 1 <= kept <= 5
+    with SceneServer(scenes) as server:
+        Build(settings_of(world_films[0], output_dir, server.base_url)).run()
+        assert server.asked == 2 * len(list(build.clips())) - kept
+
+
+def serve_until_killed(scenes, last, pipe):
+    def faults(number):
+        if number == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with SceneServer(scenes, faults) as server:
+        pipe.send(server.base_url)
+        threading.Event().wait()
+
+
+def test_an_endpoint_that_always_fails_later_stops_the_run_and_its_answers_are_kept(world_films, scenes, output_dir):
     with SceneServer(scenes, lambda number: None if number < 5 else "500") as server:
         build = Build(settings_of(world_films[0], output_dir, server.base_url))
         with pytest.raises(EndpointError, match="30 tries in a row failed, the last one with 500"):
@@ -231,12 +295,22 @@ def test_videos_of_evaluation_tasks_are_left_out_by_their_readers(world_films, c
 
 def test_left_out_clips_are_found_once(world_films, clipped, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(Build, "_find_left_out", lambda build, clips: calls.append(len(clips)) or {})
-    build = Build(settings_of(world_films[0], shutil.copytree(clipped, tmp_path / "out")))
+    monkeypatch.setattr(
+        "hicom_hf.dataset_building.leaving_out.find_duplicates", lambda vectors, _: calls.append(len(vectors)) or {}
+    )
+    output_dir = shutil.copytree(clipped, tmp_path / "out")
+    settings = settings_of(world_films[0], output_dir, deduplicate={"threshold": 0.99})
+    build = Build(settings)
     for _ in range(3):
         build.selected_clips()
         build.status()
-    assert len(calls) == 1
+    assert len(calls) == 1 and not list(output_dir.glob("deduplicate-*"))  # looking at a build changes nothing in it
+    build.run(only="deduplicate")
+    assert len(calls) == 2 and len(list(output_dir.glob("deduplicate-*/??/*.json"))) == 1
+    for again in (build, Build(settings)):
+        again.selected_clips(store=True)
+        again.run(only="deduplicate")
+    assert len(calls) == 2
 
 
 def test_video_embedders_of_random_weights_give_vectors_and_scores(tmp_path, monkeypatch):

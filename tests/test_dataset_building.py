@@ -16,7 +16,7 @@ from video_files import write_video as write_numbered_video
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.categories import CATEGORIES, RANDOM, choose_videos
-from hicom_hf.dataset_building.clips import choose_clips, verdict
+from hicom_hf.dataset_building.clips import choose_clips, choose_keyframes, choose_shots, verdict
 from hicom_hf.dataset_building.embedders import HiComEmbedder, SiglipEmbedder
 from hicom_hf.dataset_building.keyframes import find_keyframes, similarity_quantiles
 from hicom_hf.dataset_building.probe import find_videos
@@ -52,6 +52,11 @@ def built(films, tmp_path_factory):
 
 def settings_of(videos, output_dir, **values):
     return settings_from_dict({"videos": [str(videos)], "output_dir": str(output_dir), **WORLD_SETTINGS, **values})
+
+
+def clips_of(watched, settings):
+    shots, keyframes = choose_shots(watched, settings.shots), choose_keyframes(watched, settings.keyframes)
+    return choose_clips("a", shots, keyframes, settings.clips)
 
 
 def takes_of(video, films):
@@ -152,13 +157,13 @@ def test_variable_frame_rates_and_av1_keep_their_times(tmp_path, codec):
     path = write_numbered_video(tmp_path / "a.mkv", times=times, codec=codec)
     watched = watch(str(path), KeyframeSettings(), MeanEmbedder())
     assert watched["times"] == pytest.approx(times, abs=2e-3)
-    shots = choose_clips("a", watched, settings_of(tmp_path, tmp_path))["shots"]
+    shots = clips_of(watched, settings_of(tmp_path, tmp_path))["shots"]
     assert all(shot["start"] < shot["end"] for shot in shots)
 
 
 def test_a_video_of_one_frame_has_one_shot(tmp_path):
     path = write_numbered_video(tmp_path / "a.mp4", num_frames=1)
-    chosen = choose_clips("a", watch(str(path), KeyframeSettings(), MeanEmbedder()), settings_of(tmp_path, tmp_path))
+    chosen = clips_of(watch(str(path), KeyframeSettings(), MeanEmbedder()), settings_of(tmp_path, tmp_path))
     assert [shot["verdict"] for shot in chosen["shots"]] == ["too short"]
 
 
@@ -300,7 +305,7 @@ def test_only_selected_videos_are_watched(films, tmp_path):
     build = Build(settings_of(films[0], tmp_path, select={"per_category": 0, "random": 1, "num_frames": 2}))
     build.run()
     status = build.status()["stages"]
-    assert status["match"]["done"] == NUM_FILMS
+    assert status["select"]["done"] == NUM_FILMS
     assert status["watch"] == status["clips"] == {"done": 1, "failed": 0, "missing": 0}
     assert [video.id for video, _ in build.chosen_videos()] == list(build.selected_videos())
 

@@ -20,13 +20,43 @@ from .arguments import add_traceback_argument, at_least_one, progress_bar
 HELP = "build training data from untrimmed videos, as HICom-248K was built"
 FORMATS = ("jsonl", "parquet", "webdataset")
 ENGINES = ("local", "ray")
-STAGES = ("probe", "select", "watch", "clips", "captions")
+STAGES = (
+    "probe",
+    "select",
+    "watch",
+    "shots",
+    "keyframes",
+    "clips",
+    "deduplicate",
+    "decontaminate",
+    "captions",
+    "pairs",
+    "filter",
+)
+STAGE_HELP = """stages, in their order; each does what is missing, and may be killed and repeated at any time:
+  probe          what each file says of itself; broken files become rows
+  select         similarity to the paper's categories (with `select` in the build file)
+  watch          decodes each video once, for both shots and keyframes
+  shots          cuts, from what watch has stored; decodes nothing
+  keyframes      frames that show something new, from what watch has stored; decodes nothing
+  clips          shots with a keyframe, of 5 to 120 s
+  deduplicate    copies of other clips (with `deduplicate` in the build file)
+  decontaminate  clips of benchmarks (with `decontaminate` in the build file)
+  captions       first request about each clip
+  pairs          second request; without --stage, captions and pairs are asked for together, so that frames are read once
+  filter         which pairs are dropped, and why
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     plan = actions.add_parser("plan", help="read what the files say of themselves, and print what there is to do")
-    run_ = actions.add_parser("run", help="do what is missing")
+    run_ = actions.add_parser(
+        "run",
+        help="do what is missing",
+        epilog=STAGE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     status = actions.add_parser("status", help="print how far the build is, and what failed")
     export = actions.add_parser("export", help="write train.jsonl, train.provenance.parquet and data_card.md")
     delete = actions.add_parser(
@@ -48,7 +78,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         action.add_argument("--json", action="store_true", help="print JSON")
         add_traceback_argument(action)
-    run_.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage (default: %(default)s)")
+    which = run_.add_mutually_exclusive_group()
+    which.add_argument(
+        "--until",
+        choices=STAGES,
+        default=STAGES[-1],
+        metavar="STAGE",
+        help="the last stage (default: %(default)s); stages are listed below",
+    )
+    which.add_argument(
+        "--stage", choices=STAGES, metavar="STAGE", help="this stage and no other; those that it needs must be done"
+    )
     run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     for action in (run_, export):
         _add_engine_arguments(action)
@@ -131,8 +171,10 @@ def _engine(args: argparse.Namespace, workers: int):
 def _run(args: argparse.Namespace) -> int:
     build = _build(args)
     with _engine(args, build.settings.workers) as engine:
-        build.run(args.until, args.retry_failed, progress_bar, engine)
+        build.run(args.until, args.retry_failed, progress_bar, engine, args.stage)
     _print(build.status(), args.json)
+    for needed, count in build.waiting(args.stage).items() if args.stage else ():
+        print(f"{args.stage}: the stage {needed} is missing for {count}, which wait for it", file=sys.stderr)
     failures = build.failures()
     for failure in failures[:10]:
         print(f"{failure['stage']}: {failure['error']}", file=sys.stderr)
@@ -180,7 +222,10 @@ def _demo(args: argparse.Namespace) -> int:
     from ..dataset_building.stages import REPORT_FILE
 
     build, truth, num_problems = run_demo(args.folder, args.films, progress_bar)
-    truth = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(truth).items()}
+    shown = asdict(truth)
+    if not args.json:  # the report lists them
+        shown["missed_cuts"], shown["doubtful_clips"] = len(truth.missed_cuts), len(truth.doubtful_clips)
+    truth = {key: list(value) if isinstance(value, tuple) else value for key, value in shown.items()}
     files = {"records": str(build.output_dir / RECORDS_FILE), "report": str(build.output_dir / REPORT_FILE)}
     _print({**build.status(), "truth": truth, "data check": {"problems": num_problems}, "files": files}, args.json)
     return 1 if num_problems else 0

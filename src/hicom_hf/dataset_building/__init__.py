@@ -5,7 +5,8 @@ one another, never frames. `stages.py` defines where results are stored, `settin
 is `hicom_hf.dataset_building.export.export`.
 """
 
-from .building import Build, Clip
+from .building import Build
+from .clips import Clip
 from .embedders import Embedder, make_embedder
 from .probe import SourceVideo, find_videos
 from .report import write_report
@@ -15,6 +16,7 @@ from .settings import (
     ClipSettings,
     DecontaminationSettings,
     DeduplicationSettings,
+    FilterSettings,
     KeyframeSettings,
     PairSettings,
     SelectionSettings,
@@ -32,6 +34,7 @@ __all__ = [
     "DecontaminationSettings",
     "DeduplicationSettings",
     "Embedder",
+    "FilterSettings",
     "KeyframeSettings",
     "PairSettings",
     "SelectionSettings",

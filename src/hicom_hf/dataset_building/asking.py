@@ -1,7 +1,7 @@
 """Asks the captioner about clips: caption, then pairs, each answer kept at once and never asked for again."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from .pairs import pairs_schema, parse_pairs
 from .settings import BuildSettings
 from .stages import LOG_FILE, Stage
 
+CAPTIONS, PAIRS = "captions", "pairs"
 CAPTION_VERSION = PAIRS_VERSION = 1
 READERS_PER_CORE = 2  # clips that are read at once, per worker
 PREPARED = 2  # clips in work, per request in flight: the next ones are read meanwhile
@@ -31,7 +32,7 @@ def answer_stages(settings: BuildSettings) -> tuple[Stage, Stage]:
     captions["prompt"] = prompt_text(settings.captions.prompt)
     pairs = values["pairs"] | {"version": PAIRS_VERSION, "captions": captions}
     pairs["prompt"] = prompt_text(settings.pairs.prompt)
-    return Stage(settings.output_dir, "captions", captions), Stage(settings.output_dir, "pairs", pairs)
+    return Stage(settings.output_dir, CAPTIONS, captions), Stage(settings.output_dir, PAIRS, pairs)
 
 
 class Asker:
@@ -40,19 +41,27 @@ class Asker:
     Args:
         settings: with `captions`.
         stages: captions and pairs.
+        kinds: which of both is asked for. Together they take one reading of a clip's frames; pairs alone are asked for where
+            there is a caption.
     """
 
-    def __init__(self, settings: BuildSettings, stages: tuple[Stage, Stage]):
+    def __init__(
+        self, settings: BuildSettings, stages: tuple[Stage, Stage], kinds: Collection[str] = (CAPTIONS, PAIRS)
+    ):
         assert settings.captions is not None  # asked by `Build`
         self.settings, self.captions_settings = settings, settings.captions
         self.captions, self.pairs = stages
+        self.kinds = kinds
         self.caption_prompt = prompt_text(self.captions_settings.prompt)
         self.pairs_prompt = prompt_text(settings.pairs.prompt)
         self._given_up: list[tuple[Stage, str]] = []  # since the last answer
 
     def is_missing(self, clip: Any) -> bool:
-        failed = self.captions.has_failed(clip.id) or self.pairs.has_failed(clip.id)
-        return not self.pairs.is_done(clip.id) and not failed
+        if self.captions.has_failed(clip.id) or self.pairs.has_failed(clip.id):
+            return False
+        if PAIRS not in self.kinds:
+            return not self.captions.is_done(clip.id)
+        return not self.pairs.is_done(clip.id) and (CAPTIONS in self.kinds or self.captions.is_done(clip.id))
 
     async def run(self, clips: Iterable[Any]) -> AsyncGenerator[str]:
         """Answer clips, as many at once as the server bears; yields the id of each that is finished.
@@ -111,6 +120,8 @@ class Asker:
                 await self._caption(client, clip.id, parts, seconds)
         except AnswerError as error:
             self._note(self.captions, clip.id, error)
+            return clip.id
+        if PAIRS not in self.kinds:
             return clip.id
         try:
             await self._pairs(client, clip.id, parts, seconds)

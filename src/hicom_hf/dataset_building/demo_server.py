@@ -23,7 +23,9 @@ MODEL = "known-scenes"
 THUMBNAIL = (24, 18)  # width and height
 RENDERED = 8  # pictures of each scene that requests are compared with
 PAIRS_STREAM = 12
-Fault = str | None  # "429", "500", "hang", "broken", "truncated", "refuse"
+# A status such as "429"; "hang"; "broken", "truncated" or "refuse", of the answer; "close" ends the connection without an
+# answer; "die" ends the server as well.
+Fault = str | None
 HANG_SECONDS = 3.0
 
 
@@ -58,6 +60,7 @@ class SceneServer:
         self.scenes, self.faults, self.delay = list(scenes), faults, delay
         self.asked, self.answered = 0, Counter()
         self._lock = threading.Lock()
+        self.is_dead = False
         self._thumbnails = [
             np.stack([_thumbnail(Image.fromarray(frame)) for frame in render(scene, RENDERED, (144, 192))[0]])
             for scene in self.scenes
@@ -71,6 +74,11 @@ class SceneServer:
         return self
 
     def __exit__(self, *exception) -> None:
+        self.die()
+
+    def die(self) -> None:
+        """Answer nothing any more, and refuse connections."""
+        self.is_dead = True
         self._server.shutdown()
         self._server.server_close()
 
@@ -112,6 +120,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = self.scene_server.faults(self.scene_server.next_number())
         time.sleep(self.scene_server.delay)
+        if fault == "die" and not self.scene_server.is_dead:
+            self.scene_server.die()
+        if fault == "close" or self.scene_server.is_dead:
+            self.close_connection = True
+            return
         if fault == "hang":
             time.sleep(HANG_SECONDS)
         if fault in ("429", "500", "400", "401"):

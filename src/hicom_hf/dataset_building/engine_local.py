@@ -15,6 +15,11 @@ from .stages import Stage
 ITEM_ERRORS = (ValueError, OSError, OverflowError, MemoryError, FFmpegError)
 DIED = "the process that worked on it died (a crash of the decoder, or no memory left)"
 
+
+class EmbedderError(OSError):
+    """The embedder cannot be loaded, so that no video can be processed: the run stops, and no video has failed."""
+
+
 Work = Callable[[Any], dict[str, Any]]
 
 
@@ -68,6 +73,8 @@ def do_item(how: tuple[Work, Stage], item: str, value: Any) -> str:
     work, stage = how
     try:
         result = work(value)
+    except EmbedderError:
+        raise
     except ITEM_ERRORS as error:
         stage.write_failure(item, f"{type(error).__name__}: {error}")
     else:

@@ -10,15 +10,15 @@ from typing import Any
 
 from ..hub.files import atomic_file, write_text
 from ..hub.progress import Progress, no_progress
-from .building import Build, Clip
+from .building import Build
+from .clips import Clip
 from .cutting import CLIP_SUFFIX, cut_clip, cut_stage
 from .decontamination import NOT_DECONTAMINATED
-from .filtering import Pair, reason_to_drop, without_repetitions
+from .filtering import KEPT, Pair
 from .sharding import SHARDS_FOLDER, Sample, write_shards
 from .stages import REPORT_FILE, Stage
 
 RECORDS_FILE, PROVENANCE_FILE, CARD_FILE = "train.jsonl", "train.provenance.parquet", "data_card.md"
-REPETITION = "the same instruction twice"
 FORMATS = ("jsonl", "parquet", "webdataset")
 USUAL_FORMATS = ("jsonl", "parquet")
 EXPORT_FILE = "export.json"  # how the last export was made, for `delete_video`
@@ -63,19 +63,15 @@ def collect(build: Build, cut: Stage | None = None) -> Exported:
         if cut is not None and not cut.is_done(clip.id):
             found.dropped[NOT_CUT] += len(stored["pairs"])
             continue
-        pairs, repeated = without_repetitions(stored["pairs"])
-        found.dropped[REPETITION] += repeated
         before = len(found.records)
-        for number, pair in enumerate(pairs):
-            reason = reason_to_drop(pair)
-            if reason is not None:
-                found.dropped[reason] += 1
+        for number, (pair, verdict) in enumerate(zip(stored["pairs"], build.verdicts_of(clip.id), strict=True)):
+            if verdict != KEPT:
+                found.dropped[verdict] += 1
                 continue
             record = _record(build, clip, number, pair, cut)
             found.records.append(record)
             found.provenance.append({"id": record["id"], **_provenance(build, clip, stored)})
         found.clips += len(found.records) > before
-    found.dropped = +found.dropped
     return found
 
 
@@ -108,7 +104,7 @@ def _provenance(build: Build, clip: Clip, stored: dict[str, Any]) -> dict[str, A
         "end": clip.end,
         "keyframes": list(clip.keyframes),
         "detector": watched["detector"],
-        "shots": json.dumps(build.chosen.settings["shots"]),
+        "shots": json.dumps({"threshold": settings.shots.chosen_threshold, "min_length": settings.shots.min_length}),
         "embedder": json.dumps({key: value for key, value in watched.items() if key not in ("detector", "version")}),
         "embedder_settings": json.dumps(build.watched.settings),
         "keyframe_rule": f"{settings.keyframes.rule} {settings.keyframes.threshold}",

@@ -38,9 +38,9 @@ def plan(build: "Build") -> dict[str, Any]:
     share = {name: count / max(len(build.items_of(name)), 1) for name, count in missing.items()}
     frames = round(hours * 3600 * build.settings.keyframes.fps * share["watch"])
     costs: dict[str, dict[str, Any]] = {"probe": {"cpu_hours": hours * PROBE_SECONDS / 3600 * share["probe"]}}
-    if "match" in share:
+    if "select" in share:
         per_video = build.settings.select.num_frames if build.settings.select else 0
-        costs["match"] = {"embedded_frames": round(len(build.videos) * per_video * share["match"])}
+        costs["select"] = {"embedded_frames": round(len(build.videos) * per_video * share["select"])}
     costs["watch"] = {
         "cpu_hours_if_720p": hours * WATCH_SECONDS / 3600 * share["watch"],
         "embedded_frames": frames,
@@ -62,8 +62,13 @@ def _of_clips(build: "Build", hours: float) -> dict[str, Any]:
     number = len(clips) if is_known else round(hours * 3600 / PAPER_CLIP_SECONDS)
     seconds = sum(clip.end - clip.start for clip in clips) if is_known else hours * 3600
     found: dict[str, Any] = {}
+    for name in build.set_stages:
+        found[name] = {"missing": build.count(name)["missing"] if is_known else number}
     for name, stage in build.clip_stages.items():
         missing = len(stage.missing([clip.id for clip in clips])) if is_known else number
+        if name == "filter":
+            found[name] = {"missing": missing}
+            continue
         tokens_in, tokens_out = tokens_per_request(build, name, settings)
         found[name] = {
             "clips": "known" if is_known else f"at most about {number}, not known before the stage clips",

@@ -14,7 +14,8 @@ from PIL import Image
 from ..hub.files import read_json_lines, write_text
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.video_reading_hicom import read_video
-from .building import Build, Clip
+from .building import Build
+from .clips import Clip
 from .detectors import make_detector
 from .export import Exported, collect, decontamination_note
 from .keyframes import similarity_quantiles
@@ -22,6 +23,7 @@ from .probe import SourceVideo
 from .settings import DEFAULT_THRESHOLDS
 from .shots import recall_and_precision
 from .stages import LOG_FILE, REPORT_FILE
+from .truth import TOLERANCE, Truth
 
 PAPER_MEAN = 25.67  # seconds; figure 4 of the paper
 LENGTH_EDGES = (0, 5, 10, 20, 30, 45, 60, 90, 120)  # seconds
@@ -32,17 +34,18 @@ CURVE_THRESHOLDS = {
     "histogram": (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0),
     "pyscenedetect": (8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 27.0, 30.0, 40.0, 50.0, 70.0, 100.0),
 }
-TOLERANCE = 0.38  # seconds from a true cut to one that was found: three frames at 8 per second
 STYLE = """body{font:14px sans-serif;max-width:1000px;margin:2em auto}table{border-collapse:collapse}td,th{padding:2px 10px;
 text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{margin-right:2px}.bar{background:#69c;height:12px}"""
 
 
-def write_report(build: Build, takes: Mapping[str, Sequence[float]] | None = None) -> str:
+def write_report(build: Build, takes: Mapping[str, Sequence[float]] | None = None, truth: Truth | None = None) -> str:
     """Write report.html into the build's folder, as far as the build is.
 
     Args:
         build: see there.
         takes: true cuts in seconds by the videos' relative paths, where they are known; for curves of recall and precision.
+        truth: what was compared with known takes, see `truth.compare`; for the cuts that were missed and the pairs that are
+            not true.
 
     Returns:
         Its path.
@@ -52,6 +55,7 @@ def write_report(build: Build, takes: Mapping[str, Sequence[float]] | None = Non
         "<h1>Build</h1>",
         f"<p>{html.escape(str(build.output_dir))}. Benchmarks: {html.escape(decontamination_note(build))}.</p>",
         _section("From videos to pairs", _table(("", "number"), funnel(build, found))),
+        *([] if truth is None else [_section("Against the truth", _truth(build, truth))]),
         _section("Lengths of clips", _lengths([clip.end - clip.start for clip in build.clips()])),
         _section("Categories", _categories(build)),
         _section("Cuts against the threshold", _cuts_by_threshold(build, takes or {})),
@@ -83,8 +87,9 @@ def funnel(build: Build, found: Exported) -> list[tuple[str, int]]:
     rows += [("shots", shots["all"])]
     rows += [(f"shots: {reason}", count) for reason, count in shots.items() if reason != "all"]
     rows += [(f"clips left out: {reason}", count) for reason, count in status["left out"].items()]
-    rows += [(f"clips with {name}", stages[name]["done"]) for name in build.clip_stages]
-    rows += [(f"clips that failed: {name}", stages[name]["failed"]) for name in build.clip_stages]
+    answers = [name for name in build.clip_stages if name != "filter"]  # it drops pairs, not clips
+    rows += [(f"clips with {name}", stages[name]["done"]) for name in answers]
+    rows += [(f"clips that failed: {name}", stages[name]["failed"]) for name in answers]
     rows += [(f"pairs dropped: {reason}", count) for reason, count in sorted(found.dropped.items())]
     return [*rows, ("pairs", len(found.records))]
 
@@ -127,6 +132,37 @@ def diversity(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------------
+
+
+def _truth(build: Build, truth: Truth) -> str:
+    """Missed cuts, and the clips that show several scenes for that reason; clips that are wrong without one are a fault."""
+    kinds = Counter(cut.transition for cut in truth.missed_cuts)
+    right, number = truth.true_clips
+    rows = [
+        ("cuts: recall, precision", f"{truth.recall:.3g}, {truth.precision:.3g}"),
+        ("cuts that were missed", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"),
+        ("new scenes with a keyframe", f"{truth.new_kept[0]} of {truth.new_kept[1]}"),
+        ("returning scenes with a keyframe", f"{truth.returning_kept[0]} of {truth.returning_kept[1]}"),
+        ("clips whose pairs are all true of the scene that fills most of them", f"{right} of {number}"),
+        ("clips that show several scenes, because a cut was missed", truth.mixed_clips),
+        ("clips that show one scene and whose pairs are not all true of it", truth.unexplained_clips),
+    ]
+    paths = {clip.id: clip.video.path for clip in build.clips()}
+    shown = ""
+    for clip in truth.doubtful_clips:
+        cuts = ", ".join(f"{time:.1f}" for time in clip.missed) or "none"
+        words = (
+            "true of the scene that fills most of it"
+            if clip.is_true
+            else "not true of the scene that fills most of it"
+        )
+        shown += (
+            f"<h3>{html.escape(clip.video)}, {clip.start:.1f} to {clip.end:.1f} s</h3><p>Cuts missed within it: {cuts} s. "
+            f"Pairs: {words}; they describe {clip.described:.0%} of the clip.</p>"
+            f"{_picture(paths[clip.id], clip.start, clip.end, 2 * NUM_FRAMES)}"
+        )
+    cuts = [(cut.video, f"{cut.time:.2f} s", cut.transition) for cut in truth.missed_cuts]
+    return _table(("", ""), rows) + _table(("missed cut in", "at", "kind"), cuts) + shown
 
 
 def _lengths(lengths: list[float]) -> str:

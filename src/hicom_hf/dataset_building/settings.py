@@ -147,6 +147,19 @@ class PairSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FilterSettings:
+    """Which pairs are dropped, besides those with the paper's phrases and ours (dataset_building/filtering.py).
+
+    Args:
+        phrases: answers with one of them are dropped; upper and lower case count as the same.
+        min_answer_words: shorter answers are dropped. Rule 2 of the paper: the answer describes in detail.
+    """
+
+    phrases: list[str] | None = None
+    min_answer_words: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeduplicationSettings:
     """Which clips count as the same, before they are captioned. The paper states no deduplication.
 
@@ -188,6 +201,7 @@ class BuildSettings:
         licences: of some of them, by the beginning of their path relative to `media_root`; the longest that fits counts.
         shots, keyframes, clips, captions, pairs: see there. Without `captions` the build ends with clips.
         select: which of the videos are taken; null takes all. A shard selects among its own videos.
+        filter: which pairs are dropped.
         deduplicate, decontaminate: what is left out before clips are captioned; null leaves out nothing.
         workers: processes that decode.
         device: where the embedder computes, "cpu" or "cuda"; with a GPU, each worker holds an embedder there.
@@ -205,6 +219,7 @@ class BuildSettings:
     clips: ClipSettings = field(default_factory=ClipSettings)
     captions: CaptionSettings | None = None
     pairs: PairSettings = field(default_factory=PairSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
     deduplicate: DeduplicationSettings | None = None
     decontaminate: DecontaminationSettings | None = None
     workers: int = 1
@@ -277,6 +292,8 @@ def settings_from_dict(values: dict[str, Any], name: str = "build") -> BuildSett
             raise ValueError(f"{name}: captions.base_url must begin with http:// or https://")
     if settings.pairs.num_pairs < 1:
         raise ValueError(f"{name}: pairs.num_pairs must be at least 1, got {settings.pairs.num_pairs}")
+    if settings.filter.min_answer_words < 0 or not all(settings.filter.phrases or ["x"]):
+        raise ValueError(f"{name}: filter takes min_answer_words of at least 0, and phrases that are not empty")
     if settings.select is not None and not (
         settings.select.num_frames >= 1
         and min(settings.select.per_category, settings.select.random, settings.select.seed) >= 0

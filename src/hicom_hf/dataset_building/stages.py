@@ -5,8 +5,9 @@ OUTPUT_DIR/
     clips-<fingerprint of the settings>/<first two signs>/<item>.json
                                                          <item>.failed.json   why there is no result
 ```
-An item is a video or a clip. A file is there completely or not at all, so a run that was killed is repeated and does what is
-missing. Other settings mean another folder; the old one stays. Two processes that make the same item write the same file.
+An item is a video or a clip; of the stages that compare all clips with one another, it is the set of the clips. A file is there
+completely or not at all, so a run that was killed is repeated and does what is missing. Other settings mean another folder; the
+old one stays. Two processes that make the same item write the same file.
 """
 
 import json
@@ -22,6 +23,20 @@ from ..hub.files import append_json_line, atomic_file, settings_fingerprint, wri
 RESULT, ARRAYS, FAILED = ".json", ".npz", ".failed.json"
 LOG_FILE = "log.jsonl"
 REPORT_FILE = "report.html"  # written by `report.py`
+# In their order; `hicom build-data run --stage` runs one of them. docs/building_data.md says what each of them does.
+STAGES = (
+    "probe",
+    "select",
+    "watch",
+    "shots",
+    "keyframes",
+    "clips",
+    "deduplicate",
+    "decontaminate",
+    "captions",
+    "pairs",
+    "filter",
+)
 
 
 class Stage:

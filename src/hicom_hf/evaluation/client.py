@@ -24,6 +24,7 @@ RETRIED = (408, 409, 425, *BUSY, 500, 502, 504)
 REFUSED_FOR_ALL = (401, 403, 404)  # wrong key, wrong address or wrong model: no request would succeed
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
 FIRST_IN_FLIGHT = 4
+TRIES_OF_THE_FIRST = 3  # tries of a request at an address where no server has answered yet
 SHOWN_BYTES = 500  # of a server's words
 
 
@@ -128,14 +129,15 @@ class ChatClient:
         self.throttle = Throttle(endpoint.max_in_flight)
         self.takes_schema = True  # until the server refuses one
         self._failures_in_a_row = 0
+        self._has_answered = False
+        self._unreachable: str | None = None  # why the last try did not reach a server
         self._dead: str | None = None
-        headers = {}
-        if endpoint.api_key_variable is not None:
-            key = os.environ.get(endpoint.api_key_variable)
-            if not key:
-                raise ValueError(f"the environment variable {endpoint.api_key_variable} is not set; put the key there")
-            headers["Authorization"] = f"Bearer {key}"
-        limits = httpx.Limits(max_connections=endpoint.max_in_flight, max_keepalive_connections=endpoint.max_in_flight)
+        key = read_key(endpoint.api_key_variable)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        most = endpoint.max_in_flight
+        limits: Any = httpx.Limits(
+            max_connections=most, max_keepalive_connections=most
+        )  # of the same one of both libraries
         self._http = httpx.AsyncClient(headers=headers, limits=limits, timeout=endpoint.timeout)
 
     async def __aenter__(self) -> "ChatClient":
@@ -178,6 +180,9 @@ class ChatClient:
                 self._dead = f"{self.endpoint.base_url} answers {status}: {words}"
             elif status not in (None, *RETRIED):
                 raise AnswerError(f"the server refuses the request with {status}: {words}")
+            tries = self.endpoint.retries + 1 if self._has_answered else TRIES_OF_THE_FIRST
+            if self._unreachable is not None and attempt + 1 >= min(tries, self.endpoint.retries + 1):
+                self._dead = f"{self.endpoint.base_url} cannot be reached: {self._unreachable}"
             self._raise_if_dead()
             if attempt < self.endpoint.retries:
                 await asyncio.sleep(wait if wait is not None else self._backoff(attempt))
@@ -196,9 +201,12 @@ class ChatClient:
                     response = await self._http.post(f"{self.endpoint.base_url}/chat/completions", json=body)
             except (httpx.TransportError, TimeoutError) as error:
                 busy = isinstance(error, (TimeoutError, httpx.TimeoutException))
+                is_there = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+                self._unreachable = None if is_there else (str(error) or type(error).__name__)
                 words = "no answer in time" if busy else (str(error) or type(error).__name__)
                 return self._failed(None, words, None)
             busy = response.status_code in BUSY
+            self._has_answered, self._unreachable = True, None
             if response.status_code != 200:
                 wait = retry_after(response.headers.get("retry-after"))
                 return self._failed(response.status_code, response.text[:SHOWN_BYTES], wait)
@@ -231,6 +239,20 @@ class ChatClient:
         """Seconds: doubled at each try, half of it drawn, so that requests that failed together do not come back together."""
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
         return wait / 2 + self.random.uniform(0, wait / 2)
+
+
+def read_key(variable: str | None) -> str | None:
+    """The key that an environment variable holds; None for no variable.
+
+    Raises:
+        ValueError: the variable is not set.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ValueError(f"the environment variable {variable} is not set; put the key there")
+    return key
 
 
 def retry_after(value: str | None) -> float | None:
