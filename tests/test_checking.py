@@ -164,3 +164,54 @@ def test_guarded_media_are_those_below_named_folders(folder, capsys):
     capsys.readouterr()
     assert main(["data", "check", path, "--allowed-local-media-path", str(folder)]) == 1
     assert "restrict guarded media; open allows all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("num_frame", 8, "num_frames"),
+        ("numFrames", 8, "num_frames"),
+        ("max_frame", 8, "max_frames"),
+        ("FPS", 2, "fps"),
+        ("ends", 3.0, "end"),
+        ("video_strat", 1.0, "video_start"),
+        ("imgae", "red.png", "image"),
+    ],
+)
+def test_a_wrong_spelling_of_a_key_is_refused_by_check_and_training_with_the_nearest_key(
+    folder, processor, key, value, meant
+):
+    records = [record("q7", "<video>Who?", "Ann.", video="twelve.mp4"), {**record("q8", "Hi", "Ho"), key: value}]
+    report = check_data(records, None, folder)
+    (problem,) = report.problems
+    assert problem.kind == "bad record" and f"{key!r}; the nearest that is read is {meant!r}" in problem.reason
+    with pytest.raises(ValueError, match=rf"id q8\): bad record: nothing reads the key '{key}'"):
+        HiComDataset(records, encoder_of(processor), folder)
+    assert len(HiComDataset(records, encoder_of(processor), folder, on_bad_sample="skip").skipped) == 1
+
+
+def test_a_video_under_the_name_of_another_format_does_not_train_on_its_text_alone(folder):
+    (problem,) = check_data([record("q7", "Who?", "Ann.", video_path="twelve.mp4")], None, folder).problems
+    assert "nothing reads the key 'video_path'; name it 'video'" in problem.reason
+
+
+def test_columns_of_no_use_are_named_and_no_problem(folder, processor, caplog):
+    columns = {"source": "web", "license": None, "start_time": 3.5, "data_source": "x", "state": "done"}
+    records = [record(1, "<video>Who?", "Ann.", video="twelve.mp4", **columns)]
+    records += [{"video": "twelve.mp4", "question": "Who?", "answer": "Ann.", "stars": 3}]
+    report = check_data(records, None, folder)
+    assert report.problems == []
+    assert report.unread_keys == {"source": 1, "start_time": 1, "data_source": 1, "state": 1, "stars": 1}
+    assert "nothing reads: source, start_time (start?), data_source, state, stars." in report.table()
+    assert report.to_dict()["unread_keys"]["stars"] == 1
+    HiComDataset(records, encoder_of(processor), folder)
+    assert "nothing reads: source, start_time (start?)" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.json", "[]"), ("a.jsonl", "\n\n"), ("a.jsonl", "")])
+def test_a_file_without_records_is_an_error(tmp_path, capsys, name, content):
+    (tmp_path / name).write_text(content)
+    assert main(["data", "check", str(tmp_path / name)]) == 1
+    assert f"{tmp_path / name} holds no records" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there are no records"):
+        check_data([])

@@ -19,6 +19,7 @@ from hicom_hf.data.conversations import (
     training_items,
 )
 from hicom_hf.data.encoding import IGNORED, ItemEncoder
+from hicom_hf.data.record_keys import nearest_key
 
 VIDEO, IMAGE = {"type": "video"}, {"type": "image"}
 
@@ -372,3 +373,23 @@ def test_instruction_ids_equal_the_official_ones(name, official_processor):
         [official_processor.extract_instruction(item.question) for item in items]
     )
     assert ids.tolist() == expected["collated_all_items"]["guided_input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("num_frmaes", "num_frames"),
+        ("num-frames", "num_frames"),
+        ("nframe", "nframes"),
+        ("framerate", "frame_rate"),
+        ("Start", "start"),
+        ("vidoe", "video"),
+        ("vido", "video"),
+        *(
+            (key, None)
+            for key in ("stars", "state", "video_id", "image_id", "source", "and", "send", "seed", "duration")
+        ),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_from_another_word(key, meant):
+    assert nearest_key(key) == meant

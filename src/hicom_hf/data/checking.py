@@ -3,7 +3,7 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from itertools import islice
@@ -31,6 +31,7 @@ from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
 from .packed_records import PackedRecords
 from .record_files import TAR_SUFFIXES
+from .record_keys import describe_unread, unread_keys
 from .row_sources import open_stream
 from .streaming import records_of_row
 
@@ -66,6 +67,7 @@ class CheckReport:
         num_media: different videos and images.
         lengths: tokens of each sample, visual tokens included; empty without a processor.
         formats: records of other formats than ours, by name.
+        unread_keys: of the records, that nothing reads, with how often; see `record_keys`.
         num_text_tokens, num_unknown_tokens: of the texts; unknown ones the tokenizer cannot spell, so nothing is learnt of them.
         unknown_words: words that hold them, with how often.
         problems: in the order of the records within each kind.
@@ -76,6 +78,7 @@ class CheckReport:
     num_media: int = 0
     lengths: list[int] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
+    unread_keys: Counter[str] = field(default_factory=Counter)
     num_text_tokens: int = 0
     num_unknown_tokens: int = 0
     unknown_words: Counter[str] = field(default_factory=Counter)
@@ -101,6 +104,7 @@ class CheckReport:
             "media": self.num_media,
             "tokens": self.length_quantiles(),
             "formats": dict(self.formats),
+            "unread_keys": dict(self.unread_keys),
             "text_tokens": self.num_text_tokens,
             "unknown_tokens": self.num_unknown_tokens,
             "unknown_words": dict(self.unknown_words.most_common(NUM_SHOWN_WORDS)),
@@ -125,6 +129,8 @@ class CheckReport:
                 "",
                 f"The model's tokenizer cannot spell {words}: nothing is learnt of such words. Use another model.",
             ]
+        if self.unread_keys:
+            lines += ["", f"Keys of the records that nothing reads: {describe_unread(self.unread_keys)}."]
         if self.problems:
             lines += ["", *(f"{source}: {kind}: {reason}" for kind, source, reason in self.problems[:num_shown])]
         if len(self.problems) > num_shown:
@@ -163,7 +169,7 @@ def check_data(
         progress: shows progress over an iterable, given its length and a name.
 
     Raises:
-        ValueError: the file itself is not a data set, or `max_length` without processor.
+        ValueError: the file itself is not a data set, there is no record in it, or `max_length` without processor.
         OSError: the file cannot be read.
 
     Example:
@@ -191,6 +197,9 @@ def check_data(
             _check_lengths(items, frames, encoder, max_length, report)
         for key in in_memory:  # contents are not kept
             del frames[key]
+    if not report.num_records:
+        name = f"{os.fspath(records)} holds" if isinstance(records, (str, os.PathLike)) else "there are"
+        raise ValueError(f"{name} no records")
     report.problems.sort(key=lambda problem: PROBLEM_KINDS.index(problem.kind))  # stable: records stay in order
     return report
 
@@ -221,6 +230,8 @@ def _check_records(records: Iterable[Record], per_turn: bool, report: CheckRepor
         known = record_format(record.data)
         if known is not None:
             report.formats[known.name] += 1
+        if isinstance(record.data, Mapping):
+            report.unread_keys.update(unread_keys(record.data))
         try:
             found = training_items(record, per_turn)
         except SampleError as error:

@@ -3,7 +3,8 @@
 A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversations": [{"from", "value"}]}`, or in the
 chat format of transformers, `{"messages": [{"role", "content"}]}`. Beside them may stand, for its videos, "start" and
 "end" (seconds), "frame_rate" (of frames without a clock), "num_frames" (how many are sampled) or "fps", and "max_frames".
-Records of other formats are read as `formats` says. Nothing here opens a video.
+Records of other formats are read as `formats` says. `record_keys` says which other
+keys are refused. Nothing here opens a video.
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import check_part, frame_options
 from .formats import TURN_KEYS, nearest_format, record_format
+from .record_keys import misspelt_key
 
 # Kinds of faulty samples. The first four are found in the record, the others when its media are read.
 BAD_RECORD = "bad record"
@@ -214,8 +216,11 @@ def _with_turns(record: Record) -> Record:
     """A record of another format as one with turns; every other record as it is.
 
     Raises:
-        SampleError: it is not what its format says, or names its video in a way that only a look at the files resolves.
+        SampleError: a key is spelt wrongly, it is not what its format says, or it names its video in a way that only a look
+            at the files resolves.
     """
+    if isinstance(record.data, Mapping) and (wrong := misspelt_key(record.data)) is not None:
+        raise SampleError(record.source, BAD_RECORD, wrong)
     known = record_format(record.data)
     if known is None:
         return record

@@ -30,6 +30,7 @@ from .formats import (
     record_format,
 )
 from .record_files import JSON_SUFFIXES, TAR_SUFFIXES, file_records
+from .record_keys import misspelt_key
 from .row_sources import open_stream
 from .streaming import records_of_row
 from .tar_shards import expand_shards, tar_rows
@@ -152,8 +153,16 @@ def _table_records(path: Path, media_root: str | os.PathLike | None) -> Iterator
     with require_file(path).open(encoding="utf-8-sig", newline="") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter=TABLE_DELIMITERS[path.suffix.lower()])):
             filled = {key: value for key, value in row.items() if value not in (None, "")}
-            filled |= {key: json.loads(filled[key]) for key in NUMBER_COLUMNS if key in filled}
-            yield Record(filled, f"{path}: row {number}", _root(path.parent, media_root))
+            source = f"{path}: row {number}"
+            filled |= {key: _number(filled[key], key, source) for key in NUMBER_COLUMNS if key in filled}
+            yield Record(filled, source, _root(path.parent, media_root))
+
+
+def _number(text: str, column: str, source: str) -> int | float:
+    try:
+        return int(text) if text.strip().isdecimal() else float(text)
+    except ValueError:
+        raise ValueError(f"{source}: {column} must be a number, got {text!r}") from None
 
 
 def _parquet_records(paths: list[Path], media_root: str | os.PathLike | None) -> Iterator[Record]:
@@ -177,6 +186,8 @@ def _root(folder: Path, media_root: str | os.PathLike | None) -> str:
 def _converted(record: Record, conversion: Conversion) -> dict[str, Any]:
     """A record in our format, its videos and images as files."""
     data, known = record.data, record_format(record.data)
+    if isinstance(data, Mapping) and (wrong := misspelt_key(data)) is not None:
+        raise ValueError(f"{record.source}: {wrong}")
     if known is not None:
         name, data = known.name, _by(known, record)
         if known.needs_files:

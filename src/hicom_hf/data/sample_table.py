@@ -17,6 +17,7 @@ import numpy as np
 from .conversations import Medium, Record, SampleError, TrainingItem, same_medium, training_items
 from .encoding import ItemEncoder
 from .formats import record_format
+from .record_keys import describe_unread, unread_keys
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def describe_samples(
     formats: Counter[str] = Counter()
     num_tokens = cache(encoder.processor.num_visual_tokens)  # few numbers of frames, many records
     counts: dict[tuple, int] = {}  # frames by what a record says of them: few kinds
+    unread: Counter[str] = Counter()
     number = -1
     for number, record in enumerate(records):
         try:
@@ -98,6 +100,7 @@ def describe_samples(
         known = record_format(record.data)
         if known is not None:
             formats[known.name] += 1
+        unread.update(unread_keys(record.data))
         for place, item in enumerate(items):
             kinds = {medium.kind for medium in item.media}
             places.extend((number, place))
@@ -105,6 +108,8 @@ def describe_samples(
             visual_tokens.append(sum(num_tokens(_usual_num_frames(encoder, medium, counts)) for medium in item.media))
             modalities.append(2 if "video" in kinds else 1 if kinds else 0)
             media.append(_number_of_media(item) if item.media else -len(media) - 1)
+    if unread:
+        logger.warning("keys of the records that nothing reads: %s", describe_unread(unread))
     if not places:
         raise NoSampleError(f"no sample is left of {number + 1} records ({len(skipped)} skipped)")
     return SampleTable(
