@@ -2,7 +2,7 @@
 
 `hicom data check train.json` goes through what training would go through and prints a table of what it found. It fails
 (exit code 1) if anything is wrong: missing or unreadable videos, placeholders that do not fit, empty answers, turns that
-do not alternate, samples that are too long, keys that are spelt wrongly, no records at all. It names the keys that nothing reads.
+do not alternate, samples that are too long, keys that are spelt wrongly, no records. It names the keys that nothing reads.
 """
 
 import argparse
