@@ -57,7 +57,7 @@ def test_shards_write_the_file_once_the_last_one_has_ended(file, tmp_path, capsy
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1: this is no JSON"),
+        ("{", "line 1: this is not JSON"),
         ("[]", "expected an object with video and question, got list"),
         ('{"video": "a.mp4"}', "'question' must be text, got None"),
         ('{"video": "a.mp4", "question": " "}', "the question is empty"),

@@ -129,7 +129,7 @@ def test_a_pickle_that_could_run_code_is_not_read(tmp_path):
 def test_a_config_that_is_absent_or_damaged_is_named(tmp_path):
     source = checkpoint(tmp_path / "official")
     (source / "config.json").write_text("{half")
-    with pytest.raises(ValueError, match=r"official.config\.json is damaged or no JSON"):
+    with pytest.raises(ValueError, match=r"official.config\.json: this is not JSON"):
         convert(source, tmp_path / "hicom")
     (source / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no official HICom checkpoint: it has no config\.json"):

@@ -422,7 +422,7 @@ def test_json_and_jsonl_give_the_same_records_with_paths_beside_the_file(folder,
         ("a.json", "{", "a.json: this is not JSON"),
         ("a.json", '{"a": 1}', "expected a list of records, got dict"),
         ("a.json", "{}\n{}", r"must end in \.jsonl"),
-        ("a.jsonl", "{}\n{", "a.jsonl: line 2 is not JSON"),
+        ("a.jsonl", "{}\n{", "a.jsonl, line 2: this is not JSON"),
     ],
 )
 def test_a_file_that_is_no_data_set_is_an_error(tmp_path, name, content, message):

@@ -23,8 +23,8 @@ def test_an_error_says_what_was_being_read_the_innermost_first():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged or no JSON"),
-        (b"\xff\xfe", "damaged or no JSON"),
+        (b"", "this is not JSON"),
+        (b"\xff\xfe", "this is not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[]", "must hold a JSON object, got list"),
         (b"null", "must hold a JSON object, got NoneType"),

@@ -1,13 +1,12 @@
 """Files of records: one JSON or JSONL file, read; and the suffixes by which all kinds of sources are recognised."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..hub.files import require_file
-from ..hub.reading import nested_too_deeply
+from ..hub.reading import parse_json
 from .conversations import Record
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -29,35 +28,28 @@ def file_records(path: str | os.PathLike, media_root: str | os.PathLike | None =
     """
     path = require_file(path)
     root = os.fspath(path.parent if media_root is None else media_root)
-    entries = _json_lines(path) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
+    entries = json_lines(path) if path.suffix.lower() in JSON_LINES_SUFFIXES else _json_list(path)
     for number, entry in enumerate(entries):
         yield Record(entry, record_name(f"{path}: ", entry, number), root)
 
 
 def _json_list(path: Path) -> list:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also wrong UTF-8
-        hint = "; a file with one record per line must end in .jsonl" if "Extra data" in str(error) else ""
-        raise ValueError(f"{path}: this is not JSON ({error}){hint}") from error
-    except RecursionError as error:
-        raise nested_too_deeply(str(path)) from error
+        content = parse_json(path.read_bytes(), str(path))
+    except ValueError as error:
+        if "Extra data" not in str(error):
+            raise
+        raise ValueError(f"{error}; a file with one record per line must end in .jsonl") from error
     if not isinstance(content, list):
         raise ValueError(f"{path}: expected a list of records, got {type(content).__name__}")
     return content
 
 
-def _json_lines(path: Path) -> Iterator:
+def json_lines(path: Path) -> Iterator:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
-            except RecursionError as error:
-                raise nested_too_deeply(f"{path}: line {number}") from error
+            if line.strip():
+                yield parse_json(line, f"{path}, line {number}")
 
 
 def record_name(prefix: str, entry: Any, number: int) -> str:

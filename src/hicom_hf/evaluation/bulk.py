@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.files import require_file, write_text
+from ..hub.reading import parse_json
 from .questions import Question
 from .tasks.open_answers import mark_open
 from .tasks.task import Protocol, Task
@@ -72,10 +73,7 @@ def _read(path: Path, folder: Path, protocol: Protocol) -> list[Question]:
 
 
 def _row(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{place}: this is no JSON ({error})") from error
+    row = parse_json(line, place)
     if not isinstance(row, dict):
         raise ValueError(f"{place}: expected an object with video and question, got {type(row).__name__}")
     unknown = sorted(set(row) - set(FIELDS))

@@ -12,12 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-try:
+# huggingface_hub 1 brings httpx, huggingface_hub 2 httpx2; with both, a type checker would take their union.
+if TYPE_CHECKING:
     import httpx2 as httpx
-except ImportError:  # huggingface_hub 1 brings httpx, huggingface_hub 2 httpx2
-    import httpx  # pyright: ignore[reportMissingImports] one of both is there
+else:
+    try:
+        import httpx2 as httpx
+    except ImportError:
+        import httpx
 
 BUSY = (429, 503)  # the server has too much to do
 RETRIED = (408, 409, 425, *BUSY, 500, 502, 504)

@@ -101,6 +101,24 @@ def nested_too_deeply(name: str) -> ValueError:
     return ValueError(f"{name} is nested too deeply to be read")
 
 
+def parse_json(text: str | bytes, name: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: bytes are UTF-8.
+        name: what it is, for the error.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise nested_too_deeply(name) from error
+    except ValueError as error:  # also wrong UTF-8
+        raise ValueError(f"{name}: this is not JSON ({error})") from error
+
+
 def read_json_object(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file.
 
@@ -108,12 +126,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it is no JSON, or something else than an object; names the file.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise nested_too_deeply(str(path)) from error
-    except ValueError as error:  # also wrong UTF-8
-        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
+    values = parse_json(Path(path).read_bytes(), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
     return values

@@ -4,13 +4,13 @@ Files: `questions.json`, `subset_answers.json`, videos in `videos/` or `good_cli
 is scored by its server: `submission.csv` is written once all is answered, with -1 for what names no option.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...hub.files import write_text
+from ...hub.reading import parse_json
 from ..parsing import LETTERS
 from ..questions import Question
 from .choices import BEST_OPTION, LETTER_ONLY, lettered, mark_choice
@@ -49,7 +49,7 @@ def read_subset(folder: Path, protocol: Protocol) -> list[Question]:
         ValueError: the file of answers is no mapping of questions to numbers of options.
     """
     path = find_file(folder, ("subset_answers.json",), "egoschema_subset", SOURCE)
-    answers = json.loads(path.read_text(encoding="utf-8"))
+    answers = parse_json(path.read_bytes(), str(path))
     if not isinstance(answers, dict) or not all(value in range(NUM_OPTIONS) for value in answers.values()):
         raise ValueError(f"{path}: expected the numbers 0 to {NUM_OPTIONS - 1} by q_uid")
     asked = [question for question in read_all(folder, protocol) if question.id in answers]

@@ -1,9 +1,11 @@
 """Reading the published files of benchmarks."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ...data.record_files import json_lines
+from ...hub.reading import parse_json
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".MP4")
 
@@ -43,15 +45,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 
         rows = pyarrow.parquet.read_table(path).to_pylist()
     else:
-        text = path.read_text(encoding="utf-8")
-        try:
-            rows = (
-                [json.loads(line) for line in text.splitlines() if line.strip()]
-                if path.suffix == ".jsonl"
-                else json.loads(text)
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: this is no JSON ({error})") from error
+        rows = list(json_lines(path)) if path.suffix == ".jsonl" else parse_json(path.read_bytes(), str(path))
     if not isinstance(rows, list) or not rows:
         raise ValueError(
             f"{path}: expected a list of rows, got {type(rows).__name__}{' without any' if rows == [] else ''}"
