@@ -133,9 +133,15 @@ def test_tries_end(serve):
         ask(server.url, retries=2)
 
 
-def test_a_dead_server_is_noticed():
-    with pytest.raises(EndpointError, match="5 tries in a row failed"):
-        ask("http://127.0.0.1:9/v1", failures_to_stop=5)
+def test_an_address_without_a_server_is_noticed():
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9/v1 cannot be reached"):
+        ask("http://127.0.0.1:9/v1")
+
+
+def test_a_server_that_only_fails_is_noticed(serve):
+    server = serve(lambda number, body: (500, {"error": {"message": "out of order"}}, {}))
+    with pytest.raises(EndpointError, match=r"5 tries in a row failed.*out of order"):
+        ask(server.url, failures_to_stop=5)
 
 
 def test_the_time_that_the_server_asks_for_is_waited(serve):
