@@ -72,6 +72,8 @@ def test_adapters_are_on_the_llm_only_and_the_compressor_is_copied_whole():
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT |= {"num_key_value_heads": 2, "vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+
 
 def model_with(text_config) -> HiComForConditionalGeneration:
     config = tiny_config()
@@ -92,11 +94,90 @@ def test_an_llm_with_fused_maps_is_adapted_whole(caplog):
 
 
 def test_what_lora_leaves_alone_is_named(caplog):
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
-    model = add_adapters(model_with(Qwen3MoeConfig(**TEXT, **experts)), LoraRecipe(rank=4), train_compressor=True)
+    model = add_adapters(model_with(Qwen3MoeConfig(**TEXT, **EXPERTS)), LoraRecipe(rank=4), train_compressor=True)
     assert adapted_kinds(model) == {f"self_attn.{name}_proj" for name in "qkvo"}
     left = "stay as they are: mlp.experts.down_proj, mlp.experts.gate_up_proj, mlp.gate."
     assert left in caplog.text
+
+
+def test_targets_are_chosen_by_name_and_experts_can_be_adapted(caplog):
+    lora = LoraRecipe(rank=4, dropout=0.0, targets=["q_proj", "experts.gate_up_proj", "experts.down_proj"])
+    model = add_adapters(model_with(Qwen3MoeConfig(**TEXT, **EXPERTS)), lora, train_compressor=False)
+    assert adapted_kinds(model) == {"self_attn.q_proj", "mlp.experts", "mlp.experts.base_layer"}
+    assert "stay as they are: mlp.gate, self_attn.k_proj, self_attn.o_proj, self_attn.v_proj." in caplog.text
+    set_trainable(model, model.get_base_model().config, LearningRates(language_model=1e-4))
+    ids = torch.arange(3, 12)[None]
+    for name, parameter in model.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.eval()
+    before = model(input_ids=ids).logits
+    torch.testing.assert_close(model.merge_and_unload()(input_ids=ids).logits, before, atol=1e-5, rtol=1e-5)
+
+
+def test_experts_alone_can_be_adapted():
+    lora = LoraRecipe(rank=4, dropout=0.0, targets=["experts.down_proj"])
+    model = add_adapters(model_with(Qwen3MoeConfig(**TEXT, **EXPERTS)), lora, train_compressor=False)
+    assert adapted_kinds(model) == {"mlp.experts"}
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"targets": ["q_proj", "qkv_proj"]}, r"no 'qkv_proj' to adapt; they have .*mlp.experts.down_proj"),
+        ({"targets": ["proj"]}, "no 'proj' to adapt"),
+        ({"targets": ["mlp.gate"]}, "no 'mlp.gate' to adapt"),
+        ({"targets": ["down_proj"]}, r"lora.dropout must be 0 with mlp.experts.down_proj"),
+        ({"targets": ["down_proj"], "dora": True}, "lora.dora must be false with"),
+    ],
+)
+def test_targets_that_cannot_be_adapted_are_refused(lora, message):
+    with pytest.raises(ValueError, match=message):
+        add_adapters(model_with(Qwen3MoeConfig(**TEXT, **EXPERTS)), LoraRecipe(**lora), train_compressor=False)
+
+
+def test_wrong_targets_of_a_recipe_are_refused_before_the_model_is_loaded(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("hicom_hf.training.run.load_stage", lambda *a, **k: pytest.fail("the model was loaded"))
+    wrong = {**LORA, "targets": ["qkv_proj"]}
+    run = recipe("instruction_tuning", trained.base, trained.data, tmp_path, lora=wrong, learning_rates=RATES)
+    with pytest.raises(ValueError, match=r"lora.targets: the LLM's layers have no 'qkv_proj'"):
+        build_trainer(run, training_arguments(run))
+
+
+def test_kinds_of_adapters_reach_peft():
+    lora = LoraRecipe(rank=4, alpha=8, dora=True, rslora=True, targets=["q_proj"])
+    model = add_adapters(tiny_model(), lora, train_compressor=False)
+    config = model.peft_config["default"]
+    assert config.use_dora and config.use_rslora
+    layer = model.get_base_model().model.language_model.layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == 4.0  # 8 / sqrt(4)
+    set_trainable(model, model.get_base_model().config, LearningRates(language_model=1e-4))
+    assert layer.lora_magnitude_vector["default"].weight.requires_grad
+
+
+def test_a_dora_run_is_saved_loaded_and_merged_to_the_same_numbers(trained, tmp_path):
+    kinds = {**LORA, "dora": True, "rslora": True, "targets": ["q_proj", "v_proj", "down_proj"]}
+    run = recipe(
+        "instruction_tuning",
+        trained.base,
+        trained.data,
+        tmp_path / "out",
+        max_steps=2,
+        lora=kinds,
+        learning_rates=RATES,
+    )
+    trainer = build_trainer(run, training_arguments(run))
+    trainer.train()
+    folder = save_finished(trainer, run)
+    expected = trained.logits_of(trainer.model)
+    assert not torch.equal(expected, trained.logits_of(HiComForConditionalGeneration.from_pretrained(trained.base)))
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert sum("lora_magnitude_vector" in name for name in saved) == 3 * 2
+    base = HiComForConditionalGeneration.from_pretrained(trained.base)
+    for model in (HiComForConditionalGeneration.from_pretrained(folder), PeftModel.from_pretrained(base, folder)):
+        assert torch.equal(trained.logits_of(model), expected)
+    plain = HiComForConditionalGeneration.from_pretrained(merge_adapter(folder, tmp_path / "plain"))
+    torch.testing.assert_close(trained.logits_of(plain), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_llm_in_which_lora_finds_nothing_is_refused():

@@ -111,12 +111,19 @@ class LoraRecipe:
 
     Args:
         rank, alpha, dropout: of the adapters.
+        targets: which matrices of the LLM's layers are adapted, by their names there or the ends of them: "q_proj", for example,
+            or, of a mixture of experts, "experts.gate_up_proj". Null: all linear maps; what is left over is named in the log.
+        dora: also learn the norm of each column (DoRA, arXiv:2402.09353).
+        rslora: scale by alpha / sqrt(rank) in place of alpha / rank (rsLoRA, arXiv:2312.03732), for large ranks.
         quantize: "nf4" keeps the frozen LLM in 4 bits (QLoRA; needs bitsandbytes). SigLIP, compressor and `lm_head` stay.
     """
 
     rank: int = 64
     alpha: int = 128
     dropout: float = 0.05
+    targets: list[str] | None = None
+    dora: bool = False
+    rslora: bool = False
     quantize: Literal["nf4"] | None = None
 
 

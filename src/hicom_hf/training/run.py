@@ -28,11 +28,11 @@ from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.parts_hicom import still_untrained
 from ..processors.media_access_hicom import media_access_of
 from ..processors.processing_hicom import HiComProcessor
-from .adapters import add_adapters
+from .adapters import add_adapters, name_magnitudes
 from .checkpoints import StopWithoutProgress, checkpoints, last_checkpoint
 from .curves import draw_curves
 from .held_out import HeldOutEvaluation, scorer_named
-from .memory import MemoryEstimate, estimate_memory
+from .memory import MemoryEstimate, estimate_memory, model_without_weights
 from .packing import check_packing
 from .recipe import HUB_DATASETS, Recipe
 from .recipe_files import check_files
@@ -134,6 +134,8 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
     processor = HiComProcessor.from_pretrained(recipe.source)
     dataset, held_out = build_dataset(recipe, processor), build_held_out(recipe, processor)
     evaluation = build_evaluation(recipe, held_out)
+    if recipe.lora is not None and recipe.lora.targets is not None:
+        model_without_weights(recipe)  # refuses targets that the LLM does not have
     quantization = quantization_config(recipe.lora.quantize if recipe.lora is not None else None)
     extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": arguments.device}}
     if recipe.attn_implementation is not None:
@@ -321,6 +323,7 @@ def save_finished(trainer: HiComTrainer, recipe: Recipe) -> Path:
 
 def _save_into(trainer: HiComTrainer, recipe: Recipe, folder: Path) -> None:
     trainer.save_model(str(folder))
+    name_magnitudes(folder)
     (folder / "training_args.bin").unlink(
         missing_ok=True
     )  # a pickle with paths of this machine; the recipe has the same content
