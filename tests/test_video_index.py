@@ -13,6 +13,7 @@ from hicom_hf.processors import video_decoding_hicom
 from hicom_hf.processors.decoding_ahead_hicom import ahead
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.media_bounds_hicom import MediaBounds
+from hicom_hf.processors.picture_settings_hicom import DEFAULT_SETTINGS
 from hicom_hf.processors.pyav_hicom import open_container
 from hicom_hf.processors.source_names_hicom import VideoReadError
 from hicom_hf.processors.video_index_hicom import index_packets, index_tables
@@ -59,7 +60,7 @@ def test_the_tables_tell_the_times_of_frames_that_are_stored_in_another_order(tm
         container.mux(stream.encode(None))
     from_tables, from_packets = indices(path.read_bytes())
     assert from_tables is not None and from_tables == from_packets
-    assert from_tables.pts != list(from_tables.order)
+    assert list(from_tables.places) != sorted(from_tables.places)
 
 
 def test_no_packet_is_walked_through_where_the_tables_tell(tmp_path, monkeypatch):
@@ -185,3 +186,37 @@ def test_closing_ends_the_thread_and_the_generator():
     next(results)
     results.close()
     assert is_closed.is_set() and threading.active_count() == num_threads
+
+
+@pytest.mark.parametrize("request_", [{"num_frames": "all"}, {"num_frames": 4, "start": 0.7}], ids=str)
+def test_a_file_with_tables_is_opened_once(tmp_path, monkeypatch, request_):
+    path, opened = write_video(tmp_path / "a.mp4", 40, frames=noise(40), options={"x264-params": "keyint=5"}), []
+
+    def noted(*arguments):
+        opened.append(open_container(*arguments))
+        return opened[-1]
+
+    expected = read_video(path.read_bytes(), FrameSampling(**request_))[0]
+    monkeypatch.setattr(video_decoding_hicom, "open_container", noted)
+    frames, _ = read_video(path, FrameSampling(**request_))
+    assert len(opened) == 1 and np.array_equal(frames, expected)
+
+
+def test_a_file_that_is_not_read_after_all_is_closed(tmp_path, monkeypatch):
+    path, closed = write_video(tmp_path / "a.mp4"), []
+    close = video_decoding_hicom.StreamReader.close
+    monkeypatch.setattr(video_decoding_hicom.StreamReader, "close", lambda self: closed.append(close(self)))
+    with pytest.raises(VideoReadError, match="after the end"):
+        read_video(path, FrameSampling(start=100.0))
+    assert closed == [None]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_frame_of_an_index_takes_32_bytes(tmp_path, name):
+    path = write_video(tmp_path / name, 40, frames=noise(40))
+    with path.open("rb") as file:
+        reader = video_decoding_hicom.StreamReader(file, "video", MediaBounds(), DEFAULT_SETTINGS)
+        reader.close()
+    index = reader._index
+    arrays = {id(numbers): numbers for numbers in (index.pts, index.packets, index.places, reader.times)}.values()
+    assert sum(numbers.itemsize * len(numbers) for numbers in arrays) <= 32 * 40

@@ -67,6 +67,7 @@ def probe(video: SourceVideo) -> dict[str, Any]:
     """
     with open(video.path, "rb") as file:
         reader = StreamReader(file, video.path, MediaBounds(), PictureSettings())
+        reader.close()
     return {
         "path": video.relative,
         "num_bytes": video.num_bytes,

@@ -3,6 +3,7 @@
 `pts` are presentation timestamps in the stream's own whole-number unit; times are seconds from the first frame.
 """
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -32,7 +33,14 @@ from .pyav_hicom import (
     reason,
 )
 from .source_names_hicom import VideoReadError
-from .video_index_hicom import FORMATS_THAT_CHANGE_CLOCKS, MAX_CLOCK_STEP, StreamIndex, continuous_times, index_video
+from .video_index_hicom import (
+    FORMATS_THAT_CHANGE_CLOCKS,
+    INT64,
+    MAX_CLOCK_STEP,
+    StreamIndex,
+    continuous_times,
+    index_video,
+)
 
 # Frames. Decoding up to this many unneeded frames is cheaper than a seek, which empties the decoder's pipeline.
 MIN_SEEK_DISTANCE = 16
@@ -68,7 +76,7 @@ class StreamReader:
             costs less than converting them whole; None for their own size.
 
     Attributes:
-        times: seconds of each frame from the first one, ascending, T of them.
+        times: seconds of each frame from the first one, ascending, T of them, an `array` of float64.
         duration: seconds until the last frame leaves the screen.
         frame_rate: average frames per second, None for a single frame.
         stream_index: number of the stream in the file.
@@ -98,30 +106,50 @@ class StreamReader:
         self._strict = True
         self._num_damaged = 0
         self._opened: InputContainer | None = None
-        with self._open() as container:
-            self.stream_index = self._choose_stream(container)
-            stream = self._stream(container)
-            bounds.check("max_pixels", stream.width * stream.height, name, "the number of pixels")
-            bounds.check("max_packets", stream.frames, name, "the number of frames")
-            self._time_base = fraction(stream.time_base) or Fraction(1)  # seconds
-            self._changes_clocks = any(name in FORMATS_THAT_CHANGE_CLOCKS for name in container.format.name.split(","))
-            self._guessed_rate = fraction(stream.guessed_rate)
-            shapes = (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio)
-            self._pixel_shape = fraction(shapes[0]) or fraction(shapes[1]) or Fraction(1)
-            self._index: StreamIndex = index_video(file, container, stream, name, bounds)
-            self.num_promised = len(self._index.pts)
-            if self._index.break_reason is not None:
-                self.num_promised = max(self.num_promised, stream.frames)
-            damage = container_damage(file, container.format.name.split(","))
-            if damage is not None:
-                self.warnings.append(damage)
-            self._checks_keyframes = stream.codec_context.name in CODECS_THAT_CHECK_KEYFRAMES
-            self._can_skip = stream.codec_context.name in CODECS_WITH_SKIPPABLE_FRAMES
+        self._kept: InputContainer | None = None  # open since the index was found, for the first `read`
+        container = self._open()
+        try:
+            self._examine(container)
+        except BaseException:
+            container.close()
+            raise
+        if self._index.is_from_tables:  # a second one would read the tables again, and hold them twice
+            self._kept = container
+        else:
+            container.close()
         if not self._index.pts:
             self._index_by_decoding()
         else:
             self._set_times(self._index.pts)
         self.failure = self.failure or self._index.break_reason
+
+    def _examine(self, container: InputContainer) -> None:
+        """Chooses the stream and finds its index."""
+        bounds, name = self.bounds, self.name
+        self.stream_index = self._choose_stream(container)
+        stream = self._stream(container)
+        bounds.check("max_pixels", stream.width * stream.height, name, "the number of pixels")
+        bounds.check("max_packets", stream.frames, name, "the number of frames")
+        self._time_base = fraction(stream.time_base) or Fraction(1)  # seconds
+        self._changes_clocks = any(name in FORMATS_THAT_CHANGE_CLOCKS for name in container.format.name.split(","))
+        self._guessed_rate = fraction(stream.guessed_rate)
+        shapes = (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio)
+        self._pixel_shape = fraction(shapes[0]) or fraction(shapes[1]) or Fraction(1)
+        self._index: StreamIndex = index_video(self.file, container, stream, name, bounds)
+        self.num_promised = len(self._index.pts)
+        if self._index.break_reason is not None:
+            self.num_promised = max(self.num_promised, stream.frames)
+        damage = container_damage(self.file, container.format.name.split(","))
+        if damage is not None:
+            self.warnings.append(damage)
+        self._checks_keyframes = stream.codec_context.name in CODECS_THAT_CHECK_KEYFRAMES
+        self._can_skip = stream.codec_context.name in CODECS_WITH_SKIPPABLE_FRAMES
+
+    def close(self) -> None:
+        """Lets go of what the file was opened with, if nothing is going to be read; `read` does so itself."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
         """Decodes frames.
@@ -144,7 +172,11 @@ class StreamReader:
 
     def _decoded(self, targets: deque[int]) -> Generator[tuple[int, av.VideoFrame | None], None, None]:
         """The targets as they come from the decoder; None for lost ones."""
-        self._restart()
+        if self._kept is None:
+            self._restart()
+        else:
+            self._opened, self._kept, self._at_start = self._kept, None, False
+            self._renew_decoder()
         try:
             while targets:
                 try:
@@ -196,7 +228,7 @@ class StreamReader:
         self._after_seek = False
         if frame.key_frame or self._checks_keyframes:
             return False
-        self._index.keyframes = []
+        self._index.keyframes = array(INT64)
         self.warnings.append("the file marks frames as keyframes that are not; it was decoded from its beginning")
         return True
 
@@ -219,16 +251,20 @@ class StreamReader:
         if self._opened is not None:
             self._opened.close()
         self._opened = self._open()
-        self._decoder = self._new_decoder(self._container, STRICT_OPTIONS if self._strict else {})
         self._at_start = True
+        self._renew_decoder()
+
+    def _renew_decoder(self) -> None:
+        self._decoder = self._new_decoder(self._container, STRICT_OPTIONS if self._strict else {})
         self._after_seek = False
+        self._is_unused = True
 
     def _frames_from(self, targets: deque[int]) -> Iterator[av.VideoFrame]:
         """Frames in order of presentation, from the last keyframe at or before the first target."""
         first = None if self._linear else self._seek_before(targets[0])
         if first is None and not self._at_start:
             self._restart()
-        self._at_start = False
+        self._at_start = self._is_unused = False
         stream = self._stream(self._container)
         if self._linear and not self._strict:  # gives the frames that `_index_by_decoding` found
             yield from decode_past_errors(self._container, stream, self._decoder, [])
@@ -239,25 +275,28 @@ class StreamReader:
             return
         wanted = {self._index.pts[target] for target in targets}
         for packet in chain([] if first is None else [first], demux(self._container, stream)):
-            if packet.pts is not None and packet.pts not in self._index.order:
+            if packet.pts is not None and self._index.place(packet.pts) is None:
                 continue  # the incomplete last packet of a truncated file
             if self._can_skip:  # frames that are neither requested nor used for prediction need not be decoded
                 self._decoder.codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             yield from self._decoder.decode(packet)
 
     def _seek_before(self, target: int) -> av.Packet | None:
-        """Seeks to the last keyframe at or before the target; returns the packet there, None for the very start."""
+        """Seeks to the last keyframe at or before the target; returns the packet there, None if the file is to be read from its
+        start."""
         stream = self._stream(self._container)
         place = bisect_right(self._index.keyframes, self._index.pts[target]) - 1
-        while place > 0:
+        # A container that was kept is at any place: by its tables, the first packet is found as well.
+        is_kept = self._index.is_from_tables and self._is_unused and not self._at_start
+        while place > 0 or (place == 0 and is_kept):
             keyframe = self._index.keyframes[place]
             self._container.seek(keyframe, stream=stream)
             self._decoder.codec.flush_buffers()
             self._at_start = False
             first = next(demux(self._container, stream), None)
-            order = self._index.order
-            if first is not None and first.pts in order and order[first.pts] <= order[keyframe]:
-                self._after_seek = True
+            landed, aimed = None if first is None else self._index.place(first.pts), self._index.place(keyframe)
+            if landed is not None and aimed is not None and landed <= (aimed if place else 0):
+                self._after_seek = place > 0
                 return first
             place -= 1  # landed behind the keyframe: aim for an earlier one
         return None
@@ -365,14 +404,14 @@ class StreamReader:
             pts = one_clock
         else:
             self.warnings.append("the packets do not tell the frame times; the whole stream was decoded to find them")
-        self._set_times(pts)
+        self._set_times(array(INT64, pts))
         self.num_readable = num_readable
         self.num_promised = len(pts) if self.failure is None else max(len(pts), self.num_promised)
 
-    def _set_times(self, pts: list[int]) -> None:
+    def _set_times(self, pts: "array[int]") -> None:
         # As float(Fraction), which is slow for a million frames: Python rounds the quotient of whole numbers once.
         ticks, first = self._time_base.as_integer_ratio(), pts[0]
-        self.times = [(value - first) * ticks[0] / ticks[1] for value in pts]
+        self.times = array("d", ((value - first) * ticks[0] / ticks[1] for value in pts))
         mean_interval = self.times[-1] / (len(pts) - 1) if len(pts) > 1 else 0.0
         last = float(self._index.last_duration * self._time_base) if not self._linear else mean_interval
         self.duration = self.times[-1] + (last or mean_interval)

@@ -3,7 +3,9 @@ they state it, otherwise from all packets.
 """
 
 import os
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate, chain, islice, pairwise
@@ -34,24 +36,47 @@ MAX_CLOCK_STEP = 10.0
 KEYFRAME_FLAG = 1  # of an entry of FFmpeg's index (AVINDEX_KEYFRAME)
 PACKETS_COMPARED = 8  # with the tables, at either end of the file
 MAX_IRREGULAR = 0.1  # fraction of intervals; with more of them the times are not worth keeping
+INT64 = "q"  # of `array`: 8 bytes a number, where a list takes 36
+
+
+def _no_numbers() -> "array[int]":
+    return array(INT64)
+
+
+def compact(numbers: np.ndarray) -> "array[int]":
+    """Whole numbers as an `array` of int64, whose items are Python's: what bisection and exact arithmetic want."""
+    result = array(INT64)
+    result.frombytes(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
+    return result
 
 
 @dataclass
 class StreamIndex:
-    """What the packets of a stream say, without decoding.
+    """What the packets of a stream say, without decoding. All arrays are int64, so that hours of frames stay small.
 
     Attributes:
         pts: of each frame that is shown, ascending.
         keyframes: pts of the packets where decoding can begin, ascending.
-        order: place of each packet in the file, by pts.
+        packets: pts of each packet, ascending; those that are not shown too.
+        places: which packet of the file each of `packets` is.
         break_reason: why the packets end early, None if they do not.
+        is_from_tables: whether the header states all this, so that the container knows the place of every packet.
     """
 
-    pts: list[int] = field(default_factory=list)
-    keyframes: list[int] = field(default_factory=list)
-    order: dict[int, int] = field(default_factory=dict)
+    pts: "array[int]" = field(default_factory=_no_numbers)
+    keyframes: "array[int]" = field(default_factory=_no_numbers)
+    packets: "array[int]" = field(default_factory=_no_numbers)
+    places: "array[int]" = field(default_factory=_no_numbers)
     last_duration: int = 0
     break_reason: str | None = None
+    is_from_tables: bool = field(default=False, compare=False)
+
+    def place(self, pts: int | None) -> int | None:
+        """Which packet of the file has this pts; None if none has."""
+        if pts is None:
+            return None
+        number = bisect_left(self.packets, pts)
+        return self.places[number] if number < len(self.packets) and self.packets[number] == pts else None
 
 
 def index_video(
@@ -93,16 +118,17 @@ def index_tables(
     pts = _confirmed(container, stream, decoded + offsets, places, is_keyframe)
     if pts is None:
         return None
-    in_order = pts.tolist()
-    order = dict(zip(in_order, range(1, num_samples + 1), strict=True))
-    if len(order) < num_samples:  # two frames at one time
+    order = np.argsort(pts, kind="stable")
+    if not (np.diff(pts[order]) > 0).all():  # two frames at one time
         return None
-    last = int(pts.argmax())
+    last, in_order = int(order[-1]), compact(pts[order])
     return StreamIndex(
-        pts=sorted(in_order),
-        keyframes=np.sort(pts[is_keyframe]).tolist(),
-        order=order,
+        pts=in_order,
+        keyframes=compact(np.sort(pts[is_keyframe])),
+        packets=in_order,
+        places=compact(order),
         last_duration=last_duration if last == num_samples - 1 else int(decoded[last + 1] - decoded[last]),
+        is_from_tables=True,
     )
 
 
@@ -142,12 +168,12 @@ def index_packets(container: InputContainer, stream: av.VideoStream, name: str, 
     Returns:
         What they say; without `pts` if they have no times, or not one clock for all of them.
     """
-    index, formats = StreamIndex(), container.format.name.split(",")
+    formats = container.format.name.split(",")
     if "avi" in formats and stream.codec_context.name in CODECS_WITHOUT_TIMES_IN_AVI:
-        return index
+        return StreamIndex()
     max_step = _max_clock_step(formats, stream)
-    shown: dict[int, int] = {}  # pts -> duration
-    last_is_corrupt, num_packets, last_pts = False, 0, 0
+    numbers = _no_numbers()  # pts, duration and flags of each packet, one behind the other
+    last_is_corrupt, num_packets, break_reason, last_pts = False, 0, None, None
     try:
         for packet in _packets_alone(container, stream):
             pts = packet.pts
@@ -159,31 +185,36 @@ def index_packets(container: InputContainer, stream: av.VideoStream, name: str, 
             last_is_corrupt = packet.is_corrupt
             if pts is None:
                 return StreamIndex()  # raw streams: no times here
-            if pts in index.order or (num_packets > 1 and abs(pts - last_pts) > max_step):
+            if last_pts is not None and abs(pts - last_pts) > max_step:
                 return StreamIndex()  # parts with a clock each: only decoding shows the order of their frames
-            index.order[pts] = num_packets
             last_pts = pts
-            if packet.is_keyframe:
-                index.keyframes.append(pts)
-            if not packet.is_discard:
-                shown[pts] = packet.duration or 0
+            numbers.extend((pts, packet.duration or 0, packet.is_keyframe + 2 * packet.is_discard))
     except VideoReadError:
         raise
     except READ_ERRORS as error:
-        index.break_reason = f"the data ends: {reason(error)}"
+        break_reason = f"the data ends: {reason(error)}"
+    walked = np.asarray(numbers).reshape(-1, 3)
+    if len(np.unique(walked[:, 0])) < len(walked):
+        return StreamIndex()  # the same time twice: parts with a clock each
     if last_is_corrupt:
-        shown.pop(last_pts, None)
-        index.order.pop(last_pts)
-        index.keyframes = [pts for pts in index.keyframes if pts != last_pts]
-        index.break_reason = "the last packet is incomplete"
+        walked, break_reason = walked[:-1], "the last packet is incomplete"
+    pts, durations, flags = walked.T
+    is_shown = flags < 2
     if any(name in formats for name in FORMATS_WITH_DURATION):
-        index.break_reason = _missing_duration(container, stream, shown) or index.break_reason
+        end = float((pts[is_shown] + durations[is_shown].astype(float)).max(initial=0.0))
+        break_reason = _missing_duration(container, stream, end) or break_reason
     if any(name in formats for name in FORMATS_WITH_FRAME_COUNT) and stream.frames > num_packets:
-        index.break_reason = f"the header promises {stream.frames} frames, {num_packets} are in the file"
-    index.pts = sorted(shown)
-    index.keyframes.sort()
-    index.last_duration = shown[index.pts[-1]] if index.pts else 0
-    return index
+        break_reason = f"the header promises {stream.frames} frames, {num_packets} are in the file"
+    order = np.argsort(pts, kind="stable")
+    shown = order[is_shown[order]]
+    return StreamIndex(
+        pts=compact(pts[shown]),
+        keyframes=compact(pts[order[(flags[order] & 1) == 1]]),
+        packets=compact(pts[order]),
+        places=compact(order),
+        last_duration=int(durations[shown[-1]]) if len(shown) else 0,
+        break_reason=break_reason,
+    )
 
 
 def _packets_alone(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
@@ -193,15 +224,15 @@ def _packets_alone(container: InputContainer, stream: av.VideoStream) -> Iterato
     return demux(container, stream)
 
 
-def _missing_duration(container: InputContainer, stream: av.VideoStream, shown: dict[int, int]) -> str | None:
+def _missing_duration(container: InputContainer, stream: av.VideoStream, end: float) -> str | None:
     """How the header promises more than the packets give, None if it does not.
 
     Args:
         container: whose packets of `stream` were walked through.
-        shown: duration of each frame by its pts.
+        end: when the last frame leaves the screen, in ticks of the stream.
     """
     promised = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
-    end = max((pts + duration for pts, duration in shown.items()), default=0) * _ticks(stream)
+    end *= _ticks(stream)
     if promised - end <= DURATION_TOLERANCE:
         return None
     ends: dict[int, int] = {}  # of each stream, in its ticks: sound may continue behind the picture
@@ -233,7 +264,7 @@ def _max_clock_step(formats: list[str], stream: av.VideoStream) -> float:
     return MAX_CLOCK_STEP / _ticks(stream)
 
 
-def continuous_times(pts: list[int], max_step: Fraction | float) -> list[int] | None:
+def continuous_times(pts: Sequence[int], max_step: Fraction | float) -> Sequence[int] | None:
     """Makes one clock of the times of decoded frames: where it steps back, stands or leaps, the usual interval is put in.
 
     Args:

@@ -127,7 +127,7 @@ def read_video(
         raise TypeError(
             f"bounds are a MediaBounds and media_access a MediaAccess, got {bounds!r} and {media_access!r}"
         )
-    file = None
+    file = reader = None
     try:
         if _is_frames(source, media_access):
             reader = FramesReader(source, frame_rate, media_access, bounds, settings)
@@ -145,6 +145,8 @@ def read_video(
         record.settings = settings
         return frames, record
     finally:
+        if isinstance(reader, StreamReader):
+            reader.close()
         if file is not None and file is not source:
             file.close()
 
