@@ -17,8 +17,8 @@ import torch
 from hicom_hf import FrameSelection, HiComSession
 from hicom_hf.processors.answering_hicom import answer_questions
 from hicom_hf.processors.candidate_frames_hicom import (
+    CandidateFiles,
     CandidateFrames,
-    FeatureFile,
     choose_for_questions,
     chosen_video,
     encode_candidates,
@@ -34,14 +34,15 @@ PAPER_PATCHES, PAPER_WIDTH = 729, 1152  # SigLIP so400m/14 at 384 pixels
 def filled(model, num_candidates: int, dtype: torch.dtype) -> CandidateFrames:
     """Candidates with random features, written in chunks as those of a film are."""
     shape = (*model.config.grid, model.config.vision_config.hidden_size)
-    files = FeatureFile(dtype), FeatureFile(dtype)
+    files = CandidateFiles.temporary(dtype)
     for start in range(0, num_candidates, APPENDED):
-        for file in files:
-            file.append(torch.randn(min(APPENDED, num_candidates - start), *shape))
+        rows = torch.randn(min(APPENDED, num_candidates - start), *shape)
+        for file, values in zip(files, (rows, rows, *model.frame_keys(rows)), strict=True):
+            file.append(values)
     record = SamplingRecord(
         "<random>", list(range(num_candidates)), [], num_candidates, None, None, None, 0, 0, 0, num_candidates, False
     )
-    return CandidateFrames(*files, torch.rand(num_candidates - 1).tolist(), record, 0.0)
+    return CandidateFrames(files, torch.rand(num_candidates - 1).tolist(), record, 0.0)
 
 
 def median_seconds(function, runs: int) -> float:
@@ -64,7 +65,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     session = HiComSession.load(dtype="float32", device="cpu")
-    model, processor, selection = session.model, session.processor, FrameSelection(num_frames=FRAMES, min_prominence=0)
+    model, processor, selection = session.model, session.processor, FrameSelection(num_frames=FRAMES, max_p_value=1.0)
     scene = render(Scene.from_seed(1), num_frames=64)[0]
     seconds = median_seconds(lambda: encode_candidates(model, processor, scene, num_frames="all"), 1) / len(scene)
     print(

@@ -13,14 +13,14 @@ from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
 from hicom_hf.cli.main import main
 from hicom_hf.inference import HiComSession
-from hicom_hf.modeling.frame_scores_hicom import HiComFrameScorer, frame_changes
+from hicom_hf.modeling.frame_scores_hicom import HiComFrameScorer, frame_changes, int8_rows
 from hicom_hf.processors.candidate_frames_hicom import FeatureFile, encode_candidates
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling, uniform_indices
 from hicom_hf.processors.frame_selection_hicom import (
     FrameSelection,
     choose_frames,
-    combine_scores,
     find_shots,
+    outstanding,
     prominence,
     question_parts,
 )
@@ -39,9 +39,10 @@ def haystack(num_shots, fitting, length=8):
 
 
 def choose(selection, scores, length=8, group_length=4, times=()):
-    shots = [(start, start + length) for start in range(0, len(scores), length)]
+    num_candidates = np.shape(scores)[-1]
+    shots = [(start, start + length) for start in range(0, num_candidates, length)]
     return choose_frames(
-        selection, selection.num_frames, group_length, len(scores), scores=scores, shots=shots, times=times
+        selection, selection.num_frames, group_length, num_candidates, scores=scores, shots=shots, times=times
     )
 
 
@@ -57,7 +58,7 @@ def choose(selection, scores, length=8, group_length=4, times=()):
         ({"num_frames": 0}, ValueError, "num_frames must be at least 1"),
         ({"num_frames": 2.5}, TypeError, "num_frames must be a whole number"),
         ({"num_frames": 8, "max_shots": True}, TypeError, "max_shots must be a whole number"),
-        ({"num_frames": 8, "shot_threshold": 1.5}, ValueError, "shot_threshold must be from 0 to 1"),
+        ({"num_frames": 8, "max_p_value": 1.5}, ValueError, "max_p_value must be from 0 to 1"),
         ({"num_frames": 8, "min_spacing": -1}, ValueError, "min_spacing must be at least 0"),
         ({"num_frames": 8, "min_prominence": math.inf}, ValueError, "min_prominence must be at least 0 and finite"),
     ],
@@ -73,6 +74,11 @@ def test_a_request_that_makes_no_sense_is_refused(values, error, message):
 def test_a_shot_ends_where_more_changes_than_usual():
     changes = [1, 1, 1, 1, 5, 1, 1, 1, 1, 3, 1, 1, 1]
     assert find_shots(changes, min_frames=4) == [(0, 5), (5, 10), (10, 14)]
+
+
+def test_a_restless_shot_beside_calm_ones_is_not_cut_to_pieces():
+    changes = [1.0] * 15 + [9.0] + [3.0, 4.0, 5.0] * 5 + [9.0] + [1.0] * 15
+    assert [cut for cut, _ in find_shots(changes, min_frames=4)] == [0, 16, 32]
 
 
 def test_the_stronger_of_two_close_cuts_counts():
@@ -98,17 +104,27 @@ def test_all_groups_go_to_the_one_shot_that_fits_spread_over_it():
     assert [shot[:2] for shot in record.shots] == [(48, 56)]
 
 
-def test_two_shots_that_fit_get_a_group_each_in_order_of_time():
-    record = choose(FrameSelection(num_frames=8), haystack(10, {7: 5.0, 2: 4.0}))
-    expected = [start + place for start in (16, 56) for place in uniform_indices(8, 4)]
-    assert record.frames == tuple(expected)
+def test_a_shot_gets_two_groups_before_another_gets_any():
+    scores = haystack(12, {7: 5.0, 2: 4.9})
+    record = choose(FrameSelection(num_frames=8), scores)
+    assert record.used == "question" and record.frames == tuple(range(56, 64))
+    record = choose(FrameSelection(num_frames=16), scores)
+    assert record.frames == tuple(range(16, 24)) + tuple(range(56, 64))
+    assert [shot[:2] for shot in record.shots] == [(16, 24), (56, 64)]
+
+
+def test_the_shots_of_two_things_that_are_named_get_a_group_each_in_order_of_time():
+    scores = [haystack(12, {7: 5.0}), haystack(12, {2: 40.0}), haystack(12, {})]
+    record = choose(FrameSelection(num_frames=8), scores)
+    assert record.frames == tuple(start + place for start in (16, 56) for place in uniform_indices(8, 4))
+    assert len(choose(FrameSelection(num_frames=4), scores).shots) == 1
 
 
 def test_groups_of_consecutive_frames_lie_within_one_shot():
     draw = np.random.default_rng(1)
     for _ in range(30):
         scores = (draw.normal(size=160) + 8 * (draw.random(160) > 0.97)).tolist()
-        record = choose(FrameSelection(num_frames=12, min_prominence=0.0), scores)
+        record = choose(FrameSelection(num_frames=12, max_p_value=1.0), scores)
         assert len(record.frames) == len(set(record.frames)) == 12 and list(record.frames) == sorted(record.frames)
         for group in range(0, 12, 4):
             assert len({frame // 8 for frame in record.frames[group : group + 4]}) == 1
@@ -118,6 +134,35 @@ def test_a_flat_score_gives_even_frames_and_says_so():
     record = choose(FrameSelection(num_frames=8), haystack(10, {}))
     assert record.used == "uniform" and record.frames == tuple(uniform_indices(80, 8))
     assert record.reason.startswith("no frame stands out for this question (1.")
+
+
+def test_where_several_shots_fit_about_as_well_half_of_the_frames_are_spread():
+    steps = {shot: 5.0 - 0.7 * shot for shot in range(6)}
+    record = choose(FrameSelection(num_frames=16), haystack(13, steps))
+    assert record.rule == "question" and record.used == "mixture" and record.p_value > 0.05
+    assert [shot[0] // 8 for shot in record.shots] == [0, *uniform_indices(13, 2)]
+    assert record.reason.endswith("half of them spread evenly: none is clearly the best")
+
+
+def test_a_gap_is_judged_by_fishers_distribution():
+    scores = [9.0, 8.0, 3.0, 2.5, 2.0, 1.6, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    gaps = [rank * (scores[rank - 1] - scores[rank]) for rank in range(1, 8)]  # those above the median
+
+    def probability(k):  # of a value above, by F(2, 2 (m - k))
+        return (1 + gaps[k - 1] / np.mean(gaps[k:]) / (7 - k)) ** -(7 - k)
+
+    p_value, count = outstanding(scores, 2)
+    assert count == 2 and p_value == pytest.approx(2 * probability(2)) and probability(2) < probability(1)
+    assert outstanding(list(reversed(scores)), 2) == (p_value, count)
+    assert outstanding([1.0] * 9, 3) == (1.0, 1) and outstanding([5.0, 1.0], 2) == (1.0, 1)
+    assert outstanding([2.0] + [1.0] * 9, 1) == (0.0, 1)
+
+
+@pytest.mark.parametrize("count", [16, 160, 1024])
+def test_as_many_videos_without_a_fitting_shot_pass_as_are_allowed_whatever_their_length(count):
+    draw = np.random.default_rng(0)
+    passed = np.mean([outstanding(draw.exponential(size=count), 2)[0] <= 0.1 for _ in range(400)])
+    assert 0.05 <= passed <= 0.13  # Bonferroni's bound is 0.1
 
 
 def test_constant_scores_are_flat():
@@ -143,10 +188,11 @@ def test_a_mixture_gives_half_of_the_groups_to_evenly_spread_shots():
 
 def test_spacing_leaves_out_a_shot_that_is_too_near_a_better_one():
     scores, times = haystack(10, {2: 5.0, 3: 4.9, 8: 4.8}), [float(frame) for frame in range(80)]
-    near = choose(FrameSelection(num_frames=8), scores, times=times)
-    apart = choose(FrameSelection(num_frames=8, min_spacing=20.0), scores, times=times)
-    assert [shot[0] // 8 for shot in near.shots] == [2, 3]
-    assert [shot[0] // 8 for shot in apart.shots] == [2, 8]
+    near = choose(FrameSelection(num_frames=24), scores, times=times)
+    apart = choose(FrameSelection(num_frames=24, min_spacing=20.0), scores, times=times)
+    assert [shot[0] // 8 for shot in near.shots] == [2, 3, 8]
+    assert [shot[0] // 8 for shot in apart.shots] == [2, 3, 8]  # 3 by the groups that the others have no frames for
+    assert [len([frame for frame in apart.frames if frame // 8 == shot]) for shot in (2, 8)] == [8, 8]
     assert apart.times == tuple(float(frame) for frame in apart.frames)
 
 
@@ -177,18 +223,18 @@ def test_a_question_is_cut_where_it_names_another_thing(text, parts):
     assert question_parts(text) == parts
 
 
-def test_each_part_that_stands_out_counts_as_much_as_the_others():
-    strong, weak, flat = haystack(10, {2: 50.0}), haystack(10, {7: 5.0}), haystack(10, {})
-    combined = combine_scores([strong, weak, flat])
-    for frame, score in enumerate(combined):
+def test_scores_of_several_parts_are_reported_on_one_scale():
+    strong, weak, flat = haystack(12, {2: 50.0}), haystack(12, {7: 5.0}), haystack(12, {})
+    record = choose(FrameSelection(num_frames=8), [strong, weak, flat])
+    for frame, score in zip(record.frames, record.scores, strict=True):
         heights = [(row[frame] - median(row)) / (max(row) - median(row)) for row in (strong, weak)]
         assert score == pytest.approx(max(heights))
-    assert [shot[0] // 8 for shot in choose(FrameSelection(num_frames=8), combined).shots] == [2, 7]
 
 
-def test_where_no_part_stands_out_the_score_stays_flat():
+def test_where_no_part_stands_out_the_score_is_that_of_the_most_prominent_part():
     flat = haystack(10, {})
-    assert combine_scores([flat, [0.0] * 80]) == flat and combine_scores([flat]) == flat
+    record = choose(FrameSelection(num_frames=8), [[0.0] * 80, flat])
+    assert record.used == "uniform" and record.scores == tuple(flat[frame] for frame in record.frames)
 
 
 # Scores -----------------------------------------------------------------------------------------------------------------
@@ -210,14 +256,31 @@ def test_the_score_of_a_frame_is_that_of_a_loop_over_its_patches():
 
 
 @pytest.mark.parametrize("local_injection", ["none", "coarse", "fine"])
-def test_without_direct_injection_the_score_is_the_cosine_of_siglip(local_injection):
+def test_without_direct_injection_the_query_is_siglips_pooled_text(local_injection):
     model, processor = tiny_model(local_injection=local_injection), tiny_processor()
     ids = processor.encode_instructions(["What colour is the ring?"])
     keys = torch.randn(2, *model.config.grid, model.config.vision_config.hidden_size)
     scores = model.frame_scorer(ids).patch_scores(keys)
     pooled = model.model.instruction_encoder(ids)[0][0]
-    expected = torch.nn.functional.cosine_similarity(keys, pooled, dim=-1)
-    torch.testing.assert_close(scores[0], expected, atol=1e-5, rtol=0)  # float32
+    torch.testing.assert_close(scores[0], keys @ (pooled / pooled.norm()), atol=1e-5, rtol=0)  # float32
+
+
+def test_int8_keys_keep_a_score_to_a_hundredth_of_the_longest_key():
+    model, processor = tiny_model(), tiny_processor()
+    ids = processor.encode_instructions(["What colour is the ring?", "Where is it?"])
+    features = torch.randn(5, *model.config.grid, model.config.vision_config.hidden_size)
+    scorer = model.frame_scorer(ids)
+    kept = scorer.int8_frame_scores(*model.frame_keys(features))
+    exact = scorer.frame_scores(features)
+    bound = 0.01 * features.norm(dim=-1).max() * scorer.query.norm(dim=-1, keepdim=True)
+    assert kept.shape == exact.shape == (2, 5) and ((kept - exact).abs() <= bound).all()
+    alone = model.frame_scorer(ids[1:]).int8_frame_scores(*model.frame_keys(features))
+    assert torch.equal(alone[0], kept[1])
+
+
+def test_keys_of_int8_are_multiples_of_their_factor():
+    keys, factors = int8_rows(torch.tensor([[1.27, -0.5, 0.0], [0.0, 0.0, 0.0]]))
+    assert keys.tolist() == [[127, -50, 0], [0, 0, 0]] and factors[0].item() == pytest.approx(0.01)
 
 
 def test_instructions_that_are_not_padded_are_refused():
@@ -271,7 +334,7 @@ def test_candidates_are_the_features_of_the_frames_whatever_the_chunk(session, f
 def test_features_may_be_kept_in_half_the_bytes(session, film):
     full = encode_candidates(session.model, session.processor, film, num_frames=10)
     half = encode_candidates(session.model, session.processor, film, num_frames=10, dtype=torch.bfloat16)
-    assert 2 * half.num_bytes == full.num_bytes
+    assert 2 * half.features.num_bytes == full.features.num_bytes and half.keys.num_bytes == full.keys.num_bytes
     assert torch.equal(half.features.read(3, 5), full.features.read(3, 5).bfloat16())
 
 
@@ -299,7 +362,7 @@ def test_a_uniform_selection_answers_as_a_session_without_one(session, film):
 
 
 def test_every_question_is_answered_from_the_frames_that_it_chose(session, film):
-    selection = FrameSelection(num_frames=8, min_prominence=0.0)
+    selection = FrameSelection(num_frames=8, max_p_value=1.0)
     video = session.open(film, sampling=FrameSampling(num_frames="all"), selection=selection, frame_rate=4.0)
     texts = ["Where is the red circle?", "What shape is it?"]
     answers = video.ask_all(texts, max_new_tokens=6)
@@ -312,7 +375,7 @@ def test_every_question_is_answered_from_the_frames_that_it_chose(session, film)
 
 
 def test_an_instruction_chooses_in_place_of_the_question(session, film):
-    video = session.open(film, num_frames="all", selection=FrameSelection(num_frames=8, min_prominence=0.0))
+    video = session.open(film, num_frames="all", selection=FrameSelection(num_frames=8, max_p_value=1.0))
     answer = video.ask("And now?", instruction="Where is the red circle?", max_new_tokens=2)
     assert answer.selection == video.choose("Where is the red circle?")
 

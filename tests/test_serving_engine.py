@@ -371,13 +371,13 @@ def test_nothing_is_kept_of_requests_that_ended(session, path):
 
 
 def choosing(question, video, settings=SHORT, num_frames=4, **sampling):
-    source = VideoSource(str(video), sampling, FrameSelection(num_frames=num_frames, min_prominence=0.0))
+    source = VideoSource(str(video), sampling, FrameSelection(num_frames=num_frames, max_p_value=1.0))
     return Request([turn(question)], [source], settings=settings)
 
 
 def test_a_question_chooses_its_frames_as_it_does_in_a_session(session, tmp_path):
     film = write_video(tmp_path / "film.mp4", 40)
-    selection = FrameSelection(num_frames=4, min_prominence=0.0)
+    selection = FrameSelection(num_frames=4, max_p_value=1.0)
     alone = session.open(film, selection=selection, fps=5)
     with open_engine(session, keep_pictures=True) as engine:
         lock = held(engine)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..hub.progress import Progress, no_progress
-from ..processors.candidate_frames_hicom import CandidateFrames, FeatureFile
+from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames
 from ..processors.video_reading_hicom import SamplingRecord
 from ..shapes import Scene, render
 from ..shapes.rendering import DEFAULT_SIZE
@@ -22,16 +22,13 @@ class EncodedScenes(CandidateFrames):
     """Scenes of `SCENE_FRAMES` frames, encoded into two files; scores are kept until `forget_scores`."""
 
     def __init__(self, model: Any, processor: Any, scenes: Sequence[Scene], progress: Progress = no_progress):
-        files = FeatureFile(torch.bfloat16), FeatureFile(torch.bfloat16)
+        files = CandidateFiles.temporary(torch.bfloat16)
         changes: list[float] = []
         for scene in progress(scenes, len(scenes), "scenes"):
             frames = render(scene, num_frames=SCENE_FRAMES)[0]
             pixels = processor.video_processor(frames, num_frames=SCENE_FRAMES)["pixel_values_videos"]
-            features, aligned_features = model.encode_frames(pixels)
-            changes += model.frame_changes(features).tolist()  # within the scene
-            files[0].append(features)
-            files[1].append(aligned_features)
-        super().__init__(*files, changes, None, 0.0)
+            changes += files.append(model, pixels, [])  # within the scene
+        super().__init__(files, changes, None, 0.0)
         self._scores: dict[bytes, torch.Tensor] = {}
 
     def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
@@ -92,9 +89,8 @@ class Film(CandidateFrames):
             requested_frames=None,
             fewer_than_requested=False,
         )
-        features: Any = _Joined(parts, "features")  # read like a file
-        aligned_features: Any = _Joined(parts, "aligned_features")
-        super().__init__(features, aligned_features, changes, record, 0.0)
+        joined: list[Any] = [_Joined(parts, name) for name in CandidateFiles._fields]  # read like files
+        super().__init__(CandidateFiles(*joined), changes, record, 0.0)
 
     def __len__(self) -> int:
         return len(self.parts) * SCENE_FRAMES

@@ -6,10 +6,10 @@ width, S image side.
 
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,34 +18,53 @@ from .frame_selection_hicom import (
     FrameSelection,
     SelectionRecord,
     choose_frames,
-    combine_scores,
     find_shots,
     question_parts,
 )
 
 CANDIDATE_FPS = 1.0  # candidates per second of video where the request names no number
-FRAMES_PER_READ = 256  # candidates whose features are in memory together while frames are scored
+FRAMES_PER_READ = 256  # candidates whose keys are in memory together while frames are scored
 
 
 class FeatureFile:
-    """Rows of equal tensors in a temporary file that ends with this object.
+    """Rows of equal tensors in a file.
 
     Args:
         dtype: in which they are kept; None for that of the first rows.
-        folder: where the file lies; None for the system's folder of temporary files.
+        folder: where a temporary file lies, which ends with this object; None for the system's folder of temporary files.
+        path: a file that stays, in place of a temporary one; written anew unless `shape` is given.
+        shape: of a row in a file that is there already.
     """
 
-    def __init__(self, dtype: torch.dtype | None = None, folder: str | None = None):
+    def __init__(
+        self,
+        dtype: torch.dtype | None = None,
+        folder: str | None = None,
+        *,
+        path: Any = None,
+        shape: Sequence[int] | None = None,
+    ):
         self.dtype = dtype
-        self.shape: tuple[int, ...] = ()
+        self.shape: tuple[int, ...] = tuple(shape or ())
         self.num_rows = 0
         self._first = 0
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as its owner
+        self._file: Any
+        if path is None:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as its owner
+        else:
+            self._file = open(path, "rb" if shape else "w+b")  # noqa: SIM115, likewise
+        if shape:
+            self.num_rows = self._file.seek(0, 2) // self.row_bytes
         weakref.finalize(self, self._file.close)
 
     @property
     def row_bytes(self) -> int:
         return 0 if self.dtype is None else torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all rows."""
+        return self.num_rows * self.row_bytes
 
     def append(self, rows: torch.Tensor) -> None:
         """Add rows (n, ...) behind the others."""
@@ -55,13 +74,25 @@ class FeatureFile:
         self._file.write(rows.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().data)
         self.num_rows += len(rows)
 
-    def read(self, start: int, stop: int) -> torch.Tensor:
-        """Rows from `start` to before `stop`."""
-        content = bytearray((stop - start) * self.row_bytes)
+    def read(self, start: int, stop: int, into: bytearray | None = None) -> torch.Tensor:
+        """Rows from `start` to before `stop`; `into` takes their bytes and is shared with the result."""
+        size = (stop - start) * self.row_bytes
+        content = bytearray(size) if into is None else into
         self._file.seek((self._first + start) * self.row_bytes)
-        self._file.readinto(content)
+        self._file.readinto(memoryview(content)[:size])
         assert self.dtype is not None  # the type of the rows that were written
-        return torch.frombuffer(content, dtype=self.dtype).view(stop - start, *self.shape)
+        count = size // self.dtype.itemsize
+        return torch.frombuffer(content, dtype=self.dtype, count=count).view(stop - start, *self.shape)
+
+    def chunks(self, size: int) -> Iterator[torch.Tensor]:
+        """All rows, `size` at a time; each chunk is valid until the next one."""
+        buffer = bytearray(min(size, self.num_rows) * self.row_bytes)
+        for start in range(0, self.num_rows, size):
+            yield self.read(start, min(start + size, self.num_rows), buffer)
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        self._file.flush()
 
     def forget(self, num_rows: int) -> None:
         """Leave out the first rows; those behind them are numbered from 0."""
@@ -73,40 +104,84 @@ class FeatureFile:
         return torch.cat([self.read(row, row + 1) for row in rows])
 
 
+class CandidateFiles(NamedTuple):
+    """What is kept of the frames of a video, a row for each.
+
+    Attributes:
+        features, aligned_features: of the frames that a question will choose, (H, W, D) each.
+        keys, scales: of the patches as they are scored, int8 (H, W, D) and float32 (H, W); see `int8_rows`.
+    """
+
+    features: FeatureFile
+    aligned_features: FeatureFile
+    keys: FeatureFile
+    scales: FeatureFile
+
+    @classmethod
+    def temporary(cls, dtype: torch.dtype | None = None, folder: str | None = None) -> "CandidateFiles":
+        """New files that end with the result; `dtype` and `folder` as for `encode_candidates`."""
+        features, aligned_features = FeatureFile(dtype, folder), FeatureFile(dtype, folder)
+        return cls(features, aligned_features, FeatureFile(torch.int8, folder), FeatureFile(torch.float32, folder))
+
+    def append(self, model: Any, pixel_values: torch.Tensor, last: list[torch.Tensor]) -> list[float]:
+        """Encode frames (n, 3, S, S) and keep them.
+
+        Args:
+            last: features of the frame before, (1, H, W, D), or nothing; then those of the last of these frames.
+
+        Returns:
+            How much each frame differs from the one before it.
+        """
+        features, aligned_features = model.encode_frames(pixel_values)
+        changes = model.frame_changes(torch.cat([*last, features])).tolist()
+        last[:] = [features[-1:]]
+        for file, rows in zip(self, (features, aligned_features, *model.frame_keys(aligned_features)), strict=True):
+            file.append(rows)
+        return changes
+
+
 class CandidateFrames:
     """The candidates of one video, encoded once.
 
     Attributes:
-        features, aligned_features: a `FeatureFile` each.
+        features, aligned_features, keys, scales: see `CandidateFiles`.
         changes: how much each candidate but the first differs from the one before, (T - 1).
         sampling: the `SamplingRecord` of the candidates.
         seconds: spent on reading and encoding.
     """
 
-    def __init__(self, features: FeatureFile, aligned_features: FeatureFile, changes, sampling: Any, seconds: float):
-        self.features, self.aligned_features = features, aligned_features
+    def __init__(self, files: CandidateFiles, changes: list[float], sampling: Any, seconds: float):
+        self.features, self.aligned_features, self.keys, self.scales = files
         self.changes = changes
         self.sampling = sampling
         self.seconds = seconds
+        self._shots: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
     def __len__(self) -> int:
         return self.features.num_rows
 
     @property
     def num_bytes(self) -> int:
-        """Of the two files."""
-        return len(self) * (self.features.row_bytes + self.aligned_features.row_bytes)
+        """Of the files."""
+        return sum(file.num_bytes for file in (self.features, self.aligned_features, self.keys, self.scales))
+
+    def shots(self, min_frames: int, max_frames: int) -> list[tuple[int, int]]:
+        """The shots of `find_shots`, found once."""
+        found = self._shots.get((min_frames, max_frames))
+        if found is None:
+            found = self._shots[min_frames, max_frames] = find_shots(self.changes, min_frames, max_frames)
+        return found
 
     def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
-        """The score of each candidate for each of B questions, a `HiComFrameScorer` each: (B, T).
+        """The score of each candidate for each of B questions, a `HiComFrameScorer` each: (B, T), on the CPU.
 
         Questions are scored one by one, so that each has the bits that it has alone, and the same frames.
         """
         parts = []
-        for start in range(0, len(self), FRAMES_PER_READ):
-            keys = self.aligned_features.read(start, min(start + FRAMES_PER_READ, len(self)))
-            keys = keys.to(model.device, scorers[0].query.dtype)
-            parts.append(torch.cat([scorer.frame_scores(keys) for scorer in scorers]))
+        chunks = zip(self.keys.chunks(FRAMES_PER_READ), self.scales.chunks(FRAMES_PER_READ), strict=True)
+        for keys, scales in chunks:
+            keys, scales = keys.to(model.device), scales.to(model.device)
+            parts.append(torch.cat([scorer.int8_frame_scores(keys, scales) for scorer in scorers]).cpu())
         return torch.cat(parts, dim=1)
 
 
@@ -117,6 +192,7 @@ def encode_candidates(
     *,
     dtype: torch.dtype | None = None,
     folder: str | None = None,
+    files: CandidateFiles | None = None,
     read: Callable[..., tuple[Any, list[int]]] | None = None,
     **request: Any,
 ) -> CandidateFrames:
@@ -127,6 +203,7 @@ def encode_candidates(
         video: see `read_video`.
         dtype: in which features are kept, torch.bfloat16 for half of float32's bytes; None for the model's.
         folder: where they are kept while the result lives; None for the system's folder of temporary files.
+        files: new ones that stay, in place of `dtype` and `folder`.
         read: reads in place of the video processor's `read_in_chunks`.
         **request: which frames are candidates: `sampling`, or num_frames, fps (default 1 per second), start, end, max_frames;
             and on_decode_error, frame_rate, media_access.
@@ -139,16 +216,12 @@ def encode_candidates(
     request = {name: value for name, value in request.items() if value is not None}
     if not {"sampling", "num_frames", "fps"} & set(request):
         request["fps"] = CANDIDATE_FPS
-    files = FeatureFile(dtype, folder), FeatureFile(dtype, folder)
+    files = files or CandidateFiles.temporary(dtype, folder)
     changes: list[float] = []
-    last: list[torch.Tensor] = []  # features of the frame before the chunk
+    last: list[torch.Tensor] = []
 
     def consume(pixel_values: torch.Tensor) -> None:
-        features, aligned_features = model.encode_frames(pixel_values)
-        changes.extend(model.frame_changes(torch.cat([*last, features])).tolist())
-        last[:] = [features[-1:]]
-        files[0].append(features)
-        files[1].append(aligned_features)
+        changes.extend(files.append(model, pixel_values, last))
 
     with torch.no_grad():
         sampling, rows = (read or processor.video_processor.read_in_chunks)(
@@ -159,7 +232,7 @@ def encode_candidates(
     for file in files:  # what was read before the decoder showed that the file's times are wrong
         file.forget(rows[0])
     del changes[: rows[0]]
-    return CandidateFrames(*files, changes, sampling, perf_counter() - started)
+    return CandidateFrames(files, changes, sampling, perf_counter() - started)
 
 
 def choose_for_questions(
@@ -194,10 +267,10 @@ def choose_for_questions(
             parts = [question_parts(text) for text in instructions]
             texts = list(dict.fromkeys(text for some in parts for text in some))
             ids = [processor.encode_instructions([text], report=False) for text in texts]
-            scores = candidates.scores(model, [model.frame_scorer(one) for one in ids]).tolist()
+            scores = candidates.scores(model, [model.frame_scorer(one) for one in ids]).numpy()
             of_text = dict(zip(texts, scores, strict=True))
-            rows = [combine_scores([of_text[text] for text in some], selection.min_prominence) for some in parts]
-        common["shots"] = find_shots(candidates.changes, group_length, selection.max_shot_frames)
+            rows = [[of_text[text] for text in some] for some in parts]
+        common["shots"] = candidates.shots(group_length, selection.max_shot_frames)
     return [choose_frames(selection, num_frames, group_length, len(candidates), scores=row, **common) for row in rows]
 
 

@@ -2,15 +2,18 @@
 
 `FrameSampling` says which frames of a video are candidates; `FrameSelection` says which of them the LLM gets to see. Frames
 are chosen by shots: the frames of a group of the local branch are consecutive ones of one shot, so that motion and order stay
-visible. Nothing here knows of models. Letters: T candidates, n frames wanted, a frames per group of the local branch.
+visible. Nothing here knows of models. Letters: T candidates, P parts of a question, S shots, n frames wanted, a frames per group
+of the local branch.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
-from statistics import median
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from .frame_sampling_hicom import uniform_indices
 
@@ -19,10 +22,13 @@ RULES = ("uniform", "question", "mixture")
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
 # Our choices, measured in the shapes world (docs/long_video.md).
 MIN_PROMINENCE = 3.0
-SHOT_THRESHOLD = 0.5
+MAX_P_VALUE = 0.05
 CUT_RATIO = 2.0
 PART_BOUNDARIES = re.compile(r"[,;]|\b(?:or|and)\b")
 MAX_SHOT_FRAMES = 32
+MIN_CHANGES_AROUND = 4  # on either side
+# A group becomes one row of tokens, so that a movement is the difference between two groups.
+GROUPS_PER_SHOT = 2
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,14 @@ class FrameSelection:
 
     Args:
         rule: "question" takes the shots that fit the question best; "uniform" spreads the frames evenly for every question;
-            "mixture" gives half of the groups to shots spread evenly over the video, the other half to the best ones.
+            "mixture" gives half of the groups to the best shots, the other half to shots spread evenly over the video.
         num_frames: n, at least 1.
         max_video_tokens: as many frames as fit this many visual tokens.
         max_shots: upper bound on the shots that the question chooses; None for as many as there are groups.
-        shot_threshold: a shot is taken beside the best one if its score is above this value, on a scale where the median shot is
-            0 and the best shot is 1.
+        max_p_value: shots stand out if the gap below them is found in at most this fraction of videos in which nothing fits, see
+            `outstanding`. Where none stand out, rule "question" chooses as "mixture" does.
         min_prominence: standard deviations (robustly estimated) by which the best frame must exceed the median frame; otherwise
-            the scores carry no information and frames are spread evenly.
+            no shot that does not stand out is taken, and frames are spread evenly.
         max_shot_frames: longer shots are cut into equal parts, in candidates.
         min_spacing: seconds between the best frames of two shots that are taken.
 
@@ -57,7 +63,7 @@ class FrameSelection:
     num_frames: int | None = None
     max_video_tokens: int | None = None
     max_shots: int | None = None
-    shot_threshold: float = SHOT_THRESHOLD
+    max_p_value: float = MAX_P_VALUE
     min_prominence: float = MIN_PROMINENCE
     max_shot_frames: int = MAX_SHOT_FRAMES
     min_spacing: float = 0.0
@@ -76,8 +82,8 @@ class FrameSelection:
                 raise TypeError(f"{name} must be a whole number, got {value!r}")
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
-        if not 0 <= self.shot_threshold <= 1:
-            raise ValueError(f"shot_threshold must be from 0 to 1, got {self.shot_threshold!r}")
+        if not 0 <= self.max_p_value <= 1:
+            raise ValueError(f"max_p_value must be from 0 to 1, got {self.max_p_value!r}")
         for name in ("min_prominence", "min_spacing"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)!r}")
@@ -89,13 +95,14 @@ class SelectionRecord:
 
     Attributes:
         rule: that was asked for.
-        used: the rule that chose; "uniform" where nothing stood out.
+        used: the rule that chose; "mixture" or "uniform" where nothing stood out.
         reason: in words.
         num_candidates: T.
         prominence: of the best frame, see `prominence`; None without scores.
+        p_value: of the shots that stand out most, see `outstanding`; None without scores.
         frames: numbers of the chosen candidates, ascending.
         times: seconds of the chosen frames; empty for a video without a clock.
-        scores: of the chosen frames; empty without scores.
+        scores: of the chosen frames, of a question of several parts that of the best part, on one scale; empty without scores.
         shots: first candidate, the candidate behind the last, and the score of each shot that was taken, in order of time.
     """
 
@@ -104,6 +111,7 @@ class SelectionRecord:
     reason: str
     num_candidates: int
     prominence: float | None
+    p_value: float | None
     frames: tuple[int, ...]
     times: tuple[float, ...]
     scores: tuple[float, ...]
@@ -114,13 +122,22 @@ class SelectionRecord:
         return asdict(self)
 
 
-class Shot(NamedTuple):
-    """Consecutive candidates that show one scene: from `start` to before `stop`, scored by the best of its frames."""
+class Standing(NamedTuple):
+    """How the shots of a video fit one part of a question.
 
-    start: int
-    stop: int
-    score: float
-    best: int  # the candidate with the highest score
+    Attributes:
+        p_value: of the `count` best shots, see `outstanding`.
+        count: how many shots stand out together.
+        order: numbers of all shots, best first.
+        prominence: of the best frame.
+        scores: of the frames, (T).
+    """
+
+    p_value: float
+    count: int
+    order: list[int]
+    prominence: float
+    scores: np.ndarray
 
 
 def find_shots(
@@ -128,8 +145,9 @@ def find_shots(
 ) -> list[tuple[int, int]]:
     """Cut candidates into shots where more changes than usual.
 
-    A cut lies where the change is over `ratio` times the median change. Stronger cuts come first; a cut that would leave a shot
-    of less than `min_frames` is left out. Shots longer than `max_frames` are then cut into equal parts.
+    A cut lies where the change is over `ratio` times the median of those around it, `min_frames` on either side; so a restless
+    shot beside calm ones is not cut to pieces. Stronger cuts come first; a cut that would leave a shot of less than `min_frames`
+    is left out. Shots longer than `max_frames` are then cut into equal parts.
 
     Args:
         changes: how much each candidate but the first differs from the one before, (T - 1); see `frame_changes`.
@@ -144,29 +162,76 @@ def find_shots(
         >>> find_shots([0, 0, 0, 9, 0, 0, 0], min_frames=2)
         [(0, 4), (4, 8)]
     """
-    num_candidates = len(changes) + 1
-    threshold = ratio * median(changes) if changes else 0.0
-    strong = [place + 1 for place, change in enumerate(changes) if change > threshold]
-    bounds = {0, num_candidates}
-    for cut in sorted(strong, key=lambda cut: (-changes[cut - 1], cut)):
-        if all(other not in bounds for other in range(cut - min_frames + 1, cut + min_frames)):
-            bounds.add(cut)
+    steps = np.asarray(changes, dtype=float)
+    strong = np.flatnonzero(steps > ratio * _median_around(steps, max(min_frames, MIN_CHANGES_AROUND))) + 1
+    taken = np.zeros(len(steps) + 2, dtype=bool)
+    taken[[0, -1]] = True
+    for cut in strong[np.lexsort((strong, -steps[strong - 1]))].tolist():
+        if not taken[max(cut - min_frames + 1, 0) : cut + min_frames].any():
+            taken[cut] = True
     max_frames = max(max_frames, 2 * min_frames - 1)
     shots = []
-    edges = sorted(bounds)
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise(np.flatnonzero(taken).tolist()):
         parts = -(-(stop - start) // max_frames)
         marks = [start + (stop - start) * part // parts for part in range(parts + 1)]
         shots += list(pairwise(marks))
     return shots
 
 
-def prominence(scores: Sequence[float]) -> float:
+def _median_around(steps: np.ndarray, reach: int) -> np.ndarray:
+    """The median of the `reach` values before and behind each value, fewer at the ends; that of a single value is itself."""
+    if len(steps) < 2:
+        return steps
+    padded = np.pad(steps, reach, constant_values=np.nan)
+    around = np.delete(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1), reach, axis=1)
+    return np.nanmedian(around, axis=1)
+
+
+def prominence(scores: Sequence[float] | np.ndarray) -> float:
     """By how many standard deviations the best score stands out, estimated by medians: (max - median) / (1.4826 MAD)."""
-    middle = median(scores)
-    spread = MAD_TO_DEVIATION * median(abs(score - middle) for score in scores)
-    above = max(scores) - middle
+    values = np.asarray(scores, dtype=float)
+    middle = np.median(values)
+    spread = MAD_TO_DEVIATION * float(np.median(np.abs(values - middle)))
+    above = float(values.max() - middle)
     return above / spread if spread else (float("inf") if above else 0.0)
+
+
+def outstanding(scores: Sequence[float] | np.ndarray, most: int) -> tuple[float, int]:
+    """Whether the best few of many scores are separate from the rest, however many there are.
+
+    Above its median, a score's distribution falls about exponentially. Then the gaps between neighbours in the sorted list, the
+    k-th times k, are independent and equally distributed; so the gap below the k best, over the mean of those behind it, has
+    Fisher's distribution with 2 and 2 (m - k) degrees of freedom, m being the number of scores above the median. The k of least
+    probability counts, times the number of k that were tried (Bonferroni).
+
+    A threshold on the best score would be passed ever more often the longer a video is; this probability does not change.
+
+    Args:
+        scores: (S).
+        most: the greatest k.
+
+    Returns:
+        The probability of such a gap where nothing fits, at most 1; and k.
+
+    Source: A. Renyi, On the theory of order statistics (1953), for the gaps.
+
+    Example:
+        >>> outstanding([9.0, 8.8, 1.0, 0.9, 0.8, 0.6, 0.5, 0.4, 0.2, 0.1], 2)[1]
+        2
+    """
+    falling = np.sort(np.asarray(scores, dtype=float))[::-1]
+    num_above = len(falling) // 2
+    most = min(most, num_above - 1)
+    if most < 1:
+        return 1.0, 1
+    gaps = (falling[:num_above] - falling[1 : num_above + 1]) * np.arange(1, num_above + 1)
+    best = (1.0, 1)
+    for k in range(1, most + 1):
+        rest, freedom = float(gaps[k:].mean()), num_above - k
+        ratio = float(gaps[k - 1]) / rest if rest > 0 else float("inf") if gaps[k - 1] > 0 else 0.0
+        probability = (1 + ratio / freedom) ** -freedom
+        best = min(best, (min(1.0, most * probability), k))
+    return best
 
 
 def question_parts(instruction: str) -> list[str]:
@@ -181,138 +246,175 @@ def question_parts(instruction: str) -> list[str]:
     return [part for part in parts if any(map(str.isalnum, part))] or [instruction]
 
 
-def combine_scores(rows: Sequence[Sequence[float]], min_prominence: float = MIN_PROMINENCE) -> list[float]:
-    """One score per candidate from the scores for each part of a question.
-
-    Each part that stands out is brought to one scale, 0 for its median and 1 for its best frame; a frame has the best of them.
-    So the scene of every part counts as much as that of any other. A single row is returned as it is, and where no part stands
-    out, the row of which that is least true.
-
-    Args:
-        rows: (P, T).
-        min_prominence: what standing out means, see `FrameSelection`.
-    """
-    if len(rows) == 1:
-        return list(rows[0])
-    heights = []
-    for row in rows:
-        middle, best = median(row), max(row)
-        if best > middle and prominence(row) >= min_prominence:
-            heights.append([(score - middle) / (best - middle) for score in row])
-    if not heights:
-        return list(max(rows, key=prominence))
-    return [max(column) for column in zip(*heights, strict=True)]
-
-
 def choose_frames(
     selection: FrameSelection,
     num_frames: int,
     group_length: int,
     num_candidates: int,
     *,
-    scores: Sequence[float] | None = None,
+    scores: Any = None,
     shots: Sequence[tuple[int, int]] | None = None,
     times: Sequence[float] = (),
 ) -> SelectionRecord:
     """Choose frames; the same arguments give the same frames.
 
-    A shot's score is the mean of its `group_length` best frames. The best shot is taken, and others by `shot_threshold`, best
-    first. Each gets one group; further groups are dealt out in the same order among shots that have frames for them, then to
-    the next best shots. The frames of a shot are spread evenly over it.
+    A shot's score is the mean of its `group_length` best frames. For each part of the question, the shots that stand out are
+    taken (`outstanding`); parts for which none do are left out. The best shot of each part comes first. A shot gets
+    `GROUPS_PER_SHOT` groups before another gets any, but the best shots of two parts get one each before either gets more.
+    Groups that are left go to the shots that have the fewest. The frames of a shot are spread evenly over it.
+
+    If no shot stands out, but a frame is prominent, half of the groups go to the best shot, the others to shots spread evenly
+    over the video. If none is, the frames are spread evenly.
 
     Args:
         selection: the request.
         num_frames: n, the budget in frames.
         group_length: a.
         num_candidates: T.
-        scores: (T), how well each candidate fits the question; needed by all rules but "uniform".
+        scores: (P, T), or (T) for a single part, how well each candidate fits each part of the question; needed by all rules but
+            "uniform".
         shots: of `find_shots`, each of `group_length` frames at least; likewise.
         times: (T) seconds, or empty.
 
     Raises:
         ValueError: scores or shots are missing or do not fit the number of candidates.
     """
-    scored = () if scores is None else [float(score) for score in scores]
-
-    def record(used: str, reason: str, frames: Sequence[int], taken: Sequence[Shot] = ()) -> SelectionRecord:
-        return SelectionRecord(
-            rule=selection.rule,
-            used=used,
-            reason=reason,
-            num_candidates=num_candidates,
-            prominence=prominence(scored) if scored else None,
-            frames=tuple(frames),
-            times=tuple(times[frame] for frame in frames) if times else (),
-            scores=tuple(scored[frame] for frame in frames) if scored else (),
-            shots=tuple((shot.start, shot.stop, shot.score) for shot in sorted(taken)),
-        )
-
+    rows = None if scores is None else np.atleast_2d(np.asarray(scores, dtype=float))
+    record = partial(_record, selection, num_candidates, rows, times)
     if num_candidates <= num_frames:
         return record("uniform", "the budget holds all candidates", range(num_candidates))
     evenly = uniform_indices(num_candidates, num_frames)
     if selection.rule == "uniform":
         return record("uniform", "spread evenly, as asked for", evenly)
-    if scores is None or shots is None or len(scored) != num_candidates or shots[-1][1] != num_candidates:
+    if rows is None or shots is None or rows.shape[1] != num_candidates or shots[-1][1] != num_candidates:
         raise ValueError(f'rule "{selection.rule}" needs scores and shots of all {num_candidates} candidates')
-    found = prominence(scored)
-    if found < selection.min_prominence:
-        reason = (
-            f"no frame stands out for this question ({found:.1f} deviations, {selection.min_prominence:g} are needed)"
-        )
-        return record("uniform", reason, evenly)
-    scored_shots = [_scored(start, stop, scored, group_length) for start, stop in shots]
     num_groups = max(1, num_frames // group_length)
-    ordered = _in_order(scored_shots, selection, num_groups, times)
-    quotas = _deal(ordered, num_groups, group_length)
+    standings = _standings(rows, shots, group_length, num_groups)
+    found = sorted((one for one in standings if one.p_value <= selection.max_p_value), key=lambda one: one.p_value)
+    used, others = selection.rule, ""
+    if not found:
+        best = max(standings, key=lambda one: one.prominence)
+        if best.prominence < selection.min_prominence:
+            reason = (
+                f"no frame stands out for this question ({best.prominence:.1f} deviations, "
+                f"{selection.min_prominence:g} are needed)"
+            )
+            return record("uniform", reason, evenly, standings)
+        found, used, others = (
+            [best._replace(count=1)],
+            "mixture",
+            ", half of them spread evenly: none is clearly the best",
+        )
+    fit = _together(found)
+    num_spread = num_groups // 2 if used == "mixture" else 0
+    taken = _taken(found, fit, shots, selection, num_groups - num_spread, times)
+    spread = uniform_indices(len(shots), num_spread) if num_spread else []
+    following = [shot for shot in found[0].order if shot not in taken]
+    room = [max(1, (stop - start) // group_length) for start, stop in shots]
+    quotas = _deal(dict.fromkeys(spread, 1), taken, following, num_groups - len(set(spread)), room)
     frames = []
     for shot, quota in quotas.items():
-        wanted = min(quota * group_length, num_frames, shot.stop - shot.start)
-        frames += [shot.start + place for place in uniform_indices(shot.stop - shot.start, wanted)]
-    return record(selection.rule, f"{len(quotas)} of {len(shots)} shots", sorted(frames), list(quotas))
+        start, stop = shots[shot]
+        wanted = min(quota * group_length, num_frames, stop - start)
+        frames += [start + place for place in uniform_indices(stop - start, wanted)]
+    heights = _shot_scores(fit, shots, group_length)
+    shown = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
+    return record(used, f"{len(quotas)} of {len(shots)} shots{others}", sorted(frames), standings, fit, shown)
 
 
-def _scored(start: int, stop: int, scores: Sequence[float], group_length: int) -> Shot:
-    best = sorted(scores[start:stop], reverse=True)[:group_length]
-    return Shot(start, stop, sum(best) / len(best), max(range(start, stop), key=lambda frame: scores[frame]))
+def _record(
+    selection: FrameSelection,
+    num_candidates: int,
+    rows: np.ndarray | None,
+    times: Sequence[float],
+    used: str,
+    reason: str,
+    frames: Sequence[int],
+    standings: Sequence[Standing] = (),
+    fit: np.ndarray | None = None,
+    shots: Sequence[tuple[int, int, float]] = (),
+) -> SelectionRecord:
+    if fit is None and rows is not None:
+        fit = rows[0] if len(rows) == 1 else max(rows, key=prominence)
+    return SelectionRecord(
+        rule=selection.rule,
+        used=used,
+        reason=reason,
+        num_candidates=num_candidates,
+        prominence=max((one.prominence for one in standings), default=None),
+        p_value=min((one.p_value for one in standings), default=None),
+        frames=tuple(frames),
+        times=tuple(times[frame] for frame in frames) if times else (),
+        scores=() if fit is None else tuple(fit[list(frames)].tolist()),
+        shots=tuple(shots),
+    )
 
 
-def _in_order(
-    shots: list[Shot], selection: FrameSelection, num_groups: int, times: Sequence[float]
-) -> list[list[Shot]]:
-    """The shots that are taken, and those that follow while there are groups left."""
-    ranked = sorted(shots, key=lambda shot: (-shot.score, shot.start))
-    middle = median(shot.score for shot in shots)
-    least = middle + selection.shot_threshold * (ranked[0].score - middle)
-    num_spread = num_groups // 2 if selection.rule == "mixture" else 0
-    taken = [shots[place] for place in dict.fromkeys(uniform_indices(len(shots), num_spread))] if num_spread else []
-    bound = min(num_groups - len(taken), selection.max_shots or num_groups)
-    fitting: list[Shot] = []
-    for shot in ranked:
-        if len(fitting) == bound or shot.score < least:
-            break
-        if shot not in taken and _is_apart(shot, fitting, selection.min_spacing, times):
-            fitting.append(shot)
-    taken = fitting + taken
-    return [taken, [shot for shot in ranked if shot not in taken]]
+def _shot_scores(scores: np.ndarray, shots: Sequence[tuple[int, int]], group_length: int) -> np.ndarray:
+    """The mean of the best frames of each shot, `group_length` of them: scores (T) -> (S)."""
+    starts, stops = np.asarray(shots).T
+    number = np.repeat(np.arange(len(starts)), stops - starts)  # of each frame's shot
+    falling = scores[np.lexsort((-scores, number))]  # inside of each shot
+    counted = np.arange(len(scores)) - starts[number] < group_length
+    return np.bincount(number, falling * counted) / np.minimum(stops - starts, group_length)
 
 
-def _is_apart(shot: Shot, others: list[Shot], spacing: float, times: Sequence[float]) -> bool:
-    return not times or all(abs(times[shot.best] - times[other.best]) >= spacing for other in others)
+def _standings(
+    rows: np.ndarray, shots: Sequence[tuple[int, int]], group_length: int, num_groups: int
+) -> list[Standing]:
+    found = []
+    for row in rows:
+        scores = _shot_scores(row, shots, group_length)
+        order = np.argsort(-scores, kind="stable").tolist()
+        found.append(Standing(*outstanding(scores, num_groups), order, prominence(row), row))
+    return found
 
 
-def _deal(ordered: list[list[Shot]], num_groups: int, group_length: int) -> dict[Shot, int]:
-    """How many groups each shot gets."""
-    taken, following = ordered
-    quotas = dict.fromkeys(taken, 1)
-    left = num_groups - len(quotas)
-    while left > 0:
-        roomy = [shot for shot in quotas if (quotas[shot] + 1) * group_length <= shot.stop - shot.start]
-        if not roomy and not following:
-            break
+def _together(found: Sequence[Standing]) -> np.ndarray:
+    """One score per frame, (T): that of a single part as it is; of several that of the best, on a scale where the median of
+    each part is 0 and its best frame 1."""
+    if len(found) == 1:
+        return found[0].scores
+    middles = [float(np.median(one.scores)) for one in found]
+    heights = [(one.scores - middle) / (one.scores.max() - middle) for one, middle in zip(found, middles, strict=True)]
+    return np.max(heights, axis=0)
+
+
+def _taken(
+    found: Sequence[Standing],
+    fit: np.ndarray,
+    shots: Sequence[tuple[int, int]],
+    selection: FrameSelection,
+    num_groups: int,
+    times: Sequence[float],
+) -> list[int]:
+    """The numbers of the shots that are taken: the best one of each part, then others that stand out, the parts in turn."""
+    best = [int(start + fit[start:stop].argmax()) for start, stop in shots] if selection.min_spacing else []
+    taken: list[int] = []
+    for rank in range(max(one.count for one in found)):
+        bound = num_groups if rank == 0 else max(len(taken), num_groups // GROUPS_PER_SHOT)
+        bound = min(bound, selection.max_shots or bound)
+        for shot in (one.order[rank] for one in found if rank < one.count):
+            is_apart = not (best and times) or all(
+                abs(times[best[shot]] - times[best[other]]) >= selection.min_spacing for other in taken
+            )
+            if shot not in taken and is_apart and len(taken) < bound:
+                taken.append(shot)
+    return taken
+
+
+def _deal(
+    quotas: dict[int, int], taken: Sequence[int], following: Sequence[int], num_groups: int, room: Sequence[int]
+) -> dict[int, int]:
+    """How many groups each shot gets, beside those of `quotas`: the shots with the fewest first, as long as they have frames."""
+    served, waiting = list(taken), iter(following)
+    for _ in range(num_groups):
+        roomy = [shot for shot in served if quotas.get(shot, 0) < room[shot]]
         if not roomy:
-            roomy = [following.pop(0)]
-            quotas[roomy[0]] = 0
-        for shot in roomy[:left]:
-            quotas[shot] += 1
-            left -= 1
+            roomy = [next((shot for shot in waiting if quotas.get(shot, 0) < room[shot]), -1)]
+            if roomy == [-1]:
+                break
+            served += roomy
+        least = min(roomy, key=lambda shot: quotas.get(shot, 0))
+        quotas[least] = quotas.get(least, 0) + 1
     return quotas
