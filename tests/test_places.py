@@ -136,6 +136,21 @@ def test_a_compiled_model_gives_the_same_tokens():
         ({"quantize": "int3"}, "quantize must be one of nf4, int8, got 'int3'"),
         ({"device": "meta"}, "device 'meta' holds no values"),
         ({"device": "abacus"}, "device must be auto, cpu, cuda, cuda:1 or mps"),
+        *(
+            ({"device": name}, f"device '{name}' was asked for, but torch .* has none")
+            for name in ("xla", "xpu", "hpu")
+        ),
+        (
+            {"device_map": "lazy"},
+            "device 'lazy' was asked for, but torch .* has none of this type here; use auto, balanced",
+        ),
+        ({"device_map": "disk"}, "device_map must be auto, balanced, balanced_low_0, sequential, cpu.*, got 'disk'"),
+        ({"device_map": "meta"}, "device 'meta' holds no values"),
+        (
+            {"attn_implementation": "SDPA"},
+            "attn_implementation must be one of eager, .*sdpa, or a repo .*; got 'SDPA'",
+        ),
+        ({"attn_implementation": ""}, "attn_implementation must be one of"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_read(options, message):
@@ -143,6 +158,13 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(options, mes
         check_options(**options)
     with pytest.raises(ValueError, match=message):
         HiComSession.load("nowhere/at/all", **options)
+
+
+def test_compiling_under_a_torch_that_does_not_compile_is_refused_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    with pytest.raises(ValueError, match=r"compile needs torch 2\.7 or newer, .* under 2\.6\.0\+cpu; leave it out"):
+        HiComSession.load("nowhere/at/all", compile=True)
+    check_options()
 
 
 def test_a_device_map_takes_the_place_of_a_device(folder):

@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
 
     # Cheap checks that can fail come before the weights are loaded.
     access, loading = media_access(args), model_options(args)
-    check_options(args.device, args.device_map, args.quantize)
+    check_options(args.device, args.device_map, args.quantize, args.attn_implementation, args.compile)
     place, name = find_model(args.model), args.model or HICOM_TINY
     config, processor = load_config(place), load_processor(place)
     check_fits(config, processor, place)

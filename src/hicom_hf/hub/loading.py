@@ -19,7 +19,9 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.torch_version import TorchVersion
 from transformers import AutoConfig, BitsAndBytesConfig, CompileConfig, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_bitsandbytes_available, is_peft_available
@@ -37,6 +39,8 @@ WEIGHTS_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json
 MAX_LAYERS = 10_000  # of a tower or LLM; far above every model
 MAX_NAMES = 3  # of weights, in a message
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+FIRST_COMPILING = "2.7"  # torch; under 2.6.0, transformers' own code does not compile
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # how accelerate spreads a model
 Quantization = Literal["nf4", "int8"]
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
@@ -161,7 +165,7 @@ def load_model(
         ValueError: the config is not valid, options contradict each other, or weights are missing or do not fit.
     """
     place = find_model(model)
-    target = check_options(device, device_map, quantize)
+    target = check_options(device, device_map, quantize, attn_implementation, compile)
     if place.adapter is not None and not is_peft_available():
         raise ImportError(f"{place}: an adapter needs peft: pip install 'hicom_hf[train]'")
     config = load_config(place)
@@ -182,7 +186,11 @@ def load_model(
 
 
 def check_options(
-    device: str = "auto", device_map: str | dict[str, Any] | None = None, quantize: str | None = None
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    quantize: str | None = None,
+    attn_implementation: str | None = None,
+    compile: bool = False,
 ) -> torch.device:
     """Refuse options of `load_model` that cannot be, before anything is read.
 
@@ -191,7 +199,8 @@ def check_options(
 
     Raises:
         ImportError: bitsandbytes is not installed.
-        ValueError: there is no such device, or there are two answers to where the model goes.
+        ValueError: there is no such device or attention code, this torch does not compile, or there are two answers to where the
+            model goes.
     """
     if device_map is not None and device != "auto":
         raise ValueError(
@@ -200,7 +209,27 @@ def check_options(
     if quantize is not None and quantize not in get_args(Quantization):
         raise ValueError(f"quantize must be one of {', '.join(get_args(Quantization))}, got {quantize!r}")
     quantization_config(cast(Quantization | None, quantize))
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        choose_device(device_map, "device_map", (*DEVICE_MAPS, "cpu", "cuda", "cuda:1", "mps"))
+    if attn_implementation is not None:
+        _check_attention(attn_implementation)
+    if compile and TorchVersion(torch.__version__) < FIRST_COMPILING:
+        raise ValueError(
+            f"compile needs torch {FIRST_COMPILING} or newer, because transformers' code does not compile under "
+            f"{torch.__version__}; leave it out, or install a newer torch"
+        )
     return choose_device(device)
+
+
+def _check_attention(name: str) -> None:
+    """Refuse a name that transformers has no attention code for; with a `/` it is a repo of the Hub, which transformers loads.
+
+    Raises:
+        ValueError: with the names that there are.
+    """
+    known = ["eager", *sorted(ALL_ATTENTION_FUNCTIONS.valid_keys())]
+    if "/" not in name and name.removeprefix("paged|") not in known:
+        raise ValueError(f"attn_implementation must be one of {', '.join(known)}, or a repo of the Hub; got {name!r}")
 
 
 def quantization_config(quantize: Quantization | None) -> BitsAndBytesConfig | None:
@@ -329,11 +358,14 @@ def check_fits(config: HiComConfig, processor: HiComProcessor, source: object) -
         raise ValueError(f"{source}: the processor was made for another model ({'; '.join(differences)})")
 
 
-def choose_device(device: str = "auto") -> torch.device:
+def choose_device(
+    device: str = "auto", argument: str = "device", choices: tuple[str, ...] = ("auto", "cpu", "cuda", "cuda:1", "mps")
+) -> torch.device:
     """The device to run on.
 
     Args:
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", ...
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", or another one that this torch has.
+        argument, choices: what an error calls it, and what it names as possible.
 
     Raises:
         ValueError: there is no such device here.
@@ -343,7 +375,7 @@ def choose_device(device: str = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda, cuda:1 or mps, got {device!r}") from error
+        raise ValueError(f"{argument} must be {', '.join(choices[:-1])} or {choices[-1]}, got {device!r}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device {device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here; use --device cpu, or "
@@ -357,6 +389,14 @@ def choose_device(device: str = "auto") -> torch.device:
         )
     if chosen.type == "mps" and not torch.mps.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch {torch.__version__} finds no Apple GPU here")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        try:
+            torch.empty(1, device=chosen)
+        except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each type of device has its own
+            raise ValueError(
+                f"device {device!r} was asked for, but torch {torch.__version__} has none of this type here; use "
+                f"{', '.join(choices[:-1])} or {choices[-1]}"
+            ) from error
     return chosen
 
 

@@ -109,7 +109,8 @@ class HiComSession:
             OSError: the repo cannot be reached.
             ValueError: options, config, processor or weights do not fit together.
         """
-        check_options(device, device_map, quantize)  # cheap checks that can fail come before the weights are loaded
+        # Cheap checks that can fail come before the weights are loaded.
+        check_options(device, device_map, quantize, attn_implementation, compile)
         place = find_model(model)
         config, processor = load_config(place), load_processor(place)
         check_fits(config, processor, place)
