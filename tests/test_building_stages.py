@@ -10,6 +10,7 @@ from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer
 from hicom_hf.dataset_building.export import collect, delete_video
 from hicom_hf.dataset_building.filtering import verdicts
+from hicom_hf.dataset_building.planning import plan
 from hicom_hf.dataset_building.settings import FilterSettings, settings_from_dict
 from hicom_hf.dataset_building.stages import STAGES
 
@@ -214,10 +215,24 @@ def test_a_deleted_video_is_named_by_no_comparison(staged, world_films, names, t
     assert not [path for path in left if first.encode() in path.read_bytes() or first in path.name]
 
 
+def test_before_the_selection_the_plan_states_the_most_that_it_may_cost(staged, world_films, names, tmp_path):
+    values = {"select": {"per_category": 0, "random": 1, "num_frames": 2}}
+    build = Build(with_benchmark(world_films, tmp_path / "out", names, **values))
+    build.run(only="probe")
+    found = plan(build)
+    assert found["selected"] == "at most 1, not known before the stage select" and found["watch"]["missing"] == 1
+    assert (
+        found["captions"]["requests"] == pytest.approx(found["hours"] * 3600 / 2 / 25.67, abs=1)
+        and found["captions"]["requests"]
+    )
+    done = plan(staged[0])
+    assert "selected" not in done and done["watch"]["missing"] == done["pairs"]["requests"] == 0
+
+
 # Before any work -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_would_fail_later_is_refused_before_any_work(world_films, tmp_path, monkeypatch):
+def test_what_would_fail_later_is_refused_before_any_work(world_films, names, tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     captions = {"base_url": "http://localhost:1/v1", "model": MODEL, "api_key_variable": "NO_SUCH_KEY"}
     build = Build(settings_of(world_films, tmp_path / "out", captions=captions))
@@ -229,6 +244,8 @@ def test_what_would_fail_later_is_refused_before_any_work(world_films, tmp_path,
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
         Build(wrong).run()
     assert not (tmp_path / "out").exists()
+    with pytest.raises(NotADirectoryError, match=r"output_dir: .*names\.txt is a file; name a folder"):
+        Build(settings_of(world_films, names)).run()
 
 
 @pytest.mark.parametrize("keyframes", [{"embedder": "siglip", "model": "no/such/folder/of/a/model"}])

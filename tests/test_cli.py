@@ -735,3 +735,9 @@ def test_a_command_without_its_packages_says_what_to_install(package, arguments)
     assert (
         result.stderr == f"hicom: error: this takes {package}, which is not installed: pip install 'hicom_hf[train]'\n"
     )
+
+
+def test_the_extra_of_a_missing_package_is_named_with_its_whole_name():
+    from hicom_hf.cli.main import _extra_with
+
+    assert _extra_with("ray") == "build-ray" and _extra_with("peft") == "train" and _extra_with("nothing") is None

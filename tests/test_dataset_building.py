@@ -282,6 +282,17 @@ def test_a_process_that_dies_costs_one_row(tmp_path):
     assert all(stage.is_done(f"{number:02}") for number in (0, 1, 2, 4, 5))
 
 
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so_and_costs_no_video(films, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from hicom_hf.dataset_building import Build, settings_from_dict\n"
+        f"Build(settings_from_dict({settings_of(films[0], tmp_path / 'out', workers=2).to_dict()!r})).run(until='probe')\n"
+    )
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=False)
+    assert done.returncode and "behind `if __name__ == '__main__':`" in done.stderr
+    assert Build(settings_of(films[0], tmp_path / "out")).failures() == []
+
+
 def dies_at_three(number):
     if number == 3:
         os._exit(9)

@@ -211,7 +211,7 @@ def _print_error_object(kind: str, message: str) -> None:
 def _extra_with(package: str | None) -> str | None:
     """The first of our extras that brings a package, or None."""
     for requirement in metadata.requires("hicom_hf") or ():
-        found = re.match(r"([\w.-]+).*extra == .(\w+)", requirement)
+        found = re.match(r"([\w.-]+).*extra == .([\w-]+)", requirement)
         if found and found[1] == package:
             return found[2]
     return None

@@ -145,6 +145,10 @@ class Build:
             FileNotFoundError: the videos or files of a benchmark are not there.
         """
         chosen = STAGES[: STAGES.index(until) + 1] if only is None else (only,)
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise NotADirectoryError(
+                f"output_dir: {self.output_dir} is a file; name a folder, which is made if it is missing"
+            )
         make_detector(self.settings.shots)  # refused at once, not for each video or after hours
         known = self.set_stages
         if self.settings.captions is not None and {CAPTIONS, PAIRS} & set(chosen):

@@ -1,5 +1,6 @@
 """Does the missing work of a stage on this machine, in one process or several; what fails is written down and passed over."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -85,6 +86,7 @@ def do_item(how: tuple[Work, Stage], item: str, value: Any) -> str:
 def _in_processes(stage: Stage, values: dict[str, Any], work: Work, workers: int) -> Iterator[str]:
     """Several processes; if one dies, the items in flight are repeated, one item per process."""
     left = dict(values)
+    _refuse_without_processes()
     while left:
         suspects: list[str] = []
         with _pool(workers) as pool:
@@ -115,6 +117,22 @@ def _finished(running: dict[Future, str], left: dict[str, Any]) -> Iterator[str]
         item = future.result()  # raises what a worker raised, BrokenProcessPool if it died
         del running[future], left[item]
         yield item
+
+
+def _refuse_without_processes() -> None:
+    """Say so if no process can work at all, so that it is not taken for the fault of each item.
+
+    Raises:
+        RuntimeError: none can be started.
+    """
+    with _pool(1) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "no worker process can be started: a script that uses several workers must stand in a file, behind "
+                "`if __name__ == '__main__':`; or set workers to 1"
+            ) from error
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

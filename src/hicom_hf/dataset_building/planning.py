@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ..hub.files import read_json_lines
+from .categories import CATEGORIES
 from .settings import CaptionSettings
 from .stages import LOG_FILE
 
@@ -34,8 +35,15 @@ def plan(build: "Build") -> dict[str, Any]:
         "probed": len(probed),
         "hours": hours,
     }
+    most = most_selected(build)
+    is_selected = not ("select" in build.stages and build.count("select")["missing"])
+    if not is_selected:
+        found["selected"] = f"at most {most}, not known before the stage select"
     missing = {name: len(stage.missing(build.items_of(name))) for name, stage in build.stages.items()}
     share = {name: count / max(len(build.items_of(name)), 1) for name, count in missing.items()}
+    if not is_selected:
+        for name in ("watch", "shots", "keyframes", "clips"):
+            missing[name], share[name] = most, most / max(len(build.videos), 1)
     frames = round(hours * 3600 * build.settings.keyframes.fps * share["watch"])
     costs: dict[str, dict[str, Any]] = {"probe": {"cpu_hours": hours * PROBE_SECONDS / 3600 * share["probe"]}}
     if "select" in share:
@@ -49,15 +57,22 @@ def plan(build: "Build") -> dict[str, Any]:
     for name, count in missing.items():
         found[name] = {"missing": count, **costs.get(name, {})}
     if build.clip_stages:
-        found |= _of_clips(build, hours)
+        found |= _of_clips(build, hours if is_selected else hours * share["watch"], is_selected)
     return found
 
 
-def _of_clips(build: "Build", hours: float) -> dict[str, Any]:
+def most_selected(build: "Build") -> int:
+    """How many videos are selected at most: those that can be read, or as many as `select` asks for."""
+    select = build.settings.select
+    readable = sum(not build.probed.has_failed(item) for item in build.videos)
+    return readable if select is None else min(readable, select.per_category * len(CATEGORIES) + select.random)
+
+
+def _of_clips(build: "Build", hours: float, is_selected: bool) -> dict[str, Any]:
     """Requests. Until clips are chosen, as many as if all of the videos became clips of the paper's mean length."""
     settings = build.settings.captions
     assert settings is not None  # there are stages of clips
-    is_known = not build.chosen.missing(build.items_of("clips"))
+    is_known = is_selected and not build.chosen.missing(build.items_of("clips"))
     clips = [clip for clip in build.selected_clips()] if is_known else []
     number = len(clips) if is_known else round(hours * 3600 / PAPER_CLIP_SECONDS)
     seconds = sum(clip.end - clip.start for clip in clips) if is_known else hours * 3600

@@ -35,7 +35,8 @@ CURVE_THRESHOLDS = {
     "pyscenedetect": (8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 27.0, 30.0, 40.0, 50.0, 70.0, 100.0),
 }
 STYLE = """body{font:14px sans-serif;max-width:1000px;margin:2em auto}table{border-collapse:collapse}td,th{padding:2px 10px;
-text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{margin-right:2px}.bar{background:#69c;height:12px}"""
+text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{margin-right:2px;max-width:100%}
+.bar{background:#69c;height:12px}"""
 
 
 def write_report(build: Build, takes: Mapping[str, Sequence[float]] | None = None, truth: Truth | None = None) -> str:
