@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from video_files import write_corrupted_video, write_video
+from video_files import numbers_of, write_corrupted_video, write_video
 
 from hicom_hf.processors import pyav_hicom, video_decoding_hicom
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
@@ -290,3 +290,44 @@ def test_damage_is_found_by_threads_and_forked_processes_and_only_where_it_is():
         assert list(threads.map(_warnings_of, names)) == expected
     with get_context("fork").Pool(2) as processes:
         assert processes.map_async(_warnings_of, names[:8]).get(timeout=120) == expected[:8]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "flv", "mp4", "ts"])
+def test_a_video_whose_times_begin_late_is_whole(tmp_path, suffix):
+    times = [100 + index / 10 for index in range(12)]
+    codec = "libvpx-vp9" if suffix == "webm" else "libx264"
+    frames, record = read_video(write_video(tmp_path / f"late.{suffix}", times=times, codec=codec), ALL)
+    assert numbers_of(frames) == list(range(12))
+    assert record.times == pytest.approx([index / 10 for index in range(12)], abs=2e-3) and record.warnings == []
+
+
+def test_motion_jpeg_shows_all_of_its_pictures(tmp_path):
+    frames, _ = read_video(write_video(tmp_path / "a.mjpeg", codec="mjpeg"), ALL)
+    assert numbers_of(frames) == list(range(12))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "ppm", "ico"])
+def test_a_picture_is_a_video_of_one_frame_in_every_format(tmp_path, suffix):
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / f"a.{suffix}")
+    frames, _ = read_video(tmp_path / f"a.{suffix}", ALL)
+    assert frames.shape[0] == 1 and frames[0, 5, 5].tolist() == [200, 30, 30]
+    assert load_image(tmp_path / f"a.{suffix}")[5, 5].tolist() == [200, 30, 30]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_of_16_bits_keeps_its_brightness(tmp_path, suffix):
+    Image.fromarray(np.array([[0, 25700], [257, 65535]], np.uint16)).save(tmp_path / f"a.{suffix}")
+    for grey in (load_image(tmp_path / f"a.{suffix}"), read_video(tmp_path / f"a.{suffix}", ALL)[0][0]):
+        assert grey[..., 0].tolist() == [[0, 100], [1, 255]]
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8, device="meta"), "on the device meta, which holds no values"),
+        (torch.zeros(4, 8, 8, 3, dtype=torch.uint8).to_sparse(), "torch.sparse_coo"),
+    ],
+)
+def test_tensors_without_dense_values_are_refused(frames, message):
+    with pytest.raises(VideoReadError, match=message):
+        read_video(frames, ALL)

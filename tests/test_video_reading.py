@@ -374,7 +374,7 @@ def test_unusable_objects_are_refused():
         (np.zeros((0, 4, 4, 3), dtype=np.uint8), r"shape \(0, 4, 4, 3\) holds no pixels"),
         ([], "<frames>: the list of frames is empty"),
         ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)], r"<frames>\[1\]: this frame is 6x4 .*is 4x4"),
-        ([Image.new("I;16", (4, 4))], r"<frames>\[0\]: pixels of mode I;16 have more than 8 bits"),
+        ([Image.new("I", (4, 4))], r"<frames>\[0\]: pixels of mode I have more than 8 bits"),
         ([b"no image"], r"<frames>\[0\]: this is not an image that Pillow can read"),
     ],
 )

@@ -11,7 +11,8 @@ from .picture_settings_hicom import PictureSettings
 from .source_names_hicom import VideoReadError
 from .video_sources_hicom import PILLOW_ERRORS, rgb_from_pil
 
-PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF")
+PILLOW_FORMATS = ("BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF")
+MOTION_JPEG_SUFFIXES = (".mjpeg", ".mjpg")  # JPEGs one behind the other; Pillow would see the first one only
 # A JPEG photo with a preview or a second view behind it, as cameras and phones write them: only the first one is the picture.
 PHOTO_FORMAT = "MPO"
 DEFAULT_PICTURE_DURATION = 0.1  # seconds; what browsers use when an animation states none
@@ -25,6 +26,8 @@ def open_pictures(file: BinaryIO, name: str) -> Image.Image | None:
         VideoReadError: it is one, and damaged, or larger than Pillow opens.
     """
     try:
+        if name.lower().endswith(MOTION_JPEG_SUFFIXES):
+            return None
         return Image.open(file, formats=PILLOW_FORMATS)
     except Image.DecompressionBombError as error:
         raise VideoReadError(f"{name}: the picture is too large ({error})") from error

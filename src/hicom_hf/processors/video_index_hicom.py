@@ -231,7 +231,8 @@ def _missing_duration(container: InputContainer, stream: av.VideoStream, end: fl
         container: whose packets of `stream` were walked through.
         end: when the last frame leaves the screen, in ticks of the stream.
     """
-    promised = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+    # Where times begin late, some writers (FFmpeg's own) count the duration from zero, others from the first frame.
+    promised = (min(container.start_time or 0, 0) + (container.duration or 0)) / av.time_base
     end *= _ticks(stream)
     if promised - end <= DURATION_TOLERANCE:
         return None

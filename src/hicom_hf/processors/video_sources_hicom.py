@@ -30,6 +30,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Formats that Pillow may read. Its other formats are rarely used for pictures, and some start other programs:
 # a PostScript file under any name would run Ghostscript.
 STILL_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+LEVELS_OF_16_BITS = 257  # of one level of 8 bits
 # What Pillow's readers raise on damaged data.
 PILLOW_ERRORS = (
     OSError,
@@ -190,11 +191,13 @@ def is_frame_list(sources: Any) -> bool:
 
 def rgb_from_pil(image: Image.Image, name: str, settings: PictureSettings = DEFAULT_SETTINGS) -> np.ndarray:
     """A PIL image as uint8 RGB (height, width, 3), turned upright by its EXIF orientation, on white or without its alpha."""
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode in ("F", "I"):  # nothing says which values are black and white
         raise VideoReadError(
             f"{name}: pixels of mode {image.mode} have more than 8 bits; convert the image to RGB first"
         )
     upright = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would cut at 255
+        upright = Image.fromarray((np.asarray(upright) / LEVELS_OF_16_BITS).round().astype(np.uint8))
     if settings.alpha_on_white and image.has_transparency_data:
         return on_white(np.array(upright.convert("RGBA")))
     return np.array(upright.convert("RGB"))
@@ -217,6 +220,9 @@ def as_uint8_frames(frames: np.ndarray | torch.Tensor, name: str, num_axes: int)
     """
     shape = tuple(frames.shape)
     expected = "(T, height, width, 3) or (T, 3, height, width)" if num_axes == 4 else "(height, width, 3) or (3, h, w)"
+    if isinstance(frames, torch.Tensor) and (frames.is_meta or frames.layout is not torch.strided):
+        kind = "on the device meta, which holds no values" if frames.is_meta else f"{frames.layout}"
+        raise VideoReadError(f"{name}: frames must be a dense tensor with values, got one that is {kind}")
     if frames.dtype not in (np.uint8, torch.uint8):
         raise VideoReadError(
             f"{name}: frames must be uint8 from 0 to 255, got {frames.dtype}; pixels in [0, 1] become uint8 by "
