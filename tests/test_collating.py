@@ -3,12 +3,16 @@
 import pytest
 import torch
 from PIL import Image
-from training_runs import encoder_of
+from training_runs import encoder_of, write_data
 from video_files import write_video
 
+from hicom_hf.assembly.random_model import tiny_processor
 from hicom_hf.data.collating import BatchStatistics, HiComDataCollator
+from hicom_hf.data.conversations import SampleError
 from hicom_hf.data.datasets import HiComDataset, SkippedSample, load_records
 from hicom_hf.data.encoding import IGNORED
+from hicom_hf.data.media_reader import MediaReader
+from hicom_hf.data.row_collating import HiComPreferenceCollator, HiComRowCollator
 
 
 def record(question, answer, **entries):
@@ -116,12 +120,6 @@ def test_the_padding_side_is_checked(processor):
 
 
 def test_raw_rows_make_the_batch_of_a_data_set_and_read_each_video_once(tmp_path, monkeypatch):
-    from training_runs import encoder_of, write_data
-
-    from hicom_hf.assembly.random_model import tiny_processor
-    from hicom_hf.data.media_reader import MediaReader
-    from hicom_hf.data.row_collating import HiComRowCollator
-
     data = write_data(tmp_path)
     encoder = encoder_of(tiny_processor(), 4)
     rows = [dict(record.data, image=record.data.get("image")) for record in load_records(data)]
@@ -136,3 +134,27 @@ def test_raw_rows_make_the_batch_of_a_data_set_and_read_each_video_once(tmp_path
     assert all(torch.equal(batch[name], tensor) for name, tensor in same.items())
     with pytest.raises(ValueError, match="raw_pixels=False"):
         HiComRowCollator(encoder_of(encoder.processor, 4, raw_pixels=True))
+
+
+def test_preferences_are_chosen_and_rejected_answers_to_one_video_that_is_read_once(tmp_path, monkeypatch):
+    write_data(tmp_path)
+    encoder = encoder_of(tiny_processor(), 4)
+    prompt = [{"role": "user", "content": [{"type": "video", "text": None}, {"type": "text", "text": "What colour?"}]}]
+    row = {"videos": ["red.mp4"], "prompt": prompt, "images": [], "id": None}
+    row |= {
+        side: [{"role": "assistant", "content": text}] for side, text in (("chosen", "red."), ("rejected", "a cat"))
+    }
+    read, original = [], encoder.read
+    monkeypatch.setattr(encoder, "read", lambda medium: read.append(medium) or original(medium))
+    batch = HiComPreferenceCollator(encoder, str(tmp_path))([row])
+    assert len(read) == 1 and "labels" not in batch
+    for place, side in enumerate(("chosen", "rejected")):
+        messages = [*prompt, *row[side]]
+        single = HiComRowCollator(encoder, str(tmp_path))([{"videos": ["red.mp4"], "messages": messages}])
+        length = single["input_ids"].shape[1]
+        assert torch.equal(batch["input_ids"][place, :length], single["input_ids"][0])
+        assert torch.equal(batch["completion_mask"][place, :length] == 1, single["labels"][0] != -100)
+    assert batch["video_num_frames"].tolist() == [4, 4]
+    assert torch.equal(batch["video_instruction_ids"][0], batch["video_instruction_ids"][1])
+    with pytest.raises(SampleError, match="a row: bad record: a preference needs chosen"):
+        HiComPreferenceCollator(encoder)([{**row, "chosen": None}])

@@ -10,13 +10,14 @@ from .conversations import Record, SampleError, TrainingItem, training_items
 from .datasets import HiComDataset, SkippedSample, iterate_records, load_records
 from .encoding import ItemEncoder
 from .feature_cache import FeatureCache
-from .row_collating import HiComRowCollator
+from .row_collating import HiComPreferenceCollator, HiComRowCollator
 from .streaming import HiComStreamingDataset
 
 __all__ = [
     "FeatureCache",
     "HiComDataCollator",
     "HiComDataset",
+    "HiComPreferenceCollator",
     "HiComRowCollator",
     "HiComStreamingDataset",
     "ItemEncoder",

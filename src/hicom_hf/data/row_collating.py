@@ -1,11 +1,12 @@
-"""A collator for rows as they are: for trainers that want a table of records and make the batches themselves, such as TRL's."""
+"""Collators for rows as they are: for trainers that want a table of records and make the batches themselves, such as TRL's."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .collating import HiComDataCollator
-from .conversations import Record, training_items
-from .encoding import ItemEncoder
+from .conversations import BAD_RECORD, Record, SampleError, training_items
+from .encoding import IGNORED, ItemEncoder
 
 
 class HiComRowCollator:
@@ -32,8 +33,7 @@ class HiComRowCollator:
     """
 
     def __init__(self, encoder: ItemEncoder, media_root: str | None = None, *, per_turn: bool = True, **options: Any):
-        if encoder.raw_pixels:
-            raise ValueError("the encoder must have raw_pixels=False: only HiComTrainer normalises pixels")
+        _check_pixels(encoder)
         self.encoder, self.media_root, self.per_turn = encoder, media_root, per_turn
         self.collator = HiComDataCollator(encoder.processor, **options)
 
@@ -42,8 +42,59 @@ class HiComRowCollator:
         samples = []
         for row in rows:
             known: dict = {}  # videos of the row
-            content = {name: value for name, value in row.items() if value is not None}  # tables fill gaps with None
-            name = f"row {content['id']}" if "id" in content else "a row"
-            for item in training_items(Record(content, name, self.media_root), self.per_turn):
+            for item in training_items(_record(row, self.media_root), self.per_turn):
                 samples.append(self.encoder(item, known))
         return self.collator(samples)
+
+
+class HiComPreferenceCollator:
+    """Makes a batch of preferences about videos: rows with `prompt`, `chosen` and `rejected`, as TRL's DPO trainer wants it.
+
+    Prompt and answers are texts or lists of messages; `video`, `videos`, `image` and `images` are paths, as in a record. The
+    question of the prompt's last turn is the instruction. A video is read once for both answers.
+
+    Args:
+        encoder: an `ItemEncoder`, with `raw_pixels=False`.
+        media_root: folder that relative paths start from; None for the current one.
+        **options: of `HiComDataCollator`, but no packing.
+
+    Raises:
+        ValueError: the encoder leaves pixels as uint8.
+        SampleError: called, a row cannot be used or its video cannot be read.
+
+    Example:
+        >>> rows = rows.add_column("images", [[]] * len(rows))  # tells TRL to leave the rows as they are  # doctest: +SKIP
+        >>> trl.DPOTrainer(model, args=DPOConfig("out", remove_unused_columns=False, max_length=None),  # doctest: +SKIP
+        ...     data_collator=HiComPreferenceCollator(encoder), train_dataset=rows, processing_class=processor)
+    """
+
+    def __init__(self, encoder: ItemEncoder, media_root: str | None = None, **options: Any):
+        _check_pixels(encoder)
+        self.encoder, self.media_root = encoder, media_root
+        self.collator = HiComDataCollator(encoder.processor, **options)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`input_ids`, `attention_mask`, `completion_mask` (2 B, length) and the visual inputs: first the chosen answers."""
+        chosen, rejected = [], []
+        for row in rows:
+            record = _record(row, self.media_root)
+            if lacking := [key for key in ("prompt", "chosen", "rejected") if key not in record.data]:
+                raise SampleError(record.source, BAD_RECORD, f"a preference needs {', '.join(lacking)}")
+            known: dict = {}  # videos of the row
+            for key, samples in (("chosen", chosen), ("rejected", rejected)):
+                answered = replace(record, data={**record.data, "completion": record.data[key]})
+                samples.append(self.encoder(training_items(answered)[-1], known))
+        batch = self.collator([*chosen, *rejected])
+        batch["completion_mask"] = (batch.pop("labels") != IGNORED).long()
+        return batch
+
+
+def _record(row: Mapping[str, Any], media_root: str | None) -> Record:
+    """A row of a table as a record; tables fill gaps with None."""
+    content = {name: value for name, value in row.items() if value is not None}
+    return Record(content, f"row {content['id']}" if "id" in content else "a row", media_root)
+
+
+def _check_pixels(encoder: ItemEncoder) -> None:
+    if encoder.raw_pixels:
+        raise ValueError("the encoder must have raw_pixels=False: only HiComTrainer normalises pixels")

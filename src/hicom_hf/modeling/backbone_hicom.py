@@ -23,6 +23,7 @@ from .visual_tokens_hicom import (
     compress_one_video,
     compress_packed_videos,
     merge_visual_tokens,
+    note_text_only,
     whole_numbers,
 )
 
@@ -73,6 +74,8 @@ class HiComModel(HiComPreTrainedModel):
 
     Source: paper, figure 2.
     """
+
+    expects_text_only = False  # whether batches without videos and images are meant in training
 
     def __init__(self, config: HiComConfig):
         super().__init__(config)
@@ -370,6 +373,8 @@ class HiComModel(HiComPreTrainedModel):
         visual = dict(mm_encoder_outputs or {})
         has_images = "image" in visual or pixel_values is not None or image_features is not None
         has_videos = "video" in visual or pixel_values_videos is not None or video_features is not None
+        if self.training and not (has_images or has_videos or self.expects_text_only):
+            note_text_only()
         placeholders = {}  # also of what is not given: placeholders without visual tokens are an error in a prompt
         if is_prefill or has_images:
             placeholders["image"] = self.placeholders(input_ids, embeds, self.config.image_token_id, prompt_length)

@@ -5,11 +5,24 @@ L = 64 instruction tokens, N visual tokens of one video.
 """
 
 import torch
+from transformers.utils import logging
 
 from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
 from .outputs_hicom import HiComVisualOutput
 
+logger = logging.get_logger(__name__)
+
 Instruction = tuple[torch.Tensor, torch.Tensor]
+
+
+def note_text_only() -> None:
+    """Say once that a training batch has neither videos nor images: a trainer may have left them out without a word."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        logger.warning_once(
+            "A batch without videos and images is trained on. If the data have some, the trainer leaves them out: most do so "
+            "with columns that they do not know, TRL's own collators with `videos`. HiComRowCollator reads them "
+            "(docs/training.md)."
+        )
 
 
 def whole_numbers(counts: torch.Tensor | list[int], total: int | None = None) -> list[int]:

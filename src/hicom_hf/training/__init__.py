@@ -7,7 +7,16 @@ accelerate, of the extra `train`, while recipes can be read without it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..data import FeatureCache, HiComDataCollator, HiComDataset, HiComRowCollator, HiComStreamingDataset, ItemEncoder
+from ..data import (
+    FeatureCache,
+    HiComDataCollator,
+    HiComDataset,
+    HiComPreferenceCollator,
+    HiComRowCollator,
+    HiComStreamingDataset,
+    ItemEncoder,
+)
+from .prompt_instructions import find_instructions_in_prompts
 from .recipe import LearningRates, Recipe
 from .recipe_reading import read_recipe, recipe_from_dict, shipped_recipes
 
@@ -21,6 +30,7 @@ __all__ = [
     "FeatureCache",
     "HiComDataCollator",
     "HiComDataset",
+    "HiComPreferenceCollator",
     "HiComRowCollator",
     "HiComStreamingDataset",
     "HiComTrainer",
@@ -28,6 +38,7 @@ __all__ = [
     "LearningRates",
     "Recipe",
     "check_run",
+    "find_instructions_in_prompts",
     "read_recipe",
     "recipe_from_dict",
     "run_recipe",

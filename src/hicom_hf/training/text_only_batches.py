@@ -19,9 +19,10 @@ VISUAL_PARTS = ("compressor", "injection", "vision_head", "instruction_encoder")
 
 def use_visual_path_always(model: nn.Module, world_size: int) -> None:
     """Add the black image to batches of text, if a visual part is trained or there are several processes."""
+    inner = next(module for module in model.modules() if isinstance(module, HiComModel))
+    inner.expects_text_only = True
     trained = any(p.requires_grad and part_of(name) in VISUAL_PARTS for name, p in model.named_parameters())
     if trained or world_size > 1:
-        inner = next(module for module in model.modules() if isinstance(module, HiComModel))
         inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
 
 
