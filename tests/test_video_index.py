@@ -220,3 +220,28 @@ def test_a_frame_of_an_index_takes_32_bytes(tmp_path, name):
     index = reader._index
     arrays = {id(numbers): numbers for numbers in (index.pts, index.packets, index.places, reader.times)}.values()
     assert sum(numbers.itemsize * len(numbers) for numbers in arrays) <= 32 * 40
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video"), ("a.mkv", "libx264"), ("a.flv", "libx264")]
+)
+def test_a_seek_lands_at_the_keyframe_before_the_frame(tmp_path, monkeypatch, name, codec):
+    path, options = tmp_path / name, {"x264-params": "bframes=3:b-adapt=0:scenecut=0:keyint=20:log-level=none"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            codec, rate=25, options=options if codec == "libx264" else {"g": "20", "bf": "2"}
+        )
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for pixels in noise(150):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    every, _ = read_video(path, FrameSampling(num_frames="all"))
+    decode, num_decoded = video_decoding_hicom.StreamDecoder.decode, []
+    monkeypatch.setattr(
+        video_decoding_hicom.StreamDecoder,
+        "decode",
+        lambda self, packet: num_decoded.append(1) or decode(self, packet),
+    )
+    frames, record = read_video(path, FrameSampling(num_frames=1, start=5.0))
+    assert len(num_decoded) < 60 and not record.warnings
+    assert np.array_equal(frames, every[record.indices])

@@ -289,16 +289,26 @@ class StreamReader:
         # A container that was kept is at any place: by its tables, the first packet is found as well.
         is_kept = self._index.is_from_tables and self._is_unused and not self._at_start
         while place > 0 or (place == 0 and is_kept):
-            keyframe = self._index.keyframes[place]
-            self._container.seek(keyframe, stream=stream)
+            self._container.seek(self._index.seek_times[place], stream=stream)
             self._decoder.codec.flush_buffers()
             self._at_start = False
-            first = next(demux(self._container, stream), None)
-            landed, aimed = None if first is None else self._index.place(first.pts), self._index.place(keyframe)
-            if landed is not None and aimed is not None and landed <= (aimed if place else 0):
+            aimed = self._index.place(self._index.keyframes[place])
+            first = self._first_keyframe(stream, aimed if place else 0)
+            if first is not None:
                 self._after_seek = place > 0
                 return first
             place -= 1  # landed behind the keyframe: aim for an earlier one
+        return None
+
+    def _first_keyframe(self, stream: av.VideoStream, last: int | None) -> av.Packet | None:
+        """The first packet from here on where decoding can begin; None if it or what comes before lies behind the packet that
+        is number `last` of the file."""
+        for packet in demux(self._container, stream):
+            place = self._index.place(packet.pts)
+            if place is None or last is None or place > last:
+                return None
+            if packet.is_keyframe:
+                return packet
         return None
 
     def _should_seek(self, position: int, target: int) -> bool:

@@ -57,6 +57,7 @@ class StreamIndex:
     Attributes:
         pts: of each frame that is shown, ascending.
         keyframes: pts of the packets where decoding can begin, ascending.
+        seek_times: what a seek to each keyframe aims at: its pts, or its dts in a format that is searched by dts.
         packets: pts of each packet, ascending; those that are not shown too.
         places: which packet of the file each of `packets` is.
         break_reason: why the packets end early, None if they do not.
@@ -65,6 +66,7 @@ class StreamIndex:
 
     pts: "array[int]" = field(default_factory=_no_numbers)
     keyframes: "array[int]" = field(default_factory=_no_numbers)
+    seek_times: "array[int]" = field(default_factory=_no_numbers)
     packets: "array[int]" = field(default_factory=_no_numbers)
     places: "array[int]" = field(default_factory=_no_numbers)
     last_duration: int = 0
@@ -121,10 +123,11 @@ def index_tables(
     order = np.argsort(pts, kind="stable")
     if not (np.diff(pts[order]) > 0).all():  # two frames at one time
         return None
-    last, in_order = int(order[-1]), compact(pts[order])
+    last, in_order, keyframes = int(order[-1]), compact(pts[order]), compact(np.sort(pts[is_keyframe]))
     return StreamIndex(
         pts=in_order,
-        keyframes=compact(np.sort(pts[is_keyframe])),
+        keyframes=keyframes,
+        seek_times=keyframes,
         packets=in_order,
         places=compact(order),
         last_duration=last_duration if last == num_samples - 1 else int(decoded[last + 1] - decoded[last]),
@@ -172,7 +175,7 @@ def index_packets(container: InputContainer, stream: av.VideoStream, name: str, 
     if "avi" in formats and stream.codec_context.name in CODECS_WITHOUT_TIMES_IN_AVI:
         return StreamIndex()
     max_step = _max_clock_step(formats, stream)
-    numbers = _no_numbers()  # pts, duration and flags of each packet, one behind the other
+    numbers = _no_numbers()  # pts, duration, flags and dts of each packet, one behind the other
     last_is_corrupt, num_packets, break_reason, last_pts = False, 0, None, None
     try:
         for packet in _packets_alone(container, stream):
@@ -188,17 +191,18 @@ def index_packets(container: InputContainer, stream: av.VideoStream, name: str, 
             if last_pts is not None and abs(pts - last_pts) > max_step:
                 return StreamIndex()  # parts with a clock each: only decoding shows the order of their frames
             last_pts = pts
-            numbers.extend((pts, packet.duration or 0, packet.is_keyframe + 2 * packet.is_discard))
+            flags = packet.is_keyframe + 2 * packet.is_discard
+            numbers.extend((pts, packet.duration or 0, flags, pts if packet.dts is None else packet.dts))
     except VideoReadError:
         raise
     except READ_ERRORS as error:
         break_reason = f"the data ends: {reason(error)}"
-    walked = np.asarray(numbers).reshape(-1, 3)
+    walked = np.asarray(numbers).reshape(-1, 4)
     if len(np.unique(walked[:, 0])) < len(walked):
         return StreamIndex()  # the same time twice: parts with a clock each
     if last_is_corrupt:
         walked, break_reason = walked[:-1], "the last packet is incomplete"
-    pts, durations, flags = walked.T
+    pts, durations, flags, dts = walked.T
     is_shown = flags < 2
     if any(name in formats for name in FORMATS_WITH_DURATION):
         end = float((pts[is_shown] + durations[is_shown].astype(float)).max(initial=0.0))
@@ -206,10 +210,12 @@ def index_packets(container: InputContainer, stream: av.VideoStream, name: str, 
     if any(name in formats for name in FORMATS_WITH_FRAME_COUNT) and stream.frames > num_packets:
         break_reason = f"the header promises {stream.frames} frames, {num_packets} are in the file"
     order = np.argsort(pts, kind="stable")
-    shown = order[is_shown[order]]
+    shown, keyframes = order[is_shown[order]], order[(flags[order] & 1) == 1]
+    is_searched_by_dts = any(name in formats for name in FORMATS_THAT_CHANGE_CLOCKS)
     return StreamIndex(
         pts=compact(pts[shown]),
-        keyframes=compact(pts[order[(flags[order] & 1) == 1]]),
+        keyframes=compact(pts[keyframes]),
+        seek_times=compact((dts if is_searched_by_dts else pts)[keyframes]),
         packets=compact(pts[order]),
         places=compact(order),
         last_duration=int(durations[shown[-1]]) if len(shown) else 0,
