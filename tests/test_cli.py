@@ -113,6 +113,7 @@ def test_the_choices_of_arguments_are_those_of_the_library():
 
     assert arguments.DTYPES == loading.DTYPES
     assert get_args(loading.Quantization) == arguments.QUANTIZATIONS
+    assert get_args(loading.Compile) == arguments.COMPILE
     assert sorted(arguments.SELECTION_RULES) == sorted(RULES)
     assert build_data.FORMATS == export.FORMATS
     assert build_data.STAGES == building.STAGES

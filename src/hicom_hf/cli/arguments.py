@@ -12,6 +12,7 @@ SAFE_TO_PRINT = {code: shown for code, shown in CONTROL_CHARACTERS.items() if ch
 MODEL_HELP = "hicom-tiny, a folder, a Hub repo id (OWNER/NAME, OWNER/NAME@REVISION), or the folder of a LoRA adapter"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "int8")
+COMPILE = ("auto", "on", "off")
 SELECTION_RULES = ("question", "mixture", "uniform")
 
 
@@ -50,8 +51,12 @@ def add_model_arguments(
     )
     group.add_argument(
         "--compile",
-        action="store_true",
-        help="compile the step of decoding: slower for the first answer, faster afterwards",
+        nargs="?",
+        choices=COMPILE,
+        const="on",
+        default="auto",
+        help="the step of decoding: auto (default) compiles it on a GPU in half precision once that pays, on (or --compile "
+        "alone) with the first answer, off never",
     )
 
 

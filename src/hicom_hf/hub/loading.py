@@ -19,13 +19,19 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.torch_version import TorchVersion
-from transformers import AutoConfig, BitsAndBytesConfig, CompileConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_bitsandbytes_available, is_peft_available
 
+from ..modeling.compiling_hicom import (
+    FIRST_COMPILING,
+    CompileWhenItPays,
+    compile_decoding,
+    reason_not_to_compile,
+    this_torch_compiles,
+)
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.parts_hicom import ADAPTED, still_untrained
@@ -39,9 +45,9 @@ WEIGHTS_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json
 MAX_LAYERS = 10_000  # of a tower or LLM; far above every model
 MAX_NAMES = 3  # of weights, in a message
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-FIRST_COMPILING = "2.7"  # torch; under 2.6.0, transformers' own code does not compile
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # how accelerate spreads a model
 Quantization = Literal["nf4", "int8"]
+Compile = Literal["auto", "on", "off"]
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
@@ -144,7 +150,7 @@ def load_model(
     *,
     device_map: str | dict[str, Any] | None = None,
     quantize: Quantization | None = None,
-    compile: bool = False,
+    compile: Compile | bool = False,
 ) -> HiComForConditionalGeneration:
     """A HICom model with all its weights, in evaluation mode.
 
@@ -156,7 +162,8 @@ def load_model(
         attn_implementation: as in transformers; None lets it choose.
         device_map: as in transformers, such as "auto" for several GPUs; in place of `device`. Needs accelerate.
         quantize: "nf4" or "int8" keeps the LLM in 4 or 8 bits; SigLIP, compressor and `lm_head` stay. Needs bitsandbytes.
-        compile: `generate` writes into a cache of fixed size and compiles its decoding step on first use.
+        compile: True or "on": `generate` writes into a cache of fixed size and compiles its decoding step on first use; "auto":
+            once that pays, see `CompileWhenItPays`; False or "off": never.
 
     Raises:
         FileNotFoundError: there is no such folder, or no weights in it.
@@ -180,8 +187,10 @@ def load_model(
     if device_map is None and quantize is None:
         cast(nn.Module, loaded).to(target)  # transformers' own `to` is untyped
     check_finite(loaded, place)
-    if compile:
-        _compile_decoding(loaded)
+    if compile in (True, "on"):
+        compile_decoding(loaded)
+    elif compile == "auto" and reason_not_to_compile(loaded) is None:
+        loaded.compile_rule = CompileWhenItPays()
     return loaded.eval()
 
 
@@ -190,7 +199,7 @@ def check_options(
     device_map: str | dict[str, Any] | None = None,
     quantize: str | None = None,
     attn_implementation: str | None = None,
-    compile: bool = False,
+    compile: str | bool = False,
 ) -> torch.device:
     """Refuse options of `load_model` that cannot be, before anything is read.
 
@@ -208,12 +217,14 @@ def check_options(
         )
     if quantize is not None and quantize not in get_args(Quantization):
         raise ValueError(f"quantize must be one of {', '.join(get_args(Quantization))}, got {quantize!r}")
+    if not isinstance(compile, bool) and compile not in get_args(Compile):
+        raise ValueError(f"compile must be one of {', '.join(get_args(Compile))}, got {compile!r}")
     quantization_config(cast(Quantization | None, quantize))
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
         choose_device(device_map, "device_map", (*DEVICE_MAPS, "cpu", "cuda", "cuda:1", "mps"))
     if attn_implementation is not None:
         _check_attention(attn_implementation)
-    if compile and TorchVersion(torch.__version__) < FIRST_COMPILING:
+    if compile in (True, "on") and not this_torch_compiles():
         raise ValueError(
             f"compile needs torch {FIRST_COMPILING} or newer, because transformers' code does not compile under "
             f"{torch.__version__}; leave it out, or install a newer torch"
@@ -301,14 +312,6 @@ def _add_adapter(model: HiComForConditionalGeneration, adapter: str, merge: bool
             return adapted.merge_and_unload() if merge else adapted.get_base_model()
     except (*WRONG_VALUES, OSError, SafetensorError, UnpicklingError) as error:
         raise ValueError(f"{adapter}: the adapter cannot be loaded: {message_of(error)}") from error
-
-
-def _compile_decoding(model: HiComForConditionalGeneration) -> None:
-    """Let `generate` compile the step of decoding, over a cache whose size does not change; on CPUs as well."""
-    settings = CompileConfig()
-    settings._compile_all_devices = True  # pyright: ignore[reportAttributeAccessIssue] transformers annotates it as None
-    model.generation_config.cache_implementation = "static"
-    model.generation_config.compile_config = settings
 
 
 def check_finite(model: nn.Module, source: object) -> None:

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any
 
 from ..assets import model_note
-from ..hub.loading import Quantization, check_fits, check_options, load_config, load_model, load_processor
+from ..hub.loading import Compile, Quantization, check_fits, check_options, load_config, load_model, load_processor
 from ..hub.places import ModelPlace, find_model
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
@@ -87,7 +87,7 @@ class HiComSession:
         device_map: str | dict[str, Any] | None = None,
         quantize: Quantization | None = None,
         attn_implementation: str | None = None,
-        compile: bool = False,
+        compile: Compile | bool = "auto",
         **options: Any,
     ) -> "HiComSession":
         """Load a model with its processor.
@@ -100,7 +100,8 @@ class HiComSession:
             device_map: as in transformers, such as "auto" for several GPUs; in place of `device`.
             quantize: "nf4" or "int8" keeps the LLM in 4 or 8 bits.
             attn_implementation: as in transformers; None lets it choose.
-            compile: compile the decoding step on first use; this pays off for many questions.
+            compile: the decoding step: "auto" compiles it on a GPU once that pays, "on" (or True) on first use, "off" (or False)
+                never. Compiled, answers in half precision may differ at near ties.
             **options: of `HiComSession`.
 
         Raises:

@@ -14,6 +14,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.utils import GenerationMixin
 
 from .backbone_hicom import HiComModel
+from .compiling_hicom import CompileWhenItPays
 from .configuration_hicom import HiComConfig
 from .outputs_hicom import HiComVisualOutput
 
@@ -55,6 +56,7 @@ class HiComGenerationMixin(GenerationMixin):
 
     config: HiComConfig
     model: HiComModel
+    compile_rule: CompileWhenItPays | None = None
 
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
         """As in transformers; rows may be padded on either side, as `attention_mask` shows; the output is padded left.
@@ -90,10 +92,14 @@ class HiComGenerationMixin(GenerationMixin):
                 inputs = inputs.gather(1, order.to(inputs.device))
             if embeds is not None:
                 kwargs["inputs_embeds"] = embeds.gather(1, order[..., None].expand_as(embeds))
-        if inputs is not None:
-            return super().generate(inputs, *args, **kwargs)
-        # transformers takes the number of rows from the first tensor among the arguments: it must not be packed frames.
-        return super().generate(None, *args, **{"inputs_embeds": kwargs.pop("inputs_embeds", None), **kwargs})
+        if inputs is None:
+            # transformers takes the number of rows from the first tensor among the arguments: it must not be packed frames.
+            kwargs = {"inputs_embeds": kwargs.pop("inputs_embeds", None), **kwargs}
+        output = super().generate(inputs, *args, **kwargs)
+        if self.compile_rule is not None:
+            sequences = output if isinstance(output, torch.Tensor) else output.sequences
+            self.compile_rule.count(self, sequences.shape[1] - (0 if inputs is None else inputs.shape[1]))
+        return output
 
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor, model_kwargs, model_input_name, generation_config

@@ -22,6 +22,7 @@ from typing import Any
 from ..hub.files import file_fingerprint
 from ..hub.processes import leave_signals_to_the_parent
 from ..inference.session import DEFAULT_CACHE_BYTES, HiComSession
+from ..modeling.compiling_hicom import CompileWhenItPays
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import MediaBounds
 from .admission import Admission
@@ -59,6 +60,9 @@ class EngineSettings:
     def open(self) -> Engine:
         """Load the model, and start the engine."""
         session = HiComSession.load(self.model, **self.loading, cache_bytes=self.cache_bytes, cache_dir=self.cache_dir)
+        if session.model.compile_rule is not None:  # a server answers many: the first client waits, and none later
+            session.model.compile_rule = CompileWhenItPays(steps=0)
+            session.model.compile_rule.count(session.model, 0)
         return Engine(
             session,
             access=self.access,

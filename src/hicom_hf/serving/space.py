@@ -187,7 +187,7 @@ def run_space(model: str | None, gpu: Any = None) -> None:
         from .web import launch_page  # gradio reads the variable when it is imported
         from .zero_gpu import ZeroGPUEngine
 
-        session = HiComSession.load(model, device="auto" if gpu is None else "cuda")
+        session = HiComSession.load(model, device="auto" if gpu is None else "cuda", compile="off")
         access = MediaAccess.guarded(allowed_local_media_path=[uploads, FOLDER])
         if gpu is None:
             engine: Engine = Engine(session, access=access, keep_pictures=True)
