@@ -1,5 +1,6 @@
 """Fixtures: tiny random models and small real videos, all made here, nothing downloaded."""
 
+import gc
 import os
 
 import pytest
@@ -11,8 +12,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure(config):
+    os.fsync = lambda descriptor: None  # it matters when the machine dies, not the process
     if os.environ.get("PYTEST_XDIST_WORKER"):
         torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session):
+    # Modules of torch and transformers are a million objects; each start of a trainer would search them for garbage, 0.3 s.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Training draws no picture of its curves, which takes 0.2 s a run; tests/test_held_out.py looks at them."""
+    monkeypatch.setattr("hicom_hf.training.run.draw_curves", lambda history, path: False)
 
 
 @pytest.fixture(scope="session")

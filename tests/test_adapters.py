@@ -22,6 +22,7 @@ from hicom_hf.training.run import build_trainer, run_recipe, save_finished
 from hicom_hf.training.stages import set_trainable
 from hicom_hf.training.trainer_arguments import training_arguments
 
+pytestmark = pytest.mark.usefixtures("no_curves")
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 RATES = {"compressor": 1e-2, "injection": 1e-2, "language_model": 1e-2}
 

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from started import Started, hicom
 
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
@@ -137,14 +135,12 @@ def test_after_kill_9_nothing_is_asked_twice(films, scenes, output_dir, tmp_path
         file = tmp_path / "build.yaml"
         settings = settings_of(films, output_dir, server.base_url, max_in_flight=1)
         file.write_text(yaml.safe_dump(settings.to_dict()))
-        command = [sys.executable, "-m", "hicom_hf", "build-data", "run", str(file)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and server.answered.total() < num_answers:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with Started(hicom, "build-data", "run", file) as process:
+            while process.is_alive and server.answered.total() < num_answers:
+                time.sleep(0.02)
+            process.kill()
         kept = {path for path in output_dir.glob("captions-*/*/*.json")}
-        assert main(command[3:]) == 0
+        assert main(["build-data", "run", str(file)]) == 0
         build = Build(settings)
         assert all(are_true(build, films)) and kept <= set(output_dir.glob("captions-*/*/*.json"))
         assert not list(output_dir.rglob("*.unfinished*"))

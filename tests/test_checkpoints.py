@@ -1,5 +1,6 @@
 """Interrupted and resumed training equals uninterrupted training, and nothing half-written is ever taken up."""
 
+import itertools
 import json
 import os
 import random
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from started import processes
 from torch.utils.data import Subset
 from training_runs import (
     encoder_of,
     losses_of,
-    processes,
     recipe,
     recipe_values,
     run_quietly,
@@ -44,9 +45,11 @@ from hicom_hf.training.checkpoints import (
     remove_old_checkpoints,
 )
 from hicom_hf.training.recipe import LearningRates
+from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import run_recipe
 from hicom_hf.training.trainer import HiComTrainer
 
+pytestmark = pytest.mark.usefixtures("no_curves")
 NUM_STEPS = 6
 CHANGES = {"max_steps": NUM_STEPS, "checkpoints": {"every": 1, "keep": 3}, "logging": {"every": 2}}
 VARIANTS = {
@@ -55,14 +58,6 @@ VARIANTS = {
     "everything": ("instruction_tuning", {"gradient_checkpointing": True}),
     "adapters with dropout": ("instruction_tuning", {"lora": {"rank": 2, "alpha": 4, "dropout": 0.3}}),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_disk():
-    """Forcing files to disk takes most of these tests' time, and matters when the machine dies, not the process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.os, "fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -216,35 +211,27 @@ def test_a_full_disk_stops_training_with_the_last_checkpoint_whole_and_named(
     assert_same(tmp_path, expected)
 
 
-def kill_and_resume(values: dict, kills: int) -> int:
-    """Start a run again and again, each time killed at a random moment of its way; the number of times it was killed.
+def run_until_killed(values: dict, moment: int) -> None:
+    """What a started process does: run a recipe, and kill itself when it forces a file to disk for the `moment`-th time."""
+    forced = itertools.count(1)
+    run_quietly(values, fsync=lambda _: next(forced) == moment and os.kill(os.getpid(), signal.SIGKILL))
 
-    The moment is counted in checkpoints begun, so that a run on a fast machine is killed, too.
-    """
-    killed, chance = 0, random.Random(0)
-    output_dir = Path(values["output_dir"])
-    while not (output_dir / "model").exists():
-        process = processes().Process(target=run_quietly, args=(values,))
+
+def kill_and_resume(values: dict, kills: int) -> None:
+    """Start a run again and again, `kills` times killed at a random moment of writing its checkpoints."""
+    chance = random.Random(0)
+    for _ in range(kills):
+        process = processes().Process(target=run_until_killed, args=(values, chance.randint(1, 40)))
         process.start()
-        if killed < kills:
-            last = last_checkpoint(output_dir)
-            begun = (0 if last is None else int(last.name.removeprefix("checkpoint-"))) + chance.randint(1, 2)
-            moment = [output_dir / f"checkpoint-{begun}", output_dir / UNFINISHED / f"checkpoint-{begun}"]
-            while process.is_alive() and not any(path.exists() for path in moment):
-                time.sleep(0.001)
-            process.join(chance.uniform(0, 0.03))
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
-                killed += 1
         process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-    return killed
+        assert process.exitcode == -signal.SIGKILL
+    run_recipe(recipe_from_dict(values))
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_losses_and_weights(kills, start, uninterrupted, tmp_path):
     values = recipe_values("conditional_pretraining", *start, tmp_path, **CHANGES)
-    assert kill_and_resume(values, kills) > 0
+    kill_and_resume(values, kills)
     assert_same(tmp_path, uninterrupted("compressor"))
 
 
@@ -253,7 +240,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_losses_and_weights(ki
 def test_other_runs_killed_at_random_moments_do_so_as_well(variant, start, uninterrupted, tmp_path):
     stage, changes = VARIANTS[variant]
     values = recipe_values(stage, *start, tmp_path, **{**CHANGES, **changes})
-    assert kill_and_resume(values, kills=5) > 0
+    kill_and_resume(values, kills=5)
     assert_same(tmp_path, uninterrupted(variant))
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from shared_data import VIDEOS_DIR, needs_videos
+from started import Started, hicom
 from video_files import write_audio, write_corrupted_video, write_frame_folder, write_truncated_video, write_video
 
 import hicom_hf.cli
@@ -268,10 +269,9 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys):
 
 
 def test_a_reader_that_has_gone_ends_the_command_quietly(folder):
-    command = [sys.executable, "-m", "hicom_hf", "inspect", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdout.close()
-        errors = process.stderr.read()
+    with Started(hicom, "inspect", folder) as process:
+        process.out.close()
+        errors = process.err.read()
         assert process.wait() == 1
     assert "Traceback" not in errors and "Broken" not in errors
 
@@ -453,24 +453,18 @@ def test_what_could_command_a_terminal_is_not_sent_to_it(capsys):
     assert capsys.readouterr().out == "red\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}\n\tcar\ufffd"
 
 
-def test_a_repo_id_is_found_in_the_hub_cache_without_a_network(folder, video, tmp_path):
-    repo, commit = tmp_path / "hub" / "models--somebody--hicom", "a" * 40
+def test_a_repo_id_is_found_in_the_hub_cache_without_a_network(folder, video, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo, commit = tmp_path / "models--somebody--hicom", "a" * 40
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(commit)
     shutil.copytree(folder, repo / "snapshots" / commit)
-    code = (
-        "from hicom_command import main; import sys; model = 'somebody/hicom'; "
-        "sys.argv[1:] = ['inspect', model]; inspected = main(); "
-        f"sys.argv[1:] = ['ask', {str(video)!r}, 'What is it?', '--model', model, '--max-new-tokens', '3']; "
-        "sys.exit(inspected or main())"
-    )
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(
+    assert main(["inspect", "somebody/hicom"]) == 0
+    assert capsys.readouterr().out.startswith(
         "somebody/hicom: HICom, paper formulation, 353.10 k parameters (F32), 1.43 MB in 1 file"
     )
-    assert "35 visual tokens for 588 patches" in done.stderr
+    assert main(["ask", str(video), "What is it?", "--model", "somebody/hicom", "--max-new-tokens", "3"]) == 0
+    assert "35 visual tokens for 588 patches" in capsys.readouterr().err
 
 
 @needs_videos

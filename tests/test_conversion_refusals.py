@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from official_checkpoints import DIRECT, TOWER, base_llm, checkpoint, convert, nothing_is_left, projector_run, weights
 from safetensors.torch import save_file
+from started import Started
 from test_hub import files_in
 
 from hicom_hf.conversion import UnreleasedOptionError
@@ -245,27 +243,21 @@ def test_the_source_is_not_overwritten(tmp_path):
     assert "mm_projector_type" in json.loads((source / "config.json").read_text())
 
 
-CHILD = """
-import sys, time
-from hicom_hf.conversion import convert_official_checkpoint
+def convert_up_to_the_first_shard(source, destination):
+    """What a started process does: it says that it begins to write, and waits to be killed."""
 
-def slowly(line):
-    print(line, flush=True)
-    time.sleep(60)
+    def progress(line):
+        print(line, flush=True)
+        signal.pause()
 
-convert_official_checkpoint(sys.argv[1], sys.argv[2], vision_tower=sys.argv[3], max_shard_size="300KB", progress=slowly)
-"""
+    convert(source, destination, max_shard_size="300KB", progress=progress)
 
 
 def test_a_killed_conversion_leaves_no_destination_and_the_next_one_cleans_up(tmp_path):
-    command = [sys.executable, "-c", CHILD, str(DIRECT / "checkpoint"), str(tmp_path / "hicom"), str(TOWER)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout.readline().startswith("writing model-00001")
-        process.send_signal(signal.SIGKILL)
+    with Started(convert_up_to_the_first_shard, DIRECT / "checkpoint", tmp_path / "hicom") as process:
+        assert process.out.readline().startswith("writing model-00001")
     assert not (tmp_path / "hicom").exists()
     [left] = tmp_path.iterdir()
     assert left.name.startswith("hicom.unfinished-") and f"-{process.pid}-" in left.name
-    while os.path.exists(f"/proc/{process.pid}"):
-        time.sleep(0.01)
     convert(DIRECT / "checkpoint", tmp_path / "hicom")
     assert nothing_is_left(tmp_path, "hicom")

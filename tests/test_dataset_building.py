@@ -2,15 +2,13 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from started import Started, hicom
 from video_files import write_video as write_numbered_video
 
 from hicom_hf.cli.main import main
@@ -258,15 +256,13 @@ def files_of(folder):
 def test_a_killed_run_loses_nothing_but_the_item_in_flight(built, films, tmp_path, seconds):
     file = tmp_path / "build.yaml"
     file.write_text(yaml.safe_dump(settings_of(films[0], tmp_path / "out").to_dict()))
-    command = [sys.executable, "-m", "hicom_hf", "build-data", "run", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "out").glob("probe-*")):
-        time.sleep(0.05)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Started(hicom, "build-data", "run", file) as process:
+        while process.is_alive and not list((tmp_path / "out").glob("probe-*")):
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.kill()
     before = files_of(tmp_path / "out")
-    assert main(command[3:]) == 0
+    assert main(["build-data", "run", str(file)]) == 0
     after = files_of(tmp_path / "out")
     assert {path: after[path] for path in before if "unfinished" not in str(path)}.items() <= after.items()
     assert after == files_of(built.output_dir)

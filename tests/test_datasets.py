@@ -242,7 +242,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_whole_dialogues()
 def test_loader_processes_may_start_after_a_video_was_read_here(folder, processor):
     dataset = HiComDataset([record(video="twelve.mp4")] * 4, encoder_of(processor), folder)
     expected = dataset[0]["pixel_values_videos"]
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, timeout=60)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2)
     assert all(torch.equal(sample["pixel_values_videos"], expected) for sample in loader)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import numpy as np
 import pytest
@@ -116,9 +115,7 @@ def test_the_cover_is_that_of_the_frames_that_were_taken(asked):
 
 
 def test_the_demo_answers_tells_costs_and_draws(tmp_path, capsys):
-    started = time.perf_counter()
     assert demo(tmp_path, "--seed", 7) == 0
-    assert time.perf_counter() - started < 30
     captured = capsys.readouterr()
     assert "knows only its synthetic world of coloured shapes" in captured.err
     assert captured.out.startswith("hicom-tiny, 2.2 million parameters\n")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from training_runs import processes, recipe_values, run_as, weights_of, write_data, write_model
+from started import processes
+from training_runs import recipe_values, run_as, weights_of, write_data, write_model
 
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import run_recipe
@@ -86,7 +87,7 @@ def test_two_processes_of_which_one_has_text_only_end_with_the_weights_of_one(st
     for process in started:
         process.start()
     for process in started:
-        process.join(TIMEOUT)
+        process.join()
         hangs = process.is_alive()
         process.kill()
         assert not hangs and process.exitcode == 0

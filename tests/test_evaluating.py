@@ -287,11 +287,9 @@ def test_the_next_videos_are_read_while_the_model_works_on_one(session, path, tm
     marks = [tmp_path / str(number) for number in range(3)]
     reading = read_ahead(session.processor, [(Marking(path, mark), {"num_frames": 2}) for mark in marks], workers)
     next(reading)
-    for _ in range(600):  # nothing is asked for meanwhile
-        if marks[1].exists():
-            break
-        time.sleep(0.05)
-    assert marks[1].exists() and len(list(reading)) == 2
+    while not marks[1].exists():  # nothing is asked for meanwhile
+        time.sleep(0.01)
+    assert len(list(reading)) == 2
 
 
 @pytest.mark.slow

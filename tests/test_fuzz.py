@@ -1,26 +1,22 @@
 """Damaged and hostile inputs of every kind give a right value, a warning or a clear error, within 2 GB and 20 s; see `fuzz/`."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from fuzz.cases import KINDS, Case, problem
 from fuzz.forked import Outcome
+from fuzz.run import main
+from started import Started
 
-TESTS = Path(__file__).parent
 TIMES_FOR_10000 = -(-10_000 // sum(number for _, number in KINDS.values()))
 
 
 def run_fuzz(*arguments):
     # A process of its own, with one thread: forks of a process with threads may wait for a lock that nobody holds.
-    paths = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "fuzz.run", *map(str, arguments)]
-    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
+    with Started(main, [str(argument) for argument in arguments]) as process:
+        lines = process.out.read()
+        assert process.wait() == 0, lines[-6000:] + process.err.read()[-2000:]
+    return lines
 
 
 def test_crashes_hangs_foreign_errors_and_nameless_ones_are_problems():

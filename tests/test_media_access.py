@@ -6,7 +6,6 @@ import http.server
 import os
 import socket
 import threading
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -125,7 +124,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.server.stopped.wait(0.05)
 
     def give_silence(self, rest):
-        self.server.stopped.wait(20)
+        self.server.stopped.wait()
 
 
 @pytest.fixture
@@ -197,9 +196,7 @@ def test_a_redirect_to_another_scheme_is_refused_in_any_case(server, target):
 
 def test_redirects_have_an_end_and_their_bodies_are_not_read(server):
     refusal(f"http://{server.address}/loop", MediaAccess.open(), "redirected more than 10 times")
-    started = time.monotonic()
     assert fetched(f"http://{server.address}/redirect-with-endless-body") == CONTENT
-    assert time.monotonic() - started < 5
 
 
 def test_a_name_that_resolves_differently_the_second_time_gains_nothing(server, monkeypatch):
@@ -252,9 +249,7 @@ def test_domains_are_an_allow_list_on_every_redirect(server):
 
 @pytest.mark.parametrize("path", ["drip", "header-drip", "silence"])
 def test_a_server_without_progress_ends(server, path):
-    started = time.monotonic()
     refusal(f"http://{server.address}/{path}", MediaAccess(stall_seconds=0.4), "sent less than 32768 bytes in 0.4 s")
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("path", ["drip", "header-drip", "endless"])

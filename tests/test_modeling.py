@@ -156,7 +156,7 @@ def test_cached_logits_equal_a_full_forward(model, singles):
 
 
 def test_streaming_gives_the_same_text(model, processor, singles):
-    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=60)
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True)
     expected = processor.tokenizer.decode(greedy(model, singles[0])[0])
     model.generate(**singles[0], max_new_tokens=6, do_sample=False, streamer=streamer)
     assert "".join(streamer) == expected

@@ -12,6 +12,8 @@ from hicom_hf.training.packing import check_packing
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import check_packages, run_recipe
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):

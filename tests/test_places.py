@@ -70,7 +70,7 @@ def test_a_repo_may_have_a_revision(folder, tmp_path):
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code, str(example_videos()[0])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("somebody/hicom@v1.0: HICom, paper formulation, 353.10 k parameters")
     assert "error: somebody/hicom@v2.0: there is no such folder, and no such Hub repo could be read" in done.stderr

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_runs import encoder_of, processes, recipe, recipe_values, write_data, write_model
+from started import processes
+from training_runs import encoder_of, recipe, recipe_values, write_data, write_model
 
 from hicom_hf import HiComProcessor
 from hicom_hf.data import record_index
@@ -20,6 +21,8 @@ from hicom_hf.data.mixtures import SamplingStrategy
 from hicom_hf.data.record_index import MappedRecords
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import build_dataset, run_recipe
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,14 @@
 
 import base64
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+from started import Started, hicom
 
 from hicom_hf.assets import example_videos
 from hicom_hf.cli.arguments import media_access, media_bounds
@@ -33,25 +31,13 @@ def chat(question, url=URL):
     return [{"role": "user", "content": content}]
 
 
-class Process:
+class Server(Started):
     """A running `hicom serve`."""
 
     def __init__(self, *arguments):
-        command = [
-            sys.executable,
-            "-m",
-            "hicom_hf.cli.main",
-            "serve",
-            "--port",
-            "0",
-            "--workers",
-            "0",
-            *map(str, arguments),
-        ]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        super().__init__(hicom, "serve", "--port", 0, "--workers", 0, *arguments)
         self.lines = []
-        for line in self.process.stderr:
+        for line in self.err:
             self.lines.append(line)
             if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
                 self.address = found[1]
@@ -59,7 +45,7 @@ class Process:
         raise AssertionError("".join(self.lines))
 
     def get(self, path):
-        with urllib.request.urlopen(self.address + path, timeout=30) as response:
+        with urllib.request.urlopen(self.address + path, timeout=600) as response:
             return response.read().decode()
 
     def metric(self, name):
@@ -67,30 +53,22 @@ class Process:
 
     def client(self, **options):
         return openai.OpenAI(
-            base_url=f"{self.address}/v1", api_key=options.pop("api_key", "none"), timeout=60, **options
+            base_url=f"{self.address}/v1", api_key=options.pop("api_key", "none"), timeout=600, **options
         )
 
     def terminate(self):
-        self.process.send_signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     def end(self):
-        _, rest = self.process.communicate(timeout=60)
-        self.lines += rest.splitlines()
-        return self.process.returncode
-
-
-def close(server):
-    if server.process.poll() is None:
-        server.process.kill()
-    server.process.communicate()
+        self.lines += self.err.read().splitlines()
+        return self.wait()
 
 
 @pytest.fixture(scope="module")
 def server():
     """hicom-tiny, with a key; no model is named."""
-    server = Process("--api-key", "secret", "--dtype", "float32", "--device", "cpu")
-    yield server
-    close(server)
+    with Server("--api-key", "secret", "--dtype", "float32", "--device", "cpu") as server:
+        yield server
 
 
 @pytest.fixture
@@ -103,9 +81,8 @@ def endless(tmp_path):
     model.config.text_config.max_position_embeddings = 10**9
     save_hub_folder(model, session.processor, tmp_path / "model")
     limits = ("--max-new-tokens", ENDLESS, "--max-seconds", 10**6)
-    server = Process(tmp_path / "model", "--served-model-name", "endless", *limits)
-    yield server
-    close(server)
+    with Server(tmp_path / "model", "--served-model-name", "endless", *limits) as server:
+        yield server
 
 
 def test_the_openai_client_asks_and_streams(server):

@@ -343,8 +343,7 @@ def test_a_full_queue_is_429_with_retry_after(endless):
     with open_client(endless, limits=Limits(max_queue=2)) as client, concurrent.futures.ThreadPoolExecutor(2) as pool:
         endless.lock.acquire()
         running = [pool.submit(client.post, PATH, json=body(user("a"))) for _ in range(2)]
-        deadline = time.monotonic() + 30
-        while client.engine.num_inside < 2 and time.monotonic() < deadline:
+        while client.engine.num_inside < 2:
             time.sleep(0.01)
         refused = client.post(PATH, json=body(user("a")))
         endless.lock.release()

@@ -3,7 +3,6 @@
 import base64
 import gc
 import os
-import threading
 import time
 from concurrent.futures import wait
 
@@ -74,9 +73,8 @@ def held(engine):
 
 
 def until(condition):
-    deadline = time.monotonic() + 30
+    """Waits for it; the time limit of a test ends what never happens."""
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 30 s"
         time.sleep(0.01)
 
 
@@ -180,15 +178,12 @@ def test_more_requests_than_the_queue_holds_are_refused(session, path):
 
 def test_a_cancelled_answer_ends_at_the_next_token_and_the_others_go_on(session, path):
     long = Settings(max_new_tokens=300)
-    began = threading.Event()
     with open_engine(session) as engine:
         lock = held(engine)
-        left = engine.submit(asked("a", path, settings=long), lambda number, text: began.set())
+        left = engine.submit(asked("a", path, settings=long), lambda number, text: left.cancel())
         stays = engine.submit(asked("b", path, settings=long))
         until(lambda: left.slots and stays.slots)
         lock.release()
-        assert began.wait(30)
-        left.cancel()
         assert left.future.result().answers[0].num_new_tokens < 300
         assert stays.future.result().answers[0].num_new_tokens == 300
         assert engine.statistics.cancelled == 1
@@ -203,7 +198,7 @@ def test_a_waiting_request_that_is_cancelled_leaves_the_queue_at_once(session, p
         until(lambda: engine._waiting)
         second.cancel()
         with pytest.raises(RequestCancelled, match="the client has left"):
-            second.future.result(timeout=5)
+            second.future.result()
         assert engine.num_inside == 1
         lock.release()
         assert first.future.result().texts

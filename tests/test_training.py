@@ -18,10 +18,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from started import processes
 from training_runs import (
     encoder_of,
     losses_of,
-    processes,
     recipe,
     recipe_values,
     run_as_second,
@@ -52,6 +52,7 @@ from hicom_hf.training.text_only_batches import add_unseen_image
 from hicom_hf.training.trainer import HiComTrainer
 from hicom_hf.training.trainer_arguments import sharding_arguments, training_arguments
 
+pytestmark = pytest.mark.usefixtures("no_curves")
 STAGES = ("alignment", "conditional_pretraining", "instruction_tuning")
 TOWERS = {"vision_head": 2e-6, "instruction_encoder": 2e-6}
 

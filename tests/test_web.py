@@ -21,18 +21,19 @@ from hicom_hf.serving.requests import Limits, Settings
 from hicom_hf.shapes import Scene, render
 from hicom_hf.shapes.writing import write_video
 
-pytest.importorskip("gradio", reason="the extra web is not installed")
-
-from gradio import networking
-
-from hicom_hf.serving.page import Page, plain, timeline
-from hicom_hf.serving.web import launch_page
-
 QUESTION = "What colour is the ring?"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gradio():
+    """Imported by the process that runs these tests only, since it takes seconds."""
+    return pytest.importorskip("gradio", reason="the extra web is not installed")
 
 
 @pytest.fixture(scope="module")
 def page():
+    from hicom_hf.serving.page import Page
+
     session = HiComSession.load(dtype="float32", device="cpu")
     access = MediaAccess.guarded(allowed_local_media_path=FOLDER)
     limits = Limits(max_new_tokens=10**8, max_seconds=1e9)
@@ -122,6 +123,8 @@ def test_errors_are_texts_of_the_page(page, tmp_path):
 
 
 def test_what_people_write_is_no_markup():
+    from hicom_hf.serving.page import plain, timeline
+
     assert plain("<b>*x*</b> [a](b)") == "\\<b\\>\\*x\\*\\</b\\> \\[a\\]\\(b\\)"
     record = SelectionRecord("question", "question", "<i>", 9, None, (1,), (0.5,), (), ())
     assert "<i>" not in timeline(record, 2.0) and "&lt;i&gt;" in timeline(record, 2.0)
@@ -158,7 +161,7 @@ def test_the_command_shows_the_page_offline_and_deletes_uploads_at_its_end(tmp_p
         for line in process.stdout:
             if "http://127.0.0.1:7867" in line:
                 break
-        with urllib.request.urlopen("http://127.0.0.1:7867", timeout=60) as response:
+        with urllib.request.urlopen("http://127.0.0.1:7867", timeout=600) as response:
             content = response.read().decode()
         process.terminate()
     assert "HICom: hicom-tiny" in content and "fonts.googleapis" not in content
@@ -176,6 +179,10 @@ def film(tmp_path_factory):
 @pytest.fixture(scope="module")
 def site():
     """The page on its engine, in this process."""
+    from gradio import networking
+
+    from hicom_hf.serving.web import launch_page
+
     networking.url_ok = lambda url: True  # it gives itself 3 seconds, which a loaded machine exceeds
     folders = [FOLDER, tempfile.gettempdir()]
     limits = Limits(max_seconds=1e9)

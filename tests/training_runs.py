@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -103,20 +102,13 @@ def losses_of(output_dir: Path) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry]
 
 
-def processes():
-    """Starts processes that have everything imported already; one server for all tests."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["hicom_hf.training.run"])
-    return context
-
-
-def run_quietly(values: dict) -> None:
+def run_quietly(values: dict, fsync=lambda descriptor: None) -> None:
     """What a started process does: run a recipe."""
     from hicom_hf.training.run import run_recipe
 
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
-    os.fsync = lambda descriptor: None  # it matters when the machine dies, not the process
+    os.fsync = fsync  # it matters when the machine dies, not the process
     run_recipe(recipe_from_dict(values))
 
 

@@ -18,13 +18,13 @@ from .cases import KINDS, problem
 from .forked import run
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Runs the kinds that are named, prints a line for each and the problems."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--times", type=int, default=1, help="how many times the quick number of cases")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     num_problems = 0
     for kind in args.kinds or KINDS:
