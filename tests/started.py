@@ -76,6 +76,6 @@ def _run(function: Callable[..., int | None], arguments: tuple, out: Connection,
         os.dup2(writer.fileno(), number)
         writer.close()
     # Those of before may have been files, and be at a place in them.
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     torch.set_num_threads(1)
     sys.exit(function(*arguments))
