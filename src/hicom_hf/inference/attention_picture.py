@@ -5,6 +5,7 @@ Drawn with Pillow alone. Letters: T frames, H/W patch rows and columns.
 Source: paper, figure 6.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -254,9 +255,8 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: f
     """As much of a text as has room."""
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..." if text else ""
+    room = bisect_right(range(1, len(text)), width, key=lambda count: font.getlength(text[:count] + "..."))
+    return text[:room].rstrip() + "..." if room else ""
 
 
 def _check(frames: np.ndarray, times: Sequence[float], explained: Sequence[Explained]) -> None:
