@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PAPER_CLIP_SECONDS = 25.67  # mean length of a clip: paper, table 1
 # CPU seconds of one core per hour of 720p video at 24 frames per second, without the embedder (benchmarks/building_data.py).
 PROBE_SECONDS, WATCH_SECONDS, CUT_SECONDS = 0.9, 363, 680
+# Of one core, with vectors of 1,152 numbers: per hour of video, and per square of the number of clips. Reading files counts.
+SHOTS_SECONDS, KEYFRAMES_SECONDS, DEDUPLICATE_SECONDS = 0.04, 0.13, 2e-8
 BYTES_PER_CLIP_SECOND = 51e3  # at 360p, H.264
 # Estimates: H100-hours of SigLIP so400m at 384 pixels, and of a 72B captioner on a node of eight.
 GPU_HOURS_PER_FRAME = 8 / 21.6e6
@@ -54,6 +56,8 @@ def plan(build: "Build") -> dict[str, Any]:
         "embedded_frames": frames,
         "gpu_hours_if_so400m": frames * GPU_HOURS_PER_FRAME,
     }
+    for name, seconds in (("shots", SHOTS_SECONDS), ("keyframes", KEYFRAMES_SECONDS)):
+        costs[name] = {"cpu_hours": hours * seconds / 3600 * share[name]}
     for name, count in missing.items():
         found[name] = {"missing": count, **costs.get(name, {})}
     if build.clip_stages:
@@ -78,7 +82,9 @@ def _of_clips(build: "Build", hours: float, is_selected: bool) -> dict[str, Any]
     seconds = sum(clip.end - clip.start for clip in clips) if is_known else hours * 3600
     found: dict[str, Any] = {}
     for name in build.set_stages:
-        found[name] = {"missing": build.count(name)["missing"] if is_known else number}
+        count = build.count(name)["missing"] if is_known else number
+        hours_of_it = {"cpu_hours": count**2 * DEDUPLICATE_SECONDS / 3600} if name == "deduplicate" else {}
+        found[name] = {"missing": count, **hours_of_it}
     for name, stage in build.clip_stages.items():
         missing = len(stage.missing([clip.id for clip in clips])) if is_known else number
         if name == "filter":

@@ -20,8 +20,9 @@ def watch_with(settings: KeyframeSettings, shots: ShotSettings, device: str, pat
 
 def match_with(settings: KeyframeSettings, num_frames: int, device: str, path: str) -> dict[str, Any]:
     """Mean similarity of a video's frames to each category."""
+    embedder = _embedder(settings, device)  # first, so that nothing is decoded if it cannot be loaded
     frames, _ = read_video(path, FrameSampling(num_frames=num_frames), on_decode_error="keep")
-    return {"scores": _embedder(settings, device).match(list(frames), CATEGORIES).mean(axis=0).round(6).tolist()}
+    return {"scores": embedder.match(list(frames), CATEGORIES).mean(axis=0).round(6).tolist()}
 
 
 def shots_of(watched: Stage, settings: ShotSettings, item: str) -> dict[str, Any]:
