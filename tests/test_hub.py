@@ -41,8 +41,15 @@ SHIPPED = {
     path.name for part in ("modeling", "processors") for path in (REPOSITORY / "src/hicom_hf" / part).glob("*.py")
 }
 # All but what makes new chat templates: a saved folder has one.
-# Used by the package only: new models, and selections of a session.
-NOT_WRITTEN = {"__init__.py", "chat_template_hicom.py", "candidate_frames_hicom.py", "frame_selection_hicom.py"}
+# Used by the package only: new models, and selections and tiles of a session.
+NOT_WRITTEN = {
+    "__init__.py",
+    "chat_template_hicom.py",
+    "candidate_frames_hicom.py",
+    "frame_selection_hicom.py",
+    "frame_tiles_hicom.py",
+    "tiled_video_hicom.py",
+}
 WRITTEN = (SHIPPED - NOT_WRITTEN) | {
     "README.md",
     "chat_template.jinja",

@@ -22,6 +22,7 @@ from .modeling.modeling_hicom import HiComForConditionalGeneration
 from .modeling.outputs_hicom import HiComVideoFeatures
 from .processors.frame_sampling_hicom import FrameSampling
 from .processors.frame_selection_hicom import FrameSelection
+from .processors.frame_tiles_hicom import FrameTiles
 from .processors.processing_hicom import HiComProcessor
 from .processors.video_processing_hicom import HiComVideoProcessor
 from .processors.video_text_to_text import NOTES, VideoTextToTextPipeline
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FrameSampling",
     "FrameSelection",
+    "FrameTiles",
     "HiComCompressorConfig",
     "HiComConfig",
     "HiComForConditionalGeneration",

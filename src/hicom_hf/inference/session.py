@@ -34,7 +34,9 @@ from ..processors.answering_hicom import (
 )
 from ..processors.candidate_frames_hicom import CandidateFrames, choose_for_questions, chosen_video, encode_candidates
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
+from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
 from ..processors.processing_hicom import HiComProcessor
+from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiled_video, without_question
 from .attention_maps import AttentionMaps, attention_maps
 from .video_cache import VideoCache, video_key
 
@@ -121,13 +123,22 @@ class HiComSession:
         options.setdefault("note", model_notes(place, config))
         return cls(loaded, processor, **options)
 
-    def open(self, video: Any, *, selection: FrameSelection | None = None, **sampling: Any) -> "Video":
+    def open(
+        self,
+        video: Any,
+        *,
+        selection: FrameSelection | None = None,
+        tiles: FrameTiles | None = None,
+        **sampling: Any,
+    ) -> "Video":
         """Read and encode a video or an image, or take its features from the cache.
 
         Args:
             video: path, URL, bytes, folder of frames, array, list of PIL images, ...; see `read_video`.
             selection: each question chooses among the frames that are taken, which may then be hours of video; they are encoded
                 in chunks and kept in a temporary file. None lets every question see all frames.
+            tiles: each question chooses among overlapping squares of each frame, whose features this video holds. None pads
+                frames to squares.
             **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
                 on_decode_error; see `HiComProcessor`.
 
@@ -135,6 +146,11 @@ class HiComSession:
             VideoReadError: it cannot be read.
             ValueError: the request contradicts itself.
         """
+        if tiles is not None:
+            if selection is not None:
+                raise ValueError("selection and tiles together are not implemented; give one of them")
+            with self.lock:
+                return DetailedVideo(self, encode_tiled_video(self.model, self.processor, video, tiles, **sampling))
         if selection is not None:
             with self.lock:
                 candidates = encode_candidates(self.model, self.processor, video, **sampling)
@@ -311,6 +327,75 @@ class ChoosingVideo(Video):
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question, in the frames that it chooses. See `attention_maps`."""
         return self.chosen(self.choose(question)).attention(question)
+
+
+class DetailedVideo(Video):
+    """An open video or image of any shape: each question sees the patches that it chooses among overlapping squares.
+
+    Attributes:
+        session: that opened it.
+        tiled: the `TiledVideo`.
+        encoded: what is seen before anything is asked.
+    """
+
+    def __init__(self, session: HiComSession, tiled: TiledVideo):
+        self.tiled = tiled
+        super().__init__(session, without_question(session.model, tiled))
+
+    def choose(self, question: str) -> TilesRecord:
+        """Which parts of the frames a question sees, without asking it."""
+        return self._choose_all([question])[0][0]
+
+    def _choose_all(
+        self, questions: Sequence[str], instruction: str | Sequence[str | None] | None = None
+    ) -> list[tuple[TilesRecord, EncodedVideo]]:
+        for question in questions:
+            check_question(question)
+        with self.session.lock:
+            return choose_tiles(self.session.model, self.session.processor, self.tiled, questions, instruction)
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        cancel: Sequence[threading.Event] | None = None,
+        instruction: str | Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answer several questions, one after another, as each sees other patches; see `Video.ask_all`.
+
+        An `instruction` also chooses the patches.
+        """
+        own = own_instructions(questions, instruction)
+        answers = []
+        with self.session.lock:
+            for number, question in enumerate(questions):
+                started = perf_counter()
+                [(record, encoded)] = self._choose_all([question], [own[number]])
+                seconds = perf_counter() - started
+                pieces = None if on_text is None else lambda _, text, number=number: on_text(number, text)
+                [answer] = Video(self.session, encoded).ask_all(
+                    [question],
+                    on_text=pieces,
+                    cancel=None if cancel is None else [cancel[number]],
+                    instruction=own[number],
+                    **options,
+                )
+                answers.append(
+                    replace(
+                        answer,
+                        tiles=record,
+                        first_token_seconds=answer.first_token_seconds + seconds,
+                        seconds=answer.seconds + seconds,
+                    )
+                )
+        return answers
+
+    def attention(self, question: str) -> AttentionMaps:
+        """Where the compressor attends for a question; the maps are spread over the whole frame. See `attention_maps`."""
+        [(_, encoded)] = self._choose_all([question])
+        return Video(self.session, encoded).attention(question)
 
 
 class AnswerStream:

@@ -89,6 +89,7 @@ class Answer:
         first_token_seconds: from the question to the first token: compressing and reading the prompt.
         seconds: from the question to the end of the answer.
         selection: the `SelectionRecord` of the frames that were chosen for the question; None if none were chosen for it.
+        tiles: the `TilesRecord` of the parts of the frames that were chosen for it; likewise.
     """
 
     question: str
@@ -101,6 +102,7 @@ class Answer:
     first_token_seconds: float
     seconds: float
     selection: Any = None
+    tiles: Any = None
 
 
 def read_frames(processor: Any, video: Any, **sampling: Any) -> ReadVideo:

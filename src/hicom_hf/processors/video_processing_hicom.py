@@ -305,6 +305,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         *,
         on_decode_error: OnDecodeError | None = None,
         frame_rate: float | None = None,
+        transform: Callable[[np.ndarray], np.ndarray] | None = None,
         media_access: MediaAccess | None = None,
         media_bounds: MediaBounds | None = None,
     ) -> tuple[np.ndarray, Any]:
@@ -314,6 +315,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             source, on_decode_error, frame_rate, media_access: see `read_video`.
             media_bounds: its `bounds`.
             sampling: which frames.
+            transform: what becomes of each frame, in place of `square_frame`.
 
         Returns:
             uint8 (T, S, S, 3), and the `SamplingRecord` that says which frames they were.
@@ -326,7 +328,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             sampling,
             on_decode_error=on_decode_error or self.on_decode_error,
             frame_rate=frame_rate,
-            transform=self.square_frame,
+            transform=transform or self.square_frame,
             bounds=media_bounds or DEFAULT_BOUNDS,
             settings=self._picture_settings(),
             media_access=media_access or OPEN_ACCESS,

@@ -1,0 +1,311 @@
+"""Overlapping squares of frames of any shape: geometry and choice against loops, the session end to end."""
+
+import math
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+
+from hicom_hf import FrameTiles
+from hicom_hf.assembly.random_model import tiny_model, tiny_processor
+from hicom_hf.inference import HiComSession
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
+from hicom_hf.processors.frame_tiles_hicom import (
+    OVERVIEW,
+    Square,
+    cell_members,
+    cut_square,
+    patch_centres,
+    seen_centrally,
+    zoom_levels,
+)
+from hicom_hf.processors.tiled_video_hicom import _moved, choose_patches, encode_tiled_video, height
+from hicom_hf.shapes import Scene, questions, render
+
+SHAPES = [(144, 256), (256, 144), (100, 100), (90, 97), (144, 180), (37, 400)]
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"zooms": ()}, ValueError, "zooms must be numbers of at least 1, each once, got ()"),
+        ({"zooms": (1, 0)}, ValueError, "zooms must be numbers of at least 1"),
+        ({"zooms": (2, 2)}, ValueError, "each once"),
+        ({"zooms": 2}, TypeError, "zooms must be a tuple of whole numbers"),
+        ({"zooms": (1.5,)}, TypeError, "zooms must be whole numbers, got 1.5"),
+        ({"zooms": (True,)}, TypeError, "zooms must be whole numbers, got True"),
+        ({"overlap": 0.95}, ValueError, "overlap must be from 0 to 0.9"),
+    ],
+)
+def test_a_wrong_request_is_refused(values, error, message):
+    with pytest.raises(error) as caught:
+        FrameTiles(**values)
+    assert message in str(caught.value)
+
+
+def test_squares_of_known_frames():
+    assert zoom_levels(FrameTiles(), 144, 256) == {1: [Square(0, 0, 144), Square(0, 112, 144)]}
+    assert zoom_levels(FrameTiles(overlap=0.5), 256, 144) == {1: [(0, 0, 144), (56, 0, 144), (112, 0, 144)]}
+    assert zoom_levels(FrameTiles((1, 2), overlap=0.0), 100, 100) == {
+        1: [(0, 0, 100)],
+        2: [(0, 0, 50), (0, 50, 50), (50, 0, 50), (50, 50, 50)],
+    }
+    assert zoom_levels(FrameTiles(overview=True), 100, 100) == {1: [(0, 0, 100)]}
+    assert list(zoom_levels(FrameTiles(overview=True), 100, 151)) == [OVERVIEW, 1]
+    assert zoom_levels(FrameTiles(overview=True), 100, 151)[OVERVIEW] == [(-25, 0, 151)]
+
+
+@pytest.mark.parametrize(("size", "zoom", "overlap"), list(product(SHAPES, [1, 2, 3], [0.0, 0.2, 0.5])))
+def test_squares_cover_the_frame_and_overlap(size, zoom, overlap):
+    if size == (37, 400) and (zoom > 1 or overlap == 0.5):
+        return
+    [squares] = zoom_levels(FrameTiles((zoom,), overlap), *size).values()
+    side = round(min(size) / zoom)
+    for axis, length in enumerate(size):
+        starts = sorted({square[axis] for square in squares})
+        assert starts[0] == 0 and starts[-1] + side == max(length, side)
+        for one, other in pairwise(starts):
+            assert one + side - other >= overlap * side - 1  # rounded to pixels
+
+
+def test_too_many_squares_are_refused():
+    with pytest.raises(ValueError, match=r"zooms \(8,\) make 121 squares of a frame of 100x100"):
+        zoom_levels(FrameTiles((8,)), 100, 100)
+
+
+@pytest.mark.parametrize(("size", "zoom"), list(product(SHAPES[:5], [1, 2])))
+def test_each_place_is_seen_by_the_square_whose_centre_is_nearest(size, zoom):
+    [squares] = zoom_levels(FrameTiles((zoom,)), *size).values()
+    kept = seen_centrally(squares, 6)
+    for number, square in enumerate(squares):
+        for row, column in product(range(6), range(6)):
+            y, x = (square[axis] + (place + 0.5) * square.side / 6 for axis, place in enumerate((row, column)))
+            away = [
+                max(abs(y - other.top - other.side / 2), abs(x - other.left - other.side / 2)) for other in squares
+            ]
+            nearest = min(range(len(squares)), key=lambda other: (round(away[other], 6), other))
+            assert kept[number, row, column] == (nearest == number)
+
+
+@pytest.mark.parametrize(("size", "zoom"), list(product(SHAPES, [1, 2])))
+def test_a_cell_has_the_patches_whose_centre_lies_in_it_or_the_nearest_one(size, zoom):
+    if size == (37, 400) and zoom == 2:
+        return
+    [squares] = zoom_levels(FrameTiles((zoom,)), *size).values()
+    centres = patch_centres(squares, *size, 6)[seen_centrally(squares, 6)]
+    table = cell_members(centres, (6, 6))
+    used = set()
+    for row, column in product(range(6), range(6)):
+        found = [number for number in table[row * 6 + column] if number >= 0]
+        inside = [
+            number
+            for number, (y, x) in enumerate(centres.tolist())
+            if math.floor(y * 6 + 1e-9) == row and math.floor(x * 6 + 1e-9) == column
+        ]
+        if not inside:
+            away = np.abs(centres - ((row + 0.5) / 6, (column + 0.5) / 6)).max(axis=1)
+            inside = [int(away.argmin())]
+        assert found == inside
+        used.update(found)
+    assert used == set(range(len(centres)))  # no patch is left out
+
+
+def test_a_square_frame_is_its_own_grid():
+    [squares] = zoom_levels(FrameTiles(), 56, 56).values()
+    assert seen_centrally(squares, 4).all()
+    assert cell_members(patch_centres(squares, 56, 56, 4).reshape(-1, 2), (4, 4)).tolist() == [[k] for k in range(16)]
+
+
+def test_an_overview_is_the_frame_and_a_square_a_part_of_it():
+    frame = np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3)
+    assert cut_square(frame, Square(-1, 0, 9)) is frame
+    assert np.array_equal(cut_square(frame, Square(0, 3, 6)), frame[:6, 3:9])
+
+
+def test_the_effect_of_places_is_interpolated_between_patches():
+    effect = torch.randn(3, 4, 5)
+    centres = torch.rand(2, 3, 4, 2, dtype=torch.float64)
+    moved = _moved(effect, centres)
+    for square, row, column in product(range(2), range(3), range(4)):
+        y, x = (centres[square, row, column] * torch.tensor([3.0, 4.0]) - 0.5).tolist()
+        y, x = min(max(y, 0.0), 2.0), min(max(x, 0.0), 3.0)
+        top, left = min(int(y), 1), min(int(x), 2)
+        down, right = y - top, x - left
+        there = (
+            (1 - down) * (1 - right) * effect[top, left]
+            + (1 - down) * right * effect[top, left + 1]
+            + down * (1 - right) * effect[top + 1, left]
+            + down * right * effect[top + 1, left + 1]
+        )
+        torch.testing.assert_close(moved[square, row, column], there - effect[row, column], atol=1e-5, rtol=0)
+
+
+def test_each_cell_takes_its_best_patch_and_of_equal_ones_the_first():
+    scores = torch.tensor([[3.0, 1.0, 5.0, 5.0, 9.0], [0.0, 2.0, -1.0, 7.0, 1.0]])
+    members = torch.tensor([[0, 1, -1], [2, 3, -1], [0, 2, 4]])
+    assert choose_patches(scores, members).tolist() == [[0, 2, 4], [1, 3, 4]]
+
+
+def test_the_height_of_a_level_is_that_of_its_best_frame():
+    assert height(torch.tensor([[1.0, 2.0, 9.0], [5.0, 5.0, 6.0]])) == 7.0
+
+
+# Sessions ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def session():
+    return HiComSession(tiny_model(), tiny_processor(), cache_bytes=0)
+
+
+def frames_of(seed, size, num_frames=4):
+    return render(Scene.from_seed(seed, split="test"), num_frames=num_frames, size=size)[0]
+
+
+def test_a_square_video_has_the_bits_that_it_has_without_tiles(session):
+    frames = frames_of(1, 56)
+    plain, tiled = session.open(frames, num_frames=4), session.open(frames, num_frames=4, tiles=FrameTiles())
+    assert torch.equal(tiled.encoded.features["features"], plain.encoded.features["features"])
+    assert torch.equal(tiled.encoded.features["aligned_features"], plain.encoded.features["aligned_features"])
+    text = "Where is the red circle?"
+    one, other = plain.ask(text, max_new_tokens=6), tiled.ask(text, max_new_tokens=6)
+    assert one.answer == other.answer and one.num_prompt_tokens == other.num_prompt_tokens
+    assert one.tiles is None and other.tiles.zooms == (1,) and other.tiles.tiles[0].box == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_an_overview_alone_has_the_bits_of_the_padded_frame(session):
+    frames = frames_of(1, (56, 100))
+    plain = session.open(frames, num_frames=4)
+    level = session.open(frames, num_frames=4, tiles=FrameTiles(overview=True)).tiled.levels[0]
+    assert level.zoom == OVERVIEW
+    assert torch.equal(level.features, plain.encoded.features["features"].flatten(1, 2))
+    rows = level.inside.view(session.model.config.grid).any(dim=1)
+    assert 0 < rows.sum() < len(rows)  # the margins are left out when levels are compared
+
+
+def test_the_choice_is_that_of_a_loop_over_the_cells(session):
+    video = session.open(frames_of(2, (56, 100)), num_frames=4, tiles=FrameTiles((1, 2)))
+    text = "What colour is the circle?"
+    [(record, chosen)] = video._choose_all([text])
+    levels = {level.zoom: level for level in video.tiled.levels}
+    level = levels[record.zoom]
+    assert record.heights[record.zooms.index(record.zoom)] == max(record.heights)
+    ids = session.processor.encode_instructions([session.processor.extract_instruction(text)])
+    scorer = session.model.frame_scorer(ids)
+    rows, columns = session.model.config.grid
+    seen = set()
+    for frame, row, column in product(range(4), range(rows), range(columns)):
+        numbers = [number for number in level.members[row * columns + column].tolist() if number >= 0]
+        scores = [scorer.patch_scores(level.aligned_features[frame, n][None, None, None]).item() for n in numbers]
+        best = numbers[max(range(len(numbers)), key=lambda place: (scores[place], -place))]
+        assert torch.equal(chosen.features["features"][frame, row, column], level.features[frame, best])
+        assert torch.equal(
+            chosen.features["aligned_features"][frame, row, column], level.aligned_features[frame, best]
+        )
+        seen.add(int(level.square_of[best]))
+    assert len(record.tiles) == len(seen)
+    assert sum(tile.patches for tile in record.tiles) == pytest.approx(1.0)
+    assert [tile.score for tile in record.tiles] == sorted((tile.score for tile in record.tiles), reverse=True)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 64])
+def test_features_do_not_depend_on_the_chunk(session, chunk_size):
+    frames, tiles = frames_of(3, (56, 100)), FrameTiles()
+    whole = encode_tiled_video(session.model, session.processor, frames, tiles, num_frames=4).levels[0]
+    before = session.model.config.vision_batch_size
+    session.model.config.vision_batch_size = chunk_size
+    try:
+        parts = encode_tiled_video(session.model, session.processor, frames, tiles, num_frames=4).levels[0]
+    finally:
+        session.model.config.vision_batch_size = before
+    torch.testing.assert_close(parts.features, whole.features, atol=1e-5, rtol=0)  # float32, other chunks
+    assert torch.equal(parts.square_of, whole.square_of)
+
+
+def test_the_budget_is_that_of_a_video_without_tiles_and_questions_together_are_questions_alone(session):
+    frames, texts = frames_of(4, (100, 56)), ["Where is the red circle?", "What shape is it?"]
+    plain, video = session.open(frames, num_frames=4), session.open(frames, num_frames=4, tiles=FrameTiles((1, 2)))
+    together = video.ask_all(texts, max_new_tokens=4)
+    for text, answer in zip(texts, together, strict=True):
+        alone = video.ask(text, max_new_tokens=4)
+        assert (alone.answer, alone.tiles) == (answer.answer, answer.tiles)
+        assert answer.num_prompt_tokens == plain.ask(text, max_new_tokens=1).num_prompt_tokens
+    assert video.ask("And now?", instruction=texts[0], max_new_tokens=2).tiles == together[0].tiles
+    assert video.attention(texts[0]).local_map.shape == (4, *session.model.config.grid)
+
+
+def test_an_image_is_a_video_of_one_frame(session):
+    picture = frames_of(5, (56, 100))[:1]
+    video, image = session.open(picture, tiles=FrameTiles()), session.open([picture[0]], tiles=FrameTiles())
+    assert torch.equal(video.tiled.levels[0].features, image.tiled.levels[0].features)
+    assert video.encoded.num_visual_tokens == session.model.config.num_visual_tokens(1)
+
+
+@pytest.mark.parametrize(
+    "compressor", [{"local_injection": "coarse"}, {"local_branch": "average_pool", "local_injection": "none"}]
+)
+def test_other_compressors_choose_by_siglips_cosine(compressor):
+    session = HiComSession(tiny_model(**compressor), tiny_processor(), cache_bytes=0)
+    answer = session.open(frames_of(6, (56, 100)), num_frames=4, tiles=FrameTiles()).ask(
+        "Where is it?", max_new_tokens=2
+    )
+    assert all(-1 <= tile.score <= 1 for tile in answer.tiles.tiles)
+
+
+def test_selection_and_tiles_together_are_refused(session):
+    with pytest.raises(ValueError, match="selection and tiles together are not implemented"):
+        session.open(frames_of(1, 56), selection=FrameSelection(num_frames=2), tiles=FrameTiles())
+
+
+def test_an_unknown_argument_is_refused(session):
+    with pytest.raises(TypeError, match="takes no 'padding'"):
+        session.open(frames_of(1, 56), tiles=FrameTiles(), padding=True)
+
+
+# hicom-tiny -------------------------------------------------------------------------------------------------------------
+
+
+def right_answers(session, scenes, size, shrink=1, tiles=None):
+    """Right answers and questions over scenes, by whether their objects' places were asked."""
+    from dataclasses import replace
+
+    right, asked = {True: 0, False: 0}, {True: 0, False: 0}
+    for seed in scenes:
+        scene = Scene.from_seed(seed, clutter="mixed", split="test")
+        small = replace(scene, objects=tuple(replace(one, scale=one.scale / shrink) for one in scene.objects))
+        video = session.open(render(small, 16, size)[0][1::2], num_frames="all", tiles=tiles)
+        for question in questions(scene):
+            answer = video.ask(question.text, max_new_tokens=12).answer
+            right[question.kind == "where"] += answer.strip().lower() == question.answer.lower()
+            asked[question.kind == "where"] += 1
+    return right, asked
+
+
+def test_the_square_with_the_object_is_reported_and_its_place_known():
+    session = HiComSession.load(dtype="float32", device="cpu")
+    scene = Scene.from_seed(1_000_000_000, clutter="sparse", split="test")
+    video = session.open(render(scene, 16, (144, 256))[0][1::2], num_frames="all", tiles=FrameTiles())
+    asked = [question for question in questions(scene) if question.kind == "where"]
+    assert asked
+    for question in asked:
+        answer = video.ask(question.text, max_new_tokens=12)
+        top, left, bottom, right = answer.tiles.tiles[0].box
+        x, y = question.referents[0].position(question.referents[0].start)
+        assert answer.answer == question.answer
+        assert top <= y <= bottom and left <= x <= right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "shrink", "tiles"),
+    [((144, 256), 1, FrameTiles()), ((256, 144), 1, FrameTiles()), (288, 2, FrameTiles((2,)))],
+)
+def test_hicom_tiny_reads_wide_and_large_pictures(size, shrink, tiles):
+    session = HiComSession.load(dtype="float32", device="cpu")
+    scenes = range(1_000_000_100, 1_000_000_110)
+    right, asked = right_answers(session, scenes, size, shrink, tiles)
+    assert right[True] >= 0.95 * asked[True]
+    assert sum(right.values()) >= 0.95 * sum(asked.values())
+    padded, _ = right_answers(session, scenes, size, shrink)
+    assert sum(padded.values()) < 0.8 * sum(asked.values())
