@@ -145,7 +145,7 @@ def _encode_level(
         members = cell_members(centres[kept], (side, side))
         if len(squares) > 1 or size[0] != size[1]:
             found = found + _moved(effect, torch.from_numpy(centres))[mask].to(found)
-    inside = ((centres > 0) & (centres < 1)).all(axis=-1)[kept]
+    inside = np.all((centres > 0) & (centres < 1), axis=-1)[kept]
     return ZoomLevel(
         zoom,
         squares,
