@@ -188,6 +188,8 @@ def test_refusals_halve_the_number_in_flight_once_for_requests_that_were_sent_to
         assert throttle.limit == 4
         await throttle.leave(await throttle.enter(), busy=False)
         assert throttle.limit == 5
+        await throttle.leave(await throttle.enter(), busy=False, answered=False)
+        assert throttle.limit == 5
 
     asyncio.run(run())
 
@@ -203,3 +205,35 @@ def test_json_is_found_between_words(text):
     assert parse_json(text) == {"a": 1}
     with pytest.raises(ValueError, match="no JSON object"):
         parse_json("none")
+
+
+def test_failures_do_not_let_more_requests_in(serve, monkeypatch):
+    monkeypatch.setattr("hicom_hf.evaluation.client.FIRST_WAIT", 0.01)
+    server = serve(lambda number, body: (500, {"error": "x"}, {}))
+
+    async def run():
+        async with ChatClient(Endpoint(base_url=server.url, model="m", retries=5, failures_to_stop=100)) as client:
+            with pytest.raises(AnswerError, match="6 tries failed, the last one with 500"):
+                await client.chat([{"role": "user", "content": "?"}])
+            assert client.throttle.limit == FIRST_IN_FLIGHT
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("has_answered", "tries"), [(False, 3), (True, 6)])
+def test_an_address_without_a_server_is_dead_sooner_if_none_ever_answered(serve, monkeypatch, has_answered, tries):
+    monkeypatch.setattr("hicom_hf.evaluation.client.FIRST_WAIT", 0.01)
+    server = serve(lambda number, body: (200, GOOD, {"Connection": "close"}))
+
+    async def run():
+        async with ChatClient(Endpoint(base_url=server.url, model="m", retries=5)) as client:
+            if has_answered:
+                await client.chat([{"role": "user", "content": "?"}])
+            server.close()
+            waits = []
+            client._backoff = lambda attempt: waits.append(attempt) or 0.0
+            with pytest.raises(EndpointError, match=f"{server.url} cannot be reached: All connection attempts failed"):
+                await client.chat([{"role": "user", "content": "?"}])
+            assert len(waits) == tries - 1
+
+    asyncio.run(run())

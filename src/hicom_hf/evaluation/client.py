@@ -101,11 +101,18 @@ class Throttle:
             self.in_flight += 1
             return self._num_halved
 
-    async def leave(self, ticket: int, busy: bool) -> None:
+    async def leave(self, ticket: int, busy: bool, answered: bool = True) -> None:
+        """Give the place back.
+
+        Args:
+            ticket: of `enter`.
+            busy: the server has too much to do.
+            answered: there is an answer; a request that failed for another reason changes nothing.
+        """
         async with self._changed:
             self.in_flight -= 1
             if not busy:
-                self.limit = min(self.most, self.limit + 1)
+                self.limit = min(self.most, self.limit + answered)
             elif ticket == self._num_halved:  # refusals of requests that were sent together count once
                 self.limit, self._num_halved = max(1, self.limit // 2), self._num_halved + 1
             # As many as there are places: waking all who wait costs more than a request when thousands wait.
@@ -197,7 +204,7 @@ class ChatClient:
     async def _try(self, body: dict[str, Any], attempt: int) -> Reply | tuple[int | None, str, float | None]:
         """A reply, or status, the server's words and the seconds that it wants to be left alone."""
         ticket = await self.throttle.enter()
-        busy = False
+        busy = answered = False
         try:
             self._raise_if_dead()
             try:
@@ -220,10 +227,10 @@ class ChatClient:
                 return self._failed(
                     None, f"what came is no chat completion ({error}): {response.text[:SHOWN_BYTES]}", None
                 )
-            self._failures_in_a_row = 0
+            self._failures_in_a_row, answered = 0, True
             return reply
         finally:
-            await self.throttle.leave(ticket, busy)
+            await self.throttle.leave(ticket, busy, answered)
 
     def _failed(self, status: int | None, words: str, wait: float | None) -> tuple[int | None, str, float | None]:
         # A server that says that it is busy is alive.
