@@ -7,7 +7,6 @@ import random
 import resource
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -186,7 +185,6 @@ def test_a_second_ctrl_c_stops_at_once(start, interrupt, tmp_path):
     def twice():
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
 
     interrupt(2, twice)
     with pytest.raises(KeyboardInterrupt):

@@ -74,7 +74,7 @@ def train(values: dict, folder: Path, *arguments: str) -> Path:
     return Path(values["output_dir"]) / "model"
 
 
-@pytest.mark.parametrize("formulation", ["paper", "release"])
+@pytest.mark.parametrize("formulation", ["paper", pytest.param("release", marks=pytest.mark.slow)])
 def test_three_stages_change_exactly_what_they_train_each_from_the_folder_before(formulation, tmp_path, capsys):
     injections = {"global_injection": "direct"} if formulation == "release" else {}
     folder = write_model(tmp_path / "init", formulation=formulation, **injections)

@@ -126,7 +126,7 @@ def test_what_people_write_is_no_markup():
     from hicom_hf.serving.page import plain, timeline
 
     assert plain("<b>*x*</b> [a](b)") == "\\<b\\>\\*x\\*\\</b\\> \\[a\\]\\(b\\)"
-    record = SelectionRecord("question", "question", "<i>", 9, None, (1,), (0.5,), (), ())
+    record = SelectionRecord("question", "question", "<i>", 9, None, None, (1,), (0.5,), (), ())
     assert "<i>" not in timeline(record, 2.0) and "&lt;i&gt;" in timeline(record, 2.0)
 
 

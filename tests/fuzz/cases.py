@@ -260,13 +260,13 @@ def _numbers() -> Iterator[int]:
 
 # Kind -> cases, and how many of them the quick set has.
 KINDS = {
-    "videos": (videos, 60),
-    "images": (images, 40),
+    "videos": (videos, 24),
+    "images": (images, 16),
     "bombs": (bombs, 5),
-    "records": (records, 30),
-    "yaml": (yaml_files, 24),
-    "configs": (configs, 24),
-    "checkpoints": (checkpoints, 12),
-    "prompts": (prompts, 20),
-    "arguments": (arguments, 36),
+    "records": (records, 12),
+    "yaml": (yaml_files, 10),
+    "configs": (configs, 10),
+    "checkpoints": (checkpoints, 6),
+    "prompts": (prompts, 8),
+    "arguments": (arguments, 14),
 }

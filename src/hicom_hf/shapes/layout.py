@@ -175,6 +175,7 @@ class Layout:
         return all(
             squared_distance(found, candidate) >= (GAP * (found.diameter + candidate.diameter) / 2) ** 2
             for found in self.objects
+            if found.start < candidate.end and candidate.start < found.end
         )
 
 

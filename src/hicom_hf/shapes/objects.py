@@ -93,6 +93,9 @@ def squared_distance(one: SceneObject, other: SceneObject) -> float:
     start, end = max(one.start, other.start), min(one.end, other.end)
     if start >= end:
         return math.inf
+    if not one.moves and not other.moves:
+        x, y = other.x - one.x, other.y - one.y
+        return x * x + y * y
     (x, y), (other_x, other_y) = one.position(start), other.position(start)
     (x_end, y_end), (other_x_end, other_y_end) = one.position(end), other.position(end)
     # Seen from the one, the other goes straight from (x, y) along (across, down).
