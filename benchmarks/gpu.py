@@ -2,7 +2,8 @@
 
 SigLIP so400m at 384 pixels and an LLM of Qwen2.5-7B's shape, with random weights, which cost what trained ones do; beside it
 transformers' LLaVA-OneVision of the same sizes. Sections come in the order of their worth. One that does not fit into the time
-is left out, and the table says "not measured".
+is left out (compiling may take 90 seconds more), and the table says "not measured". One that fails leaves a line that says why,
+and the next one begins.
 
 In: nothing. Out: one JSON object per line, so that a run that is cut short keeps what it has; with --write also the table of the
 docs, made of a file of such lines.
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers import CompileConfig, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from hicom_hf import HiComConfig, HiComForConditionalGeneration
 from hicom_hf.assembly.random_model import tiny_config
@@ -44,6 +45,7 @@ PAPER = {"encode": (11.1, 11.1), "compress": (2.3, 23.9), "llm": (553.7, 102.7),
 GOALS = [
     ("a token of the answer, compiled", "decode, static cache, compiled", "ms", "6 ms"),
     ("a token of the answer, not compiled", "decode, dynamic cache", "ms", ""),
+    ("compiling: the first answer, 65 tokens", "decode, static cache, compiled, 65 tokens", "first_ms", ""),
     ("first question, 32 frames", "first question", "ms", "60 ms"),
     ("follow-up question", "follow-up question", "ms", "20 ms"),
     ("follow-up question and 32 words, compiled", "follow-up and 32 words, compiled", "ms", "250 ms"),
@@ -66,6 +68,15 @@ GOALS = [
     ("copy", "copy", "tb_per_s", ""),
 ]
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn3")
+# What is attended to: SigLIP's heads have a width of 72, the global branch 32 queries and all patches as keys.
+ATTENDING = {
+    "encode": "SigLIP, 32 frames",
+    "global branch": "global branch",
+    "llm": "LLM, first token",
+    "follow-up": "follow-up question, all",
+}
+# What a run without a GPU compiles with: the graphs are the same, and inductor takes minutes.
+CPU_BACKEND = "eager"
 
 
 class Run:
@@ -77,7 +88,8 @@ class Run:
         self.num_frames = 4 if self.is_tiny else 32
         self.runs = 1 if self.is_tiny else 7
         self.words = (2, 4) if self.is_tiny else (33, 65)
-        self.deadline = time.monotonic() + arguments.seconds
+        self.begin = time.monotonic()
+        self.deadline = self.begin + arguments.seconds
         self.out = open(arguments.out, "a") if arguments.out else sys.stdout  # noqa: SIM115, lives as long as the process
         self.lines: list[Measured] = []
 
@@ -91,16 +103,50 @@ class Run:
         print(json.dumps(line), file=self.out, flush=True)
         return line
 
+    def fail(self, what: str, error: Exception) -> Measured:
+        return self.say(f"{what}: failed", error=f"{type(error).__name__}: {str(error)[:300]}")
+
+    def section(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Runs a section, unless the time is up; what it fails with ends that section only."""
+        if self.is_over:
+            return
+        try:
+            function(self, *arguments)
+        except Exception as error:  # see `measure`
+            self.fail(function.__name__, error)
+        if self.on_gpu:
+            torch.cuda.empty_cache()  # of a model that has ended
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    @property
+    def compiled(self) -> dict[str, Any]:
+        """Arguments of `generate` that compile the step of decoding."""
+        options: dict[str, Any] = {"cache_implementation": "static"}
+        if not self.on_gpu:
+            options["compile_config"] = CompileConfig(backend=CPU_BACKEND)
+            options["compile_config"]._compile_all_devices = True
+        return options
+
+    def compile(self, module: Any, **options: Any) -> Any:
+        return torch.compile(module, **options) if self.on_gpu else torch.compile(module, backend=CPU_BACKEND)
+
     def wait(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize()
 
     def measure(self, what: str, function: Callable[[], object], runs: int | None = None, **values: Any) -> Measured:
         """Wall-clock milliseconds of a call until the device is done: median, least and most; memory above what was there."""
-        if time.monotonic() > self.deadline:
+        if self.is_over:
             return {}
         try:
-            for _ in range(1 if self.is_tiny else 3):
+            begin = time.perf_counter()
+            function()
+            self.wait()
+            first = (time.perf_counter() - begin) * 1000  # with what is compiled or loaded then
+            for _ in range(0 if self.is_tiny else 2):
                 function()
             self.wait()
             before = torch.cuda.memory_allocated() if self.on_gpu else 0
@@ -112,12 +158,14 @@ class Run:
                 function()
                 self.wait()
                 found.append((time.perf_counter() - begin) * 1000)
-        except (RuntimeError, ValueError, ImportError, OSError) as error:  # a compiler or kernel that is not there
-            return self.say(f"{what}: failed", error=str(error)[:300])
+        except (
+            Exception
+        ) as error:  # of a compiler or a kernel; a GPU is lent for minutes, and the rest must be measured
+            return self.fail(what, error)
         if self.on_gpu:
             values["peak_gib"] = round((torch.cuda.max_memory_allocated() - before) / GIB, 3)
         spread = [round(min(found), 2), round(max(found), 2)]
-        return self.say(what, ms=round(statistics.median(found), 2), spread=spread, **values)
+        return self.say(what, ms=round(statistics.median(found), 2), spread=spread, first_ms=round(first), **values)
 
 
 def hicom(run: Run, attention: str = "sdpa") -> HiComForConditionalGeneration:
@@ -213,7 +261,7 @@ def questions(
 def reads(run: Run, model: HiComForConditionalGeneration, first: dict, follow_up: dict) -> None:
     """How often the host waits for the device between frames and the last logits."""
     for what, question in (("first question", first), ("follow-up", follow_up)):
-        if not run.on_gpu or time.monotonic() > run.deadline:
+        if not run.on_gpu or run.is_over:
             return
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
@@ -229,18 +277,16 @@ def reads(run: Run, model: HiComForConditionalGeneration, first: dict, follow_up
 def decoding(run: Run, model: HiComForConditionalGeneration, follow_up: dict, eight: dict) -> None:
     per_token(run, "decode, dynamic cache", model, follow_up)
     per_token(run, "decode, static cache", model, follow_up, cache_implementation="static", disable_compile=True)
-    if run.on_gpu:
-        per_token(run, "decode, static cache, compiled", model, follow_up, cache_implementation="static")
-        run.measure("follow-up and 32 words, compiled", words(model, follow_up, 32, cache_implementation="static"), 3)
-        run.measure("8 questions and 32 words, compiled", words(model, eight, 32, cache_implementation="static"), 3)
+    number = min(32, run.words[1] - 1)  # fits into the cache that is compiled already
+    per_token(run, "decode, static cache, compiled", model, follow_up, **run.compiled)
+    run.measure("follow-up and 32 words, compiled", words(model, follow_up, number, **run.compiled), 3)
+    run.measure("8 questions and 32 words, compiled", words(model, eight, number, **run.compiled), 3)
     run.measure("8 questions, one batch", lambda: model(**eight, logits_to_keep=1), 3)
     run.measure("8 questions, one by one", lambda: [model(**follow_up, logits_to_keep=1) for _ in range(8)], 3)
 
 
 def rival(run: Run, pixels: torch.Tensor) -> None:
     """LLaVA-OneVision of the same sizes, with the same frames."""
-    if time.monotonic() > run.deadline:
-        return
     model: Any = llava_onevision(run)
     video = pixels[None]
     num_visual = len(model.model.get_video_features(video).pooler_output[0])  # with the end of the video
@@ -272,22 +318,38 @@ def hicom_question(run: Run, model: HiComForConditionalGeneration, frames: int, 
 
 
 def compiled(run: Run, model: HiComForConditionalGeneration, video: dict, follow_up: dict) -> None:
-    """The towers and the compressor as graphs; the kernels of attention, each in a model of its own settings."""
-    if not run.on_gpu:
-        return
-    tower = torch.compile(model.model.vision_tower)
+    """The towers as graphs."""
+    tower = run.compile(model.model.vision_tower)
     run.measure("encode, compiled", lambda: tower(video["pixel_values_videos"]))
-    encoder = torch.compile(model.model.instruction_encoder, mode="reduce-overhead")
+    encoder = run.compile(model.model.instruction_encoder, mode="reduce-overhead")
     run.measure("instruction encoder, compiled", lambda: encoder(follow_up["video_instruction_ids"]))
-    for name in ATTENTION:
-        try:
-            model.set_attn_implementation(name)
-        except (ImportError, ValueError, OSError) as error:
-            run.say(f"attention {name}: failed", error=str(error)[:300])
-            continue
-        run.measure(f"attention {name}, encode", lambda: model.encode_videos(**video), 3)
-        run.measure(f"attention {name}, follow-up", lambda: model(**follow_up, logits_to_keep=1), 3)
-    model.set_attn_implementation("sdpa")
+
+
+def attention(run: Run, model: HiComForConditionalGeneration, video: dict, features, follow_up: dict) -> None:
+    """The code of attention where it may count: SigLIP, the global branch and the LLM."""
+    frames, global_branch = features["features"][None], model.model.compressor.global_branch
+    instruction = model.model.instruction_encoder(follow_up["video_instruction_ids"])
+    length = follow_up["input_ids"].shape[1]
+    embeds = torch.zeros(1, length, model.config.text_config.hidden_size, device=run.device, dtype=run.dtype)
+    parts = {
+        "encode": lambda: model.encode_videos(**video),
+        "global branch": lambda: global_branch(frames, instruction),
+        "llm": lambda: model.model.language_model(inputs_embeds=embeds),
+        "follow-up": lambda: model(**follow_up, logits_to_keep=1),
+    }
+    try:
+        for name in ATTENTION:
+            if run.is_over:
+                return
+            try:
+                model.set_attn_implementation(name)
+            except Exception as error:  # a package that is not there, or one that fails to load
+                run.fail(f"attention {name}", error)
+                continue
+            for part in ATTENDING:
+                run.measure(f"attention {name}, {part}", parts[part], 3)
+    finally:
+        model.set_attn_implementation("sdpa")
 
 
 @torch.no_grad()
@@ -303,7 +365,7 @@ def measure_all(run: Run) -> None:
         "machine", device=name, dtype=str(run.dtype), size="tiny" if run.is_tiny else "7b", cache=CACHE, **versions
     )
     torch.manual_seed(0)
-    floors(run)
+    run.section(floors)
     model = hicom(run)
     side: Any = model.config.vision_config.image_size
     pixels = torch.randn(run.num_frames, 3, side, side, device=run.device, dtype=run.dtype)
@@ -312,13 +374,15 @@ def measure_all(run: Run) -> None:
     question = hicom_question(run, model, run.num_frames, 1)
     first, follow_up = {**question, **video}, {**question, "video_features": features}
     eight = {**hicom_question(run, model, run.num_frames, 8), "video_features": features}
-    questions(run, model, video, features, first, follow_up)
-    reads(run, model, first, follow_up)
+    run.section(questions, model, video, features, first, follow_up)
+    run.section(reads, model, first, follow_up)
     run.measure("request", words(model, first, run.words[0]), 3)
-    rival(run, pixels)
-    decoding(run, model, follow_up, eight)
-    growth(run, model)
-    compiled(run, model, video, follow_up)
+    run.section(rival, pixels)
+    run.section(decoding, model, follow_up, eight)
+    run.section(attention, model, video, features, follow_up)
+    run.section(growth, model)
+    run.section(compiled, model, video, follow_up)
+    run.say("end", seconds=round(time.monotonic() - run.begin, 1))
 
 
 def table(lines: list[Measured]) -> str:
@@ -327,7 +391,9 @@ def table(lines: list[Measured]) -> str:
 
     def cell(what: str, field: str = "ms", unit: str = "ms") -> str:
         value = found.get(what, {}).get(field)
-        return "not measured" if value is None else f"{value} {unit}".strip()
+        if value is None:
+            return "failed" if {f"{what}: failed", f"{what.split(',')[0]}: failed"} & set(found) else "not measured"
+        return f"{value} {unit}".strip()
 
     machine = found.get("machine")
     about = "No GPU was there when this table was made."
@@ -353,16 +419,14 @@ def table(lines: list[Measured]) -> str:
         f"| first question, all | 567.1 ms | 137.7 ms | {cell('LLaVA-OneVision, first question')} | {cell('first question')} |"
     )
     text += ["", "| | measured | least to most | goal |", "|---|---|---|---|"]
-    units = {"ms": "ms", "peak_gib": "GiB", "tflops": "TFLOP/s", "tb_per_s": "TB/s", "number": ""}
+    units = {"ms": "ms", "first_ms": "ms", "peak_gib": "GiB", "tflops": "TFLOP/s", "tb_per_s": "TB/s", "number": ""}
     for label, what, field, goal in GOALS:
         spread = found.get(what, {}).get("spread") if field == "ms" else None
         between = f"{spread[0]} to {spread[1]}" if spread else ""
         text.append(f"| {label} | {cell(what, field, units[field])} | {between} | {goal} |")
-    text += ["", "| attention | SigLIP, 32 frames | follow-up question |", "|---|---|---|"]
-    text += [
-        f"| {name} | {cell(f'attention {name}, encode')} | {cell(f'attention {name}, follow-up')} |"
-        for name in ATTENTION
-    ]
+    text += ["", f"| attention | {' | '.join(ATTENDING.values())} |", "|" + "---|" * (len(ATTENDING) + 1)]
+    for name in ATTENTION:
+        text.append(f"| {name} | {' | '.join(cell(f'attention {name}, {part}') for part in ATTENDING)} |")
     return "\n".join(text) + "\n"
 
 
@@ -382,7 +446,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="default: cuda")
     parser.add_argument("--size", choices=("7b", "tiny"), default="7b", help="of the model (default 7b)")
-    parser.add_argument("--seconds", type=float, default=420, help="nothing is begun after this time (default 420)")
+    parser.add_argument("--seconds", type=float, default=370, help="nothing is begun after this time (default 370)")
     parser.add_argument("--out", type=Path, help="file that the lines are added to (default: stdout)")
     parser.add_argument(
         "--from", dest="source", type=Path, help="a file of lines to make the table of; nothing is measured"

@@ -31,7 +31,8 @@ def lines(gpu, tmp_path_factory):
 @pytest.mark.slow
 def test_every_part_that_needs_no_gpu_is_measured(gpu, lines):
     found = {line["what"]: line for line in lines}
-    assert not [line for line in lines if "error" in line]
+    failed = [line["what"] for line in lines if "error" in line]  # packages that are not there
+    assert failed == [f"attention {name}: failed" for name in gpu.ATTENTION if name not in ("sdpa", "eager")]
     for part in gpu.PAPER:
         assert found[part]["ms"] > 0
     for row in (
@@ -40,6 +41,12 @@ def test_every_part_that_needs_no_gpu_is_measured(gpu, lines):
         "decode, dynamic cache",
         "8 questions, one batch",
         "8 frames, request",
+        "decode, static cache, compiled",
+        "follow-up and 32 words, compiled",
+        "8 questions and 32 words, compiled",
+        "encode, compiled",
+        "instruction encoder, compiled",
+        *(f"attention {name}, {part}" for name in ("sdpa", "eager") for part in gpu.ATTENDING),
     ):
         assert "ms" in found[row]
     for row in ("first question", "encode", "llm", "request"):
@@ -50,7 +57,8 @@ def test_every_part_that_needs_no_gpu_is_measured(gpu, lines):
 @pytest.mark.slow
 def test_what_was_not_measured_is_said(gpu, lines):
     table = gpu.table(lines)
-    assert re.search(r"^\| a token of the answer, compiled \| not measured \|", table, re.MULTILINE)
+    assert re.search(r"^\| reads from the device in a follow-up \| not measured \|", table, re.MULTILINE)
+    assert re.search(r"^\| flash_attention_2 \| failed \|", table, re.MULTILINE)
     assert re.search(r"^\| first question, 32 frames \| \d+\.\d+ ms \| \d", table, re.MULTILINE)
     assert "measured" in gpu.table([]) and "No GPU" in gpu.table([])
 
@@ -58,7 +66,18 @@ def test_what_was_not_measured_is_said(gpu, lines):
 def test_nothing_is_begun_when_the_time_is_up(gpu, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--size", "tiny", "--seconds", "0"])
     gpu.main()
-    assert [json.loads(line)["what"] for line in capsys.readouterr().out.splitlines()] == ["machine"]
+    assert [json.loads(line)["what"] for line in capsys.readouterr().out.splitlines()] == ["machine", "end"]
+
+
+def test_a_section_that_fails_leaves_a_line_and_the_next_one_runs(gpu, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--size", "tiny"])
+    for name in ("questions", "rival", "decoding", "attention", "growth", "compiled"):
+        monkeypatch.setattr(gpu, name, lambda run, *arguments: run.say("ran"))
+    monkeypatch.setattr(gpu, "floors", lambda run: 1 // 0)
+    gpu.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "ZeroDivisionError" in lines[1]["error"]
+    assert [line["what"] for line in lines].count("ran") == 6
 
 
 @pytest.mark.slow
