@@ -185,14 +185,79 @@ def test_a_record_that_is_not_as_its_format_should_be_is_refused(tmp_path):
 
 def test_videos_named_by_an_id_are_looked_up_by_convert_only(folder, tmp_path):
     record = {"q": "Who?", "a": "A cat.", "video_id": "cat"}
-    with pytest.raises(SampleError, match="without their suffix; `hicom data convert` looks them up"):
-        training_items(Record(record, "x.json: record 0", str(folder)))
-    (tmp_path / "x.json").write_text(json.dumps([record]))
+    others = [
+        {"question": "Who?", "answer": "a cat", "video_id": "cat", "id": 158581},  # MSRVTT-QA
+        {"videoID": "cat", "caption": "A cat."},  # Panda-70M
+        {"video": "cat", "question": "Who?", "answer": "1", "qid": "6", "a0": "a dog", "a1": "a cat"},  # NExT-QA
+    ]
+    for one in (record, *others[:2]):
+        with pytest.raises(SampleError, match="names its video without the suffix; `hicom data convert` looks it up"):
+            training_items(Record(one, "x.json: record 0", str(folder)))
+    (tmp_path / "x.json").write_text(json.dumps([record, *others]))
     convert_data(tmp_path / "x.json", tmp_path / "train.json", folder)
     assert check_data(tmp_path / "train.json").problems == []
+    items = [training_items(one)[0] for one in load_records(tmp_path / "train.json")]
+    assert all(len(item.media) == 1 for item in items)
+    assert (
+        text_of(items[-1].messages[0]) == "Who?\nA. a dog\nB. a cat" and text_of(items[-1].messages[1]) == "B. a cat"
+    )
     (tmp_path / "x.json").write_text(json.dumps([{**record, "video_id": "dog"}]))
     with pytest.raises(FileNotFoundError, match=r"record 0: there is no video .*dog\.\*.*check --media-root"):
         convert_data(tmp_path / "x.json", tmp_path / "dogs.json", folder)
+
+
+OPTIONS = ["(A) a cat", "(B) a dog"]
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        ({"video": "cat.mp4", "question": "Who?", "options": OPTIONS, "answer": "(B) a dog"}, "(B) a dog"),
+        ({"video": "cat.mp4", "question": "Who?", "options": OPTIONS, "answer": "B"}, "B"),
+        ({"video": "cat.mp4", "question": "How many?", "answer": 3}, "3"),
+    ],
+)
+def test_answers_stay_as_they_are_published(data, answer):
+    assert text_of(training_items(Record(data, "x"))[0].messages[-1]) == answer
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"video": "cat.mp4", "question": "Who?", "options": ["a", "b"], "answer": 1}, "counted from 0 or from 1"),
+        ({"video": "cat.mp4", "question": "Who?", "answer": ["a", "b"]}, '"answer" must be a text'),
+        ({"caption": "A cat."}, "it names no video and no image for its caption"),
+        (
+            {"videoid": "1", "contentUrl": "https://x.org/1.mp4", "name": "A cat."},
+            "shares no key with any other format",
+        ),
+        ({"video": "cat.mp4", "question": "Who?", "answer": "9", "a0": "x", "a1": "y"}, "should be: list index"),
+    ],
+)
+def test_records_that_would_be_read_wrongly_are_refused(data, message, tmp_path):
+    with pytest.raises(SampleError, match=message):
+        training_items(Record(data, "x"))
+    (tmp_path / "x.json").write_text(json.dumps([data]))
+    with pytest.raises(ValueError, match=message):
+        convert_data(tmp_path / "x.json", tmp_path / "train.json")
+
+
+def test_frames_as_qwen_lists_them_keep_their_rate():
+    video = {"type": "video", "video": ["file:///a/1.jpg", "file:///a/2.jpg"], "sample_fps": 2.0, "max_pixels": 5}
+    messages = [{"role": "user", "content": [video, {"type": "text", "text": "Who?"}]}]
+    messages.append({"role": "assistant", "content": "A cat."})
+    (medium,) = training_items(Record({"messages": messages}, "x"))[0].media
+    assert medium.frame_rate == 2.0 and len(medium.source) == 2
+
+
+def test_what_a_table_says_of_its_files_is_no_wish_for_frames(folder, tmp_path, caplog):
+    rows = [
+        {"video": folder / "cat.mp4", "caption": "A cat.", "aesthetic score": 4.5, "fps": 24.0, "seconds": 3.2}
+    ] * 2
+    convert_data(write_table(tmp_path / "openvid.csv", rows), tmp_path / "train.jsonl")
+    (medium,) = training_items(load_records(tmp_path / "train.jsonl")[0])[0].media
+    assert medium.fps is None
+    assert caplog.text.count("fps left out: in a table they describe the files") == 1
 
 
 # Files of other kinds ----------------------------------------------------------------------------------------------------

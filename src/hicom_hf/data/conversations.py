@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import check_part, frame_options
-from .formats import TURN_KEYS, nearest_format, record_format
+from .formats import TURN_KEYS, id_of_video, nearest_format, record_format
 from .record_keys import misspelt_key
 
 # Kinds of faulty samples. The first four are found in the record, the others when its media are read.
@@ -224,17 +224,18 @@ def _with_turns(record: Record) -> Record:
     known = record_format(record.data)
     if known is None:
         return record
-    if known.needs_files:
+    try:
+        converted = known.convert(record.data)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise SampleError(record.source, BAD_RECORD, f"not as {known.name} should be: {reason}") from error
+    if known.needs_files or id_of_video(record.data, converted) is not None:
         raise SampleError(
             record.source,
             BAD_RECORD,
-            f"this is a record of {known.name}, which names videos without their suffix; `hicom data convert` looks them up",
+            f"this is a record of {known.name} that names its video without the suffix; `hicom data convert` looks it up",
         )
-    try:
-        return replace(record, data=known.convert(record.data))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise SampleError(record.source, BAD_RECORD, f"not as {known.name} should be: {reason}") from error
+    return replace(record, data=converted)
 
 
 # Turns ---------------------------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ def _turns(record: Record) -> list[_Turn]:
             record.source,
             BAD_RECORD,
             f'expected a list under exactly one of "conversations" and "messages"; the keys are {sorted(map(str, data))}'
-            + (f". The nearest other format is {nearest}" if not given and (nearest := nearest_format(data)) else ""),
+            + ("" if given else f". {nearest_format(data)}"),
         )
     turns = [_turn(turn, number, record) for number, turn in enumerate(data[given[0]], start=1)]
     if isinstance(data.get("system"), str) and data["system"]:

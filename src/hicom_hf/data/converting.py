@@ -12,6 +12,7 @@
 
 import csv
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from .formats import (
     TURN_KEYS,
     VIDEO_SUFFIXES,
     from_caption,
+    id_of_video,
     nearest_format,
     record_format,
 )
@@ -35,10 +37,13 @@ from .row_sources import open_stream
 from .streaming import records_of_row
 from .tar_shards import expand_shards, tar_rows
 
+logger = logging.getLogger(__name__)
+
 OWN_FORMAT = "conversations or messages"
 SKELETON = "videos of a folder, answers to fill in"
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-NUMBER_COLUMNS = ("start", "end", "num_frames", "fps", "max_frames", "frame_rate")  # what a table says of frames
+NUMBER_COLUMNS = ("start", "end")
+DESCRIBING_COLUMNS = ("num_frames", "nframes", "fps", "max_frames", "frame_rate")  # in a table, of the file as it is
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 
 
@@ -154,8 +159,21 @@ def _table_records(path: Path, media_root: str | os.PathLike | None) -> Iterator
         for number, row in enumerate(csv.DictReader(file, delimiter=TABLE_DELIMITERS[path.suffix.lower()])):
             filled = {key: value for key, value in row.items() if value not in (None, "")}
             source = f"{path}: row {number}"
+            filled = _without_descriptions(filled, path, number)
             filled |= {key: _number(filled[key], key, source) for key in NUMBER_COLUMNS if key in filled}
             yield Record(filled, source, _root(path.parent, media_root))
+
+
+def _without_descriptions(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
+    """A row of a table without what it says of its files: frames per second, for example, are no wish for samples."""
+    found = [name for name in DESCRIBING_COLUMNS if name in row]
+    if found and not number:
+        logger.warning(
+            "%s: %s left out: in a table they describe the files. How many frames are sampled, the recipe says.",
+            path,
+            ", ".join(found),
+        )
+    return {name: value for name, value in row.items() if name not in found}
 
 
 def _number(text: str, column: str, source: str) -> int | float:
@@ -173,6 +191,7 @@ def _parquet_records(paths: list[Path], media_root: str | os.PathLike | None) ->
     )
     for number, row in enumerate(rows):
         data = {key: value for key, value in row.items() if value is not None}
+        data = _without_descriptions(data, paths[0].parent, number)
         yield Record(data, f"{paths[0].parent}: row {number}", _root(paths[0].parent, media_root))
 
 
@@ -190,16 +209,16 @@ def _converted(record: Record, conversion: Conversion) -> dict[str, Any]:
         raise ValueError(f"{record.source}: {wrong}")
     if known is not None:
         name, data = known.name, _by(known, record)
-        if known.needs_files:
-            data["video"] = _file_of_id(data["video"], record)
+        video_id = data["video"] if known.needs_files else id_of_video(record.data, data)
+        if video_id is not None:
+            data["video"] = _file_of_id(str(video_id), record)
     elif isinstance(data, Mapping) and any(data.get(key) is not None for key in TURN_KEYS):
         name = OWN_FORMAT
     elif isinstance(data, Mapping) and set(data) == {"video"}:
         name, data = SKELETON, from_caption({**data, "caption": ""})
     else:
-        nearest = nearest_format(data) if isinstance(data, Mapping) else None
+        hint = f" {nearest_format(data)}." if isinstance(data, Mapping) else ""
         keys = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
-        hint = "" if nearest is None else f" The nearest one is {nearest}."
         raise ValueError(f"{record.source}: this is no known format of records; its keys are {keys}.{hint}")
     conversion.formats[name] += 1
     return _with_files(data, record, conversion)
@@ -208,7 +227,7 @@ def _converted(record: Record, conversion: Conversion) -> dict[str, Any]:
 def _by(known, record: Record) -> dict[str, Any]:
     try:
         return dict(known.convert(record.data))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{record.source}: not as {known.name} should be: {reason}") from error
 
@@ -275,6 +294,8 @@ def _file(kind: str, source: Any, record: Record, conversion: Conversion) -> str
     path = os.fspath(source)
     if URL.match(path):
         return path
+    if kind == "video" and not Path(path).suffix and not (Path(record.media_root or "") / path).exists():
+        path = _file_of_id(path, record)
     return os.path.relpath(os.path.join(record.media_root or "", path), conversion.destination.parent)
 
 

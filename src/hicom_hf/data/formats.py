@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 CAPTION_QUESTION = "Describe the video."
 IMAGE_QUESTION = "Describe the image."
 TURN_KEYS = ("conversations", "messages")
+VIDEO_ID_KEYS = ("video_id", "videoid", "videoID")  # names of videos without their suffix, where no path is given
 ID_KEYS = ("id", "video_id", "problem_id", "question_id", "videoid", "videoID")
 MEDIA_KEYS = {"video": ("video", "videos", "video_path", "video_name"), "image": ("image", "images", "image_path")}
 FILE_KEYS = ("path", "file_name")  # of a video or an image, decided by its suffix
@@ -38,6 +39,9 @@ PIXEL_KEYS = (
     "resized_width",
     "detail",
 )  # of Qwen and OpenAI
+FRAMES_RATE_KEY = "sample_fps"  # of Qwen: frames per second of a list of frames
+NUMBERED_OPTION = re.compile(r"a(\d+)")  # a0, a1, ... of NExT-QA
+LETTERED = re.compile(r"\(?[A-Z][.):]")
 
 
 class RecordFormat(NamedTuple):
@@ -71,15 +75,28 @@ def has_turns(data: Mapping[str, Any]) -> bool:
     return any(data.get(key) is not None for key in TURN_KEYS) or record_format(data) is not None
 
 
-def nearest_format(data: Mapping[str, Any]) -> str | None:
-    """The format that shares most keys with a record, with what it lacks; None if none shares any."""
+def nearest_format(data: Mapping[str, Any]) -> str:
+    """A sentence on the format that shares most keys with a record of no known format, with what the record lacks."""
     present = {str(key) for key, value in data.items() if value is not None}
     shared = {known: len(present.intersection(known.keys)) / len(known.keys) for known in FORMATS}
     best = max(shared, key=lambda known: shared[known])
     if not shared[best]:
-        return None
+        return f"It shares no key with any other format; those are {', '.join(known.name for known in FORMATS)}"
     lacking = sorted(set(best.keys) - present)
-    return f"{best.name}, which has {', '.join(map(repr, best.keys))}; {', '.join(map(repr, lacking))} lacks"
+    keys, lacks = ", ".join(map(repr, best.keys)), ", ".join(map(repr, lacking))
+    return f"The nearest other format is {best.name}, which has {keys}; {lacks} lacks"
+
+
+def id_of_video(data: Mapping[str, Any], converted: Mapping[str, Any]) -> str | None:
+    """The id that stands for the video of a record of another format, if no path does; the file is to be looked up.
+
+    Args:
+        data: the record.
+        converted: what its format makes of it.
+    """
+    if any(converted.get(kind) for kind in ("video", "image")) or "messages" in converted:
+        return None
+    return next((str(data[key]) for key in VIDEO_ID_KEYS if data.get(key) is not None), None)
 
 
 # One function for each format --------------------------------------------------------------------------------------------
@@ -95,12 +112,19 @@ def from_question_list(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_question_and_answer(data: Mapping[str, Any]) -> dict[str, Any]:
-    """ "question" and "answer", with "options" or "candidates" for multiple choice (MVBench)."""
-    options = data.get("options") or data.get("candidates") or ()
-    question, answer = _with_options(data["question"], options), data["answer"]
-    if options and answer in options:
+    """ "question" and "answer", with "options" or "candidates" for multiple choice (MVBench), or a0, a1, ... (NExT-QA)."""
+    options, answer = data.get("options") or data.get("candidates") or (), data["answer"]
+    numbered = sorted((int(match[1]), key) for key in data if (match := NUMBERED_OPTION.fullmatch(str(key))))
+    if not options and len(numbered) > 1:  # the answer is the number of the right one
+        options = [data[key] for _, key in numbered]
+        answer = options[int(answer)]
+    elif options and not isinstance(answer, str):
+        raise ValueError(
+            f'"answer" must be the text or the letter of an option, got {answer!r}; is it counted from 0 or from 1?'
+        )
+    if options and answer in options and not LETTERED.match(answer):
         answer = f"{_letter(options.index(answer))}. {answer}"
-    return _record(data, [(question, answer)])
+    return _record(data, [(_with_options(data["question"], options), _words(answer, "answer"))])
 
 
 def from_short_keys(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +149,11 @@ def from_problem(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_caption(data: Mapping[str, Any]) -> dict[str, Any]:
     """A video or image with its "caption" or "text"."""
-    caption = data["caption"] if data.get("caption") is not None else data["text"]
-    has_image_only = set(_kept(data)) & {"video", "image"} == {"image"}
+    caption = _words(data["caption"] if data.get("caption") is not None else data["text"], "caption")
+    media = set(_kept(data)) & {"video", "image"}
+    if not media and not any(data.get(key) is not None for key in VIDEO_ID_KEYS):
+        raise ValueError("it names no video and no image for its caption")
+    has_image_only = media == {"image"}
     return _record(data, [(IMAGE_QUESTION if has_image_only else CAPTION_QUESTION, caption)])
 
 
@@ -196,10 +223,16 @@ def _kept(data: Mapping[str, Any]) -> dict[str, Any]:
 def _with_options(question: str, options: Sequence[str]) -> str:
     """A question with its options, one a line; those without a letter get one."""
     lettered = [
-        option if re.match(r"\(?[A-Z][.):]", option) else f"{_letter(number)}. {option}"
-        for number, option in enumerate(options)
+        option if LETTERED.match(option) else f"{_letter(number)}. {option}" for number, option in enumerate(options)
     ]
     return "\n".join([question, *lettered])
+
+
+def _words(value: Any, name: str) -> str:
+    """A text, or a number as one ("How many?"); raises ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f'"{name}" must be a text, got {value!r}')
+    return str(value)
 
 
 def _letter(number: int) -> str:
@@ -222,7 +255,7 @@ def _has_foreign_parts(data: Mapping[str, Any]) -> bool:
 
 def _is_foreign(part: Mapping[str, Any]) -> bool:
     """Whether a part of a message is written as OpenAI or Qwen do."""
-    return part.get("type") in URL_PARTS or any(part.get(key) is not None for key in PIXEL_KEYS)
+    return part.get("type") in URL_PARTS or any(part.get(key) is not None for key in (*PIXEL_KEYS, FRAMES_RATE_KEY))
 
 
 def _own_parts(turn: Any) -> Any:
@@ -236,7 +269,9 @@ def _own_parts(turn: Any) -> Any:
 def _own_part(part: Mapping[str, Any]) -> dict[str, Any]:
     given: Any = part.get("type")
     kind = URL_PARTS.get(given, given)
-    rest = {key: value for key, value in part.items() if key not in (*PIXEL_KEYS, given)}
+    rest = {key: value for key, value in part.items() if key not in (*PIXEL_KEYS, FRAMES_RATE_KEY, given)}
+    if part.get(FRAMES_RATE_KEY) is not None:
+        rest["frame_rate"] = part[FRAMES_RATE_KEY]
     source: Any = part.get(given)
     if isinstance(source, Mapping):  # OpenAI: {"url": ...}
         source = source.get("url")
