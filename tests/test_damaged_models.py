@@ -80,18 +80,25 @@ def outcome(arguments, capsys, named):
     return code, captured.err
 
 
+@pytest.mark.parametrize("count", [6, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", JSON_FILES)
-def test_a_field_of_a_wrong_value_is_an_error_in_one_line(name, copied, capsys):
+def test_a_field_of_a_wrong_value_is_an_error_in_one_line(name, count, copied, capsys):
     path = copied / name
     original = path.read_bytes()
-    for what, content in mutations(json.loads(original), 20, name).items():
+    for what, content in mutations(json.loads(original), count, name).items():
         path.write_bytes(content)
         _, errors = outcome(["inspect", copied], capsys, copied)
         assert "not foreseen" not in errors, (what, errors)
 
 
-@pytest.mark.parametrize("damage", WHOLE_FILES)
-@pytest.mark.parametrize("name", (*JSON_FILES, *TEXT_FILES))
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        pytest.param(name, damage, marks=() if name == "config.json" or damage == "cut" else pytest.mark.slow)
+        for name in (*JSON_FILES, *TEXT_FILES)
+        for damage in WHOLE_FILES
+    ],
+)
 def test_a_file_of_other_content_is_an_error_in_one_line(name, damage, copied, capsys):
     (copied / name).write_bytes(WHOLE_FILES[damage])
     outcome(["inspect", copied], capsys, copied)

@@ -51,7 +51,7 @@ def test_live_bytes_are_those_of_torchs_own_tracker():
     "changes",
     [
         pytest.param({}, id="whole"),
-        pytest.param({"lora": {"rank": 8, "alpha": 8}}, id="lora"),
+        pytest.param({"lora": {"rank": 8, "alpha": 8}}, id="lora", marks=slow),
         pytest.param({"lora": {"rank": 8, "alpha": 8, "dora": True}}, id="dora", marks=pytest.mark.slow),
         pytest.param({"gradient_checkpointing": True}, id="checkpointing", marks=slow),
         pytest.param({"precision": "bf16"}, id="bf16", marks=slow),

@@ -479,9 +479,9 @@ def looks_like(scene, found, frame, index, num_frames, size, side):
     ("codec", "suffix", "size", "side"),
     [
         ("libx264", "mp4", (144, 144), 144),
-        ("libx264", "mp4", (192, 192), 144),
-        ("libx264", "mp4", (144, 192), 192),
-        ("mpeg4", "avi", (144, 144), 144),
+        pytest.param("libx264", "mp4", (192, 192), 144, marks=pytest.mark.slow),
+        pytest.param("libx264", "mp4", (144, 192), 192, marks=pytest.mark.slow),
+        pytest.param("mpeg4", "avi", (144, 144), 144, marks=pytest.mark.slow),
         ("libvpx-vp9", "webm", (144, 144), 144),
     ],
 )
