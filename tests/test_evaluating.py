@@ -25,6 +25,7 @@ from hicom_hf.evaluation.tasks import TASKS, Task
 from hicom_hf.evaluation.tasks.shapes import mark, read
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
+from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.shapes import write_dataset
 
@@ -326,6 +327,24 @@ def test_each_question_chooses_its_frames_and_the_line_says_which(session, path,
     assert summary["settings"]["selection"]["num_frames"] == 4 and summary["paper"] is None
     with pytest.raises(ValueError, match=r"other settings \(selection"):
         evaluate([task_of(asked)], session, tmp_path, asking=Asking({"num_frames": 16}))
+
+
+def test_each_question_chooses_its_tiles_and_the_line_says_which(session, path, tmp_path):
+    asked = [question_about(path, 0), Question("q1", str(path), "Where is it?", "the red circle", "left")]
+    asking = Asking({"num_frames": 4}, tiles=FrameTiles((1, 2)))
+    [summary] = evaluate([task_of(asked)], session, tmp_path, asking=asking)
+    opened = session.open(path, num_frames=4, tiles=asking.tiles)
+    alone = opened.ask_all([one.prompt for one in asked], instruction=[one.instruction for one in asked])
+    for name, answer in zip(("q0", "q1"), alone, strict=True):
+        line = read_answers(tmp_path / "own")[name]
+        assert line["answer"] == answer.answer and len(line["times"]) == 4
+        assert line["tiles"]["zoom"] == answer.tiles.zoom
+        assert line["tiles"]["best"]["box"] == pytest.approx(answer.tiles.tiles[0].box, abs=0.001)
+    assert summary["settings"]["tiles"] == {"zooms": [1, 2], "overlap": 0.2, "overview": False}
+    assert summary["paper"] is None
+    with pytest.raises(ValueError, match=r"other settings \(tiles"):
+        evaluate([task_of(asked)], session, tmp_path, asking=Asking({"num_frames": 4}))
+    evaluate([task_of(asked)], session, tmp_path, asking=asking)  # resumes
 
 
 def test_a_broken_video_among_candidates_counts_as_wrong(session, path, tmp_path):

@@ -1,5 +1,6 @@
 """Overlapping squares of frames of any shape: geometry and choice against loops, the session end to end."""
 
+import json
 import math
 from itertools import pairwise, product
 
@@ -9,6 +10,8 @@ import torch
 
 from hicom_hf import FrameTiles
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
+from hicom_hf.assets import example_videos
+from hicom_hf.cli.main import main
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.frame_tiles_hicom import (
@@ -258,6 +261,30 @@ def test_other_compressors_choose_by_siglips_text(compressor):
 def test_selection_and_tiles_together_are_refused(session):
     with pytest.raises(ValueError, match="selection and tiles together are not implemented"):
         session.open(frames_of(1, 56), selection=FrameSelection(num_frames=2), tiles=FrameTiles())
+
+
+def test_the_command_says_which_square_is_best(capsys, tmp_path):
+    video = str(example_videos()[0])
+    arguments = ["ask", video, "Where is the red circle?", "--max-new-tokens", "4", "--device", "cpu"]
+    assert main([*arguments, "--tiles", "0,1,2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    [answer] = report["answers"]
+    assert answer["tiles"]["zooms"] == [1, 2] and "selection" not in answer  # it is square: no overview
+    assert len(answer["tiles"]["tiles"][0]["box"]) == 4
+    assert main([*arguments, "--tiles", "2"]) == 0
+    assert "zoom 2, 9 squares; best in rows" in capsys.readouterr().err
+    for zooms, message in (
+        ("0", "must be zooms from 1 on"),
+        ("1,1", "each once"),
+        ("-1", "must be zooms from 1 on"),
+        ("a", "must be a whole number"),
+    ):
+        assert main([*arguments, f"--tiles={zooms}"]) == 2
+        assert message in capsys.readouterr().err
+    both = ["--tiles", "1", "--select", "question", "--frames", "4"]
+    for command in (arguments, ["eval", "shapes", "--output", str(tmp_path)]):
+        assert main([*command, *both]) == 2
+        assert "argument --tiles: not allowed with argument --select" in capsys.readouterr().err
 
 
 def test_an_unknown_argument_is_refused(session):

@@ -231,6 +231,36 @@ def part_of_parts(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
+def zooms_of_tiles(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them, each once, such as 1 or 0,1,2; 0 is the overview."""
+    values = tuple(whole_number(part) for part in text.split(","))
+    if min(values) < 0 or len(set(values)) < len(values) or max(values) == 0:
+        raise ArgumentTypeError(
+            f"must be zooms from 1 on, each once, such as 1 or 1,2 (0 adds the overview); got {text!r}"
+        )
+    return values
+
+
+def add_tiles_argument(group: Any) -> None:
+    """`--tiles`; `frame_tiles` reads it."""
+    group.add_argument(
+        "--tiles",
+        type=zooms_of_tiles,
+        metavar="ZOOMS",
+        help="do not pad frames, but let each question choose among overlapping squares: 1 for squares of the shorter side, "
+        "2 for half of it; 1,2 for either; 0,1 also for the padded frame",
+    )
+
+
+def frame_tiles(args: Namespace) -> Any:
+    """The `FrameTiles` that `--tiles` asks for; None without it."""
+    from ..processors.frame_tiles_hicom import OVERVIEW, FrameTiles
+
+    if args.tiles is None:
+        return None
+    return FrameTiles(tuple(zoom for zoom in args.tiles if zoom != OVERVIEW), overview=OVERVIEW in args.tiles)
+
+
 def progress_bar(iterable, total: int, name: str):
     """Progress on stderr; see `hub.progress`."""
     from tqdm import tqdm

@@ -25,7 +25,9 @@ from .arguments import (
     above_zero,
     add_media_arguments,
     add_model_arguments,
+    add_tiles_argument,
     at_least_one,
+    frame_tiles,
     media_access,
     model_options,
     not_negative,
@@ -120,6 +122,7 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --select: how many are chosen (or as --max-video-tokens fits)",
     )
+    add_tiles_argument(frames)
 
 
 def _add_answer(parser: argparse.ArgumentParser) -> None:
@@ -139,19 +142,7 @@ def _add_answer(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.questions_file is not None:
         return _run_file(args)
-    if not args.questions:
-        args.parser.error("the following arguments are required: VIDEO, QUESTION")
-    if args.output is not None or args.shard is not None:
-        args.parser.error(f"argument --{'shard' if args.output is None else 'output'}: goes with --from")
-    for number, question in enumerate(args.questions, start=1):
-        if not question.strip():
-            args.parser.error(f"argument QUESTION: question {number} is empty")
-    if args.end is not None and args.end <= (args.start or 0):
-        args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
-    if (args.frames is None) != (args.select is None or args.max_video_tokens is not None):
-        args.parser.error(
-            "argument --select: takes --frames or --max-video-tokens, one of them; --frames is for --select only"
-        )
+    _check(args)
 
     from ..assets import HICOM_TINY
     from ..hub.loading import check_fits, check_options, load_config, load_model, load_processor
@@ -165,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     place, name = find_model(args.model), args.model or HICOM_TINY
     config, processor = load_config(place), load_processor(place)
     check_fits(config, processor, place)
-    frames = None if args.select else _read(read_frames, processor, args, access)
+    frames = None if args.select or args.tiles else _read(read_frames, processor, args, access)
     if frames is not None:
         _say_frames(frames, config)
     started = perf_counter()
@@ -173,7 +164,10 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(place, **loading)
     load_seconds = perf_counter() - started
     session = HiComSession(model, processor, note=model_notes(place, config))
-    video = _open(session, args, access) if frames is None else session.encode(frames)
+    if frames is not None:
+        video = session.encode(frames)
+    else:
+        video = _open_tiled(session, args, access) if args.tiles else _open(session, args, access)
     if session.note:
         _say(f"note: {session.note}")
     answers = []
@@ -188,12 +182,34 @@ def run(args: argparse.Namespace) -> int:
             _say(_describe_answer(answers[-1]))
             if answers[-1].selection is not None:
                 _say(_describe_selection(answers[-1].selection))
+            if answers[-1].tiles is not None:
+                _say(_describe_tiles(answers[-1].tiles))
     if args.json:
         seconds = {"load": load_seconds, "decode": 0.0, "encode": video.encoded.seconds}
         if frames is not None:
             seconds["decode"] = frames.seconds
         print(_as_json(_report(name, config, video.encoded, answers, seconds, session.note)))
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse arguments that are missing or contradict each other."""
+    if not args.questions:
+        args.parser.error("the following arguments are required: VIDEO, QUESTION")
+    if args.output is not None or args.shard is not None:
+        args.parser.error(f"argument --{'shard' if args.output is None else 'output'}: goes with --from")
+    for number, question in enumerate(args.questions, start=1):
+        if not question.strip():
+            args.parser.error(f"argument QUESTION: question {number} is empty")
+    if args.end is not None and args.end <= (args.start or 0):
+        args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
+    if (args.frames is None) != (args.select is None or args.max_video_tokens is not None):
+        args.parser.error(
+            "argument --select: takes --frames or --max-video-tokens, one of them; --frames is for --select only"
+        )
+
+    if args.select is not None and args.tiles is not None:
+        args.parser.error("argument --tiles: not allowed with argument --select")
 
 
 def _run_file(args: argparse.Namespace) -> int:
@@ -220,7 +236,9 @@ def _run_file(args: argparse.Namespace) -> int:
         [questions_task(args.questions_file, args.output, args.max_new_tokens)],
         args.model,
         args.output + RUN_SUFFIX,
-        asking=Asking(sampling, args.system, args.batch_size, args.workers, media_access(args)),
+        asking=Asking(
+            sampling, args.system, args.batch_size, args.workers, media_access(args), tiles=frame_tiles(args)
+        ),
         part=args.shard or (1, 1),
         progress=progress_bar,
         **model_options(args),
@@ -252,6 +270,26 @@ def _open(session, args: argparse.Namespace, access):
     _say(
         f"{candidates.sampling.source}: {len(candidates)} candidates of {candidates.sampling.num_source_frames} frames, "
         f"{candidates.num_bytes / 1e6:.0f} MB of features; each question sees {video.encoded.num_frames} of them, "
+        f"{video.encoded.num_visual_tokens} visual tokens"
+    )
+    return video
+
+
+def _open_tiled(session, args: argparse.Namespace, access):
+    """Encode the squares of all frames, and say what they are."""
+    tiles = frame_tiles(args)
+
+    def read(_, video, **request):
+        return session.open(video, tiles=tiles, **request)
+
+    video = _read(read, None, args, access)
+    sampling, levels = video.tiled.sampling, video.tiled.levels
+    for warning in sampling.warnings:
+        _say(f"warning: {args.video}: {warning}")
+    _say(
+        f"{sampling.source}: {video.encoded.num_frames} of {sampling.num_source_frames} frames, "
+        f"{sampling.width}x{sampling.height}; {sum(len(level.squares) for level in levels)} squares of each, "
+        f"{video.tiled.num_bytes / 1e6:.0f} MB of features; each question sees {video.encoded.num_patches} patches, "
         f"{video.encoded.num_visual_tokens} visual tokens"
     )
     return video
@@ -295,8 +333,9 @@ def _report(model, config, video, answers, seconds, note) -> dict:
 
 def _answer_report(answer) -> dict:
     fields = asdict(answer)
-    if answer.selection is None:
-        del fields["selection"]
+    for name in ("selection", "tiles"):
+        if fields[name] is None:
+            del fields[name]
     seconds = {"first_token": fields.pop("first_token_seconds"), "generate": fields.pop("seconds")}
     return {**fields, "seconds": seconds}
 
@@ -330,6 +369,14 @@ def _describe_selection(selection) -> str:
         return f"{len(selection.frames)} of {selection.num_candidates} frames: {selection.reason}"
     times = ", ".join(f"{time:.1f}" for time in selection.times)
     return f"{len(selection.frames)} of {selection.num_candidates} frames from {selection.reason}, at seconds {times}"
+
+
+def _describe_tiles(record) -> str:
+    """Where the patch lies that fits the question best."""
+    best = record.tiles[0]
+    zoom = "the whole frame, padded" if record.zoom == 0 else f"zoom {record.zoom}, {len(record.tiles)} squares"
+    top, left, bottom, right = (round(100 * part) for part in best.box)
+    return f"{zoom}; best in rows {top} to {bottom} %, columns {left} to {right} % of frame {best.frame + 1}"
 
 
 def _print_piece(text: str) -> None:

@@ -17,7 +17,9 @@ from .arguments import (
     above_zero,
     add_media_arguments,
     add_model_arguments,
+    add_tiles_argument,
     at_least_one,
+    frame_tiles,
     media_access,
     model_options,
     part_of_parts,
@@ -108,6 +110,7 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--candidates", type=at_least_one, metavar="N", help="with --select: among so many frames, spread evenly"
     )
+    add_tiles_argument(how)
     how.add_argument("--system", help="system prompt (default: that of the model's chat template)")
 
 
@@ -189,6 +192,8 @@ def _check_frames(args: argparse.Namespace) -> None:
         if args.max_frames is not None and args.fps is None:
             error("argument --max-frames: bounds --fps, which is not given")
         return
+    if args.tiles is not None:
+        error("argument --tiles: not allowed with argument --select")
     if args.frames is None:
         error("argument --select: --frames is missing, how many are chosen")
     if args.candidates is not None and (args.fps is not None or args.max_frames is not None):
@@ -211,6 +216,7 @@ def _asking(args: argparse.Namespace):
         args.workers if args.workers is not None else 4 * (choose_device(args.device).type == "cuda"),
         media_access(args),
         selection,
+        frame_tiles(args),
     )
 
 
@@ -218,7 +224,7 @@ def _paper(args: argparse.Namespace, asking, where: dict, options: dict) -> None
     """The paper's tables, with what could not be run."""
     if not args.data:
         args.parser.error(f"{PAPER}: --data is missing, the folder with the benchmarks")
-    for name in ("fps", "select"):
+    for name in ("fps", "select", "tiles"):
         if getattr(args, name) is not None:
             args.parser.error(f"argument --{name}: goes without {PAPER}, whose tables have 32, 64 and 128 frames")
 

@@ -52,7 +52,7 @@ def evaluate(
         data: folder of the benchmarks' published files, that of a task in DATA/TASK, or DATA itself; None for OUTPUT/data, where
             tasks that make their own data put it.
         protocol: whose prompts, clip ranges, lengths and dtype: "ours", "official" (the authors' scripts), "lmms" (lmms-eval).
-        asking: sampling, frame selection, system prompt, batches and workers; None for the model's own sampling.
+        asking: sampling, frame selection, tiles, system prompt, batches and workers; None for the model's own sampling.
         limit: the first so many questions of each task.
         part: which shard of how many, by video; the last one to end joins them.
         progress: shows progress over an iterable, given its length and a name.
@@ -181,6 +181,7 @@ def _settings(
         "sampling": dict(asking.sampling),
         "model_sampling": _model_sampling(session),
         **({} if asking.selection is None else {"selection": asdict(asking.selection)}),
+        **({} if asking.tiles is None else {"tiles": json.loads(json.dumps(asdict(asking.tiles)))}),
         "system": asking.system,
         "max_new_tokens": task.max_new_tokens[protocol],
         "questions": questions_fingerprint(published),

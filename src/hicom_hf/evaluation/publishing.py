@@ -113,6 +113,9 @@ def _rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     if "selection" in settings:
         selection = settings["selection"]
         frames = f"{selection['num_frames']} frames by {selection['rule']} among {frames}"
+    if "tiles" in settings:
+        zooms = [0] * settings["tiles"]["overview"] + settings["tiles"]["zooms"]
+        frames += f", tiles at zoom {' or '.join(map(str, zooms))}"
     frames = re.sub(r"^num_frames (\d+)$", r"\1 frames", frames)
     common = {
         "task": summary["task"],

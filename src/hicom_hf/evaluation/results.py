@@ -135,6 +135,10 @@ def answer_line(asked: Asked, mark: Mark) -> dict[str, Any]:
     if selection is not None:
         scores = [round(score, DECIMALS) for score in selection.scores]
         chosen["selection"] = {"used": selection.used, "reason": selection.reason, "scores": scores}
+    if answer.tiles is not None:
+        best = answer.tiles.tiles[0]
+        box = [round(part, DECIMALS) for part in best.box]
+        chosen["tiles"] = {"zoom": answer.tiles.zoom, "best": {"box": box, "score": round(best.score, DECIMALS)}}
     return line | {
         "answer": answer.answer,
         "finished": answer.finished,

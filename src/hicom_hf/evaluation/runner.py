@@ -9,6 +9,7 @@ import torch
 from ..inference.session import ChoosingVideo, HiComSession, Video
 from ..processors.answering_hicom import Answer
 from ..processors.frame_selection_hicom import FrameSelection
+from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.video_sources_hicom import VideoReadError
 from .questions import Question, by_clip
@@ -29,6 +30,8 @@ class Asking:
         media_access: which files and servers may be read, see `read_video`.
         selection: each question chooses among the sampled frames, which are then read by this process and not ahead; None lets
             it see all of them.
+        tiles: each question chooses among overlapping squares of the frames, which are then read by this process as well; None
+            pads frames to squares. Not together with a selection.
     """
 
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Asking:
     workers: int = 0
     media_access: MediaAccess = OPEN_ACCESS
     selection: FrameSelection | None = None
+    tiles: FrameTiles | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,10 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
         (clip.video, {**asking.sampling, **clip.sampling, "media_access": asking.media_access}) for clip in groups
     ]
     opened: Iterable[Any]
-    if asking.selection is None:
+    if asking.selection is None and asking.tiles is None:
         opened = read_ahead(session.processor, requests, asking.workers)
     else:
-        opened = _candidates(session, requests, asking.selection)
+        opened = _opened(session, requests, {"selection": asking.selection, "tiles": asking.tiles})
     for group, found in zip(groups.values(), opened, strict=True):
         if isinstance(found, Unreadable):
             yield [Asked(question, question.prompt, failure=found.reason) for question in group]
@@ -92,19 +96,18 @@ def ask_questions(session: HiComSession, questions: Sequence[Question], asking: 
         if isinstance(found, ChoosingVideo):
             yield from (_ask_choosing(found, batch, asking) for batch in batches)
             continue
-        video = session.encode(found)
-        yield from (_ask_together(video, batch, asking, found.seconds) for batch in batches)
+        seconds = 0.0 if isinstance(found, Video) else found.seconds
+        video = found if isinstance(found, Video) else session.encode(found)
+        yield from (_ask_together(video, batch, asking, seconds) for batch in batches)
 
 
-def _candidates(
-    session: HiComSession, requests: Sequence[tuple[str, dict[str, Any]]], selection: FrameSelection
-) -> Iterator[ChoosingVideo | Unreadable]:
-    """Videos whose frames are encoded while they are read, so that hours of them never are in memory."""
+def _opened(
+    session: HiComSession, requests: Sequence[tuple[str, dict[str, Any]]], choice: dict[str, Any]
+) -> Iterator[Video | Unreadable]:
+    """Videos that are encoded while they are read, so that hours of frames never are in memory."""
     for video, sampling in requests:
         try:
-            opened = session.open(video, selection=selection, **sampling)
-            assert isinstance(opened, ChoosingVideo)  # as there is a selection
-            yield opened
+            yield session.open(video, **choice, **sampling)
         except (VideoReadError, OSError) as error:
             yield Unreadable(str(error))
 

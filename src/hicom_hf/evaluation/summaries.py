@@ -48,7 +48,7 @@ def summarize(
         if failures
         else None,
         "protocol_score": _protocol_score(task, settings["protocol"], headline),
-        "paper": None if "selection" in settings else task.paper.get(_num_frames(settings)),
+        "paper": None if {"selection", "tiles"} & set(settings) else task.paper.get(_num_frames(settings)),
         "categories": {
             category: {
                 value: _score(
