@@ -338,6 +338,22 @@ def test_features_may_be_kept_in_half_the_bytes(session, film):
     assert torch.equal(half.features.read(3, 5), full.features.read(3, 5).bfloat16())
 
 
+def test_candidates_are_encoded_once_for_all_sessions_with_one_folder(tmp_path, monkeypatch):
+    selection, film = FrameSelection(num_frames=8, max_p_value=1.0), str(example_videos()[0])
+    first = HiComSession(tiny_model(), tiny_processor(), cache_bytes=0, cache_dir=tmp_path)
+    asked = first.open(film, num_frames=16, selection=selection).ask("Where is the ring?", max_new_tokens=4)
+    second = HiComSession(first.model, first.processor, cache_bytes=0, cache_dir=tmp_path)
+    monkeypatch.setattr(type(first.model), "encode_frames", None)
+    video = second.open(film, num_frames=16, selection=selection)
+    again = video.ask("Where is the ring?", max_new_tokens=4)
+    assert again.selection == asked.selection and again.answer == asked.answer
+    assert video.candidates.sampling.times and second.cache.hits == 1
+    [folder] = tmp_path.iterdir()
+    (folder / "keys").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"these features are damaged .*keys is shorter than 16 rows"):
+        second.open(film, num_frames=16, selection=selection)
+
+
 def test_rows_that_are_forgotten_are_not_numbered():
     file = FeatureFile()
     file.append(torch.arange(12.0).view(6, 2))

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from hicom_hf.evaluation.evaluating import evaluate
-from hicom_hf.evaluation.haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part
-from hicom_hf.evaluation.needle_report import CHOSEN, EVENLY, EVERYTHING, GROUPS, METHODS, PLACES
+from hicom_hf.evaluation.haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part, encode_scenes
+from hicom_hf.evaluation.needle_report import CHOSEN, EVENLY, EVERYTHING, GROUPS, METHODS, PLACES, WHOLE
 from hicom_hf.evaluation.results import read_answers
 from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.tasks import needle_task
-from hicom_hf.evaluation.tasks.needle import _holds, hay_scenes, trials
+from hicom_hf.evaluation.tasks.needle import _holds, _usable, hay_scenes, trials
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.shapes import Scene, render
@@ -29,13 +29,13 @@ def task():
 
 def test_questions_are_those_of_every_group_length_place_and_method(task):
     questions = task.read(None, "ours")
-    assert len(questions) == len(GROUPS) * (1 + len(PLACES) * len(METHODS))
+    assert len(questions) == len(GROUPS) * (1 + len(PLACES) * len(METHODS)) - 1  # no scene alone for the whole
     assert {question.details["group"] for question in questions} == set(GROUPS)
     for question in questions:
         if question.details["method"] in METHODS:
             starts = question.details["needles"]
             assert starts == sorted(starts) and all(0 <= start <= LENGTHS[0] - SCENE_FRAMES for start in starts)
-            assert len(starts) == 1 + (question.details["group"] == "two needles: order")
+            assert len(starts) == {WHOLE: 0, "two needles: order": 2}.get(question.details["group"], 1)
     longer = needle_task((320,), count=1).read(None, "ours")
     assert not any(question.details["method"] == EVERYTHING for question in longer)
     with pytest.raises(ValueError, match="multiples of 16 from 64 on, got 100"):
@@ -43,13 +43,25 @@ def test_questions_are_those_of_every_group_length_place_and_method(task):
 
 
 def test_nothing_in_the_haystack_may_be_called_what_the_question_names():
-    for trial in trials(1, LENGTHS, "sparse"):
+    for trial in trials(1, LENGTHS, "sparse")[:-1]:
         assert trial.names and sum(not _holds(scene, trial.names) for scene in hay_scenes("sparse", 48)) >= 4
+
+
+def test_every_other_scene_of_a_film_about_the_whole_has_the_main_colour():
+    trial, scenes = trials(1, LENGTHS, "sparse")[-1], hay_scenes("sparse", 48)
+    usable = _usable(scenes, trial, 0, 8)
+    assert trial.question.answer == f"mostly {trial.theme} objects" and not trial.needles
+    assert [scenes[place].theme for place in usable] == [trial.theme, ""] * 4
+
+
+def test_another_seed_asks_about_other_scenes():
+    first, other = (trials(1, LENGTHS, "sparse", seed)[0] for seed in (0, 1))
+    assert first.needles[0].seed != other.needles[0].seed
 
 
 def test_a_film_of_encoded_scenes_is_what_a_video_of_them_would_be(session):
     scenes = [Scene.from_seed(seed, clutter="sparse") for seed in (1, 2)]
-    encoded = EncodedScenes(session.model, session.processor, scenes)
+    encoded = EncodedScenes(encode_scenes(session.model, session.processor, scenes))
     film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model))
     frames = torch.cat(
         [torch.from_numpy(render(scene, num_frames=SCENE_FRAMES)[0]) for scene in (scenes[1], scenes[0])]

@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     needle.add_argument("--clutter", choices=("sparse", "normal"), help="of the scenes around (default: sparse)")
     needle.add_argument("--trials", type=at_least_one, metavar="N", help="questions of each group (default: 6)")
+    needle.add_argument("--seed", type=seed_number, metavar="N", help="of the scenes asked about (default: 0)")
 
     part = parser.add_argument_group("which questions")
     part.add_argument("--limit", type=at_least_one, metavar="N", help="the first N questions of each task")
@@ -85,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seed_number,
         metavar="N",
         help="processes that read videos ahead (default: 4 with a GPU, else 0)",
+    )
+    machine.add_argument(
+        "--cache-dir", metavar="DIR", help="keep the features of candidates (--select, needle) for other runs"
     )
     add_media_arguments(parser)
     add_model_arguments(parser, dtype=(None, "default: the protocol's; ours: as saved"))
@@ -138,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks == [PAPER]:
         _paper(args, asking, where, options)
         return _write_results(args) if args.write_results else 0
+    where["cache_dir"] = args.cache_dir
     summaries = evaluate(_tasks(args), args.model, args.output, data=args.data, asking=asking, **where, **options)
     _say_failures(summaries)
     print(json.dumps(summaries, indent=2) if args.json else as_table(summaries))
@@ -174,10 +179,10 @@ def _tasks(args: argparse.Namespace) -> list:
     """The tasks that are named; needle with its own arguments."""
     from ..evaluation.tasks import needle_task
 
-    wanted = {"lengths": args.lengths, "clutter": args.clutter, "count": args.trials}
+    wanted = {"lengths": args.lengths, "clutter": args.clutter, "count": args.trials, "seed": args.seed}
     given = {name: value for name, value in wanted.items() if value is not None}
     if given and "needle" not in args.tasks:
-        args.parser.error("arguments --lengths, --clutter and --trials: go with the task needle")
+        args.parser.error("arguments --lengths, --clutter, --trials and --seed: go with the task needle")
     return [needle_task(**given) if name == "needle" else name for name in args.tasks]
 
 

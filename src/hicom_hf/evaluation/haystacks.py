@@ -19,16 +19,15 @@ SCENE_FRAMES = 16
 
 
 class EncodedScenes(CandidateFrames):
-    """Scenes of `SCENE_FRAMES` frames, encoded into two files; scores are kept until `forget_scores`."""
+    """Scenes of `SCENE_FRAMES` frames that were encoded; scores are kept until `forget_scores`.
 
-    def __init__(self, model: Any, processor: Any, scenes: Sequence[Scene], progress: Progress = no_progress):
-        files = CandidateFiles.temporary(torch.bfloat16)
-        changes: list[float] = []
-        for scene in progress(scenes, len(scenes), "scenes"):
-            frames = render(scene, num_frames=SCENE_FRAMES)[0]
-            pixels = processor.video_processor(frames, num_frames=SCENE_FRAMES)["pixel_values_videos"]
-            changes += files.append(model, pixels, [])  # within the scene
-        super().__init__(files, changes, None, 0.0)
+    Args:
+        encoded: what `encode_scenes` returned.
+    """
+
+    def __init__(self, encoded: CandidateFrames):
+        files = CandidateFiles(encoded.features, encoded.aligned_features, encoded.keys, encoded.scales)
+        super().__init__(files, encoded.changes, None, encoded.seconds)
         self._scores: dict[bytes, torch.Tensor] = {}
 
     def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
@@ -43,6 +42,27 @@ class EncodedScenes(CandidateFrames):
 
     def forget_scores(self) -> None:
         self._scores.clear()
+
+
+def encode_scenes(
+    model: Any,
+    processor: Any,
+    scenes: Sequence[Scene],
+    progress: Progress = no_progress,
+    files: CandidateFiles | None = None,
+) -> CandidateFrames:
+    """Encode scenes, one behind the other; their `changes` are those inside of scenes.
+
+    Args:
+        files: new ones that stay; None for temporary ones in bfloat16.
+    """
+    files = files or CandidateFiles.temporary(torch.bfloat16)
+    changes: list[float] = []
+    for scene in progress(scenes, len(scenes), "scenes"):
+        frames = render(scene, num_frames=SCENE_FRAMES)[0]
+        pixels = processor.video_processor(frames, num_frames=SCENE_FRAMES)["pixel_values_videos"]
+        changes += files.append(model, pixels, [])
+    return CandidateFrames(files, changes, None, 0.0)
 
 
 class Part(NamedTuple):

@@ -8,7 +8,8 @@ from .haystacks import SCENE_FRAMES
 from .pictures import Canvas, shade
 from .questions import Question
 
-GROUPS = ("attributes", "motion, when", "exist: yes", "exist: no", "two needles: order")
+WHOLE = "whole video"
+GROUPS = ("attributes", "motion, when", "exist: yes", "exist: no", "two needles: order", WHOLE)
 ALONE, CHOSEN, EVENLY, EVENLY_8, EVERYTHING = "alone", "question", "uniform", "uniform, 8 times", "everything"
 METHODS = (CHOSEN, EVENLY, EVENLY_8, EVERYTHING)  # of a film; ALONE is the needle without hay
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -21,17 +22,18 @@ def as_markdown(questions: Sequence[Question], lines: Lines) -> str:
     lengths = _lengths(questions)
     rows = [f"| | | {' | '.join(f'{length:,} frames' for length in lengths)} |", f"|---|---|{'---|' * len(lengths)}"]
     for group in GROUPS:
-        alone = _percent(_values(questions, lines, group=group, method=ALONE))
+        alone = "-" if group == WHOLE else _percent(_values(questions, lines, group=group, method=ALONE))
         rows.append(f"| **{group}** | the scene alone | {' | '.join([alone] * len(lengths))} |")
         for method in METHODS:
             cells = [_percent(_values(questions, lines, group=group, method=method, length=one)) for one in lengths]
             rows.append(f"| | {method} | {' | '.join(cells)} |")
         chosen = [_answered(questions, lines, group=group, method=CHOSEN, length=one) for one in lengths]
-        if group != "exist: no":
+        if group not in ("exist: no", WHOLE):
             cells = [_percent([_has_found(question, line) for question, line in some]) for some in chosen]
             rows.append(f"| | question: found every scene | {' | '.join(cells)} |")
-        cells = [_percent([line["selection"]["used"] == "uniform" for _, line in some]) for some in chosen]
-        rows.append(f"| | question: nothing stood out | {' | '.join(cells)} |")
+        for used in ("mixture", "uniform"):
+            cells = [_percent([line["selection"]["used"] == used for _, line in some]) for some in chosen]
+            rows.append(f"| | question: nothing stood out, {used} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -32,7 +32,13 @@ from ..processors.answering_hicom import (
     read_frames,
     untrained_note,
 )
-from ..processors.candidate_frames_hicom import CandidateFrames, choose_for_questions, chosen_video, encode_candidates
+from ..processors.candidate_frames_hicom import (
+    CandidateFiles,
+    CandidateFrames,
+    choose_for_questions,
+    chosen_video,
+    encode_candidates,
+)
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
 from ..processors.processing_hicom import HiComProcessor
@@ -136,7 +142,7 @@ class HiComSession:
         Args:
             video: path, URL, bytes, folder of frames, array, list of PIL images, ...; see `read_video`.
             selection: each question chooses among the frames that are taken, which may then be hours of video; they are encoded
-                in chunks and kept in a temporary file. None lets every question see all frames.
+                in chunks and kept in a temporary file, or in `cache_dir`. None lets every question see all frames.
             tiles: each question chooses among overlapping squares of each frame, whose features this video holds. None pads
                 frames to squares.
             **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
@@ -152,15 +158,22 @@ class HiComSession:
             with self.lock:
                 return DetailedVideo(self, encode_tiled_video(self.model, self.processor, video, tiles, **sampling))
         if selection is not None:
-            with self.lock:
-                candidates = encode_candidates(self.model, self.processor, video, **sampling)
-            return ChoosingVideo(self, candidates, selection)
+            return ChoosingVideo(self, self._candidates(video, sampling), selection)
         key = video_key(video, sampling)
         encoded = self.cache.get(key)
         if encoded is None:
             encoded = self.encode(read_frames(self.processor, video, **sampling)).encoded
             self.cache.put(key, encoded)
         return Video(self, encoded)
+
+    def _candidates(self, video: Any, sampling: dict[str, Any]) -> CandidateFrames:
+        """Encode candidates, or take them from the folder of the cache."""
+
+        def encode(files: CandidateFiles | None) -> CandidateFrames:
+            with self.lock:
+                return encode_candidates(self.model, self.processor, video, files=files, **sampling)
+
+        return self.cache.candidates(None if "read" in sampling else video_key(video, sampling), encode)
 
     def encode(self, frames: ReadVideo) -> "Video":
         """Encode frames that `read_frames` has read; the cache is not searched for them."""

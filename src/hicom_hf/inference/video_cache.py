@@ -6,10 +6,13 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -18,8 +21,8 @@ from ..hub.files import atomic_file, file_fingerprint, settings_fingerprint
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.outputs_hicom import HiComVideoFeatures
 from ..processors.answering_hicom import EncodedVideo
-from ..processors.picture_settings_hicom import PictureSettings
-from ..processors.video_reading_hicom import SamplingRecord
+from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames
+from .candidate_cache import encode_into, read_from, sampling_from_dict
 
 FORMAT = 1  # version of the files; raised when their content changes
 
@@ -73,6 +76,33 @@ class VideoCache:
         if path is not None and not path.exists():
             self._write(path, video)
 
+    def candidates(
+        self,
+        key: str | None,
+        encode: Callable[[CandidateFiles | None], CandidateFrames],
+        dtype: torch.dtype | None = None,
+    ) -> CandidateFrames:
+        """The candidates of a key from the folder, or encoded into it.
+
+        Args:
+            key: of `video_key`, or None.
+            encode: encodes them into the files that it is given; into temporary files where there is no folder or no key.
+            dtype: of the features of frames in the folder; None for the model's.
+        """
+        if key is None or self.folder is None:
+            return encode(None)
+        folder = self.folder / f"{key}-{self._model}-candidates"
+        found = read_from(folder)
+        with self._lock:
+            self.hits += found is not None
+            self.misses += found is None
+        if found is None:
+            with suppress(FileExistsError):  # another process was faster
+                return encode_into(folder, encode, dtype)
+            found = read_from(folder)
+        assert found is not None  # it has the other process's version, which is this one
+        return found
+
     def clear(self) -> None:
         """Forget what is in memory."""
         with self._lock:
@@ -116,9 +146,8 @@ class VideoCache:
         if metadata.get("format") != str(FORMAT):
             return None
         described = json.loads(metadata["video"])
-        record = described.pop("sampling")
-        settings = record.pop("settings")
-        sampling = SamplingRecord(**record, settings=None if settings is None else PictureSettings(**settings))
+        sampling = sampling_from_dict(described.pop("sampling"))
+        assert sampling is not None  # of a video
         return EncodedVideo(HiComVideoFeatures(**tensors), sampling, seconds=0.0, **described)
 
 

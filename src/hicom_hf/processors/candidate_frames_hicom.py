@@ -34,6 +34,10 @@ class FeatureFile:
         folder: where a temporary file lies, which ends with this object; None for the system's folder of temporary files.
         path: a file that stays, in place of a temporary one; written anew unless `shape` is given.
         shape: of a row in a file that is there already.
+        num_rows, first: of that file, see `described`.
+
+    Raises:
+        ValueError: the file is shorter than that.
     """
 
     def __init__(
@@ -43,18 +47,21 @@ class FeatureFile:
         *,
         path: Any = None,
         shape: Sequence[int] | None = None,
+        num_rows: int = 0,
+        first: int = 0,
     ):
         self.dtype = dtype
         self.shape: tuple[int, ...] = tuple(shape or ())
-        self.num_rows = 0
-        self._first = 0
+        self.num_rows = num_rows
+        self._first = first
         self._file: Any
         if path is None:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as its owner
         else:
             self._file = open(path, "rb" if shape else "w+b")  # noqa: SIM115, likewise
-        if shape:
-            self.num_rows = self._file.seek(0, 2) // self.row_bytes
+        if shape and self._file.seek(0, 2) < (first + num_rows) * self.row_bytes:
+            self._file.close()
+            raise ValueError(f"{path} is shorter than {num_rows} rows behind the first {first}")
         weakref.finalize(self, self._file.close)
 
     @property
@@ -90,9 +97,14 @@ class FeatureFile:
         for start in range(0, self.num_rows, size):
             yield self.read(start, min(start + size, self.num_rows), buffer)
 
-    def flush(self) -> None:
-        """Hand what was written to the system."""
-        self._file.flush()
+    def described(self) -> dict[str, Any]:
+        """The arguments that open the file again."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "shape": list(self.shape), "num_rows": self.num_rows, "first": self._first}
+
+    def close(self) -> None:
+        """Write what is still in memory; nothing can be read any more."""
+        self._file.close()
 
     def forget(self, num_rows: int) -> None:
         """Leave out the first rows; those behind them are numbered from 0."""

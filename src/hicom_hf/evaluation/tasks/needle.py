@@ -3,24 +3,46 @@
 Needs no download. A needle is a scene of normal clutter; the haystack are scenes in which nothing may be called what the
 question names. A question is asked about videos of several lengths with the needle at five places: with the frames that it
 chooses, with as many frames spread evenly, with eight times as many, and with all frames of short videos. Three haystacks take
-turns. Condition: the question itself.
+turns. Questions about the whole video have no needle: every other scene of their videos has mainly the colour that is the
+answer, and the videos begin at five places. Condition: the question itself.
 """
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ...hub.files import settings_fingerprint
 from ...hub.progress import Progress
 from ...processors.answering_hicom import Chat, EncodedVideo, answer_chats
-from ...processors.candidate_frames_hicom import choose_for_questions, chosen_video
+from ...processors.candidate_frames_hicom import (
+    CandidateFiles,
+    CandidateFrames,
+    choose_for_questions,
+    chosen_video,
+)
 from ...processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ...shapes import Name, Scene, SceneObject, questions
 from ...shapes import Question as SceneQuestion
-from ..haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part
-from ..needle_report import ALONE, CHOSEN, EVENLY, EVENLY_8, EVERYTHING, GROUPS, METHODS, PLACES, as_markdown, draw
+from ..haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part, encode_scenes
+from ..needle_report import (
+    ALONE,
+    CHOSEN,
+    EVENLY,
+    EVENLY_8,
+    EVERYTHING,
+    GROUPS,
+    METHODS,
+    PLACES,
+    WHOLE,
+    as_markdown,
+    draw,
+)
 from ..questions import Question
 from ..runner import Asked, Asking
 from .shapes import mark
@@ -31,6 +53,7 @@ DEFAULT_TRIALS = 6  # of each group
 DEFAULT_FRAMES = 8
 HAYSTACKS = 3
 NEEDLE_SEED, HAY_SEED = 5_000_000, 900_000
+SEEDS_PER_DRAW = 100_000  # of needles, between two values of `seed`
 ATTRIBUTES, EVENTS = ("colour", "shape", "texture", "where"), ("motion", "when")
 MOST_FRAMES_TO_READ = 256  # of "everything"; hicom-tiny's LLM reads 4,096 tokens
 # Scenes that haystacks are drawn from, for each one needed: many hold what a question names.
@@ -40,13 +63,14 @@ CHOSEN_METHODS = {CHOSEN: 1, EVENLY: 1, EVENLY_8: 8}  # and how many times the f
 
 @dataclass(frozen=True)
 class Trial:
-    """A question about one needle, or about two, and the names that no other scene may hold."""
+    """A question about one needle, or about two, and the names that no other scene may hold; or about the main colour of all."""
 
     name: str
     group: str
     question: SceneQuestion
     needles: tuple[Scene, ...]
     names: tuple[Name, ...]
+    theme: str = ""
 
 
 @cache
@@ -60,19 +84,23 @@ def num_scenes(lengths: Sequence[int], clutter: str) -> int:
 
 
 @cache
-def trials(count: int, lengths: tuple[int, ...], clutter: str) -> tuple[Trial, ...]:
+def trials(count: int, lengths: tuple[int, ...], clutter: str, seed: int = 0) -> tuple[Trial, ...]:
     """`count` questions of each group, the groups in turn, for which there is hay enough."""
     found: dict[str, list[Trial]] = {group: [] for group in GROUPS}
     hay, needed = hay_scenes(clutter, num_scenes(lengths, clutter)), max(lengths) // SCENE_FRAMES
-    dice, seed = random.Random(0), NEEDLE_SEED
+    themes = {scene.theme for scene in hay}
+    dice, drawn = random.Random(seed), NEEDLE_SEED + seed * SEEDS_PER_DRAW
     while any(len(some) < count for some in found.values()):
-        pair = [Scene.from_seed(seed + step, clutter="normal", split="test") for step in (0, 1)]
-        seed += 2
+        pair = [Scene.from_seed(drawn + step, clutter="normal", split="test") for step in (0, 1)]
+        drawn += 2
         counts = {key: len(some) for key, some in found.items()}
         for group, question, needles, names in _candidates(pair[0], pair[1], counts, dice):
             if len(found[group]) < count and sum(not _holds(scene, names) for scene in hay) >= needed:
                 name = f"{group} {len(found[group])}"
                 found[group].append(Trial(name, group, question, tuple(needles), tuple(names)))
+        about_all = next((question for question in questions(pair[0]) if question.kind == "vague"), None)
+        if about_all is not None and len(found[WHOLE]) < count and pair[0].theme in themes:
+            found[WHOLE].append(Trial(f"{WHOLE} {len(found[WHOLE])}", WHOLE, about_all, (), (), pair[0].theme))
     return tuple(trial for row in zip(*found.values(), strict=True) for trial in row)
 
 
@@ -106,11 +134,15 @@ def _holds(scene: Scene, names: Sequence[Name]) -> bool:
     return any(name.fits(*found.attributes) for name in names for found in scene.objects)
 
 
-def read(folder: Path, protocol: Protocol, lengths: tuple[int, ...], clutter: str, count: int) -> list[Question]:
+def read(
+    folder: Path, protocol: Protocol, lengths: tuple[int, ...], clutter: str, count: int, seed: int
+) -> list[Question]:
     """One question per trial, length, place and method, trial by trial."""
     found = []
-    for trial in trials(count, lengths, clutter):
-        cells: list[tuple[str, int, float]] = [(ALONE, len(trial.needles) * SCENE_FRAMES, 0.0)]
+    for trial in trials(count, lengths, clutter, seed):
+        cells: list[tuple[str, int, float]] = []
+        if trial.needles:
+            cells.append((ALONE, len(trial.needles) * SCENE_FRAMES, 0.0))
         for length in lengths:
             methods = METHODS if length <= MOST_FRAMES_TO_READ else METHODS[:-1]
             cells += [(method, length, place) for place in PLACES for method in methods]
@@ -134,6 +166,8 @@ def read(folder: Path, protocol: Protocol, lengths: tuple[int, ...], clutter: st
 def _needle_places(trial: Trial, length: int, place: float) -> list[int]:
     """Where the needles stand among the scenes of a film; two of them half the video apart, the first in its first half."""
     num_hay = length // SCENE_FRAMES - len(trial.needles)
+    if not trial.needles:
+        return []
     if len(trial.needles) == 1:
         return [round(place * num_hay)]
     first = round(place / 2 * num_hay)
@@ -149,6 +183,7 @@ def ask(
     lengths: tuple[int, ...],
     clutter: str,
     count: int,
+    seed: int,
 ) -> Iterator[list[Asked]]:
     """Answer trial by trial; the scenes of the haystacks are encoded first.
 
@@ -163,16 +198,15 @@ def ask(
     model, processor = session.model, session.processor
     selection = asking.selection or FrameSelection(num_frames=asking.sampling.get("num_frames", DEFAULT_FRAMES))
     scenes = hay_scenes(clutter, num_scenes(lengths, clutter))
-    hay, cut = EncodedScenes(model, processor, scenes, progress), Cuts(model)
-    by_name = {trial.name: (number, trial) for number, trial in enumerate(trials(count, lengths, clutter))}
+    hay, cut = _hay(session, scenes, clutter, progress), Cuts(model)
+    by_name = {trial.name: (number, trial) for number, trial in enumerate(trials(count, lengths, clutter, seed))}
     of_trial: dict[str, list[Question]] = {}
     for question in asked:
         of_trial.setdefault(question.video, []).append(question)
     for name, some in of_trial.items():
         number, trial = by_name[name]
-        needles = EncodedScenes(model, processor, trial.needles)
-        usable = [place for place, scene in enumerate(scenes) if not _holds(scene, trial.names)]
-        random.Random(number // len(GROUPS) % HAYSTACKS).shuffle(usable)
+        needles = EncodedScenes(encode_scenes(model, processor, trial.needles))
+        usable = _usable(scenes, trial, number // len(GROUPS) % HAYSTACKS, max(lengths) // SCENE_FRAMES)
         films: dict[tuple[int, float], Film] = {}
         seen = []
         for question in some:
@@ -185,8 +219,34 @@ def ask(
         cut.keep_within(hay)
 
 
+def _hay(session: Any, scenes: Sequence[Scene], clutter: str, progress: Progress) -> EncodedScenes:
+    """The scenes of the haystacks, from the session's folder of features if it has one and they are there."""
+    key = settings_fingerprint({"scenes": "needle", "clutter": clutter, "first": HAY_SEED, "number": len(scenes)})
+
+    def encode(files: CandidateFiles | None) -> CandidateFrames:
+        return encode_scenes(session.model, session.processor, scenes, progress, files)
+
+    return EncodedScenes(session.cache.candidates(key, encode, torch.bfloat16))
+
+
+def _usable(scenes: Sequence[Scene], trial: Trial, haystack: int, count: int) -> list[int]:
+    """The numbers of the scenes that a trial's films are made of, in the order of one haystack."""
+    dice = random.Random(haystack)
+    usable = [place for place, scene in enumerate(scenes) if not _holds(scene, trial.names)]
+    dice.shuffle(usable)
+    if not trial.theme:
+        return usable
+    themes = [[place for place in usable if scenes[place].theme == theme] for theme in (trial.theme, "")]
+    pairs = zip(*map(cycle, themes), strict=True)
+    return list(islice(chain.from_iterable(pairs), count))
+
+
 def _parts(question: Question, hay: EncodedScenes, needles: EncodedScenes, usable: Sequence[int]) -> list[Part]:
     """The scenes of a film: hay in the order of its haystack, and the needles at their places."""
+    if not question.details["needles"]:
+        count = question.details["length"] // SCENE_FRAMES
+        first = round(question.details["place"] * count)
+        return [Part(hay, usable[(first + place) % count]) for place in range(count)]
     at = {frame // SCENE_FRAMES: number for number, frame in enumerate(question.details["needles"])}
     rest = iter(usable)
     count = question.details["length"] // SCENE_FRAMES
@@ -243,7 +303,7 @@ def _turn(role: str, content: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def needle_task(
-    lengths: Sequence[int] = DEFAULT_LENGTHS, clutter: str = "sparse", count: int = DEFAULT_TRIALS
+    lengths: Sequence[int] = DEFAULT_LENGTHS, clutter: str = "sparse", count: int = DEFAULT_TRIALS, seed: int = 0
 ) -> Task:
     """The task for other lengths, clutter or numbers of questions.
 
@@ -251,6 +311,7 @@ def needle_task(
         lengths: frames of the videos, multiples of 16.
         clutter: of the haystack's scenes, "sparse" (9 objects each) or "normal" (27, so that near misses are everywhere).
         count: questions of each group.
+        seed: of the needles; other seeds give other questions.
 
     Raises:
         ValueError: a length is no such multiple, or the clutter is unknown.
@@ -260,7 +321,7 @@ def needle_task(
         raise ValueError(f"needle: lengths are multiples of {SCENE_FRAMES} from {4 * SCENE_FRAMES} on, got {wrong[0]}")
     if clutter not in SCENES_PER_PART:
         raise ValueError(f"needle: clutter must be one of {', '.join(SCENES_PER_PART)}, got {clutter!r}")
-    options = {"lengths": tuple(lengths), "clutter": clutter, "count": count}
+    options = {"lengths": tuple(lengths), "clutter": clutter, "count": count, "seed": seed}
     return Task(
         name="needle",
         title=f"a scene among others, in {', '.join(f'{length:,}' for length in lengths)} frames",
