@@ -174,7 +174,8 @@ def video_key(video: Any, sampling: dict[str, Any]) -> str | None:
         content = hashlib.sha256(video.getbuffer()).hexdigest()
     else:
         return None
-    request = {name: _plain(value) for name, value in sampling.items() if value is not None}
+    allowed = {"media_access"}  # what may be opened changes no features
+    request = {name: _plain(value) for name, value in sampling.items() if value is not None and name not in allowed}
     return settings_fingerprint({"content": content, "sampling": request})
 
 
