@@ -393,3 +393,9 @@ def test_instruction_ids_equal_the_official_ones(name, official_processor):
 )
 def test_a_slip_of_the_pen_is_told_from_another_word(key, meant):
     assert nearest_key(key) == meant
+
+
+@pytest.mark.parametrize("key", ["start", "end", "fps", "frame_rate"])
+def test_a_number_that_no_float_holds_is_a_bad_record(key):
+    with pytest.raises(SampleError, match=f"bad record: {key} must be a number of at least 0, got 1000"):
+        training_items(llava("Who?", "Ann.", video="a.mp4", **{key: 10**400}))

@@ -76,6 +76,7 @@ def outcome(arguments, capsys, named):
     if code:
         errors = [line for line in captured.err.splitlines() if "error:" in line]
         assert len(errors) == 1 and str(named) in errors[0], captured.err
+        assert "not foreseen" not in errors[0], captured.err
         assert report["error"]["message"] in errors[0]
     return code, captured.err
 
@@ -178,3 +179,40 @@ def test_recipes_and_data_that_are_neither_are_named(command, content, tmp_path,
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err and "not foreseen" not in captured.err, captured.err
         assert "error" not in captured.err or str(path) in captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("generation_config.json", b"{", "generation_config.json: this is not JSON"),
+        (
+            "generation_config.json",
+            b'{"eos_token_id": "x"}',
+            "eos_token_id must be a whole number or a list of them, got 'x'",
+        ),
+        ("generation_config.json", b'{"pad_token_id": [1, true]}', "pad_token_id must be a whole number or a list"),
+        ("chat_template.jinja", b"{% for x in %}", "the chat template cannot render this chat (TemplateSyntaxError"),
+        (
+            "chat_template.jinja",
+            b"{% for i in range(10**9) %}x{% endfor %}",
+            "render this chat (OverflowError: Range too big",
+        ),
+        (
+            "chat_template.jinja",
+            b"{{ ''.__class__.__mro__ }}",
+            "the chat template cannot render this chat (SecurityError",
+        ),
+        (
+            "model.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+            "model.safetensors is a pointer of Git LFS and not the weights; run `git lfs pull`",
+        ),
+        ("pytorch_model.bin", b"cos\nsystem\n(S'exit'\ntR.", "what else it holds is not run. Use safetensors"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_in_its_own_words(name, content, message, copied, capsys):
+    if name == "pytorch_model.bin":
+        (copied / "model.safetensors").unlink()
+    (copied / name).write_bytes(content)
+    code, err = outcome(["ask", example_videos()[0], "Who?", "--model", copied], capsys, copied)
+    assert code == 1 and message in err

@@ -411,7 +411,7 @@ def test_another_llm_s_chat_template_keeps_its_layout(processor):
 
 
 def test_a_part_of_unknown_type_is_refused(processor):
-    with pytest.raises(Exception, match="must be of type video, image or text, got sound"):
+    with pytest.raises(ValueError, match="part 0 of turn 0 is of type 'sound'; a part is of type text"):
         processor.apply_chat_template(user({"type": "sound"}, text("What?")))
 
 
@@ -486,3 +486,47 @@ def test_defaults_of_siglip_are_no_news(model, tmp_path):
     model.config.save_pretrained(tmp_path)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert "token_id" not in done.stderr
+
+
+@pytest.mark.parametrize("video", [lambda path: {"url": path}, lambda path: path])
+def test_a_video_of_openai_s_chats_is_read(processor, tmp_path, video):
+    path = str(write_video(tmp_path / "a.mp4"))
+    part = {"type": "video_url", "video_url": video(path), "nframes": 4}
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": [part, {"type": "text", "text": "Who?"}]}], tokenize=True, return_dict=True
+    )
+    assert [int(count) for count in inputs["video_num_frames"]] == [4]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            {"type": "audio", "path": "a.wav"},
+            "part 0 of turn 0 is of type 'audio'; a part is of type text, video, image, ima",
+        ),
+        ({"type": "input_image", "image_url": "a.png"}, "is of type 'input_image'"),
+        ({"type": None, "path": "a.mp4"}, "is of type None"),
+        ({"type": "Video", "path": "a.mp4"}, "is of type 'Video'"),
+        ({"type": "video_url", "video_url": {}}, "is of type 'video_url' and has no address"),
+        ({"type": "video_url", "video_url": "a.mp4", "detail": "low"}, "has the unknown key 'detail'"),
+        ({"type": "video", "path": "a.mp4", "start": 10**400}, "start must be a finite number"),
+        ({"type": "video", "path": ""}, "the path is empty"),
+    ],
+)
+def test_a_part_that_nothing_reads_is_refused_by_name(processor, part, message):
+    with pytest.raises(ValueError, match=message):
+        processor.apply_chat_template([{"role": "user", "content": [part]}], tokenize=True, return_dict=True)
+
+
+@pytest.mark.parametrize("chat", [None, 5, "hi"])
+def test_a_chat_that_is_no_list_is_an_error(processor, chat):
+    with pytest.raises(TypeError, match="a chat must be a list of turns"):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True)
+
+
+def test_a_call_says_how_a_video_is_written_into_a_text(processor):
+    with pytest.raises(ValueError, match=r"<video> in a text is a word; write <\|video_pad\|>"):
+        processor(text="<video>Who?", videos=np.zeros((4, 8, 8, 3), np.uint8))
+    with pytest.raises(TypeError, match="text must be a string or a list of strings, got int"):
+        processor(text=5)

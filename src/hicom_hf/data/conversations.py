@@ -7,9 +7,9 @@ Records of other formats are read as `formats` says. `record_keys` says which ot
 keys are refused. Nothing here opens a video.
 """
 
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -383,7 +383,7 @@ def _frames(options: Mapping, record: Record) -> dict[str, Any]:
         if name in ("num_frames", "max_frames"):
             is_fine, what = isinstance(value, int) and value >= 1, "a whole number of at least 1"
         else:
-            is_fine = isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+            is_fine = isinstance(value, (int, float)) and 0 <= value <= sys.float_info.max
             what = "a number of at least 0"
         if isinstance(value, bool) or not is_fine:
             raise SampleError(record.source, BAD_RECORD, f"{name} must be {what}, got {_shortened(value)}")

@@ -37,11 +37,16 @@ from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.parts_hicom import ADAPTED, still_untrained
 from ..processors.processing_hicom import HiComProcessor
 from .places import Model, ModelPlace, find_model, unreadable
-from .reading import WRONG_VALUES, Reading, message_of, shard_names
+from .reading import WRONG_VALUES, Reading, message_of, read_json_object, shard_names
 
 logger = logging.get_logger(__name__)
 
 WEIGHTS_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+LFS_POINTER = b"version https://git-lfs.github.com/spec"
+MAX_POINTER_SIZE = 1024  # bytes
+UNSAFE_PICKLE = (
+    "a file in PyTorch's format holds more than tensors, or is damaged; what else it holds is not run. Use safetensors"
+)
 MAX_LAYERS = 10_000  # of a tower or LLM; far above every model
 MAX_NAMES = 3  # of weights, in a message
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -275,7 +280,7 @@ def _read_weights(
     place: ModelPlace, config: HiComConfig, options: dict[str, Any], dtype: str | torch.dtype
 ) -> HiComForConditionalGeneration:
     try:
-        _check_index(place.source)
+        _check_files(Path(place.source))
         with Reading(place), quiet_transformers():
             model, report = load_with_report(
                 HiComForConditionalGeneration,
@@ -286,7 +291,9 @@ def _read_weights(
                 **options,
             )
     except (*WRONG_VALUES, OSError, SafetensorError, UnpicklingError) as error:
-        raise ValueError(f"{place}: the weights cannot be loaded: {message_of(error)}") from error
+        # torch's own message advises to load the file again in a way that runs what is in it.
+        said = UNSAFE_PICKLE if isinstance(error, UnpicklingError) else message_of(error)
+        raise ValueError(f"{place}: the weights cannot be loaded: {said}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         shown = ", ".join(missing[:MAX_NAMES]) + (", ..." if len(missing) > MAX_NAMES else "")
@@ -336,11 +343,26 @@ def is_finite(weight: torch.Tensor) -> bool:
     return all(map(torch.isfinite, weight.aminmax()))
 
 
-def _check_index(source: str) -> None:
-    """Refuse a folder whose index of weight files leads out of it."""
+def _check_files(folder: Path) -> None:
+    """Refuse a folder whose index of weight files leads out of it, whose weights were not fetched, or whose
+    generation_config.json is damaged: transformers would leave a broken one aside without a word.
+
+    Raises:
+        ValueError: names the file.
+    """
     for name in WEIGHTS_INDEXES:
-        if (index := Path(source) / name).is_file():
+        if (index := folder / name).is_file():
             shard_names(index)
+    for path in folder.glob("*.safetensors"):
+        if path.is_file() and path.stat().st_size < MAX_POINTER_SIZE and path.read_bytes().startswith(LFS_POINTER):
+            raise ValueError(f"{path} is a pointer of Git LFS and not the weights; run `git lfs pull` in the folder")
+    if (path := folder / "generation_config.json").is_file():
+        values = read_json_object(path)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = values.get(name)
+            ids = value if isinstance(value, list) else [value]
+            if value is not None and not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+                raise ValueError(f"{path}: {name} must be a whole number or a list of them, got {value!r}")
 
 
 def check_fits(config: HiComConfig, processor: HiComProcessor, source: object) -> None:

@@ -4,16 +4,29 @@ A part of a chat may say what is taken of its video: `{"type": "video", "path": 
 Training records say it with the same keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from .video_sources_hicom import is_frame_list
+
+try:
+    from jinja2 import TemplateError
+except ImportError:  # then transformers renders no chat at all
+
+    class TemplateError(Exception):
+        """Stands for jinja2's own."""
+
 
 SOURCE_KEYS = {"video": ("video", "url", "path"), "image": ("image", "url", "path", "base64")}
 # What a video's own part or record may say about its frames; see `HiComVideoProcessor.preprocess`.
 FRAME_KEYS = ("start", "end", "num_frames", "fps", "max_frames", "frame_rate")
 # Names of the same fields in chats of Qwen.
 SPELLINGS = {"video_start": "start", "video_end": "end", "nframes": "num_frames"}
+
+
+URL_PARTS = {"video_url": "video"}  # of OpenAI's clients; transformers reads their image_url itself
+PART_TYPES = ("text", *SOURCE_KEYS, "image_url", *URL_PARTS)
 
 
 class ChatVideo:
@@ -93,8 +106,12 @@ def with_chat_videos(chat: list[dict]) -> list[dict]:
     """The chat with a `ChatVideo` in place of each video whose part says something about its frames or lists them.
 
     Raises:
-        ValueError: a video or image has an unknown key, several sources, or options without a source.
+        TypeError: the chat is no list.
+        ValueError: a part is of an unknown type; a video or image has an unknown key, several sources, or options without a
+            source.
     """
+    if not isinstance(chat, (list, tuple)):
+        raise TypeError(f"a chat must be a list of turns (dictionaries), got {type(chat).__name__}")
     turns = []
     for number, turn in enumerate(chat):
         content = turn.get("content") if isinstance(turn, Mapping) else None
@@ -107,6 +124,12 @@ def with_chat_videos(chat: list[dict]) -> list[dict]:
 
 def _with_chat_video(part: Any, name: str) -> Any:
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and "type" in part and kind not in PART_TYPES:
+        raise ValueError(
+            f"{name} is of type {kind!r}; a part is of type {', '.join(PART_TYPES[:-1])} or {PART_TYPES[-1]}"
+        )
+    if kind in URL_PARTS:
+        part, kind = _own_url_part(part, kind, name), URL_PARTS[kind]
     if kind not in SOURCE_KEYS:
         return part
     check_part(kind, part, name)
@@ -127,3 +150,24 @@ def _with_chat_video(part: Any, name: str) -> Any:
     return (
         {"type": kind, kind: ChatVideo(source, frames)} if frames or is_alone else {"type": kind, sources[0]: source}
     )
+
+
+def _own_url_part(part: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
+    """The part of a chat of OpenAI's clients as one of ours: `{"type": "video_url", "video_url": {"url": ...}}`."""
+    given = part.get(kind)
+    url = given.get("url") if isinstance(given, Mapping) else given
+    if url is None:
+        raise ValueError(f'{name} is of type {kind!r} and has no address; give {{"{kind}": {{"url": ...}}}}')
+    return {**{key: value for key, value in part.items() if key != kind}, "type": URL_PARTS[kind], "url": url}
+
+
+@contextmanager
+def clear_template_errors(model: str) -> Iterator[None]:
+    """What the chat template of a model raises while it is rendered, as a `ValueError` that names its folder, if any."""
+    try:
+        yield
+    except (TemplateError, OverflowError) as error:  # jinja2 raises OverflowError for a range that is too long
+        name = f"{model}: " if model else ""
+        raise ValueError(
+            f"{name}the chat template cannot render this chat ({type(error).__name__}: {error})"
+        ) from error

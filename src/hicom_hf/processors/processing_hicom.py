@@ -16,7 +16,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin, TextKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .chat_content_hicom import ChatVideo, with_chat_videos, with_own_frames
+from .chat_content_hicom import ChatVideo, clear_template_errors, with_chat_videos, with_own_frames
 from .frame_sampling_hicom import with_request
 from .instruction_encoding_hicom import InstructionEncoding, check_unicode
 from .instruction_hicom import InstructionRules, check_instruction_rules
@@ -253,7 +253,9 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
         videos, images = _flatten(videos, frame_lists=True), _flatten(images, frame_lists=False)
         if not (text or videos or images):
             raise ValueError("give text, videos or images")
-        rows = None if text is None else [text] if isinstance(text, str) else list(text)
+        rows = None if text is None else [text] if isinstance(text, str) else text
+        if rows is not None and not (isinstance(rows, (list, tuple)) and all(isinstance(row, str) for row in rows)):
+            raise TypeError(f"text must be a string or a list of strings, got {type(text).__name__}")
         check_unicode(rows or [])
 
         data = {}
@@ -302,23 +304,27 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
                 add_generation_prompt, ...).
 
         Raises:
-            ValueError: the part of a video or image has an unknown key.
+            TypeError: a chat is no list.
+            ValueError: a part has an unknown type or key, or the template cannot render the chat.
         """
         processor_kwargs = dict(processor_kwargs or {})
         processor_kwargs.update({key: kwargs.pop(key) for key in OWN_KEYS if key in kwargs})
-        is_batch = bool(conversation) and not isinstance(conversation[0], dict)
+        is_batch = isinstance(conversation, (list, tuple)) and any(
+            not isinstance(turn, dict) for turn in conversation[:1]
+        )
         chats = [with_chat_videos(chat) for chat in (conversation if is_batch else [conversation])]
         if kwargs.get("tokenize") and processor_kwargs.get("instruction") is None:
             processor_kwargs["instruction"] = [self.instruction_of_chat(chat) for chat in chats]
         if sanitize_control_tokens is None:
             sanitize_control_tokens = bool(kwargs.get("tokenize")) and not kwargs.get("return_assistant_tokens_mask")
-        return super().apply_chat_template(
-            chats if is_batch else chats[0],
-            chat_template,
-            processor_kwargs=processor_kwargs,
-            sanitize_control_tokens=sanitize_control_tokens,
-            **kwargs,
-        )
+        with clear_template_errors("" if chat_template else self.tokenizer.name_or_path):
+            return super().apply_chat_template(
+                chats if is_batch else chats[0],
+                chat_template,
+                processor_kwargs=processor_kwargs,
+                sanitize_control_tokens=sanitize_control_tokens,
+                **kwargs,
+            )
 
     # Parts of a call ---------------------------------------------------------------------------------------------------
 
@@ -423,6 +429,7 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
                 raise ValueError(
                     f"the text has {sum(per_row)} {kind} placeholders {token} (per row: {per_row}) but {given} {kind}s were "
                     f"given; every {kind} needs exactly one"
+                    + (f". <{kind}> in a text is a word; write {token}" if f"<{kind}>" in "".join(rows) else "")
                 )
         return kinds
 

@@ -98,6 +98,8 @@ def local_path(source: str | os.PathLike, access: MediaAccess = OPEN_ACCESS) -> 
         VideoReadError: it is another URL, or lies where `access` does not allow it.
     """
     name, scheme = source_name(source), url_scheme(source)
+    if not os.fspath(source):
+        raise VideoReadError("the path is empty; give the path or URL of a video or image")
     if scheme not in (None, "file"):
         raise VideoReadError(
             f"{name}: {scheme} addresses are not read here, only http, https, file and data; download it and pass its path"
