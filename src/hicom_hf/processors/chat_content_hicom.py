@@ -12,10 +12,10 @@ from .video_sources_hicom import is_frame_list
 
 try:
     from jinja2 import TemplateError
-except ImportError:  # then transformers renders no chat at all
 
-    class TemplateError(Exception):
-        """Stands for jinja2's own."""
+    TEMPLATE_ERRORS = (TemplateError, OverflowError)  # jinja2 raises OverflowError for a range that is too long
+except ImportError:  # then transformers renders no chat at all
+    TEMPLATE_ERRORS = ()
 
 
 SOURCE_KEYS = {"video": ("video", "url", "path"), "image": ("image", "url", "path", "base64")}
@@ -166,7 +166,7 @@ def clear_template_errors(model: str) -> Iterator[None]:
     """What the chat template of a model raises while it is rendered, as a `ValueError` that names its folder, if any."""
     try:
         yield
-    except (TemplateError, OverflowError) as error:  # jinja2 raises OverflowError for a range that is too long
+    except TEMPLATE_ERRORS as error:
         name = f"{model}: " if model else ""
         raise ValueError(
             f"{name}the chat template cannot render this chat ({type(error).__name__}: {error})"

@@ -5,7 +5,6 @@ Letters: T frames of the video, n frames wanted. Times are seconds, ascending, r
 
 import math
 import numbers
-import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -247,5 +246,9 @@ def _check_number(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not abs(value) <= sys.float_info.max:  # nor a whole number that no float holds
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        is_finite = False
+    if not is_finite:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
