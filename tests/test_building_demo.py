@@ -90,6 +90,22 @@ def test_untrue_pairs_of_one_scene_are_a_fault(demo, tmp_path):
     assert truth.unexplained_clips == 1 and {clip.id for clip in truth.doubtful_clips} == known | {wrong.id}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_in_twenty_films_each_untrue_clip_has_a_missed_cut(tmp_path):
+    build, truth, problems = run_demo(tmp_path, 20)
+    assert truth.recall >= 0.9 and truth.precision >= 0.9 and problems == 0
+    assert truth.new_kept[0] >= 0.95 * truth.new_kept[1] and truth.returning_kept[0] <= 0.15 * truth.returning_kept[1]
+    untrue = [clip for clip in truth.doubtful_clips if not clip.is_true]
+    assert (
+        truth.true_clips[1] - truth.true_clips[0] == len(untrue) <= truth.mixed_clips and truth.unexplained_clips == 0
+    )
+    missed = {(cut.video, cut.time) for cut in truth.missed_cuts}
+    assert all((clip.video, time) in missed for clip in truth.doubtful_clips for time in clip.missed)
+    page = (build.output_dir / "report.html").read_text()
+    assert all(f"{clip.video}, {clip.start:.1f} to {clip.end:.1f} s" in page for clip in truth.doubtful_clips)
+
+
 def test_a_report_of_an_unfinished_build_shows_what_there_is(demo, tmp_path):
     values = demo_settings(demo[0], "http://localhost:1/v1").to_dict()
     build = Build(settings_from_dict({**values, "output_dir": str(tmp_path / "new"), "captions": None}))
