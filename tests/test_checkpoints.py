@@ -43,6 +43,7 @@ from hicom_hf.training.checkpoints import (
     read_weights,
     remove_old_checkpoints,
 )
+from hicom_hf.training.held_out import HeldOutEvaluation
 from hicom_hf.training.recipe import LearningRates
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import run_recipe
@@ -153,6 +154,27 @@ def test_a_run_told_to_stop_saves_and_resumes_to_the_same_losses_and_weights(
     assert [path.name for path in checkpoints(tmp_path)][-1] == "checkpoint-3"
     assert run_recipe(run) == tmp_path / "model"
     assert_same(tmp_path, expected)
+
+
+def test_a_run_that_keeps_one_checkpoint_resumes_where_it_was_stopped_not_at_its_best(
+    start, interrupt, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(  # the first evaluation is the best
+        HeldOutEvaluation,
+        "measure",
+        lambda self, trainer: {"eval_loss": float(trainer.state.global_step), "eval_runtime": 0.0},
+    )
+    loaded = []
+    monkeypatch.setattr(HiComTrainer, "_load_from_checkpoint", lambda self, path, model=None: loaded.append(path))
+    changes = {**CHANGES, "checkpoints": {"every": 1, "keep": 1}, "eval": {"share": 0.4, "every": 1}}
+    run = recipe("conditional_pretraining", *start, tmp_path, **changes)
+    interrupt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run_recipe(run) is None
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-3"]
+    assert loaded == []  # the best weights are of no use to a run that goes on
+    assert run_recipe(run) == tmp_path / "model"
+    assert [Path(path).name for path in loaded] == ["checkpoint-3", "checkpoint-1"]  # resumed, finished
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1", f"checkpoint-{NUM_STEPS}"]
 
 
 def test_ctrl_c_between_two_checkpoints_saves_where_it_is(start, uninterrupted, interrupt, tmp_path):

@@ -1,7 +1,6 @@
 """Two processes on the CPU: the same result as one, no hanging on text, stopping together."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from started import processes
-from training_runs import recipe_values, run_as, weights_of, write_data, write_model
+from training_runs import recipe_values, run_as, start_ranks, weights_of, write_data, write_model
 
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import run_recipe
@@ -80,13 +78,7 @@ def assert_same_result(name: str, values: dict[int, dict], start) -> None:
 
 def test_two_processes_of_which_one_has_text_only_end_with_the_weights_of_one(start, tmp_path):
     values = cases(start, tmp_path)["text on one side"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [processes().Process(target=run_as, args=(rank, 2, port, [values[2]])) for rank in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
+    for process in start_ranks(run_as, [values[2]]):
         process.join()
         hangs = process.is_alive()
         process.kill()

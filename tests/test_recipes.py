@@ -233,9 +233,11 @@ def test_a_single_file_stands_for_a_list_of_one_and_whole_numbers_for_rates():
     assert recipe.data.files == ["a.json"] and recipe.epochs == 2.0
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_a_recipe_written_out_and_read_again_is_the_same(name, tmp_path):
-    recipe = read_recipe(name)
+@pytest.mark.parametrize(
+    ("name", "overrides"), [*((name, []) for name in shipped_recipes()), ("alignment_7b", ["eval.share=0.1"])]
+)
+def test_a_recipe_written_out_and_read_again_is_the_same(name, overrides, tmp_path):
+    recipe = read_recipe(name, overrides)
     path = tmp_path / "again.yaml"
     path.write_text(recipe_text(recipe))
     assert read_recipe(path) == recipe

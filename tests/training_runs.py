@@ -3,10 +3,15 @@
 import json
 import logging
 import os
+import signal
+import socket
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import torch
+from started import processes
+from transformers import TrainerCallback
 from video_files import write_video
 
 from hicom_hf import FrameSampling
@@ -128,3 +133,49 @@ def run_as(rank: int, world_size: int, port: int, recipes: list[dict]) -> None:
     for values in recipes:
         run_quietly(values)
     torch.distributed.destroy_process_group()
+
+
+def start_ranks(target, *arguments, world_size: int = 2) -> list[BaseProcess]:
+    """Start `target(rank, world_size, port, *arguments)` in as many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        processes().Process(target=target, args=(rank, world_size, port, *arguments)) for rank in range(world_size)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+class NotesAndKill(TrainerCallback):
+    """Notes step and loss of every step; at the end of a step the last process is killed, if a step is given."""
+
+    def __init__(self, notes: Path, step: int | None):
+        self.notes, self.step = notes, step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if args.process_index == 0 and logs and "loss" in logs:
+            with self.notes.open("a") as file:
+                file.write(json.dumps([state.global_step, logs["loss"]]) + "\n")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and args.process_index == args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_as_killed(
+    rank: int, world_size: int, port: int, recipes: list[dict], notes: list[str], step: int | None
+) -> None:
+    """As `run_as`; losses are noted, and in the last recipe the last process is killed at the end of a step, if one is given."""
+    from hicom_hf.training.trainer import HiComTrainer
+
+    train, waiting = HiComTrainer.train, [Path(path) for path in notes]
+
+    def train_with_notes(self, *args, **kwargs):
+        path = waiting.pop(0)
+        self.callback_handler.callbacks.insert(0, NotesAndKill(path, None if waiting else step))
+        return train(self, *args, **kwargs)
+
+    HiComTrainer.train = train_with_notes
+    run_as(rank, world_size, port, recipes)

@@ -185,7 +185,7 @@ class EvalRecipe:
 
     Args:
         files: JSON, JSONL or mixture YAML, read like the training data. None of their videos should occur in `data`.
-            Null with `share`.
+            Left out with `share`.
         share: in place of `files`, the share of the videos and images of `data.files` that is held out; no video is on both
             sides.
         every: steps from one evaluation to the next.

@@ -378,8 +378,21 @@ class HiComTrainer(Trainer):
         best = output_dir / f"checkpoint-{self.state.best_global_step}"
         return best if self.state.best_global_step and is_complete(best) else None
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in transformers, which with `save_total_limit=1` then removes all checkpoints but the best: the newest stays.
+
+        A run that was stopped resumes from it, and so does one that is killed before the finished model is written.
+        """
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
     def _load_best_model(self) -> None:
-        """Load the weights of the best checkpoint as strictly as those of one to resume from."""
+        """Load the weights of the best checkpoint as strictly as those of one to resume from; not for a run that goes on."""
+        if self.stop.stopped:
+            return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:

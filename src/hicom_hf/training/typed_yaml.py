@@ -92,7 +92,9 @@ def build(cls: type, values: Any, name: str, prefix: str = "") -> Any:
     missing = [key for key in required if key not in values]
     if missing:
         raise ValueError(f"{name}: missing key {', '.join(prefix + key for key in missing)}")
-    return cls(**{key: _convert(hints[key], value, name, prefix + key) for key, value in values.items()})
+    may_be_empty = {f.name for f in fields(cls) if f.default_factory is list}  # an empty list is their default
+    given = {key: value for key, value in values.items() if value != [] or key not in may_be_empty}
+    return cls(**{key: _convert(hints[key], value, name, prefix + key) for key, value in given.items()})
 
 
 def _convert(hint: Any, value: Any, name: str, key: str) -> Any:
