@@ -18,8 +18,8 @@ from training_runs import (
     losses_of,
     recipe,
     recipe_values,
+    result_of,
     run_quietly,
-    weights_of,
     write_data,
     write_model,
 )
@@ -81,13 +81,6 @@ def uninterrupted(start, tmp_path_factory):
         return results[variant]
 
     return run
-
-
-def result_of(model: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    adapter = model / "adapter_model.safetensors"
-    return load_file(adapter) if adapter.is_file() else weights_of(model)
 
 
 def assert_same(folder: Path, expected) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from training_runs import recipe_values, run_as, start_ranks, weights_of, write_data, write_model
+from training_runs import recipe_values, result_of, run_as, start_ranks, weights_of, write_data, write_model
 
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import run_recipe
@@ -62,9 +62,10 @@ def cases(start, folder: Path) -> dict[str, dict[int, dict]]:
 def assert_same_result(name: str, values: dict[int, dict], start) -> None:
     """One process is run here and now."""
     run_recipe(recipe_from_dict(values[1]))
-    one, two = (weights_of(Path(values[number]["output_dir"]) / "model") for number in (1, 2))
-    queries = "model.compressor.global_branch.queries"
-    assert not torch.equal(one[queries], weights_of(start[0])[queries])
+    one, two = (result_of(Path(values[number]["output_dir"]) / "model") for number in (1, 2))
+    assert one.keys() == two.keys()
+    queries = next(weight for weight in one if weight.endswith("model.compressor.global_branch.queries"))
+    assert not torch.equal(one[queries], weights_of(start[0])["model.compressor.global_branch.queries"])
     for weight, expected in one.items():
         if weight.endswith("k_proj.bias") and "compressor" in weight:
             # Its gradient is 0 up to rounding (softmax does not see it), which AdamW blows up to full steps.
@@ -109,12 +110,36 @@ def test_if_one_process_is_told_to_stop_both_stop_at_the_same_step(start, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("offload", [(), ("offload",)], ids=["on the device", "in the host's memory"])
-def test_weights_sharded_with_fsdp2_make_the_step_of_whole_ones_with_text_on_one_side(offload, start, tmp_path):
-    two_processes("sharded", start[0], tmp_path / "two.pt", *offload)
-    two_processes("sharded", start[0], tmp_path / "one.pt", processes=1)
-    one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
-    assert set(one) == set(two)
-    for name, tensor in one.items():
-        if not name.endswith("k_proj.bias"):  # see above
-            torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
+def test_fsdp2_ends_with_the_weights_of_one_process_whatever_each_process_holds(start, tmp_path):
+    records = json.loads(start[1].read_text())
+    videos = [{"type": "video", "path": "red.mp4", "num_frames": 2}, {"type": "video", "path": "blue.mp4"}]
+    question = {"role": "user", "content": [*videos, {"type": "text", "text": "Which?"}]}
+    two = {
+        "messages": [question, {"role": "assistant", "content": "both."}]
+    }  # of two lengths: two calls of the compressor
+    mixed = start[1].with_name("mixed.json")  # text, one video, two videos, an image
+    mixed.write_text(json.dumps([records[9], two, records[0], records[10], records[1], records[8], two, records[9]]))
+    cases = {
+        "fsdp2": {},
+        "fsdp2_offload": {"gradient_checkpointing": True},
+        "fsdp2 with adapters": {"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}},
+    }
+    recipes = {}
+    for name, changes in cases.items():
+        for processes in (1, 2):
+            values = recipe_values(
+                "instruction_tuning",
+                *start,
+                tmp_path / f"{name}-{processes}",
+                batch_size_per_device=2 // processes,
+                max_steps=4,
+                checkpoints={"every": 2},
+                data={"files": [str(mixed)], "group_by": None},
+                sharding=name.split()[0] if processes == 2 else None,
+                **changes,
+            )
+            recipes[name, processes] = values
+            (tmp_path / f"{name}-{processes}.yaml").write_text(yaml.safe_dump(values))
+    two_processes("sharded", *(tmp_path / f"{name}-2.yaml" for name in cases))
+    for name in cases:
+        assert_same_result(name, {number: recipes[name, number] for number in (1, 2)}, start)

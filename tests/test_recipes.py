@@ -73,8 +73,9 @@ def test_the_recipe_for_24_gb_quantizes_the_llm_and_the_smaller_one_does_not():
 def test_configs_of_launchers_and_sharding_are_in_the_package_and_can_be_parsed():
     for name in ("fsdp2", "zero2"):
         assert json.loads((CONFIGS_DIR / f"{name}.json").read_text())
-    for name in ("ddp", "fsdp2", "zero2"):
+    for name in ("ddp", "fsdp2", "zero2", "zero3"):
         assert yaml.safe_load((CONFIGS_DIR / f"accelerate_{name}.yaml").read_text())["compute_environment"]
+    assert "UNTESTED" in (CONFIGS_DIR / "accelerate_zero3.yaml").read_text()
 
 
 # What is refused -----------------------------------------------------------------------------------------------------------

@@ -40,7 +40,6 @@ from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.epoch_padding import FILLER, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from hicom_hf.hub.files import read_json_lines
-from hicom_hf.modeling.backbone_hicom import HiComModel
 from hicom_hf.training import checkpoints
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.console import Meter, report_line, throughput
@@ -48,7 +47,7 @@ from hicom_hf.training.recipe import LearningRates
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import build_dataset, build_trainer, check_packages, check_run, run_recipe
 from hicom_hf.training.stages import part_of, unused_parameters
-from hicom_hf.training.text_only_batches import add_unseen_image
+from hicom_hf.training.text_only_batches import UnseenImage
 from hicom_hf.training.trainer import HiComTrainer
 from hicom_hf.training.trainer_arguments import sharding_arguments, training_arguments
 
@@ -340,10 +339,12 @@ def test_a_text_only_batch_gives_every_trained_parameter_a_gradient_of_zero_and_
     inputs = processor(text=["hello", "good day"], return_tensors="pt", padding=True)
     labels = inputs["input_ids"]
     expected = model(**inputs, labels=labels).loss
-    inner = next(module for module in model.modules() if isinstance(module, HiComModel))
-    inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
+    UnseenImage(model.model)
+    calls = []
+    model.get_input_embeddings().register_forward_hook(lambda *args: calls.append(1))
     loss = model(**inputs, labels=labels).loss
     assert torch.equal(loss, expected)
+    assert len(calls) == 1  # as with videos: FSDP2 gathers the embedding at each call, in all processes together
     loss.backward()
     for name, parameter in model.named_parameters():
         if part_of(name) in ("compressor", "injection", "instruction_encoder", "vision_head"):
@@ -353,7 +354,7 @@ def test_a_text_only_batch_gives_every_trained_parameter_a_gradient_of_zero_and_
 def test_evaluation_and_batches_with_pixels_do_without_the_unseen_image():
     model, processor = tiny_model(), tiny_processor()
     inner = model.model
-    inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
+    UnseenImage(inner)
     calls = []
     inner.compressor.register_forward_hook(lambda *args: calls.append(1))
     inputs = processor(text="hello", return_tensors="pt")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from started import processes
 from transformers import TrainerCallback
 from video_files import write_video
@@ -97,6 +98,12 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     from hicom_hf.training.checkpoints import read_weights
 
     return read_weights(Path(folder))
+
+
+def result_of(model: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a finished model, or of finished adapters."""
+    adapter = model / "adapter_model.safetensors"
+    return load_file(adapter) if adapter.is_file() else weights_of(model)
 
 
 def losses_of(output_dir: Path) -> list[tuple[int, float]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,52 +28,38 @@ def run_recipes(*paths: str) -> None:
         run_recipe(read_recipe(path))
 
 
-def run_sharded(model_folder: str, result: str, offload: str = "") -> None:
-    """FSDP2 by hand on the CPU (accelerate ignores it there): one step on text and video rows; gradients and weights."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-    from torch.distributed.tensor import DTensor
+def run_sharded(*paths: str) -> None:
+    """Recipes with sharding, each once and once more from its first checkpoint, by the FSDP2 of accelerate.
 
-    from hicom_hf import HiComForConditionalGeneration, HiComProcessor
-    from hicom_hf.training.recipe import LearningRates
-    from hicom_hf.training.stages import set_trainable
-    from hicom_hf.training.text_only_batches import add_unseen_image
+    accelerate ignores it on CPUs: what it does for GPUs is done here.
+    """
+    from accelerate import state
+    from accelerate.utils import DistributedType
+    from torch.distributed.fsdp import CPUOffloadPolicy
 
-    rates = LearningRates(compressor=1e-3, injection=1e-3)
-    model = HiComForConditionalGeneration.from_pretrained(model_folder).train()
-    processor = HiComProcessor.from_pretrained(model_folder)
-    set_trainable(model, model.config, rates)
-    model.model.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
-    rank = 0
-    if "WORLD_SIZE" in os.environ:
-        distributed.init_process_group("gloo")
-        rank, mesh = distributed.get_rank(), init_device_mesh("cpu", (distributed.get_world_size(),))
-        options = {"offload_policy": CPUOffloadPolicy(pin_memory=False)} if offload else {}
-        for layer in model.model.language_model.layers:
-            fully_shard(layer, mesh=mesh, **options)
-        fully_shard(model, mesh=mesh, **options)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    losses = [
-        batch_loss(model, processor, kind)
-        for kind in (("text", "video")[rank:][:1] if "RANK" in os.environ else ("text", "video"))
-    ]
-    (sum(losses) / len(losses)).backward()
-    optimizer.step()
-    whole = {
-        n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in model.named_parameters() if p.requires_grad
-    }
-    if rank == 0:
-        torch.save({name: tensor.detach().clone() for name, tensor in whole.items()}, result)
+    from hicom_hf.training.recipe_reading import read_recipe
 
+    init = state.AcceleratorState.__init__
 
-def batch_loss(model, processor, kind: str) -> torch.Tensor:
-    if kind == "text":
-        inputs = processor(text="Say one.", return_tensors="pt")
-    else:
-        frames = torch.arange(4 * 40 * 40 * 3, dtype=torch.uint8).reshape(4, 40, 40, 3).numpy()
-        inputs = processor(text=f"{processor.video_token} Who?", videos=[frames], return_tensors="pt", num_frames=4)
-    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.video_token_id, -100)
-    return model(**inputs, labels=labels).loss
+    def init_sharded(self, *args, fsdp_plugin=None, **kwargs):
+        init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            if fsdp_plugin.cpu_offload:
+                fsdp_plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # there is no device to pin for
+            self.fsdp_plugin = fsdp_plugin
+
+    state.AcceleratorState.__init__ = init_sharded
+    for path in paths:
+        run_recipes(path)
+        output_dir = Path(read_recipe(path).output_dir)
+        if distributed.get_rank() == 0:
+            shutil.rmtree(output_dir / "model")
+            shutil.rmtree(max(output_dir.glob("checkpoint-*")))
+        distributed.barrier()
+        run_recipes(path)
 
 
 def run_stop(recipe: str, report: str) -> None:

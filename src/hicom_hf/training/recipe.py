@@ -246,7 +246,7 @@ class Recipe:
         sharding: null (DDP when there are several GPUs), "fsdp2" (the LLM's layers one by one, the rest as a whole),
             "fsdp2_offload" (the same, kept in the host's memory between uses) or "zero2". No ZeRO-3: it gathers weights at each
             call of a module, and processes whose videos differ in length call SigLIP and the compressor a different number of
-            times.
+            times (`configs/accelerate_zero3.yaml` is for data where they do not).
         cpu: train on the CPU even if there is a GPU.
         attn_implementation: "sdpa", "eager", "flash_attention_2", ...; null lets transformers choose. For small models on CPUs
             "eager" is about twice as fast.

@@ -23,28 +23,42 @@ def use_visual_path_always(model: nn.Module, world_size: int) -> None:
     inner.expects_text_only = True
     trained = any(p.requires_grad and part_of(name) in VISUAL_PARTS for name, p in model.named_parameters())
     if trained or world_size > 1:
-        inner.register_forward_pre_hook(add_unseen_image, with_kwargs=True)
+        UnseenImage(inner)
 
 
-def add_unseen_image(module: HiComModel, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-    """Forward pre-hook: add a black image's visual tokens to the embeddings of a batch of text only, times 0.
+class UnseenImage:
+    """Adds a black image's visual tokens to what the LLM is given of a batch of text only, times 0.
 
-    To the embeddings and not to the output, so that the LLM's layers are also gone through backwards, as on a process that
-    has videos: sharded layers are gathered for that, by all processes together.
+    To its input and not to its output, so that the LLM's layers are also gone through backwards, as on a process that has
+    videos: sharded layers are gathered for that, by all processes together. For the same reason the LLM's embedding, which FSDP2
+    shards by itself, is called once, as for a batch with videos.
+
+    Args:
+        model: gets the hooks; they do nothing in evaluation mode and without gradients.
     """
-    if not (module.training and torch.is_grad_enabled()) or any(
-        kwargs.get(name) is not None for name in VISUAL_INPUTS
-    ):
-        return None
-    embeds = kwargs.get("inputs_embeds")
-    if embeds is None:
-        embeds = module.get_input_embeddings()(kwargs["input_ids"])
-    side = cast(int, module.config.vision_config.image_size)  # HiComConfig allows no other
-    instruction = module.config.instruction_config
-    padding = cast(int, instruction.pad_token_id)
-    pixels = torch.zeros(1, 3, side, side, dtype=module.vision_tower.dtype, device=embeds.device)
-    ids = torch.full((1, instruction.max_position_embeddings), padding, device=embeds.device)
-    output = module.get_image_features(pixels, image_instruction_ids=ids, return_dict=True)
-    tokens = cast(list[torch.Tensor], output.pooler_output)[0]
-    unseen = 0.0 * tokens.float().mean()
-    return args, {**kwargs, "input_ids": None, "inputs_embeds": embeds + unseen.to(embeds.dtype)}
+
+    def __init__(self, model: HiComModel):
+        self.model, self.is_due = model, False
+        model.register_forward_pre_hook(self._look, with_kwargs=True)
+        model.language_model.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def _look(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        has_visual_inputs = any(kwargs.get(name) is not None for name in VISUAL_INPUTS)
+        self.is_due = self.model.training and torch.is_grad_enabled() and not has_visual_inputs
+
+    def _add(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        if not self.is_due:
+            return None
+        self.is_due = False
+        embeds = kwargs["inputs_embeds"]
+        return args, {**kwargs, "inputs_embeds": embeds + self._tokens(embeds.device).to(embeds.dtype)}
+
+    def _tokens(self, device: torch.device) -> torch.Tensor:
+        """The black image, as one number that is 0 and has a gradient of 0."""
+        config = self.model.config
+        side = cast(int, config.vision_config.image_size)  # HiComConfig allows no other
+        padding = cast(int, config.instruction_config.pad_token_id)
+        pixels = torch.zeros(1, 3, side, side, dtype=self.model.vision_tower.dtype, device=device)
+        ids = torch.full((1, config.instruction_config.max_position_embeddings), padding, device=device)
+        output = self.model.get_image_features(pixels, image_instruction_ids=ids, return_dict=True)
+        return 0.0 * cast(list[torch.Tensor], output.pooler_output)[0].float().mean()
