@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from video_files import numbered_frames, write_video
 
-from hicom_hf.processors.damage_hicom import container_damage, has_wrong_checksum
+from hicom_hf.processors.damage_hicom import ASF_DATA, ASF_PROPERTIES, container_damage, has_wrong_checksum
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.video_reading_hicom import read_video
 
@@ -16,6 +16,10 @@ FOUR = FrameSampling(num_frames=4)
 
 def warnings_of(path, **options):
     return read_video(path, FOUR, **options)[1].warnings
+
+
+def noise(num_frames):
+    return np.random.default_rng(0).integers(0, 255, (num_frames, 48, 64, 3), dtype=np.uint8)
 
 
 def with_zeros(path, begin, count):
@@ -50,15 +54,55 @@ def test_tags_of_flv_whose_sizes_do_not_agree_are_reported(tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", ["flip", "remove", "noise"])
+def test_packets_of_asf_without_their_mark_are_reported(tmp_path, kind):
+    path = write_video(tmp_path / "video.asf", num_frames=48, frames=noise(48), codec="wmv2")
+    assert warnings_of(path) == []
+    content = path.read_bytes()
+    size = int.from_bytes(content[content.index(ASF_PROPERTIES) + 92 :][:4], "little")
+    second = content.index(ASF_DATA) + 50 + size
+    changed = {
+        "flip": content[:second] + b"\x02" + content[second + 1 :],
+        "remove": content[: second - 100] + content[second - 90 :],
+        "noise": content[:second] + bytes(range(100, 120)) + content[second + 20 :],
+    }[kind]
+    path.write_bytes(changed)
+    assert any(f"damaged at byte {second};" in one for one in warnings_of(path, on_decode_error="keep"))
+
+
+@pytest.mark.parametrize(("mark", "what"), [(b"Lavf", "Info"), (b"und", "Tracks")])
+def test_a_changed_byte_in_the_header_of_matroska_is_reported(tmp_path, mark, what):
+    path = write_video(tmp_path / "video.mkv", 24)
+    content = bytearray(path.read_bytes())
+    names = {"Info": b"\x15\x49\xa9\x66", "Tracks": b"\x16\x54\xae\x6b"}
+    master = content.index(names[what], content.index(names[what]) + 1)  # the first one is its entry in the SeekHead
+    place = content.index(mark, master)
+    content[place] ^= 1  # a letter of the program, of the language
+    path.write_bytes(content)
+    assert f"the file is damaged at byte {master}; some frames may be missing or look wrong" in warnings_of(path)
+
+
+def test_an_element_of_the_header_that_does_not_fit_is_reported(tmp_path):
+    path = write_video(tmp_path / "video.mkv", 24)
+    content = bytearray(path.read_bytes())
+    tracks = content.index(b"\x16\x54\xae\x6b", content.index(b"\x16\x54\xae\x6b") + 1)
+    entry = content.index(b"\xae", tracks + 4)
+    content[entry + 1 : entry + 9] = b"\x01\0\0\0\0\x01\0\0"  # longer than what holds it
+    with open(path, "wb") as file:
+        file.write(content)
+    with open(path, "rb") as file:
+        assert container_damage(file, ["matroska"]) is not None
+
+
 def test_a_file_that_is_cut_is_not_damaged_inside(tmp_path):
-    for name, codec in (("video.mkv", "libx264"), ("video.flv", "flv")):
+    for name, codec in (("video.mkv", "libx264"), ("video.flv", "flv"), ("video.asf", "wmv2")):
         content = write_video(tmp_path / name, 24, codec=codec).read_bytes()
         for size in range(0, len(content), 211):
             path = tmp_path / f"cut_{name}"
             path.write_bytes(content[:size])
             with open(path, "rb") as file:
                 file.seek(3)
-                assert container_damage(file, ["matroska"] if name.endswith("mkv") else ["flv"]) is None
+                assert container_damage(file, [{"mkv": "matroska"}.get(name[-3:], name[-3:])]) is None
                 assert file.tell() == 3
 
 

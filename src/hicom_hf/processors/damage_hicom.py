@@ -1,4 +1,4 @@
-"""Damage that FFmpeg notices and only writes into its log, found from the bytes: of Matroska, WebM and FLV files, and of FFV1.
+"""Damage that FFmpeg notices and only writes into its log, found from the bytes: of Matroska, WebM, FLV, ASF, and of FFV1.
 
 FFmpeg's log belongs to the whole process and not to a file, so that threads would see each other's lines. What it says of these
 formats follows from their own bytes: elements that do not fit into those around them, and checksums.
@@ -10,8 +10,19 @@ from typing import BinaryIO
 
 # Elements of Matroska that hold others: Segment and Cluster.
 MASTERS = (0x18538067, 0x1F43B675)
+# Of its header and index: SeekHead, Info, Tracks with TrackEntry and Video, Cues, Tags, Attachments, Chapters.
+HEADER_MASTERS = (
+    0x114D9B74, 0x1549A966, 0x1654AE6B, 0xAE, 0xE0, 0x1C53BB6B, 0x1254C367, 0x1941A469, 0x1043A770,
+)  # fmt: skip
+CHECKSUM = b"\xbf\x84"  # the element CRC-32 and its size; the first one of a master that has a checksum
+LONGEST_CHECKED = 2**20  # bytes of a master whose checksum is computed
 MAX_ID_SIZE, MAX_LENGTH_SIZE = 4, 8  # bytes
 WINDOW = 2**16  # bytes read at once
+ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")  # the object that holds the packets
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object that says how long each packet is
+ASF_OBJECT, ASF_HEAD = 24, 30  # bytes in front of an object's content, and of the header's first object
+ASF_DATA_HEAD = 50  # bytes in front of the first packet
+ASF_MAX_OBJECTS, ASF_MAX_PACKET = 10_000, 2**24
 FLV_TAG_SIZE, FLV_TAGS = 11, (8, 9, 18)  # sound, picture, text
 FFV1_FOOTER = 8  # bytes behind each slice that has a checksum: its size (3), a status, the checksum
 FFV1_FIRST_SUMS = (0, 0x7A8C4079)  # that the checksum begins with, by the version of the format
@@ -46,6 +57,8 @@ def container_damage(file: BinaryIO, formats: list[str]) -> str | None:
         window = _Window(file)
         if "matroska" in formats or "webm" in formats:
             place = _broken_element(window)
+        elif "asf" in formats:
+            place = _broken_packet(window)
         else:
             place = _broken_tag(window) if "flv" in formats else None
     finally:
@@ -78,12 +91,54 @@ def _broken_element(window: _Window) -> int | None:
             continue
         if ends and begin + length > ends[-1]:
             return place
-        if name in MASTERS:
+        if name in HEADER_MASTERS and not _has_right_checksum(window, begin, length):
+            return place
+        if name in MASTERS or name in HEADER_MASTERS:
             ends.append(begin + length)
             place = begin
         else:
             place = begin + length
     return None
+
+
+def _has_right_checksum(window: _Window, begin: int, length: int) -> bool:
+    """Whether a master has no checksum, or the one of what follows it; RFC 8794, section 11.3.1."""
+    if length > LONGEST_CHECKED or window.at(begin, len(CHECKSUM)) != CHECKSUM:
+        return True
+    window.file.seek(begin)
+    content = window.file.read(length)
+    return len(content) < length or zlib.crc32(content[6:]) == int.from_bytes(content[2:6], "little")
+
+
+def _broken_packet(window: _Window) -> int | None:
+    """The place of the first packet of an ASF file without the mark that opens all of them; ASF 1.20, sections 3 and 5.2."""
+    size, place = 0, ASF_HEAD
+    for _ in range(ASF_MAX_OBJECTS):
+        head = window.at(place, ASF_OBJECT + 76)
+        if head.startswith(ASF_DATA):
+            place += ASF_DATA_HEAD
+            break
+        if head.startswith(ASF_PROPERTIES):
+            least, most = (int.from_bytes(head[at : at + 4], "little") for at in (92, 96))
+            size = most if least == most else 0
+        step = int.from_bytes(head[16:ASF_OBJECT], "little")
+        if step < ASF_OBJECT:
+            return place if len(head) >= ASF_OBJECT else None
+        place += step
+    if not 3 < size <= ASF_MAX_PACKET or not _opens_packet(window.at(place, 3)):
+        return None  # packets of other kinds
+    num_packets = int.from_bytes(window.at(place - 10, 8), "little")  # 0 while a file is being written
+    number = 0
+    while len(head := window.at(place, 3)) == 3 and (not num_packets or number < num_packets):
+        if not _opens_packet(head):
+            return place
+        place, number = place + size, number + 1
+    return None
+
+
+def _opens_packet(head: bytes) -> bool:
+    """Two bytes of error correction, both zero, as every known writer gives them."""
+    return len(head) == 3 and head[0] & 0x8F == 0x82 and head[1:] == b"\0\0"
 
 
 def _broken_tag(window: _Window) -> int | None:
