@@ -17,7 +17,7 @@ from hicom_hf.inference import HiComSession
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("openai")
 
-from test_serve_command import Process, close
+from test_serve_command import Server
 
 PACKAGES = ("langchain-openai", "litellm")
 QUESTION = "What colour is the ring?"
@@ -40,15 +40,12 @@ def python(tmp_path):
 @pytest.mark.slow
 def test_langchain_and_litellm_get_the_answers_of_the_session(python):
     expected = HiComSession.load(dtype="float32", device="cpu").open(example_videos()[0]).ask(QUESTION)
-    server = Process("--dtype", "float32", "--device", "cpu")
-    try:
+    with Server("--dtype", "float32", "--device", "cpu") as server:
         script = Path(__file__).with_name("serving_clients.py")
         command = [python, script, server.address, example_videos()[0], QUESTION]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         run = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert run.returncode == 0, run.stderr[-2000:]
-    finally:
-        close(server)
     answers = json.loads(run.stdout.splitlines()[-1])
     assert answers.pop("langchain tokens") == expected.num_new_tokens and answers.pop("langchain fewer tokens")
     assert len(answers) == 7 and set(answers.values()) == {expected.answer}

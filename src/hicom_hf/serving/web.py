@@ -12,7 +12,7 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no request leaves this machine
 
-import gradio as gr  # pyright: ignore[reportMissingImports] of the extra web, which the tests run without
+import gradio as gr  # pyright: ignore[reportMissingImports] of the extra web
 
 from ..assets import example_videos
 from .engine import Engine
