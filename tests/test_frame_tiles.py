@@ -7,6 +7,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hicom_hf import FrameTiles
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
@@ -240,8 +241,10 @@ def test_the_budget_is_that_of_a_video_without_tiles_and_questions_together_are_
 
 def test_an_image_is_a_video_of_one_frame(session):
     picture = frames_of(5, (56, 100))[:1]
-    video, image = session.open(picture, tiles=FrameTiles()), session.open([picture[0]], tiles=FrameTiles())
-    assert torch.equal(video.tiled.levels[0].features, image.tiled.levels[0].features)
+    video = session.open(picture, tiles=FrameTiles())
+    for image in ([picture[0]], Image.fromarray(picture[0])):
+        features = session.open(image, tiles=FrameTiles()).tiled.levels[0].features
+        assert torch.equal(video.tiled.levels[0].features, features)
     assert video.encoded.num_visual_tokens == session.model.config.num_visual_tokens(1)
 
 

@@ -41,14 +41,12 @@ SHIPPED = {
     path.name for part in ("modeling", "processors") for path in (REPOSITORY / "src/hicom_hf" / part).glob("*.py")
 }
 # All but what makes new chat templates: a saved folder has one.
-# Used by the package only: new models, and selections and tiles of a session.
+# Used by the package only: new models, and selections of a session.
 NOT_WRITTEN = {
     "__init__.py",
     "chat_template_hicom.py",
     "candidate_frames_hicom.py",
     "frame_selection_hicom.py",
-    "frame_tiles_hicom.py",
-    "tiled_video_hicom.py",
 }
 WRITTEN = (SHIPPED - NOT_WRITTEN) | {
     "README.md",
@@ -241,6 +239,8 @@ def test_without_the_package_the_pipeline_gives_the_same_answers(run, model, pro
     results = json.loads((run / "results.json").read_text())
     assert results["answers"] == answers
     assert results["answer"] == results["batched_answer"] == results["answer_again"] == answers[0]
+    [of_tiles] = pipe(frames(), text=QUESTION, tiles=hicom_hf.FrameTiles((1, 2)), return_metadata=True)
+    assert results["of_tiles"] == json.loads(json.dumps(of_tiles))
 
 
 def test_a_remotely_loaded_model_is_saved_with_code_and_pipeline(run, folder):

@@ -13,8 +13,10 @@ from transformers import AutoModel, TextStreamer, pipeline
 from video_files import write_corrupted_video, write_video
 
 import hicom_hf
+from hicom_hf import FrameTiles
 from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub import save_hub_folder
+from hicom_hf.inference import HiComSession
 from hicom_hf.processors.video_text_to_text import collate_requests
 
 TASK = "video-text-to-text"
@@ -451,3 +453,46 @@ def test_image_text_to_text_makes_batches(model, processor):
     chats = [chat_about(Image.new("RGB", (40, 30), colour), "Who is it?", "image") for colour in ("red", "blue")]
     options = {"max_new_tokens": 4, "return_full_text": False}
     assert pipe(text=chats, batch_size=2, **options) == [pipe(text=chat, **options) for chat in chats]
+
+
+# Tiles ------------------------------------------------------------------------------------------------------------------
+
+
+def test_tiles_are_chosen_for_each_question_as_in_a_session(pipe, videos):
+    session = HiComSession(pipe.model, pipe.processor, cache_bytes=0)
+    tiles = FrameTiles((1, 2))
+    opened = session.open(videos[1], num_frames=4, tiles=tiles)
+    expected = opened.ask_all(QUESTIONS[:2], max_new_tokens=8)
+    options = {"num_frames": 4, "return_metadata": True}
+    together = pipe(videos[1], text=QUESTIONS[:2], tiles=tiles, **options)
+    for question, answer, [record] in zip(QUESTIONS, expected, together, strict=False):
+        assert record["generated_text"] == answer.answer and record["tiles"] == [answer.tiles.to_dict()]
+        [alone] = pipe(videos[1], text=question, tiles={"zooms": (1, 2)}, **options)
+        assert alone == record
+    assert "tiles" not in pipe(videos[1], text=QUESTIONS[0], **options)[0]
+
+
+def test_chats_with_several_videos_and_images_are_tiled_one_by_one(pipe, videos):
+    picture = Image.fromarray(videos[0][0])
+    content = [
+        {"type": "video", "video": videos[1], "num_frames": 3},
+        {"type": "image", "image": picture},
+        {"type": "text", "text": QUESTIONS[0]},
+    ]
+    chat = [{"role": "user", "content": content}]
+    batch = pipe([chat, chat_about(videos[2], QUESTIONS[1])], tiles=FrameTiles(), batch_size=2, return_metadata=True)
+    singles = [
+        pipe(one, tiles=FrameTiles(), return_metadata=True) for one in (chat, chat_about(videos[2], QUESTIONS[1]))
+    ]
+    assert [words(one) for one in batch] == [words(one) for one in singles]
+    [record] = batch[0]
+    assert [len(one["indices"]) for one in record["video_metadata"]] == [3, 1] and len(record["tiles"]) == 2
+    of_image = pipe(picture, text=QUESTIONS[0], tiles=FrameTiles(), return_metadata=True)
+    assert of_image[0]["tiles"] == record["tiles"][1:]
+
+
+def test_wrong_tiles_are_refused(pipe, videos):
+    with pytest.raises(TypeError, match="tiles must be a FrameTiles or a dictionary of its fields, got int"):
+        pipe(videos[0], text="Who?", tiles=2)
+    with pytest.raises(ValueError, match="tiles need the video itself"):
+        pipe([{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Who?"}]}], tiles=FrameTiles())

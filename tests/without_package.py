@@ -65,6 +65,7 @@ def examine(source, folder):
         "answer": single[0]["generated_text"],
         "batched_answer": batch[0][0]["generated_text"],
         "answer_again": again(frames(), text=QUESTION, max_new_tokens=8)[0]["generated_text"],
+        "of_tiles": pipe(frames(), text=QUESTION, tiles={"zooms": [1, 2]}, return_metadata=True)[0],
         "answers": [record[0]["generated_text"] for record in pipe(frames(), text=[QUESTION, "Who?"])],
     }
     (folder / "results.json").write_text(json.dumps(results))

@@ -21,18 +21,20 @@ class Request:
     Attributes:
         chat: messages.
         instruction: what conditions the compression; None until it is taken from the last user turn.
-        features: of the chat's only video, encoded before; the chat then names no source.
-        num_frames: T of that video.
+        features: of the chat's videos, encoded before; the chat then names no source.
+        num_frames: T of each of them.
         continues: the answer continues the chat's last message.
         metadata: what was sampled from each video.
+        tiles: which parts of its frames were chosen, a `TilesRecord` of each; none without tiles.
     """
 
     chat: list[dict]
     instruction: str | None = None
     features: dict[str, torch.Tensor] | None = None
-    num_frames: int | None = None
+    num_frames: list[int] = field(default_factory=list)
     continues: bool = False
     metadata: list = field(default_factory=list)
+    tiles: list = field(default_factory=list)
 
 
 class Rows(Dataset):

@@ -410,7 +410,8 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
             if name in request
         }
         frames = self.video_processor.frame_sampling(**request)
-        return self.video_processor.square_frames(video, frames, transform=transform, **reading)
+        source = [video] if is_frame_list([video]) else video  # a picture is a video of one frame
+        return self.video_processor.square_frames(source, frames, transform=transform, **reading)
 
     def _count_placeholders(self, rows: list[str], num_videos: int, num_images: int) -> list[list[str]]:
         """Per row its placeholders in order, as "video" or "image".

@@ -6,13 +6,14 @@ Once per video: read it, encode it. Once per question: compress, generate. Lette
 import os
 import shutil
 from collections.abc import Sized
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import AutoProcessor, GenerationConfig
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
@@ -31,6 +32,8 @@ from .pipeline_inputs_hicom import (
     only_one,
     split_questions,
 )
+from .tiled_chats_hicom import as_tiles, see_chat
+from .tiled_video_hicom import choose_tiles, encode_tiled_video
 
 logger = logging.get_logger(__name__)
 
@@ -50,7 +53,15 @@ SAMPLING_KEYS = (
     "media_access",
     "media_bounds",
 )
-PREPROCESS_KEYS = (*SAMPLING_KEYS, "question", "instruction", "system", "continue_final_message", "processor_kwargs")
+PREPROCESS_KEYS = (
+    *SAMPLING_KEYS,
+    "question",
+    "instruction",
+    "system",
+    "continue_final_message",
+    "processor_kwargs",
+    "tiles",
+)
 POSTPROCESS_KEYS = ("return_full_text", "return_tensors", "return_metadata", "skip_special_tokens")
 # Arguments of `generate` beside the fields of its config.
 GENERATE_ARGUMENTS = {
@@ -64,7 +75,13 @@ GENERATE_ARGUMENTS = {
 }
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
 PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
-IMPORTED_FILES = ("answering_hicom.py", "pipeline_inputs_hicom.py")  # what this file imports, to be saved with it
+IMPORTED_FILES = (  # what this file imports, to be saved with it
+    "answering_hicom.py",
+    "frame_tiles_hicom.py",
+    "pipeline_inputs_hicom.py",
+    "tiled_chats_hicom.py",
+    "tiled_video_hicom.py",
+)
 # Folder or repo -> the note for users of a pipeline that is loaded from it. The package fills in its own model.
 NOTES: dict[str, str] = {}
 
@@ -88,6 +105,8 @@ class VideoTextToTextPipeline(Pipeline):
     Args of a call, or of `pipeline(...)` for all calls:
         sampling, num_frames, fps, start, end, max_frames, max_video_tokens, short_video, on_decode_error, do_sample_frames:
             which frames are taken; seconds for start and end. See `HiComProcessor`.
+        tiles: a `FrameTiles`, or its fields as a dictionary: frames are not padded, but the question chooses among overlapping
+            squares of them. Images count as videos of one frame.
         instruction: the condition of the compression of all videos; default: the question.
         system: system prompt for chats that have none; default: that of the chat template.
         continue_final_message: continue the last message; default: if it is the assistant's.
@@ -95,7 +114,8 @@ class VideoTextToTextPipeline(Pipeline):
             in `generate_kwargs`; `streamer=` streams.
         return_full_text: return the chat, continued by the answer, as "generated_text"; default: the answer alone.
         return_tensors: return the token ids of the answer as "generated_token_ids" in place of its text.
-        return_metadata: also return what was sampled, one dictionary per video, as "video_metadata".
+        return_metadata: also return what was sampled, one dictionary per video, as "video_metadata", and with tiles which
+            were chosen, as "tiles".
         batch_size: prompts that are answered together, default 1.
 
     Raises:
@@ -166,14 +186,32 @@ class VideoTextToTextPipeline(Pipeline):
         params = {**self._preprocess_params, **self._sanitize_parameters(**_without_base_arguments(kwargs))[0]}
         sampling = {**(params.get("processor_kwargs") or {}), **{k: params[k] for k in SAMPLING_KEYS if k in params}}
         video = requests[0].chat[-1]["content"][0]["video"]
+        if params.get("tiles") is not None:
+            return self._about_tiles(video, requests, params, sampling)
         encoded = self.processor(videos=[video], **{**sampling, "return_metadata": True})
         with self.device_placement():
             features = self.model.encode_videos(encoded["pixel_values_videos"], encoded["video_num_frames"])
         for request in requests:
             request.chat[-1]["content"][0] = {"type": "video"}
             request.features = {name: value for name, value in features.items() if value is not None}
-            request.num_frames = int(encoded["video_num_frames"][0])
+            request.num_frames = [int(encoded["video_num_frames"][0])]
             request.metadata = encoded["video_metadata"]
+        return requests
+
+    def _about_tiles(self, video: Any, requests: list[Request], params: dict, sampling: dict) -> list[Request]:
+        """Encode the tiles of a video once, and choose among them for each question."""
+        with self.device_placement():
+            tiled = encode_tiled_video(
+                self.model, self.processor, video, as_tiles(params["tiles"]), **_of_frames(sampling)
+            )
+            for request in requests:
+                own = params.get("instruction") if request.instruction is None else request.instruction
+                if own is None:
+                    own = self.processor.instruction_of_chat(request.chat)
+                [(record, encoded)] = choose_tiles(self.model, self.processor, tiled, [""], [own])
+                request.chat[-1]["content"][0] = {"type": "video"}
+                request.features, request.num_frames = encoded.features, [tiled.num_frames]
+                request.metadata, request.tiles = [tiled.sampling], [record]
         return requests
 
     def _sanitize_parameters(self, **kwargs):
@@ -203,6 +241,7 @@ class VideoTextToTextPipeline(Pipeline):
         system: str | None = None,
         continue_final_message: bool | None = None,
         processor_kwargs: dict | None = None,
+        tiles: Any = None,
         **sampling: Any,
     ) -> dict[str, Any]:
         """Read the videos of one request and tokenize its chat."""
@@ -216,8 +255,10 @@ class VideoTextToTextPipeline(Pipeline):
             arguments["instruction"] = instruction if request.instruction is None else request.instruction
         else:
             arguments["instruction"] = self.processor.instruction_of_chat(chat)
+        if tiles is not None and request.features is None:
+            chat, request = self._as_tiles(chat, request, tiles, arguments)
         if request.features is not None:
-            arguments["video_num_frames"] = [request.num_frames]
+            arguments["video_num_frames"] = request.num_frames
         tensors = self.processor.apply_chat_template(
             chat,
             add_generation_prompt=not continues,
@@ -234,8 +275,21 @@ class VideoTextToTextPipeline(Pipeline):
             model_inputs["video_features"] = request.features
         return {
             **model_inputs,
-            "request": Request(chat, arguments["instruction"], continues=continues, metadata=metadata),
+            "request": Request(
+                chat, arguments["instruction"], continues=continues, metadata=metadata, tiles=request.tiles
+            ),
         }
+
+    def _as_tiles(self, chat: list[dict], request: Request, tiles: Any, arguments: dict) -> tuple[list[dict], Request]:
+        """The chat and its request with all videos and images encoded as tiles."""
+        if get_worker_info() is not None:
+            raise ValueError("tiles are encoded by the model, which worker processes do not have; pass num_workers=0")
+        with self.device_placement():
+            instruction = arguments["instruction"]
+            seen = see_chat(self.model, self.processor, chat, as_tiles(tiles), instruction, _of_frames(arguments))
+        return seen.chat, replace(
+            request, features=seen.features, num_frames=seen.num_frames, metadata=seen.metadata, tiles=seen.records
+        )
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:
         model_inputs = dict(model_inputs)
@@ -270,6 +324,8 @@ class VideoTextToTextPipeline(Pipeline):
                 record["generated_text"] = continued(request, text) if return_full_text else text
             if return_metadata:
                 record["video_metadata"] = [sampled.to_dict() for sampled in request.metadata]
+                if request.tiles:
+                    record["tiles"] = [chosen.to_dict() for chosen in request.tiles]
             records.append(record)
         return records
 
@@ -358,6 +414,11 @@ def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> d
 
 def _single(items: list) -> Any:
     return items[0]
+
+
+def _of_frames(arguments: dict) -> dict:
+    """Of the arguments of a call those that say which frames are taken."""
+    return {key: value for key, value in arguments.items() if key in SAMPLING_KEYS}
 
 
 def _without_base_arguments(kwargs: dict) -> dict:
