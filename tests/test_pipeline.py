@@ -416,9 +416,10 @@ def test_a_wrong_instruction_tokenizer_is_named(folder, tmp_path):
 
 
 def test_pipeline_and_processor_know_the_same_arguments_for_frames():
-    from hicom_hf.processors import processing_hicom, video_text_to_text
+    from hicom_hf.processors import processing_hicom, tiled_chats_hicom, video_text_to_text
 
     assert {*video_text_to_text.SAMPLING_KEYS, "return_metadata"} == set(processing_hicom.SAMPLING_KEYS)
+    assert set(video_text_to_text.SAMPLING_KEYS) == tiled_chats_hicom.FRAME_ARGUMENTS
 
 
 def test_every_answer_reports_the_instruction_that_was_used(model, processor, clip):

@@ -4,12 +4,10 @@ Letters: B rows of text, V videos of the whole batch, T frames of one, L = 64 in
 """
 
 import re
-from collections.abc import Callable
 from math import ceil, prod
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
@@ -20,6 +18,7 @@ from .chat_content_hicom import ChatVideo, clear_template_errors, with_chat_vide
 from .frame_sampling_hicom import with_request
 from .instruction_encoding_hicom import InstructionEncoding, check_unicode
 from .instruction_hicom import InstructionRules, check_instruction_rules
+from .tiled_chats_hicom import TiledChats
 from .user_text_hicom import UserText
 from .video_sources_hicom import is_frame_list
 
@@ -50,7 +49,7 @@ OWN_KEYS = (*SAMPLING_KEYS, "instruction", "video_num_frames")
 SIGLIP_POSITIONS = 64  # instruction tokens; SigLIP pools the last of exactly these (official release)
 
 
-class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
+class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText, TiledChats):
     """Tokenizer of the LLM, tokenizer of the instruction (SigLIP text) and video processor in one.
 
     Args:
@@ -384,34 +383,6 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText):
         if return_metadata:
             data["video_metadata"] = [record for one in read for record in one["video_metadata"]]
         return BatchFeature(data)
-
-    def read_transformed(self, video: Any, transform: Callable[[np.ndarray], np.ndarray], **sampling: Any) -> Any:
-        """Read a video whose frames become something else than padded squares, before they are normalised.
-
-        Args:
-            video: one source, see `read_video`.
-            transform: of a frame, uint8 (height, width, 3); all results have one shape.
-            **sampling: as of a call, but return_metadata.
-
-        Returns:
-            The results, stacked (T, ...), and the `SamplingRecord`.
-
-        Raises:
-            VideoReadError: it cannot be read.
-            ValueError: the request contradicts itself.
-        """
-        sampling, unknown = self._split_kwargs(sampling)
-        if unknown:
-            raise TypeError(f"reading a video takes no {', '.join(map(repr, sorted(unknown)))}")
-        request = self._sampling(sampling)
-        reading = {
-            name: request.pop(name)
-            for name in ("on_decode_error", "frame_rate", "media_access", "media_bounds")
-            if name in request
-        }
-        frames = self.video_processor.frame_sampling(**request)
-        source = [video] if is_frame_list([video]) else video  # a picture is a video of one frame
-        return self.video_processor.square_frames(source, frames, transform=transform, **reading)
 
     def _count_placeholders(self, rows: list[str], num_videos: int, num_images: int) -> list[list[str]]:
         """Per row its placeholders in order, as "video" or "image".

@@ -32,8 +32,6 @@ from .pipeline_inputs_hicom import (
     only_one,
     split_questions,
 )
-from .tiled_chats_hicom import as_tiles, see_chat
-from .tiled_video_hicom import choose_tiles, encode_tiled_video
 
 logger = logging.get_logger(__name__)
 
@@ -75,13 +73,7 @@ GENERATE_ARGUMENTS = {
 }
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
 PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
-IMPORTED_FILES = (  # what this file imports, to be saved with it
-    "answering_hicom.py",
-    "frame_tiles_hicom.py",
-    "pipeline_inputs_hicom.py",
-    "tiled_chats_hicom.py",
-    "tiled_video_hicom.py",
-)
+IMPORTED_FILES = ("answering_hicom.py", "pipeline_inputs_hicom.py")  # what this file imports, to be saved with it
 # Folder or repo -> the note for users of a pipeline that is loaded from it. The package fills in its own model.
 NOTES: dict[str, str] = {}
 
@@ -201,14 +193,12 @@ class VideoTextToTextPipeline(Pipeline):
     def _about_tiles(self, video: Any, requests: list[Request], params: dict, sampling: dict) -> list[Request]:
         """Encode the tiles of a video once, and choose among them for each question."""
         with self.device_placement():
-            tiled = encode_tiled_video(
-                self.model, self.processor, video, as_tiles(params["tiles"]), **_of_frames(sampling)
-            )
+            tiled = self.processor.encode_tiles(self.model, video, params["tiles"], **sampling)
             for request in requests:
                 own = params.get("instruction") if request.instruction is None else request.instruction
                 if own is None:
                     own = self.processor.instruction_of_chat(request.chat)
-                [(record, encoded)] = choose_tiles(self.model, self.processor, tiled, [""], [own])
+                record, encoded = self.processor.choose_tiles(self.model, tiled, own)
                 request.chat[-1]["content"][0] = {"type": "video"}
                 request.features, request.num_frames = encoded.features, [tiled.num_frames]
                 request.metadata, request.tiles = [tiled.sampling], [record]
@@ -285,8 +275,7 @@ class VideoTextToTextPipeline(Pipeline):
         if get_worker_info() is not None:
             raise ValueError("tiles are encoded by the model, which worker processes do not have; pass num_workers=0")
         with self.device_placement():
-            instruction = arguments["instruction"]
-            seen = see_chat(self.model, self.processor, chat, as_tiles(tiles), instruction, _of_frames(arguments))
+            seen = self.processor.see_chat(self.model, chat, tiles, **arguments)
         return seen.chat, replace(
             request, features=seen.features, num_frames=seen.num_frames, metadata=seen.metadata, tiles=seen.records
         )
@@ -414,11 +403,6 @@ def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> d
 
 def _single(items: list) -> Any:
     return items[0]
-
-
-def _of_frames(arguments: dict) -> dict:
-    """Of the arguments of a call those that say which frames are taken."""
-    return {key: value for key, value in arguments.items() if key in SAMPLING_KEYS}
 
 
 def _without_base_arguments(kwargs: dict) -> dict:
