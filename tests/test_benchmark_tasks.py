@@ -355,11 +355,13 @@ def test_the_papers_tasks_run_at_each_number_of_frames_beside_its_numbers(data):
         evaluate_paper(session, data / "out", data / "none", tasks=tasks, asking=Asking())
 
 
-def test_choices_of_the_built_in_world_are_those_of_its_training_files(tmp_path):
-    from hicom_hf.evaluation.tasks.shapes import SEED
+def test_choices_of_the_built_in_world_are_those_of_its_training_files(tmp_path, monkeypatch):
+    from hicom_hf.evaluation.tasks import shapes
     from hicom_hf.shapes import write_dataset
 
-    write_dataset(tmp_path / "made", 1, SEED, stage="tuning", split="test")
+    monkeypatch.setattr(shapes, "NUM_VIDEOS", 2)  # of 200, whose scenes take seconds
+    shapes._stored.cache_clear()
+    write_dataset(tmp_path / "made", 1, shapes.SEED, stage="tuning", split="test")
     records = json.loads((tmp_path / "made" / "multiple_choice.json").read_text())
     asked = TASKS["shapes_choice"].read(tmp_path, "ours")[: len(records)]
     assert [(q.id, q.prompt, q.gold) for q in asked] == [
@@ -367,5 +369,6 @@ def test_choices_of_the_built_in_world_are_those_of_its_training_files(tmp_path)
         for r in records
     ]
     assert all(question.prompt.splitlines()[0] == question.instruction for question in asked)
+    shapes._stored.cache_clear()
     right = [question.options["ABCD".index(question.gold)] for question in asked]
     assert all(TASKS["shapes_choice"].mark(q, words).value == 1 for q, words in zip(asked, right, strict=True))

@@ -140,12 +140,13 @@ def test_an_endless_number_of_layers_is_refused_at_once(copied, capsys):
     assert code == 1 and "num_hidden_layers=2147483648 is more than 10000" in errors
 
 
-def test_a_checkpoint_with_a_wrong_config_is_an_error_in_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("count", [8, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_checkpoint_with_a_wrong_config_is_an_error_in_one_line(count, tmp_path, capsys):
     source = tmp_path / "official"
     checkpoint(source)
     path = source / "config.json"
     values = json.loads(path.read_text())
-    contents = mutations(values, 25, "official") | WHOLE_FILES
+    contents = mutations(values, count, "official") | WHOLE_FILES
     contents["mm_patch_merge_type=1e300"] = changed(values, ("mm_patch_merge_type",), 1e300)
     for number, (what, content) in enumerate(contents.items()):
         path.write_bytes(content)
@@ -169,7 +170,7 @@ def test_a_checkpoint_whose_weights_are_no_weights_is_named(content, tmp_path, c
     assert code == 1 and "not foreseen" not in errors
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[" * 100_000, b"", b"a: !!python/object:os.system x", b"\0\0"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[" * 10_000, b"", b"a: !!python/object:os.system x", b"\0\0"])
 @pytest.mark.parametrize("command", [["train", "{}", "--check"], ["data", "check", "{}", "--json"]])
 def test_recipes_and_data_that_are_neither_are_named(command, content, tmp_path, capsys):
     for suffix in (".yaml",) if command[0] == "train" else (".yaml", ".json", ".jsonl"):

@@ -12,9 +12,10 @@ import torch
 from transformers import pipeline
 
 from hicom_hf.assets import hicom_tiny
+from hicom_hf.evaluation.evaluating import evaluate
 from hicom_hf.hub.loading import load_model, load_processor
 from hicom_hf.hub.saving import save_hub_folder
-from hicom_hf.inference import attention_fraction, attention_maps
+from hicom_hf.inference import HiComSession, attention_fraction, attention_maps
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
 from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.shapes import Scene, patch_cover, questions, render, write_dataset, write_video
@@ -65,6 +66,18 @@ def test_questions_about_unseen_videos_are_answered_rightly(accuracy):
 def test_questions_about_what_training_never_showed_are_answered_rightly(tiny, tiny_processor, tmp_path, split):
     write_dataset(tmp_path, 10, TEST_SEED, split=split, stage="tuning")
     assert share_right(score(tiny, tiny_processor, tmp_path / "tuning.json")) >= LEAST_RIGHT_HELD_OUT[split]
+
+
+@pytest.mark.slow
+def test_all_questions_give_the_stored_scores(tmp_path):
+    [summary] = evaluate(["shapes"], HiComSession.load(dtype="float32", device="cpu"), tmp_path)
+    stored = json.loads((hicom_tiny() / "scores.json").read_text())["unseen videos"]
+    everything = stored.pop("all")
+    assert summary["num_questions"] == everything["questions"] == 3050
+    assert summary["score"]["mean"] == pytest.approx(everything["right"])
+    for kind, row in stored.items():
+        found = summary["categories"]["kind"][kind]
+        assert found["mean"] == pytest.approx(row["right"]) and found["num_questions"] == row["questions"]
 
 
 def test_a_batch_of_questions_about_several_videos_gets_the_right_answers(videos):
