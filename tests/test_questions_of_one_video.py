@@ -1,12 +1,16 @@
 """Several questions about one video in one batch, and what is not computed again for each of them."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from hicom_hf.assembly.random_model import tiny_model
+from hicom_hf.modeling import compressor_hicom, kept_video_hicom, local_hicom
 from hicom_hf.modeling.positions_hicom import HiComPositions, HiComReleasePositions
-from hicom_hf.processors.answering_hicom import answer_questions, encode_video, read_frames
+from hicom_hf.processors.answering_hicom import Chat, answer_chats, answer_questions, encode_video, read_frames
 
 NUM_FRAMES = 5
 VARIANTS = [
@@ -77,6 +81,113 @@ def test_a_batch_of_questions_answers_as_one_by_one_and_copies_no_features(model
     assert [answer.answer for answer in together] == alone
     assert [len(tensor) for tensor in seen] == [1, 1]
     assert seen[0].data_ptr() == video.features["features"].data_ptr()
+
+
+def tokens_of(model, features, instructions):
+    return torch.stack(list(model.model.compress(features, instructions, output_attentions=False).pooler_output))
+
+
+@pytest.fixture
+def num_prepared(monkeypatch):
+    """How often groups were collected and positions added."""
+    counts = {"groups": 0, "positions": 0}
+
+    def counted(name, function):
+        def call(*arguments):
+            counts[name] += 1
+            return function(*arguments)
+
+        return call
+
+    for module in (local_hicom, compressor_hicom):
+        monkeypatch.setattr(module, "group", counted("groups", module.group))
+    monkeypatch.setattr(HiComPositions, "forward", counted("positions", HiComPositions.forward))
+    return counts
+
+
+@pytest.mark.parametrize("fields", [VARIANTS[1], VARIANTS[4], VARIANTS[5], VARIANTS[6]])
+@torch.no_grad()
+def test_a_third_question_prepares_nothing_of_the_video_again(fields, num_prepared):
+    model = tiny_model(**fields)
+    features, instructions = features_and_instructions(model)
+    first, second = (tokens_of(model, features, instructions) for _ in range(2))
+    before = dict(num_prepared)
+    third = tokens_of(model, features, instructions)
+    # Where each group has a query of its own, the aligned features are collected by group: that is not kept.
+    num_aligned = fields["local_injection"] in ("coarse", "fine") and fields.get("grouping", True)
+    assert num_prepared == {**before, "groups": before["groups"] + num_aligned}
+    assert torch.equal(first, second) and torch.equal(first, third)
+
+
+@torch.no_grad()
+def test_what_is_kept_of_a_video_is_never_that_of_another(model):
+    features, instructions = features_and_instructions(model)
+    kept = model.model.kept_video
+    for _ in range(2):
+        before = tokens_of(model, features, instructions)
+    assert kept._kept.parts is not None
+    features["features"].mul_(-1)
+    after = tokens_of(model, features, instructions)
+    fresh = dict(features, features=features["features"].clone())
+    assert not torch.equal(before, after) and torch.equal(after, tokens_of(model, fresh, instructions))
+    tokens_of(model, fresh, instructions)
+    assert kept._kept.features() is fresh["features"]
+    del fresh
+    assert kept._kept is None
+    assert copy.deepcopy(model.model.kept_video)._kept is None and pickle.loads(pickle.dumps(kept))._kept is None
+
+
+def test_nothing_is_kept_for_training_nor_of_long_videos(model, monkeypatch):
+    with torch.no_grad():
+        features, instructions = features_and_instructions(model)
+    for _ in range(3):
+        tokens_of(model, features, instructions)
+    assert model.model.kept_video._kept is None
+    monkeypatch.setattr(kept_video_hicom, "MAX_KEPT_BYTES", 2 * features["features"].nbytes - 1)
+    with torch.no_grad():
+        for _ in range(3):
+            tokens_of(model, features, instructions)
+    assert model.model.kept_video._kept is None
+
+
+def test_a_batch_that_mixes_videos_copies_no_features_of_a_video_that_is_asked_twice(model, processor):
+    rng = np.random.default_rng(0)
+    sky, sea = (
+        encode_video(
+            model, read_frames(processor, rng.integers(0, 255, (number, 40, 56, 3), dtype=np.uint8), num_frames=number)
+        )
+        for number in (NUM_FRAMES, NUM_FRAMES)
+    )
+    asked = [(sky, "What moves?"), (sea, "Is there a star?"), (sky, "Which colour is the moon, and where does it go?")]
+    alone = [answer_questions(model, processor, video, [text], max_new_tokens=4)[0].answer for video, text in asked]
+    chats = [
+        Chat([{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}], [video])
+        for video, text in asked
+    ]
+    seen = []
+    hook = model.model.compressor.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        together = answer_chats(model, processor, chats, max_new_tokens=4)
+    finally:
+        hook.remove()
+    assert [answer.answer for answer in together] == alone
+    assert [one.data_ptr() for one in seen] == [video.features["features"].data_ptr() for video in (sky, sea)]
+
+
+@torch.no_grad()
+def test_a_list_of_videos_needs_one_video_and_one_instruction_each(model):
+    features, instructions = features_and_instructions(model)
+    both = {name: torch.cat([value, value]) for name, value in features.items()}
+    get = model.model.get_video_features
+    with pytest.raises(ValueError, match="got 3 instructions for 2 videos"):
+        get(video_features=[features] * 2, video_instruction_ids=instructions)
+    with pytest.raises(ValueError, match="entry 1 of video_features holds 2 videos"):
+        get(video_features=[features, both], video_instruction_ids=instructions[:2])
+    with pytest.raises(ValueError, match="features hold no layers"):
+        get(video_features=[features], video_instruction_ids=instructions[:1], output_attentions=True)
+    rows = get(video_features=[features] * 3, video_instruction_ids=instructions, output_compressor_attentions=True)
+    assert len(rows.pooler_output) == len(rows.compressor_attentions) == 3
+    assert torch.equal(rows.pooler_output[2], tokens_of(model, features, instructions)[2])
 
 
 @pytest.mark.parametrize("positions", [HiComPositions(), HiComReleasePositions()])

@@ -14,12 +14,14 @@ from transformers.utils.generic import can_return_tuple
 from .cache_hicom import CACHE, is_packed, one_cache, starts_a_prompt
 from .compressor_hicom import HiComCompressor
 from .configuration_hicom import HiComConfig
+from .kept_video_hicom import HiComKeptVideo
 from .outputs_hicom import HiComModelOutputWithPast, HiComVideoFeatures, HiComVisualOutput
 from .part_dtypes_hicom import set_types, types_of_parts, widest
 from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks, recorded_layers
 from .visual_tokens_hicom import (
     HostNumbers,
     check_placeholders,
+    compress_each_video,
     compress_one_video,
     compress_packed_videos,
     merge_visual_tokens,
@@ -84,6 +86,7 @@ class HiComModel(HiComPreTrainedModel):
         self.instruction_encoder = HiComInstructionEncoder._from_config(config.instruction_config)
         self.compressor = HiComCompressor(config.compressor_config, width, output_size)
         self.language_model = AutoModel.from_config(config.text_config)
+        self.kept_video = HiComKeptVideo()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -176,8 +179,11 @@ class HiComModel(HiComPreTrainedModel):
                 self.compressor, features, aligned_features, instruction, lengths, output_attentions
             )
         num_rows = 1 if instruction_ids is None else len(instruction_ids)
+        parts = None
+        if not torch.compiler.is_compiling() and self._compressor_place() and features is video_features["features"]:
+            parts = self.kept_video.parts_of(self.compressor, features)  # no copy in another type or on another device
         return compress_one_video(
-            self.compressor, features, aligned_features, instruction, num_rows, output_attentions
+            self.compressor, features, aligned_features, instruction, num_rows, output_attentions, parts
         )
 
     def _features_on_device(
@@ -231,7 +237,7 @@ class HiComModel(HiComPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         video_num_frames: torch.Tensor | list[int] | None = None,
         video_instruction_ids: torch.Tensor | None = None,
-        video_features: HiComVideoFeatures | dict | None = None,
+        video_features: HiComVideoFeatures | dict | list | None = None,
         output_compressor_attentions: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -244,7 +250,8 @@ class HiComModel(HiComPreTrainedModel):
             video_num_frames: (V,). For a single video, or as a list of whole numbers for several, with pixels or with features,
                 it lets `torch.compile` make one graph of this method, and nothing is read from a GPU.
             video_instruction_ids: (V, L), one instruction per video; or several for a single one.
-            video_features: what `encode_videos` returned.
+            video_features: what `encode_videos` returned; or a list with what it returned of one video for each instruction. A
+                video that stands there several times is compressed for its instructions together, and not copied.
             output_compressor_attentions: also return the weights of the compressor's attention.
             output_hidden_states, output_attentions: also return what SigLIP's layers gave, of all frames; default: as the
                 configuration says. From pixels only. The attentions need `attn_implementation="eager"`.
@@ -259,6 +266,16 @@ class HiComModel(HiComPreTrainedModel):
         """
         if (pixel_values_videos is None) == (video_features is None):
             raise ValueError("pass either pixel values or features encoded before, not both and not neither")
+        if isinstance(video_features, (list, tuple)):
+            if output_hidden_states or output_attentions:
+                raise ValueError(
+                    "output_hidden_states and output_attentions need pixel values: features hold no layers"
+                )
+            return compress_each_video(
+                lambda video, ids: self.compress(video, ids, output_compressor_attentions),
+                video_features,
+                video_instruction_ids,
+            )
         frames: Any = pixel_values_videos if video_features is None else video_features["features"]
         lengths = None if video_num_frames is None else whole_numbers(video_num_frames, len(frames))
         layers: dict[str, Any] = {}

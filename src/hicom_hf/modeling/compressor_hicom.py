@@ -13,7 +13,7 @@ from transformers.utils.generic import ModelOutput
 from .attention_hicom import HiComCrossAttention
 from .configuration_hicom import HiComCompressorConfig
 from .global_hicom import HiComGlobalBranch, HiComReleaseGlobalBranch
-from .grouping_hicom import group_positions
+from .grouping_hicom import group, group_positions
 from .injection_hicom import make_injection
 from .local_hicom import HiComAveragePool, HiComLocalBranch, HiComReleaseLocalBranch, HiComUngroupedLocalBranch
 
@@ -31,6 +31,19 @@ class HiComCompressorAttentions(ModelOutput):
     local_weights: torch.Tensor | None = None
     local_positions: torch.Tensor | None = None
     global_weights: torch.Tensor | None = None
+
+
+@dataclass
+class HiComVideoParts:
+    """What the branches compute of a video alone, the same for every instruction.
+
+    Attributes:
+        members: (1, G, K, D), the patches of each group; None without a local branch.
+        keys: (1, N, D), the patches and their positions; None without a global branch.
+    """
+
+    members: torch.Tensor | None
+    keys: torch.Tensor | None
 
 
 class HiComCompressor(nn.Module):
@@ -56,6 +69,7 @@ class HiComCompressor(nn.Module):
         aligned_features: torch.Tensor | None = None,
         instruction: tuple[torch.Tensor, torch.Tensor] | None = None,
         output_attentions: bool = False,
+        parts: HiComVideoParts | None = None,
     ) -> tuple[torch.Tensor, HiComCompressorAttentions | None]:
         """Compress equally long videos; an image is a video of one frame.
 
@@ -65,18 +79,22 @@ class HiComCompressor(nn.Module):
             instruction: pooled (B, D) and tokens (B, L, D); None compresses unconditionally, as does
                 `config.bypass_injection`.
             output_attentions: return the attention as well; it is then computed eagerly.
+            parts: what `video_parts` made of a single video before; None computes it.
 
         Returns:
             Tokens (B, N, C): groups by frame, row, column, then the global tokens; and the attention or None.
         """
         if self.config.bypass_injection:
             instruction = aligned_features = None
+        members, keys = (None, None) if parts is None else (parts.members, parts.keys)
         tokens, local_weights, global_weights = [], None, None
         if self.local_branch is not None:
-            local_tokens, local_weights = self.local_branch(features, aligned_features, instruction, output_attentions)
+            local_tokens, local_weights = self.local_branch(
+                features, aligned_features, instruction, output_attentions, members
+            )
             tokens.append(local_tokens)
         if self.global_branch is not None:
-            global_tokens, global_weights = self.global_branch(features, instruction, output_attentions)
+            global_tokens, global_weights = self.global_branch(features, instruction, output_attentions, keys)
             tokens.append(global_tokens)
         batch = max(len(part) for part in tokens)  # a branch without injection has one row for all instructions
         tokens = [part.expand(batch, -1, -1) for part in tokens]
@@ -91,6 +109,13 @@ class HiComCompressor(nn.Module):
             positions = None if local_weights is None else self._positions(grid, local_weights.shape[1])
             attentions = HiComCompressorAttentions(local_weights, positions, global_weights)
         return torch.cat(tokens, dim=1), attentions
+
+    def video_parts(self, features: torch.Tensor) -> HiComVideoParts:
+        """What of a video (1, T, H, W, D) serves every instruction."""
+        return HiComVideoParts(
+            members=None if self.local_branch is None else group(features, self.config.ratio),
+            keys=None if self.global_branch is None else self.global_branch.keys(features),
+        )
 
     def _positions(self, grid: tuple[int, int, int], groups: int) -> torch.Tensor:
         """Where the patches lie that each local token attends to, (G, K, 3)."""

@@ -49,6 +49,7 @@ class HiComGlobalBranch(nn.Module):
         features: torch.Tensor,
         instruction: tuple[torch.Tensor, torch.Tensor] | None,
         output_attentions: bool = False,
+        keys: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Compress.
 
@@ -56,6 +57,7 @@ class HiComGlobalBranch(nn.Module):
             features: (B, T, H, W, D), SigLIP's second-to-last layer; or (1, T, H, W, D) for B instructions.
             instruction: pooled (B, D) and tokens (B, L, D), or None to compress unconditionally.
             output_attentions: return the weights, too.
+            keys: (B, N, D), what `keys` made of the features before; None computes it.
 
         Returns:
             Tokens (B, Q, C), and the weights (B, heads, Q, T, H, W) or None.
@@ -66,17 +68,21 @@ class HiComGlobalBranch(nn.Module):
         queries = self.queries[None].expand(batch, -1, -1)
         if instruction is not None and self.injection is not None:
             queries = self.injection(queries, *instruction).expand(-1, len(self.queries), -1)  # (B, Q, D)
-        attended, weights = self.attend(queries, features, output_attentions)
+        keys = self.keys(features) if keys is None else keys
+        attended, weights = self.attend(queries, keys, features.flatten(1, 3), output_attentions)
         if weights is not None:
             weights = weights.unflatten(-1, features.shape[1:4])
         return self.readout(attended), weights
 
+    def keys(self, features: torch.Tensor) -> torch.Tensor:
+        """V + Pos(V), the same for every instruction: (B, T, H, W, D) -> (B, N, D)."""
+        return self.positions(features).flatten(1, 3)
+
     def attend(
-        self, queries: torch.Tensor, features: torch.Tensor, output_attentions: bool
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """queries (B, Q, D), features (B, T, H, W, D) -> (B, Q, D), and the weights (B, heads, Q, N) or None."""
-        keys = self.positions(features).flatten(1, 3)  # (B, N, D)
-        return self.attention(queries, keys, features.flatten(1, 3), output_attentions=output_attentions)
+        """queries (B, Q, D), keys and values (B, N, D) -> (B, Q, D), and the weights (B, heads, Q, N) or None."""
+        return self.attention(queries, keys, values, output_attentions=output_attentions)
 
 
 class HiComReleaseGlobalBranch(HiComGlobalBranch):
@@ -102,8 +108,7 @@ class HiComReleaseGlobalBranch(HiComGlobalBranch):
         init.zeros_(self.queries)
 
     def attend(
-        self, queries: torch.Tensor, features: torch.Tensor, output_attentions: bool
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, output_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        keys = self.positions(features).flatten(1, 3)  # (B, N, D)
         attended, weights = self.attention(queries, keys, keys, output_attentions=output_attentions)
         return queries + attended, weights

@@ -48,9 +48,12 @@ class HiComAveragePool(nn.Module):
         self.ratio = frames, rows, columns
         self.readout = HiComMLP(width, output_size, output_size)
 
-    def forward(self, features: torch.Tensor, aligned_features=None, instruction=None, output_attentions=False):
-        """features (B, T, H, W, D) -> tokens (B, G, C) and None: there is no attention. The rest is not used."""
-        return self.readout(group(features, self.ratio).mean(dim=2)), None
+    def forward(
+        self, features: torch.Tensor, aligned_features=None, instruction=None, output_attentions=False, members=None
+    ):
+        """features (B, T, H, W, D) or their groups -> tokens (B, G, C) and None: there is no attention. The rest is not used."""
+        members = group(features, self.ratio) if members is None else members
+        return self.readout(members.mean(dim=2)), None
 
 
 class HiComLocalBranch(nn.Module):
@@ -84,6 +87,7 @@ class HiComLocalBranch(nn.Module):
         aligned_features: torch.Tensor | None,
         instruction: tuple[torch.Tensor, torch.Tensor] | None,
         output_attentions: bool = False,
+        members: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Compress.
 
@@ -92,11 +96,12 @@ class HiComLocalBranch(nn.Module):
             aligned_features: likewise, in the space of the text; needed when an instruction is injected.
             instruction: pooled (B, D) and tokens (B, L, D), or None to compress unconditionally.
             output_attentions: return the weights, too.
+            members: (B, G, K, D), the features by group, if they are there already.
 
         Returns:
             Tokens (B, G, C), and the weights (B, G, K) or None.
         """
-        members = group(features, self.ratio)  # (B, G, K, D)
+        members = group(features, self.ratio) if members is None else members  # (B, G, K, D)
         queries = self.queries(features, members, instruction)
         keys = self.keys(features, aligned_features, instruction)
         collected = keys is features  # in `members`
@@ -167,9 +172,11 @@ class HiComUngroupedLocalBranch(HiComLocalBranch):
         aligned_features: torch.Tensor | None,
         instruction: tuple[torch.Tensor, torch.Tensor] | None,
         output_attentions: bool = False,
+        members: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As `HiComLocalBranch.forward`, but the weights are (B, G, N), over all N = T * H * W patches."""
-        queries = self.queries(features, group(features, self.ratio), instruction)  # (B, G, D)
+        members = group(features, self.ratio) if members is None else members
+        queries = self.queries(features, members, instruction)  # (B, G, D)
         keys = self.keys(features, aligned_features, instruction).flatten(1, 3)  # (B, N, D)
         values = features.flatten(1, 3)  # (B, N, D)
         weights = _softmax(queries @ keys.transpose(-1, -2), values)

@@ -4,11 +4,13 @@ Letters: B batch rows, V videos of the whole batch, T frames of one, H/W patch r
 L = 64 instruction tokens, N visual tokens of one video.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from transformers.utils import logging
 
-from .compressor_hicom import HiComCompressor, HiComCompressorAttentions
-from .outputs_hicom import HiComVisualOutput
+from .compressor_hicom import HiComCompressor, HiComCompressorAttentions, HiComVideoParts
+from .outputs_hicom import HiComVideoFeatures, HiComVisualOutput
 
 logger = logging.get_logger(__name__)
 
@@ -69,6 +71,7 @@ def compress_one_video(
     instruction: Instruction | None,
     num_rows: int,
     output_attentions: bool,
+    parts: HiComVideoParts | None = None,
 ) -> HiComVisualOutput:
     """One video for one or more instructions; its features are not copied.
 
@@ -76,12 +79,14 @@ def compress_one_video(
         features, aligned_features: (T, H, W, D).
         instruction: pooled (rows, D) and tokens (rows, L, D), or None.
         num_rows: how many instructions there are; all rows are equal where none is injected.
+        parts: of the video, if they are kept.
     """
     tokens, attentions = compressor(
         features[None],
         None if aligned_features is None else aligned_features[None],
         instruction,
         output_attentions=output_attentions,
+        parts=parts,
     )
     return HiComVisualOutput(
         pooler_output=list(tokens.expand(num_rows, -1, -1)),
@@ -122,6 +127,47 @@ def compress_packed_videos(
     return HiComVisualOutput(
         pooler_output=[tokens[video] for video in order],
         compressor_attentions=tuple(attentions[video] for video in order) if output_attentions else None,
+    )
+
+
+def compress_each_video(
+    compress: Callable[[HiComVideoFeatures | dict, torch.Tensor | None], HiComVisualOutput],
+    videos: Sequence[HiComVideoFeatures | dict],
+    instruction_ids: torch.Tensor | None,
+) -> HiComVisualOutput:
+    """Several videos, some of them for several instructions; no features are copied.
+
+    Args:
+        compress: of one video and its instructions.
+        videos: one for each instruction; those that are one object are one video.
+        instruction_ids: (rows, L), or None.
+
+    Raises:
+        ValueError: an entry holds several videos, or there are more or fewer instructions.
+    """
+    if instruction_ids is not None and len(instruction_ids) != len(videos):
+        raise ValueError(f"got {len(instruction_ids)} instructions for {len(videos)} videos; one each is needed")
+    rows: dict[int, list[int]] = {}
+    for row, video in enumerate(videos):
+        if len(video["num_frames"]) != 1:
+            raise ValueError(
+                f"entry {row} of video_features holds {len(video['num_frames'])} videos; give one in each"
+            )
+        rows.setdefault(id(video["features"]), []).append(row)
+    tokens: dict[int, torch.Tensor] = {}
+    attentions: dict[int, HiComCompressorAttentions] = {}
+    for of_one in rows.values():
+        output = compress(videos[of_one[0]], None if instruction_ids is None else _rows(instruction_ids, of_one))
+        made, seen = output.pooler_output or [], output.compressor_attentions
+        for number, row in enumerate(of_one):
+            number = number if len(made) > 1 else 0  # without instructions all rows are equal
+            tokens[row] = made[number]
+            if seen is not None:
+                attentions[row] = seen[number]
+    order = range(len(videos))
+    return HiComVisualOutput(
+        pooler_output=[tokens[row] for row in order],
+        compressor_attentions=tuple(attentions[row] for row in order) if attentions else None,
     )
 
 

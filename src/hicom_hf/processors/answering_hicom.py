@@ -368,14 +368,18 @@ def _visual_part(videos: Sequence[EncodedVideo]) -> str:
 
 
 def _joined_features(videos: Sequence[EncodedVideo]) -> dict[str, Any]:
-    """The features of all videos of a batch, one after another, as the argument of `generate`.
+    """The features of all videos of a batch, as the argument of `generate`.
 
-    A single video serves all questions as it is: there is one instruction for each.
+    A video serves several questions as it is. Only videos that are all different are put one after another: those of one length
+    are then compressed together.
     """
     if not videos:
         return {}
-    if all(video is videos[0] for video in videos):
+    num_different = len({id(video.features) for video in videos})
+    if num_different == 1:
         return {"video_features": videos[0].features}
+    if num_different < len(videos):  # a video that several rows ask about is not copied for each of them
+        return {"video_features": [video.features for video in videos]}
     parts = {
         name: [video.features[name] for video in videos]
         for name, value in videos[0].features.items()
