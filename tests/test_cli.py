@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from shared_data import VIDEOS_DIR, needs_videos
 from started import Started, hicom
 from video_files import write_audio, write_corrupted_video, write_frame_folder, write_truncated_video, write_video
 
+import hicom_command
 import hicom_hf.cli
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.cli.main import COMMANDS, main
@@ -86,6 +88,24 @@ def test_help_shows_every_command_without_importing_torch():
     for name in COMMANDS:
         assert re.search(rf"^ +{name}\b", done.stdout, re.MULTILINE)
         assert import_module(f"hicom_hf.cli.{name.replace('-', '_')}").HELP in " ".join(done.stdout.split())
+
+
+def test_the_package_run_as_a_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hicom", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("hicom_hf", run_name="__main__")
+    printed = capsys.readouterr().out
+    assert not end.value.code and all(name in printed for name in ("ask", "train"))
+
+
+def test_ctrl_c_while_the_command_is_imported_exits_with_130(monkeypatch):
+    class Interrupt:
+        def find_spec(self, *names):
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "hicom_hf.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupt()])
+    assert hicom_command.main() == 130
 
 
 @pytest.mark.parametrize("path", sorted(CLI_FOLDER.glob("*.py")), ids=lambda path: path.stem)

@@ -142,6 +142,21 @@ def test_the_picture_comes_out_as_the_display_matrix_asks(tmp_path, matrix, rota
     assert red == {red_corner}
 
 
+def test_a_turn_by_no_right_angle_is_reported(tmp_path):
+    path = write_rotated_video(tmp_path / "tilted.mp4", numbered_frames(4), (0.866, 0.5, -0.5, 0.866))
+    frames, record = read_video(path, ALL)
+    assert frames.shape == (4, 48, 64, 3)
+    assert record.warnings == ["the display matrix is not a right angle; it was turned by 0 degrees"]
+
+
+def test_frames_of_another_size_are_scaled_to_the_first_and_that_is_reported(tmp_path):
+    parts = [write_video(tmp_path / f"{width}.ts", 6, width=width, height=width // 2) for width in (64, 32)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames, record = read_video(tmp_path / "joined.ts", ALL)
+    assert frames.shape == (12, 32, 64, 3) and numbers_of(frames) == 2 * list(range(6))
+    assert "the picture size changes within the stream; frames were scaled to 64x32" in record.warnings
+
+
 def test_the_same_frames_come_from_path_text_bytes_and_file_objects(tmp_path):
     path = write_video(tmp_path / "video.mp4", 12)
     sampling = FrameSampling(num_frames=3)

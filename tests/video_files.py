@@ -75,13 +75,12 @@ def write_video(
     return path
 
 
-def write_rotated_video(path: Path, frames: np.ndarray, matrix: tuple[int, int, int, int], **kwargs) -> Path:
+def write_rotated_video(path: Path, frames: np.ndarray, matrix: tuple[float, float, float, float], **kwargs) -> Path:
     """An MP4 whose header asks the player to turn the picture by `matrix`, one of `TURNS` or `MIRRORED`."""
     write_video(path, frames=frames, num_frames=len(frames), **kwargs)
     content = bytearray(path.read_bytes())
     header = content.index(b"tkhd")
-    one = np.int32(2**16)
-    a, b, c, d = (np.int32(x) * one for x in matrix)
+    a, b, c, d = (round(x * 2**16) for x in matrix)
     start = header + 4 + 40  # behind name, version, times, track number, duration, layer and volume
     content[start : start + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 2**30], dtype=">i4").tobytes()
     path.write_bytes(content)
