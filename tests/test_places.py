@@ -117,6 +117,7 @@ def test_an_adapter_whose_base_is_gone_says_how_to_name_another(adapter, tmp_pat
         find_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_tokens():
     plain = HiComSession.load(device="cpu", dtype="float32")
     compiled = HiComSession.load(device="cpu", dtype="float32", compile=True)

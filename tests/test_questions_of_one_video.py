@@ -210,7 +210,9 @@ def test_position_tables_are_kept_bounded_and_no_weights():
     assert not any("tables" in name for name in branch.state_dict())
 
 
-@pytest.mark.parametrize("fields", [{}, {"local_injection": "coarse", "global_injection": "fine"}])
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"local_injection": "coarse", "global_injection": "fine"}, marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_the_compressor_is_exported_for_any_number_of_frames(fields):
     compressor = tiny_model(**fields).model.compressor

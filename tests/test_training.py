@@ -761,6 +761,7 @@ def test_a_run_without_progress_stops_and_a_resumed_one_stops_there_as_well(star
     assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.slow
 def test_evaluation_alone_does_not_change_what_is_trained(start, tmp_path):
     values = held_out(start, tmp_path, max_steps=2, eval={"keep_best": False})
     evaluated = weights_of(run_recipe(recipe_from_dict(values)))
