@@ -15,9 +15,11 @@ REFUSED = {
     "bitsandbytes": ("0.46.0",),  # likewise
     "accelerate": ("1.10.0",),  # device_map="auto" fails where all lands on disk
     "datasets": ("4.0.0",),  # other column types of webdataset shards
+    "deepspeed": ("0.9.3", "0.16.9"),  # their source packages do not build with today's torch
+    "flash-attn": ("2.3.2",),  # refused by transformers 5.23
 }
 DOCS = {"mkdocs", "mkdocs-material", "mkdocstrings"}  # installed by .ci/run after the tests
-ALLOWED = {"av": ("17.1.0", "18.1.0", "19.0.2"), "transformers": ("5.23.0", "5.24.0")}
+ALLOWED = {"deepspeed": ("0.19.8",), "av": ("17.1.0", "18.1.0", "19.0.2"), "transformers": ("5.23.0", "5.24.0")}
 
 
 def requirements() -> dict[str, Requirement]:
