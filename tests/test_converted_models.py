@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from official_checkpoints import COARSE
@@ -62,6 +63,18 @@ def test_the_pipeline_answers_as_model_and_processor_do(model, processor):
     inputs = prompt(processor)
     output = model.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
     assert processor.tokenizer.decode(output, skip_special_tokens=True).strip() == alone[0].strip()
+
+
+def test_each_question_chooses_its_frames(model, processor):
+    pipe = VideoTextToTextPipeline(model=model, processor=processor)
+    video, selection = np.concatenate([frames()] * 4), {"num_frames": 4, "max_p_value": 1.0}
+    [record] = pipe(
+        video, text=QUESTION, num_frames="all", selection=selection, max_new_tokens=6, return_metadata=True
+    )
+    [chosen] = record["selection"]
+    assert chosen["used"] == "question" and len(chosen["frames"]) == 4
+    by_hand = pipe(video[list(chosen["frames"])], text=QUESTION, num_frames="all", max_new_tokens=6)
+    assert by_hand[0]["generated_text"] == record["generated_text"]
 
 
 @pytest.mark.slow

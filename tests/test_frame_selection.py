@@ -265,6 +265,41 @@ def test_without_direct_injection_the_query_is_siglips_pooled_text(local_injecti
     torch.testing.assert_close(scores[0], keys @ (pooled / pooled.norm()), atol=1e-5, rtol=0)  # float32
 
 
+@pytest.mark.parametrize("local_injection", ["none", "direct", "coarse", "fine"])
+@pytest.mark.parametrize("adapters", [False, True])
+@torch.no_grad()
+def test_under_the_release_formulation_keys_and_query_are_those_of_its_branch(local_injection, adapters):
+    model = tiny_model(
+        formulation="release", local_injection=local_injection, global_injection="coarse", key_adapter=adapters
+    )
+    branch = model.model.compressor.local_branch
+    if adapters:
+        branch.key_adapter.alpha.data.fill_(0.5)
+    ids = tiny_processor().encode_instructions(["What colour is the ring?"])
+    features = torch.randn(2, *model.config.grid, model.config.vision_config.hidden_size)
+    pooled = model.model.instruction_encoder(ids)[0][0]
+    is_direct = local_injection == "direct"
+    keys = branch.key_adapter(features) if adapters and is_direct else features
+    query = pooled if is_direct else pooled / pooled.norm()
+    scores = model.frame_scorer(ids).patch_scores(features)[0]
+    torch.testing.assert_close(scores, keys @ query, atol=1e-4, rtol=0)  # float32
+    numbers, factors = model.frame_keys(features)
+    assert (numbers * factors[..., None] - keys).abs().max() <= keys.abs().max() / 253  # half a step
+
+
+@pytest.mark.parametrize("formulation", ["paper", "release"])
+@pytest.mark.parametrize("local_injection", ["none", "direct", "coarse", "fine"])
+def test_a_question_chooses_and_is_answered_with_every_injection(film, formulation, local_injection):
+    model = tiny_model(formulation=formulation, local_injection=local_injection, global_injection="fine")
+    video = HiComSession(model, tiny_processor(), cache_bytes=0).open(
+        film, num_frames="all", selection=FrameSelection(num_frames=8, max_p_value=1.0)
+    )
+    answer = video.ask("Where is the ring?", max_new_tokens=2)
+    assert answer.selection.used == "question" and len(answer.selection.frames) == 8
+    by_hand = video.session.open(film[list(answer.selection.frames)], num_frames="all")
+    assert by_hand.ask("Where is the ring?", max_new_tokens=2).answer == answer.answer
+
+
 def test_int8_keys_keep_a_score_to_a_hundredth_of_the_longest_key():
     model, processor = tiny_model(), tiny_processor()
     ids = processor.encode_instructions(["What colour is the ring?", "Where is it?"])

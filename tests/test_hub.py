@@ -41,13 +41,8 @@ SHIPPED = {
     path.name for part in ("modeling", "processors") for path in (REPOSITORY / "src/hicom_hf" / part).glob("*.py")
 }
 # All but what makes new chat templates: a saved folder has one.
-# Used by the package only: new models, and selections of a session.
-NOT_WRITTEN = {
-    "__init__.py",
-    "chat_template_hicom.py",
-    "candidate_frames_hicom.py",
-    "frame_selection_hicom.py",
-}
+# Used by the package only: new models.
+NOT_WRITTEN = {"__init__.py", "chat_template_hicom.py"}
 WRITTEN = (SHIPPED - NOT_WRITTEN) | {
     "README.md",
     "chat_template.jinja",
@@ -241,6 +236,7 @@ def test_without_the_package_the_pipeline_gives_the_same_answers(run, model, pro
     assert results["answer"] == results["batched_answer"] == results["answer_again"] == answers[0]
     [of_tiles] = pipe(frames(), text=QUESTION, tiles=hicom_hf.FrameTiles((1, 2)), return_metadata=True)
     assert results["of_tiles"] == json.loads(json.dumps(of_tiles))
+    assert len(results["chosen_frames"]) == 2
 
 
 def test_a_remotely_loaded_model_is_saved_with_code_and_pipeline(run, folder):

@@ -17,6 +17,7 @@ from hicom_hf import FrameTiles
 from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub import save_hub_folder
 from hicom_hf.inference import HiComSession
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.video_text_to_text import collate_requests
 
 TASK = "video-text-to-text"
@@ -201,6 +202,41 @@ def test_chats_and_streams_of_inputs_are_answered_one_after_another(pipe, videos
     assert list(pipe((chat for chat in chats), batch_size=3)) == singles
     fields = ({"video": source, "text": question} for source, question in zip(videos, QUESTIONS, strict=True))
     assert list(pipe(fields)) == singles
+
+
+def test_a_selection_answers_as_a_session_does(pipe, videos):
+    long, selection = np.concatenate([video(20, 5), video(20, 6)]), FrameSelection(num_frames=4, max_p_value=1.0)
+    [record] = pipe(long, text=QUESTIONS[1], num_frames="all", selection=selection, return_metadata=True)
+    answer = HiComSession(pipe.model, pipe.processor).open(long, num_frames="all", selection=selection)
+    answer = answer.ask(QUESTIONS[1], max_new_tokens=8)
+    assert record["generated_text"] == answer.answer and record["selection"] == [answer.selection.to_dict()]
+    assert record["video_metadata"][0]["indices"] == list(answer.selection.frames)
+
+
+def test_a_selection_holds_for_batches_chats_of_several_videos_and_images_and_questions(pipe, videos, monkeypatch):
+    options = {"num_frames": "all", "selection": {"num_frames": 4, "max_p_value": 1.0}}
+    long = [video(20, 5), video(30, 6)]
+    singles = [words(pipe(one, text=question, **options)) for one, question in zip(long, QUESTIONS, strict=False)]
+    batch = pipe(long, text=QUESTIONS[:2], batch_size=2, **options)
+    assert [words(result) for result in batch] == singles
+    picture = Image.fromarray(videos[0][0])
+    parts = [
+        {"type": "video", "video": long[0]},
+        {"type": "image", "image": picture},
+        {"type": "video", "video": long[1]},
+    ]
+    chat = [{"role": "user", "content": [*parts, {"type": "text", "text": QUESTIONS[2]}]}]
+    [record] = pipe(chat, return_metadata=True, **options)
+    assert [len(sampled["indices"]) for sampled in record["video_metadata"]] == [4, 4] and len(
+        record["selection"]
+    ) == 2
+    assert chat[0]["content"][0]["video"] is long[0]  # what was given is as it was
+    calls, encode = [], type(pipe.model).encode_frames
+    monkeypatch.setattr(
+        type(pipe.model), "encode_frames", lambda self, pixels: calls.append(len(pixels)) or encode(self, pixels)
+    )
+    several = pipe(long[0], text=QUESTIONS[:2], **options)
+    assert words(several[0]) == singles[0] and sum(calls) == 20
 
 
 def test_several_questions_about_one_video_encode_it_once(pipe, clip, monkeypatch):

@@ -59,6 +59,7 @@ def examine(source, folder):
     classes["pipeline"] = type(pipe)
     pipe.save_pretrained(folder / "pipeline_again")
     single, batch = pipe(frames(), text=QUESTION), pipe([frames()] * 2, text=[QUESTION, "Who?"], batch_size=2)
+    chosen = pipe(frames(), text=QUESTION, num_frames="all", selection={"num_frames": 2}, return_metadata=True)[0]
     again = transformers.pipeline("video-text-to-text", model=str(folder / "pipeline_again"), trust_remote_code=True)
     results = {
         "classes": {name: [found.__module__, found.__name__] for name, found in classes.items()},
@@ -66,6 +67,7 @@ def examine(source, folder):
         "batched_answer": batch[0][0]["generated_text"],
         "answer_again": again(frames(), text=QUESTION, max_new_tokens=8)[0]["generated_text"],
         "of_tiles": pipe(frames(), text=QUESTION, tiles={"zooms": [1, 2]}, return_metadata=True)[0],
+        "chosen_frames": chosen["selection"][0]["frames"],
         "answers": [record[0]["generated_text"] for record in pipe(frames(), text=[QUESTION, "Who?"])],
     }
     (folder / "results.json").write_text(json.dumps(results))

@@ -31,7 +31,13 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": MODEL_CLASS,
 }
 # The pipeline and what it imports.
-PIPELINE_FILES = ("video_text_to_text.py", "answering_hicom.py", "pipeline_inputs_hicom.py")
+PIPELINE_FILES = (
+    "video_text_to_text.py",
+    "answering_hicom.py",
+    "candidate_frames_hicom.py",
+    "frame_selection_hicom.py",
+    "pipeline_inputs_hicom.py",
+)
 MAX_SHARD_SIZE = "5GB"  # our choice: the Hub recommends less than 20 GB per file
 EXAMPLE_VIDEO = Path(__file__).resolve().parents[1] / "assets" / "videos" / "shapes_normal.mp4"  # of the package
 

@@ -311,3 +311,41 @@ def chosen_video(model: Any, candidates: CandidateFrames, record: SelectionRecor
         num_visual_tokens=model.config.num_visual_tokens(len(frames)),
         seconds=candidates.seconds,
     )
+
+
+class ChosenVideos(NamedTuple):
+    """The frames that one instruction chose of each video of a prompt.
+
+    Attributes:
+        features: of all videos, one after another, as `generate` takes them.
+        num_frames, records, samplings: of each video.
+    """
+
+    features: dict[str, torch.Tensor]
+    num_frames: list[int]
+    records: list[SelectionRecord]
+    samplings: list[Any]
+
+
+def choose_for_prompt(
+    model: Any, processor: Any, candidates: Sequence[CandidateFrames], instruction: str, selection: FrameSelection
+) -> ChosenVideos:
+    """Choose frames of each video of a prompt; the budget is that of one video.
+
+    Args:
+        model, processor: see `encode_candidates`.
+        candidates: of at least one video.
+        instruction: of the prompt.
+        selection: the rule and the budget.
+    """
+    records = [
+        choose_for_questions(model, processor, one, [instruction], selection, instruction)[0] for one in candidates
+    ]
+    videos = [chosen_video(model, one, record) for one, record in zip(candidates, records, strict=True)]
+    names = ("features", "aligned_features", "num_frames")
+    return ChosenVideos(
+        {name: torch.cat([video.features[name] for video in videos]) for name in names},
+        [video.num_frames for video in videos],
+        records,
+        [video.sampling for video in videos],
+    )

@@ -21,10 +21,12 @@ class Request:
     Attributes:
         chat: messages.
         instruction: what conditions the compression; None until it is taken from the last user turn.
-        features: of the chat's videos, encoded before; the chat then names no source.
-        num_frames: T of each of them.
+        features: of the chat's videos, encoded before; the chat then names no sources.
+        num_frames: T of each of these videos.
+        candidates: of the chat's only video, encoded before, among which its question chooses.
         continues: the answer continues the chat's last message.
         metadata: what was sampled from each video.
+        chosen: the `SelectionRecord` of each video whose frames the question chose.
         tiles: which parts of its frames were chosen, a `TilesRecord` of each; none without tiles.
     """
 
@@ -32,8 +34,10 @@ class Request:
     instruction: str | None = None
     features: dict[str, torch.Tensor] | None = None
     num_frames: list[int] = field(default_factory=list)
+    candidates: list[Any] | None = None
     continues: bool = False
     metadata: list = field(default_factory=list)
+    chosen: list = field(default_factory=list)
     tiles: list = field(default_factory=list)
 
 

@@ -21,6 +21,8 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from .answering_hicom import MAX_NEW_TOKENS, check_length, untrained_note
+from .candidate_frames_hicom import choose_for_prompt, encode_candidates
+from .frame_selection_hicom import FrameSelection
 from .pipeline_inputs_hicom import (
     Request,
     Rows,
@@ -59,6 +61,7 @@ PREPROCESS_KEYS = (
     "continue_final_message",
     "processor_kwargs",
     "tiles",
+    "selection",
 )
 POSTPROCESS_KEYS = ("return_full_text", "return_tensors", "return_metadata", "skip_special_tokens")
 # Arguments of `generate` beside the fields of its config.
@@ -73,7 +76,13 @@ GENERATE_ARGUMENTS = {
 }
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
 PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
-IMPORTED_FILES = ("answering_hicom.py", "pipeline_inputs_hicom.py")  # what this file imports, to be saved with it
+# What this file imports, to be saved with it.
+IMPORTED_FILES = (
+    "answering_hicom.py",
+    "candidate_frames_hicom.py",
+    "frame_selection_hicom.py",
+    "pipeline_inputs_hicom.py",
+)
 # Folder or repo -> the note for users of a pipeline that is loaded from it. The package fills in its own model.
 NOTES: dict[str, str] = {}
 
@@ -99,6 +108,8 @@ class VideoTextToTextPipeline(Pipeline):
             which frames are taken; seconds for start and end. See `HiComProcessor`.
         tiles: a `FrameTiles`, or its fields as a dictionary: frames are not padded, but the question chooses among overlapping
             squares of them. Images count as videos of one frame.
+        selection: each question chooses among the frames of each video that are taken, which may then be hours: a
+            `FrameSelection`, or its fields as a dictionary, such as {"num_frames": 32}, for each video of a prompt.
         instruction: the condition of the compression of all videos; default: the question.
         system: system prompt for chats that have none; default: that of the chat template.
         continue_final_message: continue the last message; default: if it is the assistant's.
@@ -106,8 +117,8 @@ class VideoTextToTextPipeline(Pipeline):
             in `generate_kwargs`; `streamer=` streams.
         return_full_text: return the chat, continued by the answer, as "generated_text"; default: the answer alone.
         return_tensors: return the token ids of the answer as "generated_token_ids" in place of its text.
-        return_metadata: also return what was sampled, one dictionary per video, as "video_metadata", and with tiles which
-            were chosen, as "tiles".
+        return_metadata: also return what was sampled, one dictionary per video, as "video_metadata"; with tiles which were
+            chosen, as "tiles"; under a selection which frames were chosen and why, as "selection".
         batch_size: prompts that are answered together, default 1.
 
     Raises:
@@ -180,13 +191,19 @@ class VideoTextToTextPipeline(Pipeline):
         video = requests[0].chat[-1]["content"][0]["video"]
         if params.get("tiles") is not None:
             return self._about_tiles(video, requests, params, sampling)
+        if params.get("selection") is not None:
+            with self.device_placement():
+                candidates = [encode_candidates(self.model, self.processor, video, **sampling)]
+            for request in requests:
+                request.candidates = candidates
+            return requests
         encoded = self.processor(videos=[video], **{**sampling, "return_metadata": True})
         with self.device_placement():
             features = self.model.encode_videos(encoded["pixel_values_videos"], encoded["video_num_frames"])
         for request in requests:
             request.chat[-1]["content"][0] = {"type": "video"}
             request.features = {name: value for name, value in features.items() if value is not None}
-            request.num_frames = [int(encoded["video_num_frames"][0])]
+            request.num_frames = encoded["video_num_frames"].tolist()
             request.metadata = encoded["video_metadata"]
         return requests
 
@@ -231,6 +248,7 @@ class VideoTextToTextPipeline(Pipeline):
         system: str | None = None,
         continue_final_message: bool | None = None,
         processor_kwargs: dict | None = None,
+        selection: FrameSelection | dict[str, Any] | None = None,
         tiles: Any = None,
         **sampling: Any,
     ) -> dict[str, Any]:
@@ -245,6 +263,12 @@ class VideoTextToTextPipeline(Pipeline):
             arguments["instruction"] = instruction if request.instruction is None else request.instruction
         else:
             arguments["instruction"] = self.processor.instruction_of_chat(chat)
+        if selection is not None and tiles is not None:
+            raise ValueError("selection and tiles together are not implemented; give one of them")
+        if selection is not None:
+            of_frames = {key: arguments.pop(key) for key in SAMPLING_KEYS if key in arguments}
+            request = self._with_chosen_frames(request, chat, selection, str(arguments["instruction"]), of_frames)
+            chat = request.chat
         if tiles is not None and request.features is None:
             chat, request = self._as_tiles(chat, request, tiles, arguments)
         if request.features is not None:
@@ -266,7 +290,12 @@ class VideoTextToTextPipeline(Pipeline):
         return {
             **model_inputs,
             "request": Request(
-                chat, arguments["instruction"], continues=continues, metadata=metadata, tiles=request.tiles
+                chat,
+                arguments["instruction"],
+                continues=continues,
+                metadata=metadata,
+                chosen=request.chosen,
+                tiles=request.tiles,
             ),
         }
 
@@ -278,6 +307,40 @@ class VideoTextToTextPipeline(Pipeline):
             seen = self.processor.see_chat(self.model, chat, tiles, **arguments)
         return seen.chat, replace(
             request, features=seen.features, num_frames=seen.num_frames, metadata=seen.metadata, tiles=seen.records
+        )
+
+    def _with_chosen_frames(
+        self, request: Request, chat: list[dict], selection: Any, instruction: str, sampling: dict[str, Any]
+    ) -> Request:
+        """The request with the features of the frames that its instruction chooses, of each of its videos."""
+        if get_worker_info() is not None:
+            raise ValueError(
+                "candidates are encoded by the model, which worker processes do not have; pass num_workers=0"
+            )
+        if isinstance(selection, dict):
+            selection = FrameSelection(**selection)
+        parts = [
+            part
+            for message in chat
+            for part in (message["content"] if isinstance(message["content"], list) else ())
+            if part.get("type") == "video"
+        ]
+        if not parts:
+            return replace(request, chat=chat)
+        sources = [part.get("video", part.get("url", part.get("path"))) for part in parts]
+        with self.device_placement():
+            candidates = request.candidates or [
+                encode_candidates(self.model, self.processor, source, **sampling) for source in sources
+            ]
+            chosen = choose_for_prompt(self.model, self.processor, candidates, instruction, selection)
+        named = [id(part) for part in parts]
+        return replace(
+            request,
+            chat=[_without_sources(message, named) for message in chat],
+            features=chosen.features,
+            num_frames=chosen.num_frames,
+            metadata=chosen.samplings,
+            chosen=chosen.records,
         )
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:
@@ -313,6 +376,8 @@ class VideoTextToTextPipeline(Pipeline):
                 record["generated_text"] = continued(request, text) if return_full_text else text
             if return_metadata:
                 record["video_metadata"] = [sampled.to_dict() for sampled in request.metadata]
+                if request.chosen:
+                    record["selection"] = [chosen.to_dict() for chosen in request.chosen]
                 if request.tiles:
                     record["tiles"] = [chosen.to_dict() for chosen in request.tiles]
             records.append(record)
@@ -399,6 +464,14 @@ def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> d
         else:
             batch[key] = torch.cat(values)
     return batch
+
+
+def _without_sources(message: dict, parts: list[int]) -> dict:
+    """A message whose videos, known by their place in memory, are features already."""
+    content = message["content"]
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [{"type": "video"} if id(part) in parts else part for part in content]}
 
 
 def _single(items: list) -> Any:
