@@ -401,3 +401,19 @@ def test_words_that_the_tokenizer_cannot_spell_are_counted(folder):
     report = check_data([{"video": "cat.mp4", "conversations": turns}], processor, folder, num_frames=2)
     assert report.num_unknown_tokens >= 1 and "pancake" in report.unknown_words and "red" not in report.unknown_words
     assert "The model's tokenizer cannot spell" in report.table() and "pancake" in report.table()
+
+
+@pytest.mark.parametrize(
+    ("keys", "answer"),
+    [
+        ({"question": "Which?", "answer": "blue"}, "B. blue"),
+        ({"problem": "Which?", "solution": "<answer>B</answer>"}, "B"),
+    ],
+)
+def test_options_in_a_dictionary_keep_their_letters(keys, answer):
+    record = Record({"video": "a.mp4", "options": {"A": "red", "B": "blue", "C": 3, "D": None}, **keys}, "r")
+    (item,) = training_items(record)
+    assert item.question.endswith("Which?\nA. red\nB. blue\nC. 3")
+    assert item.messages[-1]["content"] == answer
+    with pytest.raises(SampleError, match="the options must be a list or a dictionary, got 'red, blue'"):
+        training_items(Record({**record.data, "options": "red, blue"}, "r"))

@@ -113,7 +113,7 @@ def from_question_list(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_question_and_answer(data: Mapping[str, Any]) -> dict[str, Any]:
     """ "question" and "answer", with "options" or "candidates" for multiple choice (MVBench), or a0, a1, ... (NExT-QA)."""
-    options, answer = data.get("options") or data.get("candidates") or (), data["answer"]
+    options, answer = _options(data.get("options") or data.get("candidates")), data["answer"]
     numbered = sorted((int(match[1]), key) for key in data if (match := NUMBERED_OPTION.fullmatch(str(key))))
     if not options and len(numbered) > 1:  # the answer is the number of the right one
         options = [data[key] for _, key in numbered]
@@ -124,6 +124,7 @@ def from_question_and_answer(data: Mapping[str, Any]) -> dict[str, Any]:
         )
     if options and answer in options and not LETTERED.match(answer):
         answer = f"{_letter(options.index(answer))}. {answer}"
+    answer = next((one for one in options if LETTERED.match(one) and one.partition(". ")[2] == answer), answer)
     return _record(data, [(_with_options(data["question"], options), _words(answer, "answer"))])
 
 
@@ -144,7 +145,7 @@ def from_problem(data: Mapping[str, Any]) -> dict[str, Any]:
     """Video-R1: "problem", "options", and "solution" with the answer between <answer> and </answer>."""
     found = ANSWER.search(data["solution"])
     answer = found[1].strip() if found else data["solution"]
-    return _record(data, [(_with_options(data["problem"], data.get("options") or ()), answer)])
+    return _record(data, [(_with_options(data["problem"], _options(data.get("options"))), answer)])
 
 
 def from_caption(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +219,21 @@ def _kept(data: Mapping[str, Any]) -> dict[str, Any]:
         kept["image" if is_image else "video"] = file
     name = next((data[key] for key in ID_KEYS if data.get(key) is not None), None)
     return kept if name is None else {"id": name, **kept}
+
+
+def _options(given: Any) -> list[str]:
+    """Options as texts; those of a dictionary, `{"A": "red", "B": "blue"}`, with its keys as their letters.
+
+    Raises:
+        ValueError: they are neither a list nor a dictionary, or one is no text and no number.
+    """
+    if given is None:
+        return []
+    if isinstance(given, Mapping):
+        return [f"{key}. {_words(value, 'options')}" for key, value in given.items() if value is not None]
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f"the options must be a list or a dictionary, got {given!r}")
+    return [_words(option, "options") for option in given]
 
 
 def _with_options(question: str, options: Sequence[str]) -> str:
