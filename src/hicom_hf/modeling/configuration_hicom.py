@@ -252,10 +252,11 @@ class HiComConfig(PreTrainedConfig):
             **kwargs: Any,
         ): ...
     else:  # what they may be given as
-        vision_config: dict | PreTrainedConfig | None = None
-        instruction_config: dict | PreTrainedConfig | None = None
-        text_config: dict | PreTrainedConfig | None = None
-        compressor_config: dict | PreTrainedConfig | None = None
+        # The class before dict: for each type that does not fit, the check writes out the whole value.
+        vision_config: PreTrainedConfig | dict | None = None
+        instruction_config: PreTrainedConfig | dict | None = None
+        text_config: PreTrainedConfig | dict | None = None
+        compressor_config: PreTrainedConfig | dict | None = None
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_batch_size: int = 32

@@ -1,7 +1,9 @@
 """The model card of a folder of weights, filled in from the model's config; it ships with the weights, as their code does."""
 
 import hashlib
+import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -236,9 +238,14 @@ def render_model_card(
 
 def count_parameters(model_class: type, config) -> dict[str, int]:
     """Parameters of each part, counted on a model without memory: right also for quantized, sharded or adapted weights."""
+    return dict(_counted(model_class, type(config), config.to_json_string(use_diff=False)))
+
+
+@lru_cache(maxsize=8)  # each checkpoint of a training run has a card
+def _counted(model_class: type, config_class: type, config: str) -> dict[str, int]:
     with torch.device("meta"):
-        skeleton = model_class(type(config).from_dict(config.to_dict()))
-    tied = "lm_head." if config.tie_word_embeddings else None  # counted with the embeddings
+        skeleton = model_class(config_class.from_dict(json.loads(config)))
+    tied = "lm_head." if skeleton.config.tie_word_embeddings else None  # counted with the embeddings
     return count_by_part(
         (name, parameter.numel())
         for name, parameter in skeleton.named_parameters()
