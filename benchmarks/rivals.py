@@ -3,7 +3,8 @@
 In: videos, or nothing: it makes an MP4 of 720p (moving stripes). Needs torchcodec (with the libraries of FFmpeg) or decord, and
 --tensors also torchvision. None of them is a dependency of this package.
 Out: a table per video on stdout: seconds and CPU seconds of each way (median), and the ratio ours / theirs. The ways take turns
-in one process. With --json FILE the same as JSON lines.
+in one process. With --memory also the peak of memory of each way above its imports, in a process of its own, and the ratio. With
+--json FILE the same as JSON lines.
 
     python benchmarks/rivals.py film.mp4 --num-frames 32 --rounds 7 --tensors
 """
@@ -13,6 +14,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +27,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from growth import forget_peak, resident
 from pixels import FRAME_RATE, write_stripes
 
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
@@ -96,11 +100,39 @@ def compare(what: str, ways: dict[str, Callable[[], Any]], rounds: int) -> list[
     return lines
 
 
+def print_peak(way: str, path: Path, indices: list[int]) -> None:
+    """Prints the MiB that reading takes at most, above what the process had; read by `peaks`."""
+    read = readers(path, indices)[way]
+    forget_peak()
+    before = resident("VmRSS")
+    frames = read()
+    print(json.dumps({"mib": resident("VmHWM") - before, "frames_mib": frames.nbytes / 2**20}))
+
+
+def peaks(path: Path, indices: list[int], rounds: int = 2) -> list[dict[str, Any]]:
+    """The peak of memory of each way, and the median of ours / theirs, with least and most."""
+    names = list(readers(path, indices))
+    mib: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            command = [sys.executable, __file__, str(path), "--peak-of", name, "--indices", *map(str, indices)]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            mib[name].append(json.loads(run.stdout.splitlines()[-1])["mib"])
+    lines = []
+    for name in names:
+        ratios = [ours / theirs for ours, theirs in zip(mib[OURS], mib[name], strict=True)]
+        spread = [round(value, 2) for value in (statistics.median(ratios), min(ratios), max(ratios))]
+        what = f"{path.name}, memory"
+        lines.append({"what": what, "way": name, "mib": round(statistics.median(mib[name]), 1), "mib_ratio": spread})
+    return lines
+
+
 def show(line: dict[str, Any]) -> None:
     parts = [f"{line['what'][:34]:34} {line['way'][:34]:34}"]
-    for kind in ("wall", "cpu"):
-        middle, least, most = line[f"{kind}_ratio"]
-        parts.append(f"{kind} {line[kind]:8.3f} s, ours / this {middle:.2f} [{least:.2f} to {most:.2f}]")
+    for kind, unit in (("wall", "s"), ("cpu", "s"), ("mib", "MiB")):
+        if kind in line:
+            middle, least, most = line[f"{kind}_ratio"]
+            parts.append(f"{kind} {line[kind]:8.3f} {unit}, ours / this {middle:.2f} [{least:.2f} to {most:.2f}]")
     print("  ".join(parts), flush=True)
 
 
@@ -110,8 +142,14 @@ def main() -> None:
     parser.add_argument("--num-frames", type=int, default=32, help="frames that are sampled (default 32)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken (default 5)")
     parser.add_argument("--tensors", action="store_true", help="also the way to tensors")
+    parser.add_argument("--memory", action="store_true", help="also the peak of memory of reading (Linux)")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    parser.add_argument("--indices", type=int, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="file that the results are added to")
     arguments = parser.parse_args()
+    if arguments.peak_of is not None:
+        print_peak(arguments.peak_of, arguments.videos[0], arguments.indices)
+        return
     packages = {name: version(name) for name in ("torch", "transformers", "av", *PACKAGES) if find_spec(name)}
     lines = [{"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), **packages}]
     print(lines[0])
@@ -126,6 +164,8 @@ def main() -> None:
             found = compare(f"{path.name}, read", readers(path, indices), arguments.rounds)
             if arguments.tensors:
                 found += compare(f"{path.name}, tensors", to_tensors(path, indices), arguments.rounds)
+            if arguments.memory:
+                found += peaks(path, indices)
             for line in found:
                 show(line)
             lines += found
