@@ -117,7 +117,9 @@ class Film(CandidateFrames):
 
     def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
         """Of each of P parts of a question, (P, T)."""
-        found = [part.scenes.scores(model, scorers)[:, part.row(0) : part.row(SCENE_FRAMES)] for part in self.parts]
+        rows = {id(part.scenes): part.scenes for part in self.parts}
+        rows = {key: scenes.scores(model, scorers) for key, scenes in rows.items()}
+        found = [rows[id(part.scenes)][:, part.row(0) : part.row(SCENE_FRAMES)] for part in self.parts]
         return torch.cat(found, dim=1)
 
 
