@@ -467,9 +467,13 @@ def test_too_many_skipped_samples_stop_training_with_their_list(tmp_path, start)
     data = tmp_path / "some_bad.json"
     data.write_text(json.dumps(records))
     section = {"files": [str(data)], "media_root": str(start[1].parent), "on_bad_sample": "skip"}
-    changes = {"epochs": 2, "data": {**section, "max_skipped": 3}}
+    changes = {"epochs": 2, "data": {**section, "max_skipped": 3}, "checkpoints": {"every": 2}}
     run_recipe(recipe("conditional_pretraining", *start, tmp_path / "enough", **changes))  # each counts once
     assert len(read_json_lines(tmp_path / "enough" / "skipped_0.jsonl")) == 3
+    shutil.rmtree(tmp_path / "enough" / "model")
+    shutil.rmtree(last_checkpoint(tmp_path / "enough"))
+    run_recipe(recipe("conditional_pretraining", *start, tmp_path / "enough", **changes))
+    assert len(read_json_lines(tmp_path / "enough" / "skipped_0.jsonl")) == 3  # a resumed run lists none of them again
     changes["data"]["max_skipped"] = 2
     with pytest.raises(
         ValueError, match=r"3 samples could not be read, more than data\.max_skipped=2; .*skipped_0\.jsonl"

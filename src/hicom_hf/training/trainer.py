@@ -22,7 +22,7 @@ from ..data.batch_sampling import HiComGroupedSampler
 from ..data.datasets import HiComDataset, SkippedSample
 from ..data.epoch_padding import Collator, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from ..data.streaming import HiComStreamingDataset, StreamCollator
-from ..hub.files import append_json_line
+from ..hub.files import append_json_line, read_json_lines
 from ..processors.processing_hicom import HiComProcessor
 from .checkpoints import (
     UNFINISHED,
@@ -135,6 +135,10 @@ class HiComTrainer(Trainer):
         """The folder of the run."""
         return Path(cast(str, self.args.output_dir))  # transformers puts a default in the place of None
 
+    @property
+    def _skipped_file(self) -> Path:
+        return self.output_dir / f"skipped_{self.args.process_index}.jsonl"
+
     # Optimiser and data ------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -210,12 +214,11 @@ class HiComTrainer(Trainer):
             if sample.source in self._skipped:
                 continue
             self._skipped.add(sample.source)
-            path = self.output_dir / f"skipped_{self.args.process_index}.jsonl"
-            append_json_line(path, {"step": self.state.global_step, **sample._asdict()})
+            append_json_line(self._skipped_file, {"step": self.state.global_step, **sample._asdict()})
             if self.max_skipped is not None and len(self._skipped) > self.max_skipped:
                 raise ValueError(
-                    f"{len(self._skipped)} samples could not be read, more than data.max_skipped={self.max_skipped}; {path} "
-                    "lists them. Correct the data (`hicom data check`), or allow more"
+                    f"{len(self._skipped)} samples could not be read, more than data.max_skipped={self.max_skipped}; "
+                    f"{self._skipped_file} lists them. Correct the data (`hicom data check`), or allow more"
                 )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -452,6 +455,7 @@ class _Bookkeeping(TrainerCallback):
         trainer._meter, trainer._steps_metered = Meter(), state.global_step
         if trainer._resumed_from is None:
             return
+        trainer._skipped = {line["source"] for line in read_json_lines(trainer._skipped_file)}  # they count, too
         best = trainer._best_checkpoint(trainer.output_dir)  # also if the folder of the run has moved
         state.best_model_checkpoint = None if best is None else str(best)
         path = trainer._resumed_from / f"progress_{args.process_index}.json"
