@@ -232,6 +232,17 @@ class Video:
             cancel: one event per question; answers whose event is not set are not changed.
             **options: see `answer_questions`.
         """
+        return self._answer(self.encoded, questions, on_text, cancel, **options)
+
+    def _answer(
+        self,
+        encoded: EncodedVideo | Sequence[EncodedVideo],
+        questions: Sequence[str],
+        on_text: Callable[[int, str], None] | None,
+        cancel: Sequence[threading.Event] | None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answer questions about one encoded video, or about one each."""
         if cancel is not None and len(cancel) != len(questions):
             raise ValueError(f"cancel takes one event per question, got {len(cancel)} for {len(questions)} questions")
         is_cancelled = None if cancel is None else lambda row: cancel[row].is_set()
@@ -239,7 +250,7 @@ class Video:
             return answer_questions(
                 self.session.model,
                 self.session.processor,
-                self.encoded,
+                encoded,
                 questions,
                 on_text=on_text,
                 is_cancelled=is_cancelled,
@@ -376,34 +387,26 @@ class DetailedVideo(Video):
         instruction: str | Sequence[str | None] | None = None,
         **options: Any,
     ) -> list[Answer]:
-        """Answer several questions, one after another, as each sees other patches; see `Video.ask_all`.
+        """Answer several questions together, each about the patches that it sees; see `Video.ask_all`.
 
         An `instruction` also chooses the patches.
         """
         own = own_instructions(questions, instruction)
-        answers = []
         with self.session.lock:
-            for number, question in enumerate(questions):
-                started = perf_counter()
-                [(record, encoded)] = self._choose_all([question], [own[number]])
-                seconds = perf_counter() - started
-                pieces = None if on_text is None else lambda _, text, number=number: on_text(number, text)
-                [answer] = Video(self.session, encoded).ask_all(
-                    [question],
-                    on_text=pieces,
-                    cancel=None if cancel is None else [cancel[number]],
-                    instruction=own[number],
-                    **options,
-                )
-                answers.append(
-                    replace(
-                        answer,
-                        tiles=record,
-                        first_token_seconds=answer.first_token_seconds + seconds,
-                        seconds=answer.seconds + seconds,
-                    )
-                )
-        return answers
+            started = perf_counter()
+            chosen = self._choose_all(questions, own)
+            seconds = perf_counter() - started
+            videos = [encoded for _, encoded in chosen]
+            answers = self._answer(videos, questions, on_text, cancel, instruction=own, **options)
+        return [
+            replace(
+                answer,
+                tiles=record,
+                first_token_seconds=answer.first_token_seconds + seconds,
+                seconds=answer.seconds + seconds,
+            )
+            for answer, (record, _) in zip(answers, chosen, strict=True)
+        ]
 
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question; the maps are spread over the whole frame. See `attention_maps`."""

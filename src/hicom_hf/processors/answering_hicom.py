@@ -157,7 +157,7 @@ def answer_question(model: Any, processor: Any, video: EncodedVideo, question: s
 def answer_questions(
     model: Any,
     processor: Any,
-    video: EncodedVideo,
+    video: EncodedVideo | Sequence[EncodedVideo],
     questions: Sequence[str],
     *,
     instruction: str | Sequence[str] | None = None,
@@ -168,7 +168,7 @@ def answer_questions(
 
     Args:
         model, processor: a `HiComForConditionalGeneration` and its `HiComProcessor`.
-        video: what `encode_video` returned.
+        video: what `encode_video` returned; or B of them, one for each question.
         questions: B of them, none empty. What they hold of special tokens is read as plain text.
         instruction: conditions the compression in place of the words of each question: one for all, or one per question.
         system: system prompt; None for that of the chat template.
@@ -182,11 +182,12 @@ def answer_questions(
             prompt is longer than the LLM can read.
     """
     before = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    videos = [video] * len(questions) if isinstance(video, EncodedVideo) else video
     chats = []
-    for question, own in zip(questions, own_instructions(questions, instruction), strict=True):
+    for question, own, seen in zip(questions, own_instructions(questions, instruction), videos, strict=True):
         check_question(question)
         turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}
-        chats.append(Chat([*before, turn], [video], own))
+        chats.append(Chat([*before, turn], [seen], own))
     return answer_chats(model, processor, chats, **options)
 
 
