@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -12,12 +13,15 @@ from PIL import Image
 from hicom_hf import FrameTiles
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
+from hicom_hf.cli.ask import _describe_tiles
 from hicom_hf.cli.main import main
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.frame_tiles_hicom import (
     OVERVIEW,
+    ChosenTile,
     Square,
+    TilesRecord,
     cell_members,
     cut_square,
     patch_centres,
@@ -115,6 +119,10 @@ def test_a_cell_has_the_patches_whose_centre_lies_in_it_or_the_nearest_one(size,
     assert used == set(range(len(centres)))  # no patch is left out
 
 
+def test_a_cell_without_a_centre_takes_the_nearest_patch():
+    assert cell_members(np.array([[0.2, 0.1], [0.8, 0.7]]), (2, 2)).tolist() == [[0], [1], [1], [1]]
+
+
 def test_a_square_frame_is_its_own_grid():
     [squares] = zoom_levels(FrameTiles(), 56, 56).values()
     assert seen_centrally(squares, 4).all()
@@ -181,11 +189,17 @@ def test_a_square_video_has_the_bits_that_it_has_without_tiles(session):
 def test_an_overview_alone_has_the_bits_of_the_padded_frame(session):
     frames = frames_of(1, (56, 100))
     plain = session.open(frames, num_frames=4)
-    level = session.open(frames, num_frames=4, tiles=FrameTiles(overview=True)).tiled.levels[0]
+    video = session.open(frames, num_frames=4, tiles=FrameTiles(overview=True))
+    level = video.tiled.levels[0]
     assert level.zoom == OVERVIEW
     assert torch.equal(level.features, plain.encoded.features["features"].flatten(1, 2))
     rows = level.inside.view(session.model.config.grid).any(dim=1)
-    assert 0 < rows.sum() < len(rows)  # the margins are left out when levels are compared
+    assert 0 < rows.sum() < len(rows)
+    ids = session.processor.encode_instructions([session.processor.extract_instruction("Where is it?")])
+    scores = session.model.frame_scorer(ids).patch_scores(level.aligned_features[:, :, None])[0, ..., 0]
+    found = video.choose("Where is it?").heights[0]
+    assert found == pytest.approx(height(scores[:, level.inside]), abs=1e-5)  # without the margins
+    assert found != pytest.approx(height(scores), abs=1e-3)
 
 
 def test_the_choice_is_that_of_a_loop_over_the_cells(session):
@@ -211,6 +225,24 @@ def test_the_choice_is_that_of_a_loop_over_the_cells(session):
     assert len(record.tiles) == len(seen)
     assert sum(tile.patches for tile in record.tiles) == pytest.approx(1.0)
     assert [tile.score for tile in record.tiles] == sorted((tile.score for tile in record.tiles), reverse=True)
+
+
+def test_features_are_those_of_the_squares_with_the_places_of_the_whole_frame(session):
+    frames, tiles = frames_of(7, (56, 100), num_frames=2), FrameTiles()
+    level = session.open(frames, num_frames=2, tiles=tiles).tiled.levels[0]
+    prepare, side = session.processor.video_processor, session.model.config.grid[0]
+    pictures = np.stack([[prepare.square_frame(cut_square(frame, one)) for one in level.squares] for frame in frames])
+    plain = np.empty_like(pictures[:1, 0])
+    plain[:] = np.rint(pictures.mean(axis=(0, 1, 2, 3)))  # a picture of the mean colour
+    effect, squares = (
+        session.model.encode_frames(prepare.normalised(torch.from_numpy(some).movedim(-1, 1)))[0]
+        for some in (plain, pictures.reshape(-1, *pictures.shape[2:]))
+    )
+    centres = torch.from_numpy(patch_centres(level.squares, 56, 100, side))
+    expected = squares.unflatten(0, (2, -1)) + _moved(effect[0], centres)
+    kept = torch.from_numpy(seen_centrally(level.squares, side))
+    torch.testing.assert_close(level.features, expected[:, kept], atol=1e-5, rtol=0)  # float32, other chunks
+    assert (_moved(effect[0], centres)[kept].abs().amax() > 1e-3).item()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 64])
@@ -274,8 +306,9 @@ def test_the_command_says_which_square_is_best(capsys, tmp_path):
     [answer] = report["answers"]
     assert answer["tiles"]["zooms"] == [1, 2] and "selection" not in answer  # it is square: no overview
     assert len(answer["tiles"]["tiles"][0]["box"]) == 4
-    assert main([*arguments, "--tiles", "2"]) == 0
-    assert "zoom 2, 9 squares; best in rows" in capsys.readouterr().err
+    tile = ChosenTile((0.0, 0.4375, 1.0, 1.0), 0.5, 3.0, 2)
+    said = "zoom 1, 1 squares; best in rows 0 to 100 %, columns 44 to 100 % of frame 3"
+    assert _describe_tiles(TilesRecord(1, (1,), (3.0,), (tile,))) == said
     for zooms, message in (
         ("0", "must be zooms from 1 on"),
         ("1,1", "each once"),
@@ -300,8 +333,6 @@ def test_an_unknown_argument_is_refused(session):
 
 def right_answers(session, scenes, size, shrink=1, tiles=None):
     """Right answers and questions over scenes, by whether their objects' places were asked."""
-    from dataclasses import replace
-
     right, asked = {True: 0, False: 0}, {True: 0, False: 0}
     for seed in scenes:
         scene = Scene.from_seed(seed, clutter="mixed", split="test")
@@ -326,6 +357,19 @@ def test_the_square_with_the_object_is_reported_and_its_place_known():
         x, y = question.referents[0].position(question.referents[0].start)
         assert answer.answer == question.answer
         assert top <= y <= bottom and left <= x <= right
+
+
+def test_small_objects_mostly_choose_the_high_zoom_and_large_ones_the_low():
+    session = HiComSession.load(dtype="float32", device="cpu")
+    chosen = {1: [], 2: []}
+    scene = Scene.from_seed(1_000_000_001, clutter="sparse", split="test")
+    for zoom in chosen:
+        shown = replace(scene, objects=tuple(replace(one, scale=one.scale / zoom) for one in scene.objects))
+        video = session.open(render(shown, 8, 288)[0], num_frames="all", tiles=FrameTiles((1, 2)))
+        asked = [one.text for one in questions(scene) if one.kind in ("colour", "shape", "texture", "where")]
+        chosen[zoom] += [video.choose(text).zoom for text in asked]
+    assert chosen[1].count(1) >= 0.75 * len(chosen[1])
+    assert chosen[2].count(2) >= 0.9 * len(chosen[2])
 
 
 @pytest.mark.slow
