@@ -1,6 +1,6 @@
 """The paper's three stages under two processes, with packing, evaluation, a kill in each stage, and resumption.
 
-Once with hicom-tiny; once (`slow`) with the widths and the vocabulary of the paper's 0.5B model, with fewer layers and frames.
+Once with hicom-tiny; once with the widths and the vocabulary of the paper's 0.5B model, with fewer layers and frames.
 The recipes are the shipped ones of that size.
 """
 
@@ -177,7 +177,8 @@ def check_stage(stage: str, start: Path, output_dir: Path, notes: Path, was_kill
 
 
 @pytest.mark.timeout(2 * TIMEOUT)
-@pytest.mark.parametrize("size", ["hicom-tiny", pytest.param("the paper's widths", marks=pytest.mark.slow)])
+@pytest.mark.slow  # two processes, killed, resumed and staged are quick one by one: test_distributed, test_checkpoints, test_training
+@pytest.mark.parametrize("size", ["hicom-tiny", "the paper's widths"])
 def test_three_stages_under_two_processes_are_killed_and_resumed(size, tmp_path):
     data = tmp_path / "data"
     write_dataset(data, 12, num_frames=8)

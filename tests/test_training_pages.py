@@ -9,6 +9,7 @@ import pytest
 from test_assembly import qwen, siglip  # noqa: F401  (fixtures)
 
 from hicom_hf.cli.main import main
+from hicom_hf.evaluation.tasks import shapes
 
 DOCS = Path(__file__).parents[1] / "docs"
 # The tutorial with two videos and two steps.
@@ -45,7 +46,10 @@ def follow_tutorial(folder: Path, smaller: dict[str, str], monkeypatch, capsys) 
 
 
 def test_the_tutorial_runs_as_written_with_fewer_videos_and_steps(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shapes, "NUM_VIDEOS", 6)  # of 200, whose scenes take seconds
+    shapes._stored.cache_clear()
     printed = follow_tutorial(tmp_path, SMALLER, monkeypatch, capsys)
+    shapes._stored.cache_clear()
     assert len(printed) == 7
     assert (tmp_path / "runs" / "choice" / "model" / "config.json").is_file()
     assert (tmp_path / "runs" / "choice" / "curves.png").is_file()
