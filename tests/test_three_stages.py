@@ -177,7 +177,7 @@ def check_stage(stage: str, start: Path, output_dir: Path, notes: Path, was_kill
 
 
 @pytest.mark.timeout(2 * TIMEOUT)
-@pytest.mark.slow  # two processes, killed, resumed and staged are quick one by one: test_distributed, test_checkpoints, test_training
+@pytest.mark.slow  # quick, part by part: test_distributed.py, test_checkpoints.py, test_training.py
 @pytest.mark.parametrize("size", ["hicom-tiny", "the paper's widths"])
 def test_three_stages_under_two_processes_are_killed_and_resumed(size, tmp_path):
     data = tmp_path / "data"
