@@ -1,23 +1,24 @@
 """Memory and time that opening a training set takes, against its number of records: kept in each process, and as an index.
 
-In: nothing. Out: a line for each number of records and way, what each further record costs, and both for the paper's 2.68
-million records on a machine with 8 processes, computed from it. Run: `python benchmarks/records.py [RECORDS ...]`.
+In: nothing. Out: a line for each number of records and way, what each further record costs, and the same for the paper's 2.68
+million records. Run: `python benchmarks/records.py [RECORDS ...] [--processes 1 8] [--ways ...]`.
 
-Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. One and three processes open each set, go through
-all its records and draw an order of an epoch; the memory is the sum of their PSS, in which a shared page counts once. The run
-with 10 records is what is there without any. "again" is a later run, which finds the index.
+Records are LLaVA's, about 540 bytes each, in JSONL; nothing is decoded. As many processes as a machine has ranks open each set,
+go through all its records and draw an order of an epoch, without a model; the memory is the sum of their PSS, in which a shared
+page counts once. The run with 10 records is what is there without any. "again" is a later run, which finds the index.
 """
 
+import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
-COUNTS = (10, 20_000, 100_000)
+COUNTS = (10, 100_000)
 PAPER = 2_680_000  # records of the paper's instruction tuning
-PROCESSES, RANKS = (1, 3), 8  # measured, and of a machine that is computed
+PROCESSES = (1, 8)
+WAYS = ("in each process", "index", "index again")
 QUESTION = "<video>\n" + "What happens after the man has opened the door? " * 3
 ANSWER = "He walks into the garden and waits. " * 6
 
@@ -35,8 +36,8 @@ def pss_mb() -> float:
     return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1000
 
 
-def open_records(path: str, index: str) -> None:
-    """Open, read all, draw an order; wait until all have, then print seconds of a core and memory."""
+def open_records(path: str, index: str, connection) -> None:
+    """Open, read all, draw an order; wait until all have, then send seconds of a core and memory."""
     from hicom_hf.assembly.random_model import tiny_processor
     from hicom_hf.data.datasets import HiComDataset
     from hicom_hf.data.encoding import ItemEncoder
@@ -49,29 +50,31 @@ def open_records(path: str, index: str) -> None:
         assert record.data
     order = iter(sampler_of(dataset, 256, 0, "length"))
     next(order)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(json.dumps({"records": len(dataset), "seconds": opened, "wall": wall, "pss_mb": pss_mb()}), flush=True)
-    sys.stdin.readline()
+    connection.send("ready")
+    connection.recv()
+    connection.send({"records": len(dataset), "seconds": opened, "wall": wall, "pss_mb": pss_mb()})
+    connection.recv()
 
 
 def measure(path: Path, index: str, processes: int) -> dict[str, float]:
     """Figures of some processes: the longest time, the sum of their memory."""
-    command = [sys.executable, __file__, "--open", str(path), index]
-    started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
-    ]
-    for process in started:
-        assert process.stdout.readline() == "ready\n"
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["hicom_hf.assembly.random_model", "hicom_hf.data.datasets"])
+    started, ends = [], []
+    for _ in range(processes):
+        here, there = context.Pipe()
+        started.append(context.Process(target=open_records, args=(str(path), index, there)))
+        started[-1].start()
+        ends.append(here)
+    for end in ends:
+        assert end.recv() == "ready"
     found = []
-    for process in started:  # one after another, while all hold what they hold
-        process.stdin.write("measure\n")
-        process.stdin.flush()
-        found.append(json.loads(process.stdout.readline()))
-    for process in started:
-        process.stdin.write("end\n")
-        process.stdin.close()
-        process.wait()
+    for end in ends:  # one after another, while all hold what they hold
+        end.send("measure")
+        found.append(end.recv())
+    for end, process in zip(ends, started, strict=True):
+        end.send("end")
+        process.join()
     return {
         "records": found[0]["records"],
         "seconds": max(one["seconds"] for one in found),
@@ -80,14 +83,22 @@ def measure(path: Path, index: str, processes: int) -> dict[str, float]:
     }
 
 
-def main(counts: tuple[int, ...]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", nargs="*", type=int, default=COUNTS, help=f"numbers of records (default {COUNTS})")
+    parser.add_argument("--processes", nargs="+", type=int, default=PROCESSES, help="ranks of a machine (default 1 8)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="default all")
+    args = parser.parse_args()
+    first, last = args.records[0], args.records[-1]
     with tempfile.TemporaryDirectory() as folder:
-        for way in ("in each process", "index", "index again"):
+        for way in args.ways:
             found: dict[tuple[int, int], dict[str, float]] = {}
-            for count in counts:
+            numbers = args.processes if way != "index" else [1]  # the others wait for the one that makes it
+            for count in args.records:
                 path = Path(folder) / f"{count}.jsonl"
-                write_records(path, count)
-                for processes in PROCESSES if way != "index" else PROCESSES[:1]:
+                if not path.exists():
+                    write_records(path, count)
+                for processes in numbers:
                     index = "" if way == "in each process" else str(Path(folder) / "index")
                     one = found[count, processes] = measure(path, index, processes)
                     print(
@@ -95,25 +106,15 @@ def main(counts: tuple[int, ...]) -> None:
                         f"{one['pss_mb']:7.0f} MB",
                         flush=True,
                     )
-            records = counts[-1] - counts[0]
-            first, last = counts[0], counts[-1]
-            measured = sorted({processes for _, processes in found})
-            each = [(found[last, n]["pss_mb"] - found[first, n]["pss_mb"]) / records * 1e6 for n in measured]
-            seconds = (found[last, 1]["seconds"] - found[first, 1]["seconds"]) / records
-            if len(measured) == 1:  # how it is shared is measured on the finished index
-                print(f"{way}, made: {seconds * 1e6:.0f} us per record; {PAPER:,} records: {seconds * PAPER:.0f} s")
-                continue
-            further = (each[-1] - each[0]) / (PROCESSES[-1] - PROCESSES[0])
-            together = (each[0] + (RANKS - 1) * further) * PAPER / 1e9
-            print(
-                f"{way}: {seconds * 1e6:.0f} us and {each[0]:.0f} bytes per record in one process, {further:.0f} in each "
-                f"further one; {PAPER:,} records: {seconds * PAPER:.0f} s, {together:.1f} GB for {RANKS} processes",
-                flush=True,
-            )
+            for processes in numbers:
+                seconds = (found[last, processes]["seconds"] - found[first, processes]["seconds"]) / (last - first)
+                each = (found[last, processes]["pss_mb"] - found[first, processes]["pss_mb"]) * 1e6 / (last - first)
+                print(
+                    f"{way}, {processes} processes: {seconds * 1e6:.1f} us of a core and {each:.0f} bytes in all per record; "
+                    f"{PAPER:,} records: {seconds * PAPER:.1f} s, {each * PAPER / 1e9:.2f} GB",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--open"]:
-        open_records(*sys.argv[2:])
-    else:
-        main(tuple(map(int, sys.argv[1:])) or COUNTS)
+    main()

@@ -17,9 +17,9 @@ import pytest
 import torch
 from training_runs import run_as_killed, start_ranks, weights_of
 
-from hicom_hf import HiComConfig, HiComForConditionalGeneration, hicom_tiny
-from hicom_hf.assembly.random_model import tiny_config, tiny_processor
+from hicom_hf import HiComConfig, HiComForConditionalGeneration, HiComProcessor, HiComVideoProcessor, hicom_tiny
 from hicom_hf.modeling.configuration_hicom import SIGLIP_SO400M_TEXT, SIGLIP_SO400M_VISION
+from hicom_hf.modeling.parts_hicom import PARTS
 from hicom_hf.shapes import write_dataset
 from hicom_hf.training.checkpoints import last_checkpoint
 from hicom_hf.training.recipe_reading import read_recipe
@@ -54,8 +54,8 @@ QWEN2_5_HALF_B = {  # Source: config.json of Qwen2.5-0.5B-Instruct
 
 
 def write_wide_model(folder: Path) -> Path:
-    """A random model of the paper's widths: 2 layers in each tower, 4 in the LLM; the tokenizers are the tiny model's."""
-    tiny = tiny_config()
+    """A random model of the paper's widths: 2 layers in each tower, 4 in the LLM; the tokenizers are those of hicom-tiny."""
+    tiny, processor = HiComConfig.from_pretrained(hicom_tiny()), HiComProcessor.from_pretrained(hicom_tiny())
     tokens = {key: getattr(tiny.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = HiComConfig(
         vision_config={**SIGLIP_SO400M_VISION, "num_hidden_layers": 2},
@@ -63,11 +63,21 @@ def write_wide_model(folder: Path) -> Path:
         text_config={**tokens, **QWEN2_5_HALF_B, "num_hidden_layers": 4},
         image_token_id=tiny.image_token_id,
         video_token_id=tiny.video_token_id,
-        untrained_parts=tiny.untrained_parts,
+        untrained_parts=list(PARTS),
     )
     torch.manual_seed(0)
     HiComForConditionalGeneration._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    tiny_processor(config).save_pretrained(folder)
+    HiComProcessor(
+        tokenizer=processor.tokenizer,
+        instruction_tokenizer=processor.instruction_tokenizer,
+        video_processor=HiComVideoProcessor(),
+        chat_template=processor.chat_template,
+        ratio=config.compressor_config.ratio,
+        grid=config.grid,
+        num_global_tokens=config.compressor_config.num_global_tokens,
+        instruction_length=config.instruction_config.max_position_embeddings,
+        instruction_vocab_size=config.instruction_config.vocab_size,
+    ).save_pretrained(folder)
     return folder
 
 
@@ -111,7 +121,7 @@ class Watch(threading.Thread):
         self._seconds: dict[int, float] = {}
 
     def run(self):
-        while not self.ended.wait(0.5):
+        while not self.ended.wait(2):
             pids = [*self.pids]
             for pid in self.pids:
                 with suppress(OSError):  # it has ended
@@ -188,7 +198,7 @@ def test_three_stages_under_two_processes_are_killed_and_resumed(size, tmp_path)
         changes = {**fast, "data.num_frames": 2, "data.num_workers": 0}
     else:
         model, killed = write_wide_model(tmp_path / "start"), list(STAGES)
-        changes = {"data.num_frames": 4, "data.num_workers": 1}
+        changes = {"data.num_frames": 4, "data.num_workers": 1, "checkpoints.trainable_only": "true"}
     watches = run_stages(recipes_of(model, data, tmp_path, changes), killed, tmp_path)
     peak = max(watch.peak for watch in watches)
     print(f"{size}: {peak / 1e9:.2f} GB, {sum(watch.seconds for watch in watches):.0f} s of a core")
