@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 
 from ..hub.files import atomic_file, remove_leftovers, settings_fingerprint, write_text
 from ..hub.progress import Progress, no_progress
+from ..modeling.vision_hicom import tower_fingerprint
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 from .media_reader import MediaReader, is_missing, media_name
 
@@ -324,15 +325,6 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def tower_fingerprint(tower) -> str:
-    """A digest of the weights of a vision tower, their type included."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tower.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _vision_tower(model):

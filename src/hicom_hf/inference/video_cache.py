@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..data.feature_cache import tower_fingerprint
 from ..hub.files import atomic_file, file_fingerprint, settings_fingerprint
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.outputs_hicom import HiComVideoFeatures
+from ..modeling.vision_hicom import tower_fingerprint
 from ..processors.answering_hicom import EncodedVideo
 from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames
 from .candidate_cache import encode_into, read_from, sampling_from_dict

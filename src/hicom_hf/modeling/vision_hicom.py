@@ -3,6 +3,7 @@
 Letters: n frames, H/W patch rows and columns, D width, V instructions, L = 64 instruction tokens, S image side in pixels.
 """
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,15 @@ def encode_in_chunks(
     if kept is None:
         raise ValueError("there are no frames to encode")
     return kept[0], kept[1] if aligned else None
+
+
+def tower_fingerprint(tower: torch.nn.Module) -> str:
+    """A digest of the weights of a vision tower, their type included."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tower.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @contextmanager
