@@ -195,6 +195,33 @@ def test_a_video_under_the_name_of_another_format_does_not_train_on_its_text_alo
     assert "nothing reads the key 'video_path'; name it 'video'" in problem.reason
 
 
+def test_a_system_prompt_that_is_no_text_is_refused(folder):
+    (problem,) = check_data([record("q7", "Who?", "Ann.", system=5)], None, folder).problems
+    assert problem.reason == '"system" must be a text, got 5'
+    assert check_data([record("q7", "Who?", "Ann.", system=""), record("q8", "Who?", "Ann.")]).problems == []
+
+
+@pytest.mark.parametrize("key", ["video", "images", "Video", "image_path"])
+def test_a_video_or_image_that_a_turn_names_does_not_go_unseen(key):
+    turns = [{"role": "user", "content": "Who?", key: "a.mp4"}, {"role": "assistant", "content": "Ann."}]
+    (problem,) = check_data([{"messages": turns}]).problems
+    assert problem.reason.startswith(f"turn 1: nothing reads the key {key!r} of a turn; give it in the record")
+
+
+def test_keys_of_turns_that_nothing_reads_are_named_once_per_record():
+    turns = [{"from": "human", "value": "Who?", "weight": None}, {"from": "gpt", "value": "Ann.", "weight": 0}]
+    report = check_data([{"conversations": [*turns, *turns]}] * 2)
+    assert report.problems == [] and report.unread_keys == {"conversations.weight": 2}
+
+
+@pytest.mark.parametrize("kind", [["video"], {"a": 1}, 5, None])
+def test_the_type_of_a_part_that_is_no_text_is_a_problem_of_its_record(kind):
+    part = {"type": kind, "max_pixels": 5, "video": "a.mp4"}
+    turns = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "Ann."}]
+    (problem,) = check_data([{"messages": turns}]).problems
+    assert problem.kind == "bad record" and "a part of turn 1 must be" in problem.reason
+
+
 def test_columns_of_no_use_are_named_and_no_problem(folder, processor, caplog):
     columns = {"source": "web", "license": None, "start_time": 3.5, "data_source": "x", "state": "done"}
     records = [record(1, "<video>Who?", "Ann.", video="twelve.mp4", **columns)]

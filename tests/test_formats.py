@@ -166,7 +166,9 @@ def test_a_record_of_no_known_format_is_refused_with_the_nearest_one(folder, tmp
     with pytest.raises(SampleError, match=rf"the keys are \['question', 'reply', 'video'\]\. .*{nearest}"):
         training_items(Record(UNKNOWN, "x.json: record 0"))
     (tmp_path / "x.json").write_text(json.dumps([UNKNOWN]))
-    with pytest.raises(ValueError, match=rf"x\.json: record 0: this is no known format of records.*{nearest}"):
+    with pytest.raises(
+        ValueError, match=rf"x\.json: record 0: bad record: this is no known format of records.*{nearest}"
+    ):
         convert_data(tmp_path / "x.json", tmp_path / "train.json")
     assert not (tmp_path / "train.json").exists()
 
@@ -176,7 +178,9 @@ def test_a_record_that_is_not_as_its_format_should_be_is_refused(tmp_path):
     with pytest.raises(SampleError, match=r"bad record: not as VideoChat2-IT \(QA\) should be: it has no 'a'"):
         training_items(Record(broken, "x.json: record 0"))
     (tmp_path / "x.json").write_text(json.dumps([broken]))
-    with pytest.raises(ValueError, match=r"record 0: not as VideoChat2-IT \(QA\) should be: it has no 'a'"):
+    with pytest.raises(
+        ValueError, match=r"record 0: bad record: not as VideoChat2-IT \(QA\) should be: it has no 'a'"
+    ):
         convert_data(tmp_path / "x.json", tmp_path / "train.json")
     captions = {"captions": [{"idx": "1", "content": "x"}], "video_path": "cat.mp4"}
     with pytest.raises(SampleError, match='exactly one of "captions" must have the "idx" -1'):
@@ -202,8 +206,50 @@ def test_videos_named_by_an_id_are_looked_up_by_convert_only(folder, tmp_path):
         text_of(items[-1].messages[0]) == "Who?\nA. a dog\nB. a cat" and text_of(items[-1].messages[1]) == "B. a cat"
     )
     (tmp_path / "x.json").write_text(json.dumps([{**record, "video_id": "dog"}]))
-    with pytest.raises(FileNotFoundError, match=r"record 0: there is no video .*dog\.\*.*check --media-root"):
+    with pytest.raises(SampleError, match=r"record 0: missing media: there is no video .*dog\.\*.*check --media-root"):
         convert_data(tmp_path / "x.json", tmp_path / "dogs.json", folder)
+
+
+CAT = [{"from": "human", "value": "<video>Who runs?"}, {"from": "gpt", "value": "A cat."}]
+UNUSABLE = [
+    ("odd turns", {"video": "cat.mp4", "conversations": CAT[:1]}),
+    ("empty answer", {"video": "cat.mp4", "conversations": [CAT[0], {"from": "gpt", "value": " "}]}),
+    ("empty answer", {"video": "cat.mp4", "caption": ""}),
+    ("placeholder mismatch", {"video": ["cat.mp4", "cat.mp4"], "conversations": CAT}),
+    ("placeholder mismatch", {"conversations": CAT}),
+    ("bad record", {"video": "cat.mp4", "conversations": CAT, "num_frames": 0}),
+    ("bad record", {"video": "cat.mp4", "conversations": CAT, "num_frame": 4}),
+    ("bad record", {"video": "cat.mp4", "conversations": CAT, "system": 5}),
+    ("bad record", {"conversations": [{**CAT[0], "value": "Who runs?", "video": "cat.mp4"}, CAT[1]]}),
+    ("bad record", UNKNOWN),
+    ("missing media", {"q": "Who?", "a": "A dog.", "video_id": "dog"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "data"), UNUSABLE)
+def test_what_training_would_refuse_is_not_written(kind, data, folder, tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps([{"video": "cat.mp4", "conversations": CAT}, data]))
+    with pytest.raises(SampleError, match=rf"x\.json: record 1: {kind}: "):
+        convert_data(tmp_path / "x.json", tmp_path / "train.json", folder)
+    assert not (tmp_path / "train.json").exists()
+
+
+def test_records_that_are_skipped_are_counted_and_listed(folder, tmp_path, capsys, caplog):
+    source, destination = tmp_path / "x.json", tmp_path / "train.json"
+    source.write_text(json.dumps([{"video": "cat.mp4", "conversations": CAT}, *(data for _, data in UNUSABLE)]))
+    arguments = ["data", "convert", str(source), str(destination), "--media-root", str(folder)]
+    assert main(arguments) == 1
+    assert main([*arguments, "--on-bad-sample", "skip"]) == 0
+    assert f": 1 records (1 of conversations or messages), {len(UNUSABLE)} records skipped" in capsys.readouterr().out
+    for number, (kind, _) in enumerate(UNUSABLE, start=1):
+        assert f"skipped: {source}: record {number}: {kind}: " in caplog.text
+    assert check_data(destination).problems == []
+    source.write_text(json.dumps([data for _, data in UNUSABLE]))
+    with pytest.raises(
+        ValueError, match=rf"none of its {len(UNUSABLE)} records can be used; the first one: .*odd turns"
+    ):
+        convert_data(source, tmp_path / "none.json", folder, on_bad_sample="skip")
+    assert not (tmp_path / "none.json").exists()
 
 
 OPTIONS = ["(A) a cat", "(B) a dog"]

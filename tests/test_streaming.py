@@ -96,6 +96,17 @@ def test_records_of_a_stream_have_their_own_numbers_of_frames(folder, processor,
     assert [sample["video_num_frames"].item() for sample in found] == [2, 2, 1, 1, 2, 2, 3, 3]  # two answers each
 
 
+def test_keys_that_nothing_reads_are_named_once(folder, processor, tmp_path, caplog):
+    samples = {f"{number}": (record(number, "Who?", source="web", start_time=number), {}) for number in range(3)}
+    samples["3"] = (record(3, "Who?", source="web", stars=4), {})
+    shard = write_shard(tmp_path / "a.tar", samples)
+    assert len(list(HiComStreamingDataset(str(shard), encoder_of(processor, 2)))) == 4
+    assert [line for line in caplog.messages if "nothing reads" in line] == [
+        "keys of the records that nothing reads: source, start_time (start?)",
+        "keys of the records that nothing reads: stars",
+    ]
+
+
 def test_a_video_is_read_once_for_all_answers_of_its_record(shards, processor, monkeypatch):
     dataset = HiComStreamingDataset(str(shards / "train-00.tar"), encoder_of(processor, 2))
     read = []

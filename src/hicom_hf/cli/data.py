@@ -86,6 +86,12 @@ def _add_convert(actions) -> None:
     convert.add_argument(
         "--media-root", metavar="FOLDER", help="where relative paths start (default: SOURCE's folder)"
     )
+    convert.add_argument(
+        "--on-bad-sample",
+        choices=("raise", "skip"),
+        default="raise",
+        help="skip leaves records out that cannot be used, and lists them (default: %(default)s)",
+    )
     add_traceback_argument(convert)
 
 
@@ -96,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from ..data.converting import convert_data
 
-    print(convert_data(args.source, args.destination, args.media_root).summary())
+    conversion = convert_data(args.source, args.destination, args.media_root, on_bad_sample=args.on_bad_sample)
+    print(conversion.summary())
     return 0
 
 

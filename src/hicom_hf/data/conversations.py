@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import check_part, frame_options
 from .formats import TURN_KEYS, id_of_video, nearest_format, record_format
-from .record_keys import misspelt_key
+from .record_keys import misplaced_key, misspelt_key
 
 # Kinds of faulty samples. The first four are found in the record, the others when its media are read.
 BAD_RECORD = "bad record"
@@ -255,8 +255,8 @@ def _turns(record: Record) -> list[_Turn]:
             + ("" if given else f". {nearest_format(data)}"),
         )
     turns = [_turn(turn, number, record) for number, turn in enumerate(data[given[0]], start=1)]
-    if isinstance(data.get("system"), str) and data["system"]:
-        turns.insert(0, _Turn("system", [data["system"]]))
+    if data.get("system") not in (None, ""):
+        turns.insert(0, _Turn("system", [_system_text(data["system"], record)]))
     dialogue = turns[1:] if turns and turns[0].role == "system" else turns
     roles = [turn.role for turn in dialogue]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
@@ -278,9 +278,18 @@ def _turns(record: Record) -> list[_Turn]:
     return turns
 
 
+def _system_text(value: Any, record: Record) -> str:
+    """What a record gives as "system"; anything but a text would be lost."""
+    if not isinstance(value, str):
+        raise SampleError(record.source, BAD_RECORD, f'"system" must be a text, got {_shortened(value)}')
+    return value
+
+
 def _turn(turn: Any, number: int, record: Record) -> _Turn:
     if not isinstance(turn, Mapping):
         raise SampleError(record.source, BAD_RECORD, f"turn {number} must be a dictionary, got {type(turn).__name__}")
+    if (wrong := misplaced_key(turn)) is not None:
+        raise SampleError(record.source, BAD_RECORD, f"turn {number}: {wrong}")
     role = turn.get("from", turn.get("role"))
     role = ROLES.get(role) if isinstance(role, str) else None
     content = turn.get("value", turn.get("content"))
@@ -314,7 +323,7 @@ def _parts(content: Sequence, number: int, record: Record) -> list:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             parts.append(part["text"])
-        elif kind in MEDIA_KEYS:
+        elif isinstance(kind, str) and kind in MEDIA_KEYS:
             try:
                 check_part(kind, part, f"a part of turn {number}", more_keys=("bytes",))
             except ValueError as error:

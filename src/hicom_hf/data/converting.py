@@ -16,12 +16,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..hub.files import atomic_file, require_file
-from .conversations import URL, Record, SampleError
+from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, training_items
 from .formats import (
     MEDIA_KEYS,
     TURN_KEYS,
@@ -34,6 +34,7 @@ from .formats import (
 from .record_files import JSON_SUFFIXES, TAR_SUFFIXES, file_records
 from .record_keys import misspelt_key
 from .row_sources import open_stream
+from .sample_table import OnBadSample, SkippedSample, check_on_bad_sample
 from .streaming import records_of_row
 from .tar_shards import expand_shards, tar_rows
 
@@ -55,39 +56,53 @@ class Conversion:
         destination: the file of records.
         formats: records by the name of their format.
         num_media_files: videos and images that lay inside the source and are files now.
+        skipped: records that were left out, with the reason.
     """
 
     destination: Path
     formats: Counter[str] = field(default_factory=Counter)
     num_media_files: int = 0
+    skipped: list[SkippedSample] = field(default_factory=list)
 
     def summary(self) -> str:
         """One line for a person."""
         formats = ", ".join(f"{count} of {name}" for name, count in self.formats.items())
         files = f", {self.num_media_files} videos and images written as files" if self.num_media_files else ""
-        return f"{self.destination}: {sum(self.formats.values())} records ({formats}){files}"
+        skipped = f", {len(self.skipped)} records skipped" if self.skipped else ""
+        return f"{self.destination}: {sum(self.formats.values())} records ({formats}){files}{skipped}"
 
 
 def convert_data(
-    source: str | os.PathLike, destination: str | os.PathLike, media_root: str | os.PathLike | None = None
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    media_root: str | os.PathLike | None = None,
+    *,
+    on_bad_sample: OnBadSample = "raise",
 ) -> Conversion:
     """Write the records of a source in our format; the destination is complete or not there.
+
+    Every record is checked by `training_items`, as when it is read for training. Whether its videos can be read is what
+    `check_data` looks at.
 
     Args:
         source: a file or folder, see the table above.
         destination: `.json` (a list, to be edited by hand) or `.jsonl`. Paths in it are relative to its folder; videos that lie
             inside the source are written to the folder `<name>_media` beside it.
         media_root: folder that paths in the source start from; default: the source's folder.
+        on_bad_sample: "raise", or "skip", which leaves records out that cannot be used, logged and listed in `skipped`.
 
     Raises:
         FileExistsError: the destination is there.
-        FileNotFoundError: the source is not there, or a video that is named without its suffix.
-        ValueError: the source is of no known kind, or a record of no known format, with the nearest one.
+        FileNotFoundError: the source is not there.
+        SampleError: a record cannot be used (with "raise"): it is of no known format, with the nearest one, its turns or
+            placeholders do not fit, or a video that it names without its suffix is not there.
+        ValueError: the source is of no known kind, or no record is left.
 
     Example:
         >>> print(convert_data("videochat2.json", "train.jsonl").summary())  # doctest: +SKIP
         train.jsonl: 200 records (200 of VideoChat2-IT (QA))
     """
+    check_on_bad_sample(on_bad_sample)
     source, destination = Path(source), Path(destination)
     if destination.exists():
         raise FileExistsError(f"{destination} exists already; choose another file")
@@ -95,12 +110,18 @@ def convert_data(
         raise ValueError(f"{destination}: the records are written as .json or .jsonl")
     conversion = Conversion(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    records = (_converted(record, conversion) for record in source_records(source, media_root))
+    records = _usable(source_records(source, media_root), conversion, on_bad_sample)
     with atomic_file(destination) as path, path.open("w", encoding="utf-8") as file:
         if destination.suffix.lower() == ".json":
             json.dump(list(records), file, ensure_ascii=False, indent=1)
         else:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        if conversion.skipped and not conversion.formats:
+            first = conversion.skipped[0]
+            raise ValueError(
+                f"{source}: none of its {len(conversion.skipped)} records can be used; "
+                f"the first one: {first.source}: {first.reason}"
+            )
         if not conversion.formats:
             raise ValueError(f"{source} holds no record and no video ({', '.join(VIDEO_SUFFIXES)})")
     return conversion
@@ -202,11 +223,29 @@ def _root(folder: Path, media_root: str | os.PathLike | None) -> str:
 # Records -----------------------------------------------------------------------------------------------------------------
 
 
+def _usable(records: Iterator[Record], conversion: Conversion, on_bad_sample: OnBadSample) -> Iterator[dict[str, Any]]:
+    """Records in our format; those that cannot be used are an error or noted."""
+    for record in records:
+        try:
+            converted = _converted(record, conversion)
+        except SampleError as error:
+            if on_bad_sample == "raise":
+                raise
+            logger.warning("skipped: %s", error)
+            conversion.skipped.append(SkippedSample(error.source, f"{error.kind}: {error.reason}"))
+        else:
+            yield converted
+
+
 def _converted(record: Record, conversion: Conversion) -> dict[str, Any]:
-    """A record in our format, its videos and images as files."""
+    """A record in our format, its videos and images as files.
+
+    Raises:
+        SampleError: it cannot be used.
+    """
     data, known = record.data, record_format(record.data)
     if isinstance(data, Mapping) and (wrong := misspelt_key(data)) is not None:
-        raise ValueError(f"{record.source}: {wrong}")
+        raise SampleError(record.source, BAD_RECORD, wrong)
     if known is not None:
         name, data = known.name, _by(known, record)
         video_id = data["video"] if known.needs_files else id_of_video(record.data, data)
@@ -219,9 +258,13 @@ def _converted(record: Record, conversion: Conversion) -> dict[str, Any]:
     else:
         hint = f" {nearest_format(data)}." if isinstance(data, Mapping) else ""
         keys = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
-        raise ValueError(f"{record.source}: this is no known format of records; its keys are {keys}.{hint}")
+        raise SampleError(record.source, BAD_RECORD, f"this is no known format of records; its keys are {keys}.{hint}")
+    # The answers of a skeleton are still to be written. No file is opened for the check.
+    checked = from_caption({**data, "caption": "to be written"}) if name == SKELETON else data
+    training_items(replace(record, data=checked, open_media=None))
+    converted = _with_files(data, record, conversion)
     conversion.formats[name] += 1
-    return _with_files(data, record, conversion)
+    return converted
 
 
 def _by(known, record: Record) -> dict[str, Any]:
@@ -229,7 +272,7 @@ def _by(known, record: Record) -> dict[str, Any]:
         return dict(known.convert(record.data))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{record.source}: not as {known.name} should be: {reason}") from error
+        raise SampleError(record.source, BAD_RECORD, f"not as {known.name} should be: {reason}") from error
 
 
 def _file_of_id(name: str, record: Record) -> str:
@@ -238,8 +281,10 @@ def _file_of_id(name: str, record: Record) -> str:
     candidates = [name, *(f"{name}.{suffix}" for suffix in VIDEO_SUFFIXES)]
     found = next((candidate for candidate in candidates if (root / candidate).is_file()), None)
     if found is None:
-        raise FileNotFoundError(
-            f"{record.source}: there is no video {root / name}.* ({', '.join(VIDEO_SUFFIXES)}); check --media-root"
+        raise SampleError(
+            record.source,
+            MISSING_MEDIA,
+            f"there is no video {root / name}.* ({', '.join(VIDEO_SUFFIXES)}); check --media-root",
         )
     return found
 
@@ -267,7 +312,7 @@ def _turn_with_files(turn: Any, record: Record, conversion: Conversion) -> Any:
     parts = []
     for part in content:
         part = {key: value for key, value in part.items() if value is not None} if isinstance(part, Mapping) else part
-        kind = part.get("type") if isinstance(part, Mapping) else None
+        kind: Any = part.get("type") if isinstance(part, Mapping) else None
         source = next((key for key in (kind, "path", "url", "bytes") if kind in MEDIA_KEYS and key in part), None)
         if isinstance(kind, str) and source is not None:
             rest = {key: value for key, value in part.items() if key != source}
@@ -289,7 +334,7 @@ def _file(kind: str, source: Any, record: Record, conversion: Conversion) -> str
         return _written(bytes(source), suffix, conversion)
     if not isinstance(source, (str, os.PathLike)):
         raise SampleError(
-            record.source, "bad record", f"a {kind} must be a path or content, got {type(source).__name__}"
+            record.source, BAD_RECORD, f"a {kind} must be a path or content, got {type(source).__name__}"
         )
     path = os.fspath(source)
     if URL.match(path):

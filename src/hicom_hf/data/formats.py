@@ -271,7 +271,8 @@ def _has_foreign_parts(data: Mapping[str, Any]) -> bool:
 
 def _is_foreign(part: Mapping[str, Any]) -> bool:
     """Whether a part of a message is written as OpenAI or Qwen do."""
-    return part.get("type") in URL_PARTS or any(part.get(key) is not None for key in (*PIXEL_KEYS, FRAMES_RATE_KEY))
+    has_foreign_keys = any(part.get(key) is not None for key in (*PIXEL_KEYS, FRAMES_RATE_KEY))
+    return isinstance(part.get("type"), str) and (part["type"] in URL_PARTS or has_foreign_keys)
 
 
 def _own_parts(turn: Any) -> Any:

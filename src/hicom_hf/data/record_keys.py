@@ -15,6 +15,7 @@ from .formats import FRAME_KEYS as KEPT_KEYS
 from .formats import MEDIA_KEYS as NAMES_OF_MEDIA
 
 OWN_MEDIA_KEYS = ("video", "videos", "image", "images")
+KEYS_OF_TURNS = frozenset({"from", "value", "role", "content"})
 OWN_KEYS = frozenset({*TURN_KEYS, *ID_KEYS, *OWN_MEDIA_KEYS, *FRAME_KEYS, *SPELLINGS, "system"})
 MEANT_KEYS = (*OWN_MEDIA_KEYS, *FRAME_KEYS, *SPELLINGS)  # what one of these says is lost if it is spelt wrongly
 # Of other formats: beside the keys that they are recognised by.
@@ -54,7 +55,7 @@ def misspelt_key(data: Mapping[str, Any]) -> str | None:
         >>> misspelt_key({"video": "a.mp4", "conversations": [], "num_frame": 8})
         "nothing reads the key 'num_frame'; the nearest that is read is 'num_frames'. Rename it, or remove it"
     """
-    for key in unread_keys(data):
+    for key in _unread_of_record(data):
         if (meant := nearest_key(key)) is not None:
             return f"nothing reads the key {key!r}; the nearest that is read is {meant!r}. Rename it, or remove it"
         if MEANING.get(key) in ("video", "image") and _has_turns(data) and not any(map(data.get, OWN_MEDIA_KEYS)):
@@ -62,14 +63,34 @@ def misspelt_key(data: Mapping[str, Any]) -> str | None:
     return None
 
 
+def misplaced_key(turn: Mapping[str, Any]) -> str | None:
+    """What is wrong with the keys of a turn: a video or image named there would not be seen. None for nothing.
+
+    Example:
+        >>> misplaced_key({"role": "user", "content": "Who?", "images": ["a.png"]})
+        "nothing reads the key 'images' of a turn; give it in the record, or as a part of the turn's content"
+    """
+    for key in _unread_of_turn(turn):
+        meant = MEANING.get(key) or nearest_key(key)
+        if meant in OWN_MEDIA_KEYS:
+            return (
+                f"nothing reads the key {key!r} of a turn; give it in the record, or as a part of the turn's content"
+            )
+    return None
+
+
 def unread_keys(data: Mapping[str, Any]) -> list[str]:
-    """Keys of a record that nothing reads, in its order; those without a value are left out."""
-    known = OWN_KEYS if _has_turns(data) else OWN_KEYS | FORMAT_KEYS if record_format(data) is not None else None
-    if known is None:  # of no format: reported as such
-        return []
-    return [
-        str(key) for key, value in data.items() if key not in known and key not in ORIGIN_KEYS and value is not None
-    ]
+    """Keys of a record and of its turns that nothing reads, in its order; those without a value are left out.
+
+    Each key once; one of a turn with the list that it stands in: "conversations.weight".
+    """
+    unread = _unread_of_record(data)
+    for name in TURN_KEYS:
+        turns = data.get(name)
+        of_turns = turns if isinstance(turns, (list, tuple)) else ()
+        found = [key for turn in of_turns if isinstance(turn, Mapping) for key in _unread_of_turn(turn)]
+        unread += [f"{name}.{key}" for key in dict.fromkeys(found)]
+    return unread
 
 
 @cache
@@ -82,6 +103,19 @@ def nearest_key(key: str) -> str | None:
 def describe_unread(keys: Iterable[str]) -> str:
     """Unread keys in words, with what is meant where that is known: "source, start_time (start?)"."""
     return ", ".join(f"{key} ({MEANING[key]}?)" if key in MEANING else key for key in keys)
+
+
+def _unread_of_record(data: Mapping[str, Any]) -> list[str]:
+    known = OWN_KEYS if _has_turns(data) else OWN_KEYS | FORMAT_KEYS if record_format(data) is not None else None
+    if known is None:  # of no format: reported as such
+        return []
+    return [
+        str(key) for key, value in data.items() if key not in known and key not in ORIGIN_KEYS and value is not None
+    ]
+
+
+def _unread_of_turn(turn: Mapping[str, Any]) -> list[str]:
+    return [str(key) for key, value in turn.items() if key not in KEYS_OF_TURNS and value is not None]
 
 
 def _has_turns(data: Mapping[str, Any]) -> bool:

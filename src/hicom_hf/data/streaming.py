@@ -15,6 +15,7 @@ from .conversations import MISSING_MEDIA, URL, Record, SampleError, TrainingItem
 from .datasets import SkippedSample, checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
 from .epoch_padding import FILLER, Collator
+from .record_keys import describe_unread, unread_keys
 from .row_sources import DatasetRows, Reader, RecordRows, RowSource, has_own_buffer, is_file_of_records, open_stream
 from .sample_table import check_on_bad_sample
 from .tar_shards import records_of_files
@@ -134,6 +135,7 @@ class HiComStreamingDataset(IterableDataset):
         self.sources = [self._opened(one, split) for one in ([source] if sources is None else sources)]
         self.epoch = 0
         self._start: StreamStart | None = None
+        self._unread: set[str] = set()  # keys that were named in the log
 
     def _opened(self, source: Any, split: str) -> RowSource:
         if is_file_of_records(source):
@@ -236,12 +238,21 @@ class HiComStreamingDataset(IterableDataset):
         """What a row gives before any video is read."""
         try:
             records = [row] if isinstance(row, Record) else records_of_row(row, self.media_root)
-            return [item for record in records for item in training_items(record, self.per_turn)]
+            items = [item for record in records for item in training_items(record, self.per_turn)]
         except SampleError as error:
             if self.on_bad_sample == "raise":
                 raise
             logger.warning("skipped: %s", error)
             return [SkippedSample(error.source, f"{error.kind}: {error.reason}")]
+        self._name_unread_keys(records)
+        return items
+
+    def _name_unread_keys(self, records: Sequence[Record]) -> None:
+        """Warn of keys that nothing reads, once for each key and loader process: how many records follow is not known."""
+        found = [key for record in records for key in unread_keys(record.data) if key not in self._unread]
+        if found:
+            self._unread.update(found)
+            logger.warning("keys of the records that nothing reads: %s", describe_unread(dict.fromkeys(found)))
 
 
 class StreamCollator:
