@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hicom_hf.cli.arguments import add_tiles_argument, frame_tiles
 from hicom_hf.hub.files import write_text
 from hicom_hf.hub.loading import load_config, load_model, load_processor
+from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 
 from .data_sets import TALL, WIDE, Dataset, write_datasets
 from .processes import progress_bar
@@ -70,7 +72,10 @@ MORE_UNSEEN = Condition("500 more unseen videos", Dataset("unseen_more", 500, 6,
 
 
 def evaluate(
-    model_folder: str | Path, data: str | Path, conditions: Iterable[Condition] = CONDITIONS
+    model_folder: str | Path,
+    data: str | Path,
+    conditions: Iterable[Condition] = CONDITIONS,
+    tiles: FrameTiles | None = None,
 ) -> dict[str, dict]:
     """Score a model under every condition.
 
@@ -78,6 +83,7 @@ def evaluate(
         model_folder: of the model.
         data: where the videos are, or shall be.
         conditions: which.
+        tiles: see `score`.
 
     Returns:
         By condition: see `table`.
@@ -88,7 +94,7 @@ def evaluate(
     results = {}
     for condition in conditions:
         file = data / condition.dataset.name / "tuning.json"
-        scored = score(model, processor, file, num_frames=condition.num_frames, progress=progress_bar)
+        scored = score(model, processor, file, num_frames=condition.num_frames, tiles=tiles, progress=progress_bar)
         results[condition.name] = table(scored)
     return results
 
@@ -116,13 +122,14 @@ def main() -> None:
     known = {one.name: one for one in (*CONDITIONS, MORE_UNSEEN)}
     names = f"{'; '.join(known)} (default: all but the last)"
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=f"conditions, of: {names}")
+    add_tiles_argument(parser)
     args = parser.parse_args()
     chosen = [known[name] for name in args.only] if args.only else CONDITIONS
     try:
         load_config(args.model)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    results = evaluate(args.model, args.data, chosen)
+    results = evaluate(args.model, args.data, chosen, frame_tiles(args))
     if args.json:
         write_text(args.json, json.dumps(results, indent=1))
     print(as_markdown(results))

@@ -11,6 +11,7 @@ from hicom_hf.evaluation.tasks.shapes import SHAPES, read_records
 from hicom_hf.hub.progress import Progress, no_progress
 from hicom_hf.inference.session import HiComSession
 from hicom_hf.modeling.modeling_hicom import HiComForConditionalGeneration
+from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.processing_hicom import HiComProcessor
 from hicom_hf.shapes import CHANCE, KINDS
 
@@ -43,6 +44,7 @@ def score(
     num_frames: int | None = None,
     limit: int | None = None,
     instruction: str | None = None,
+    tiles: FrameTiles | None = None,
     progress: Progress | None = None,
 ) -> list[Scored]:
     """Ask every question of a file that `write_dataset` wrote.
@@ -53,6 +55,7 @@ def score(
         num_frames: sampled frames per video; None for the processor's own number.
         limit: the first so many questions.
         instruction: conditions the compression in place of each question (table A4); None for the question.
+        tiles: each question chooses among overlapping squares of the frames; None pads frames to squares.
         progress: shows progress over an iterable, given its length and a name.
 
     Raises:
@@ -67,7 +70,8 @@ def score(
         )
         for question in read_records(path, json.loads(path.read_text(encoding="utf-8"))[:limit])
     ]
-    asking = Asking({} if num_frames is None else {"num_frames": num_frames}, batch_size=BATCH_SIZE)
+    sampling = {} if num_frames is None else {"num_frames": num_frames}
+    asking = Asking(sampling, batch_size=BATCH_SIZE, tiles=tiles)
     batches = ask_questions(HiComSession(model, processor, cache_bytes=0), questions, asking)
     found = []
     for batch in (progress or no_progress)(batches, num_batches(questions, BATCH_SIZE), "scoring"):
