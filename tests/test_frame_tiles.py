@@ -29,6 +29,7 @@ from hicom_hf.processors.frame_tiles_hicom import (
     zoom_levels,
 )
 from hicom_hf.processors.tiled_video_hicom import _moved, choose_patches, encode_tiled_video, height
+from hicom_hf.processors.video_sources_hicom import VideoReadError
 from hicom_hf.shapes import Scene, questions, render
 
 SHAPES = [(144, 256), (256, 144), (100, 100), (90, 97), (144, 180), (37, 400)]
@@ -321,6 +322,11 @@ def test_the_command_says_which_square_is_best(capsys, tmp_path):
     for command in (arguments, ["eval", "shapes", "--output", str(tmp_path)]):
         assert main([*command, *both]) == 2
         assert "argument --tiles: not allowed with argument --select" in capsys.readouterr().err
+
+
+def test_a_video_whose_shape_makes_too_many_squares_is_named(session):
+    with pytest.raises(VideoReadError, match=r"^<array>: zooms \(8,\) make 100 squares of a frame of 56x56"):
+        session.open(frames_of(1, 56), tiles=FrameTiles((8,)))
 
 
 def test_an_unknown_argument_is_refused(session):

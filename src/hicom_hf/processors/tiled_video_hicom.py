@@ -27,6 +27,7 @@ from .frame_tiles_hicom import (
     seen_centrally,
     zoom_levels,
 )
+from .source_names_hicom import VideoReadError, source_name
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,18 @@ def encode_tiled_video(model: Any, processor: Any, video: Any, tiles: FrameTiles
         **sampling: as of `read_frames`.
 
     Raises:
-        VideoReadError: it cannot be read.
-        ValueError: the request contradicts itself, or makes too many squares.
+        VideoReadError: it cannot be read, or its shape makes too many squares.
+        ValueError: the request contradicts itself.
     """
     started = perf_counter()
     make_square = processor.video_processor.square_frame
     levels: dict[int, list[Square]] = {}
 
     def cut(frame: np.ndarray) -> np.ndarray:
-        levels.update(zoom_levels(tiles, *frame.shape[:2]))  # the frames of a video have one size
+        try:
+            levels.update(zoom_levels(tiles, *frame.shape[:2]))  # the frames of a video have one size
+        except ValueError as error:
+            raise VideoReadError(f"{source_name(video)}: {error}") from error
         squares = [square for some in levels.values() for square in some]
         return np.stack([make_square(cut_square(frame, square)) for square in squares])
 
