@@ -113,6 +113,19 @@ def test_a_report_of_an_unfinished_build_shows_what_there_is(demo, tmp_path):
     assert "No clips." in Path(write_report(build)).read_text()
 
 
+def test_a_report_says_what_it_cannot_show(demo, tmp_path):
+    films = shutil.copytree(demo[0] / "films", tmp_path / "films")
+    shutil.copytree(demo[0] / "build", tmp_path / "build")
+    size = (films / "film00.mp4").stat().st_size
+    (films / "film00.mp4").write_bytes(b"x" * size)  # damaged since
+    settings = demo_settings(tmp_path, "http://localhost:1/v1").to_dict()
+    (tmp_path / "build.yaml").write_text(json.dumps({**settings, "filter": {"phrases": [" "]}}))
+    assert main(["build-data", "report", str(tmp_path / "build.yaml")]) == 0
+    page = (tmp_path / "build" / "report.html").read_text()
+    assert "No picture: " in page and "data:image/jpeg;base64," in page
+    assert "<td>phrase of the build file" in page  # beside each pair that is dropped
+
+
 def test_texts_of_a_captioner_cannot_break_the_page(demo):
     record = {"conversations": [{"value": "<video>\n<b>Describe it.</b>"}, {"value": "x"}]}
     assert first_words([record]) == [("<b>describe it.</b>", 1)]

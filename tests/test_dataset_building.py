@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from started import Started, hicom
+from video_files import write_corrupted_video, write_truncated_video
 from video_files import write_video as write_numbered_video
 
 from hicom_hf.cli.main import main
@@ -20,12 +22,15 @@ from hicom_hf.dataset_building.clips import choose_clips, choose_keyframes, choo
 from hicom_hf.dataset_building.embedders import HiComEmbedder, SiglipEmbedder
 from hicom_hf.dataset_building.keyframes import find_keyframes, similarity_quantiles
 from hicom_hf.dataset_building.probe import find_videos
+from hicom_hf.dataset_building.run_locks import part_lock
 from hicom_hf.dataset_building.settings import ClipSettings, KeyframeSettings, read_settings, settings_from_dict
 from hicom_hf.dataset_building.shots import find_cuts, recall_and_precision
 from hicom_hf.dataset_building.stages import Stage
 from hicom_hf.dataset_building.watching import sampled_indices, watch
 from hicom_hf.hub.files import FolderLock
 from hicom_hf.hub.processes import worker_context
+from hicom_hf.processors.frame_sampling_hicom import FrameSampling
+from hicom_hf.processors.video_reading_hicom import read_video
 from hicom_hf.shapes.films import film
 
 MEDIA = Path(__file__).parent / "media"
@@ -129,6 +134,20 @@ def test_similarities_within_a_shot_and_between_shots_are_told_apart():
     assert similarity_quantiles(vectors[:1], np.array([0]))["within a shot"] == []
 
 
+def test_similarities_of_a_long_video_are_those_of_some_frames(monkeypatch):
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(size=(4, 8))
+    shots = np.repeat(np.arange(4), 50)
+    vectors = scenes[shots] + 0.1 * rng.normal(size=(200, 8))
+    all_of_them = similarity_quantiles(vectors, shots)
+    monkeypatch.setattr("hicom_hf.dataset_building.keyframes.COMPARED", 60)
+    monkeypatch.setattr(
+        np, "triu_indices", lambda n, k, triu=np.triu_indices: triu(n, k) if n == 60 else pytest.fail()
+    )
+    for name, values in similarity_quantiles(vectors, shots).items():
+        assert values == pytest.approx(all_of_them[name], abs=0.05)
+
+
 def test_the_first_frame_is_always_a_keyframe():
     assert find_keyframes(np.ones((3, 2)), threshold=-1.0)[0] == []
     assert find_keyframes(np.ones((3, 2)), threshold=0.5)[0] == [0]
@@ -200,6 +219,29 @@ def test_damaged_files_are_rows_and_the_others_are_done(films, tmp_path):
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 2 * len(failed)
 
 
+def test_a_file_whose_name_is_not_utf8_is_a_row(films, tmp_path):
+    try:
+        shutil.copy(films[0] / "film00.mp4", os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    build = Build(settings_of(tmp_path, tmp_path / "out", media_root=str(tmp_path)))
+    build.run(until="clips")
+    (row,) = build.failures()
+    assert row["path"] == "caf\\xe9.mp4" and "is not UTF-8, so no record can name it" in row["error"]
+
+
+def test_clips_of_a_file_that_breaks_end_where_it_can_be_read(tmp_path):
+    videos = {"cut_off.mkv": write_truncated_video, "damaged.mp4": write_corrupted_video}
+    for name, write in videos.items():
+        write(tmp_path / name)
+    build = Build(settings_of(tmp_path, tmp_path / "out", clips={"min_length": 0.5}))
+    build.run(until="clips")
+    clips = list(build.clips())
+    assert {Path(clip.video.path).name for clip in clips} == set(videos)
+    for clip in clips:  # as training reads them, which stops at what cannot be read
+        read_video(clip.video.path, FrameSampling(num_frames="all", start=clip.start, end=clip.end))
+
+
 @pytest.mark.slow
 def test_the_same_files_come_from_several_processes(built, films, tmp_path):
     build = Build(settings_of(films[0], tmp_path / "out", workers=2))
@@ -222,18 +264,36 @@ def test_shards_share_the_work(films, tmp_path):
     assert sum(map(len, parts)) == NUM_FILMS and set.union(*parts) == set(Build(settings).videos)
 
 
-def test_two_runs_of_one_part_do_not_meet(films, tmp_path):
+def test_two_runs_of_one_part_do_not_meet_and_a_plan_needs_no_lock(films, tmp_path, capsys):
     settings = settings_of(films[0], tmp_path)
     context = worker_context()
     held, done = context.Event(), context.Event()
     process = context.Process(target=hold, args=(tmp_path / "locks" / "whole", held, done))
     process.start()
     held.wait()
-    with pytest.raises(BlockingIOError, match="is in use by"):
-        Build(settings).run()
+    for shard in ((0, 1), (1, 2)):  # a shard is a part of the whole
+        with pytest.raises(BlockingIOError, match="is in use by"):
+            Build(settings, shard).run()
+    with pytest.raises(BlockingIOError, match="is in use by"):  # what is removed would be written again
+        Build(settings).delete_video(next(iter(Build(settings).videos)))
+    assert not (tmp_path / "deleted.jsonl").exists()
+    file = tmp_path / "build.yaml"
+    file.write_text(yaml.safe_dump(settings.to_dict()))
+    assert main(["build-data", "plan", str(file), "--json"]) == 0  # a reader needs no lock
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["probed"] == 0 and "a run is in progress" in shown.err
     done.set()
     process.join()
     assert process.exitcode == 0
+
+
+def test_shards_of_one_number_run_together_and_those_of_another_do_not(tmp_path):
+    with part_lock(tmp_path, (0, 2), "a run"), part_lock(tmp_path, (1, 2), "a run"):
+        for shard in ((0, 3), (0, 1)):
+            with pytest.raises(BlockingIOError), part_lock(tmp_path, shard, "a run"):
+                pass
+    with part_lock(tmp_path, (0, 3), "a run"):  # what others have held stands in no way
+        pass
 
 
 def hold(folder, held, done):

@@ -72,12 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="KEY=VALUE",
             help="replace a value, such as shots.threshold=0.2",
         )
+        action.add_argument("--json", action="store_true", help="print JSON")
+        add_traceback_argument(action)
+    for action in (plan, run_, status, report, export):  # a deletion is from the whole build
         action.add_argument("--limit", type=at_least_one, metavar="N", help="only the first N videos")
         action.add_argument(
             "--shard", type=_shard, default=(0, 1), metavar="I/N", help="only part I of N, from 0/N on"
         )
-        action.add_argument("--json", action="store_true", help="print JSON")
-        add_traceback_argument(action)
     which = run_.add_mutually_exclusive_group()
     which.add_argument(
         "--until",
@@ -152,7 +153,10 @@ def _plan(args: argparse.Namespace) -> int:
     from ..dataset_building.planning import plan
 
     build = _build(args)
-    build.run(until="probe", progress=progress_bar)
+    try:
+        build.run(until="probe", progress=progress_bar)
+    except BlockingIOError:  # a run has probed the videos first, or is about to
+        print("a run is in progress; hours and costs are those of the videos that it has probed", file=sys.stderr)
     _print(plan(build), args.json)
     return 0
 
@@ -232,9 +236,12 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _delete(args: argparse.Namespace) -> int:
+    from ..dataset_building.building import Build
     from ..dataset_building.export import delete_video
+    from ..dataset_building.settings import read_settings
 
-    _print({"files removed": delete_video(_build(args), args.video)}, args.json)
+    count = delete_video(Build(read_settings(args.build, args.set)), args.video)
+    _print({"files removed": count}, args.json)
     return 0
 
 

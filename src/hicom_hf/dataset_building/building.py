@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from functools import cached_property, partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..evaluation.client import read_key
-from ..hub.files import FolderLock, append_json_line, read_json_lines, remove_leftovers, write_text
+from ..hub.files import append_json_line, read_json_lines, remove_leftovers, write_text
 from ..hub.progress import Progress, no_progress
 from .asking import CAPTIONS, PAIRS, Asker, answer_stages
 from .categories import choose_videos
@@ -27,7 +28,8 @@ from .leaving_out import (
     duplicates_stage,
     named_videos,
 )
-from .probe import SourceVideo, find_videos, probe
+from .probe import ID, SourceVideo, find_videos, probe
+from .run_locks import WHOLE_BUILD, part_lock
 from .settings import BuildSettings
 from .stage_settings import filter_stage, video_stages
 from .stages import LOG_FILE, STAGES, Stage
@@ -137,7 +139,7 @@ class Build:
                 stage before it is not done wait, see `waiting`.
 
         Raises:
-            BlockingIOError: another process builds this part.
+            BlockingIOError: another process builds this part, or videos of it.
             EndpointError: the captioner's server does not answer; answers that arrived are kept.
             ImportError: the detector needs a package that is not installed.
             EmbedderError: the embedder cannot be loaded.
@@ -159,8 +161,7 @@ class Build:
                 raise ValueError(f"stage {only}: this build has none, because its file has no {key!r}")
             self._refuse_without_what_it_needs(only)
         self.engine = engine or LocalEngine(self.settings.workers)
-        name = "whole" if self.shard == (0, 1) else f"shard-{self.shard[0]}-of-{self.shard[1]}"
-        with FolderLock(self.output_dir / "locks" / name, "hicom build-data run"):
+        with part_lock(self.output_dir, self.shard, "hicom build-data run"):
             for folder in (self.output_dir, *self.output_dir.glob("*-*/??")):
                 remove_leftovers(folder)  # of runs that were killed
             if retry_failed:
@@ -344,23 +345,34 @@ class Build:
     def delete_video(self, video_id: str) -> int:
         """Remove the results of a video, and keep it away from later runs; `export.delete_video` removes all that came from it.
 
+        Its file need not be there any more. A deletion that was killed is repeated.
+
         Returns:
             How many files were removed.
 
         Raises:
-            ValueError: the build has no such video.
+            ValueError: there is nothing of such a video.
+            BlockingIOError: another process builds; it would write results of the video again.
         """
-        if video_id not in self.videos:
-            raise ValueError(f"{video_id!r} is no video of this build; the exported records' provenance names them")
-        append_json_line(self.output_dir / DELETED_FILE, {"video": video_id})
-        del self.videos[video_id]
-        files = [path for path in self.output_dir.glob(f"*/{video_id[:2]}/{video_id}*") if path.is_file()]
-        for path in files:
-            path.unlink()
-        count = len(files) + sum(stage.forget() for stage in self.set_stages.values())
-        log = self.output_dir / LOG_FILE  # its errors may quote the file's name
-        kept = [json.dumps(entry) for entry in read_json_lines(log) if not entry["item"].startswith(video_id)]
-        write_text(log, "".join(f"{line}\n" for line in kept))
+        with part_lock(self.output_dir, WHOLE_BUILD, "hicom build-data delete"):
+            deleted = {entry["video"] for entry in read_json_lines(self.output_dir / DELETED_FILE)}
+            files = list(self.output_dir.glob(f"*/{video_id[:2]}/{video_id}*")) if ID.fullmatch(video_id) else []
+            if not files and video_id not in {*self.videos, *deleted}:
+                raise ValueError(
+                    f"{video_id!r} is no video of this build; the exported records' provenance names them"
+                )
+            if video_id not in deleted:
+                append_json_line(self.output_dir / DELETED_FILE, {"video": video_id})
+            self.videos.pop(video_id, None)
+            for path in files:
+                if path.is_dir():  # what a killed process was writing
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            count = len(files) + sum(stage.forget() for stage in self.set_stages.values())
+            log = self.output_dir / LOG_FILE  # its errors may quote the file's name
+            kept = [json.dumps(entry) for entry in read_json_lines(log) if not entry["item"].startswith(video_id)]
+            write_text(log, "".join(f"{line}\n" for line in kept))
         return count
 
     def failures(self) -> list[dict[str, str]]:

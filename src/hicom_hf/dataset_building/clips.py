@@ -51,11 +51,15 @@ def verdict(start: float, end: float, keyframe_times: Sequence[float], settings:
 
 
 def choose_shots(watched: dict[str, np.ndarray], settings: ShotSettings) -> dict[str, Any]:
-    """Duration and cuts of a video in seconds, and how many frames could not be read."""
+    """Duration and cuts of a video in seconds, the first frame of each shot that cannot be read, and how many there are."""
+    duration, lost = float(watched["duration"]), watched["lost_times"]
     cuts = make_detector(settings).cuts(watched["times"], watched["distances"], settings)
+    cuts = [round(cut, 3) for cut in cuts if cut < duration]
+    _, first = np.unique(np.searchsorted(cuts, lost, side="right"), return_index=True)
     return {
-        "duration": float(watched["duration"]),
-        "cuts": [round(cut, 3) for cut in cuts],
+        "duration": duration,
+        "cuts": cuts,
+        "breaks": lost[first].tolist(),
         "lost_frames": int(watched["lost_frames"]),
     }
 
@@ -72,7 +76,7 @@ def choose_keyframes(watched: dict[str, np.ndarray], settings: KeyframeSettings)
 def choose_clips(
     video_id: str, found_shots: dict[str, Any], found_keyframes: dict[str, Any], settings: ClipSettings
 ) -> dict[str, Any]:
-    """Both together, with what becomes of each shot.
+    """Both together, with what becomes of each shot. One with frames that cannot be read ends before the first of them.
 
     Args:
         video_id: of the video.
@@ -83,6 +87,7 @@ def choose_clips(
     times, shots = found_keyframes["keyframes"], []
     for start, end in shots_between(found_shots["cuts"], found_shots["duration"]):
         start, end = round(start, 3), round(end, 3)
+        end = min([end, *(time for time in found_shots["breaks"] if start <= time < end)])
         shots.append(
             {
                 "id": f"{video_id}-{round(start * 1000):08d}-{round(end * 1000):08d}",

@@ -6,6 +6,7 @@ It sees what a captioner would see, the pictures in the request: their scene is 
 import base64
 import io
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -68,8 +69,7 @@ class SceneServer:
 
     def __enter__(self) -> "SceneServer":
         handler = type("Handler", (_Handler,), {"scene_server": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
@@ -111,13 +111,27 @@ class SceneServer:
         return json.dumps({"pairs": pairs_of(scene, 3)})
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of clients that connect at the same moment
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, unless the client has left, as each does when its run ends."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     scene_server: SceneServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(sent) < int(self.headers["Content-Length"]):
+            self.close_connection = True  # the client has left
+            return
+        body = json.loads(sent)
         fault = self.scene_server.faults(self.scene_server.next_number())
         time.sleep(self.scene_server.delay)
         if fault == "die" and not self.scene_server.is_dead:

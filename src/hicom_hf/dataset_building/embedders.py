@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..assets import model_source
+from ..assets import HICOM_TINY, model_source
 from .settings import KeyframeSettings
 from .video_embedders import PeVideoEmbedder, VideoPrismEmbedder
 
@@ -49,11 +49,11 @@ class HiComEmbedder:
     def __init__(self, source: str | None = None, device: str = "cpu"):
         from ..hub.loading import load_model, load_processor
 
-        source = model_source(source)
-        model = load_model(source, device, "float32")
-        self.processor = load_processor(source)
+        found = model_source(source)
+        model = load_model(found, device, "float32")
+        self.processor = load_processor(found)
         self.vision, self.text = model.model.vision_tower.eval(), model.model.instruction_encoder.eval()
-        self.provenance = {"embedder": "hicom", "model": source, "pooling": f"{FIELDS}x{FIELDS}"}
+        self.provenance = {"embedder": "hicom", "model": source or HICOM_TINY, "pooling": f"{FIELDS}x{FIELDS}"}
 
     @torch.no_grad()
     def aligned_features(self, frames: Sequence[np.ndarray]) -> torch.Tensor:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ def collect(build: Build, cut: Stage | None = None) -> Exported:
     if build.pairs is None:
         raise ValueError("captions: this build has no captioner, so there are no pairs; name one in the build file")
     found = Exported()
+    watched_by = lru_cache(maxsize=1)(
+        lambda item: json.loads(str(build.watched.read(item, "provenance")["provenance"]))
+    )
     for clip in build.selected_clips():
         if not build.pairs.is_done(clip.id):
             continue
@@ -70,7 +73,9 @@ def collect(build: Build, cut: Stage | None = None) -> Exported:
                 continue
             record = _record(build, clip, number, pair, cut)
             found.records.append(record)
-            found.provenance.append({"id": record["id"], **_provenance(build, clip, stored)})
+            found.provenance.append(
+                {"id": record["id"], **_provenance(build, clip, stored, watched_by(clip.video.id))}
+            )
         found.clips += len(found.records) > before
     return found
 
@@ -91,12 +96,12 @@ def _record(build: Build, clip: Clip, number: int, pair: Pair, cut: Stage | None
     }
 
 
-def _provenance(build: Build, clip: Clip, stored: dict[str, Any]) -> dict[str, Any]:
+def _provenance(build: Build, clip: Clip, stored: dict[str, Any], watched: dict[str, Any]) -> dict[str, Any]:
+    """Of one pair, from the clip's answer and from what its video was watched with."""
     from .. import __version__
 
     settings = build.settings
     assert settings.captions is not None and build.pairs is not None  # there are pairs
-    watched = json.loads(str(build.watched.read(clip.video.id)["provenance"]))
     return {
         "video_id": clip.video.id,
         "video": clip.video.relative,

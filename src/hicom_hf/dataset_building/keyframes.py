@@ -7,6 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+COMPARED = (
+    1000  # frames of a video whose similarities are looked at in pairs; ten hours at one per second would take 20 GB
+)
+
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (n, D) of length 1, float32."""
@@ -54,10 +58,13 @@ def similarity_quantiles(
     """Similarity of two frames of one shot, and of two shots: a threshold of keyframes lies between them.
 
     Args:
-        vectors: (n, D).
+        vectors: (n, D). Of more than `COMPARED`, so many are taken, spread evenly.
         shot_of_frame: int (n,).
         quantiles: which.
     """
+    if len(vectors) > COMPARED:
+        places = np.linspace(0, len(vectors) - 1, COMPARED).round().astype(int)
+        vectors, shot_of_frame = vectors[places], shot_of_frame[places]
     vectors = unit(vectors)
     first, second = np.triu_indices(len(vectors), 1)
     similarity = (vectors @ vectors.T)[first, second]

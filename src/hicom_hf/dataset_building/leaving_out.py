@@ -4,6 +4,7 @@ Both are found for all clips of a build at once. There is a file per set of clip
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,9 +64,9 @@ def duplicates_stage(watched: Stage, threshold: float) -> ClipSetStage:
     """Of `deduplicate`, from the vectors of the videos' frames."""
 
     def find(clips: Sequence[Clip]) -> dict[str, str]:
-        vectors = []
+        vectors, seen_in = [], _reader(watched)
         for clip in clips:
-            seen = watched.read(clip.video.id)
+            seen = seen_in(clip.video.id)
             vectors.append(clip_vector(seen["sampled_times"], seen["vectors"], clip.start, clip.end))
         found = find_duplicates(np.stack(vectors), threshold) if vectors else {}
         return {clips[number].id: clips[first].id for number, first in found.items()}
@@ -88,14 +89,15 @@ def benchmarks_stage(
     known = [item for item in benchmark_videos if watched.is_done(item)]
 
     def find(clips: Sequence[Clip]) -> dict[str, str]:
-        vectors = [watched.read(item)["vectors"] for item in known]
+        seen_in = _reader(watched)
+        vectors = [seen_in(item)["vectors"] for item in known]
         shown = np.concatenate(vectors) if vectors else None
         found: dict[str, str] = {}
         for clip in clips:
             if names_of(clip.video.path) & set(names):
                 found[clip.id] = BY_NAME
             elif shown is not None and settings.threshold is not None:
-                seen = watched.read(clip.video.id)
+                seen = seen_in(clip.video.id)
                 inside = (seen["sampled_times"] >= clip.start) & (seen["sampled_times"] < clip.end)
                 if shows_a_benchmark(seen["vectors"][inside], shown, settings.threshold):
                     found[clip.id] = BY_APPEARANCE
@@ -114,6 +116,11 @@ def named_videos(settings: DecontaminationSettings) -> set[str]:
         ValueError: a file is of another kind, or there is no such evaluation task.
     """
     return benchmark_names(settings.benchmark_files or []) | task_names(settings.benchmarks or {})
+
+
+def _reader(watched: Stage) -> Callable[[str], dict[str, np.ndarray]]:
+    """Times and vectors of a video's sampled frames, read once for its clips, which follow one another."""
+    return lru_cache(maxsize=1)(lambda item: watched.read(item, "sampled_times", "vectors"))
 
 
 def _item(clips: Sequence[Clip]) -> str:

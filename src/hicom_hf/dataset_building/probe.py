@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..processors.video_decoding_hicom import StreamReader
 from .settings import VIDEO_SUFFIXES
 
 ID_LENGTH = 16  # hexadecimal digits
+ID = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class SourceVideo:
     Attributes:
         id: of its path relative to the media root, and its size: a file that was changed is another video.
         path: where it lies.
-        relative: its path in the result; absolute without a media root.
+        relative: its path in the result; absolute without a media root. Bytes of it that are no UTF-8 are written as "\\xe9".
         num_bytes: size.
     """
 
@@ -55,8 +57,8 @@ def find_videos(sources: Sequence[str], media_root: str | None) -> list[SourceVi
 def _source(path: Path, media_root: str | None) -> SourceVideo:
     relative = path.resolve().as_posix() if media_root is None else Path(os.path.relpath(path, media_root)).as_posix()
     num_bytes = path.stat().st_size
-    name = hashlib.sha256(f"{relative}\0{num_bytes}".encode()).hexdigest()[:ID_LENGTH]
-    return SourceVideo(name, str(path), relative, num_bytes)
+    name = hashlib.sha256(os.fsencode(f"{relative}\0{num_bytes}")).hexdigest()[:ID_LENGTH]
+    return SourceVideo(name, str(path), os.fsencode(relative).decode("utf-8", "backslashreplace"), num_bytes)
 
 
 def probe(video: SourceVideo) -> dict[str, Any]:
@@ -64,7 +66,10 @@ def probe(video: SourceVideo) -> dict[str, Any]:
 
     Raises:
         VideoReadError: it is not a video.
+        ValueError: no record can name it.
     """
+    if any("\udc80" <= sign <= "\udcff" for sign in video.path):  # how Python holds bytes that are no UTF-8
+        raise ValueError(f"the name of {video.relative} is not UTF-8, so no record can name it; rename the file")
     with open(video.path, "rb") as file:
         reader = StreamReader(file, video.path, MediaBounds(), PictureSettings())
         reader.close()

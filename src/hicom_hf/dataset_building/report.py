@@ -17,6 +17,7 @@ from ..processors.video_reading_hicom import read_video
 from .building import Build
 from .clips import Clip
 from .detectors import make_detector
+from .engine_local import ITEM_ERRORS
 from .export import Exported, collect, decontamination_note
 from .keyframes import similarity_quantiles
 from .probe import SourceVideo
@@ -85,7 +86,8 @@ def funnel(build: Build, found: Exported) -> list[tuple[str, int]]:
     stages, shots = status["stages"], status["shots"]
     rows = [("videos", status["videos"])]
     rows += [(f"videos that failed: {name}", stages[name]["failed"]) for name in build.stages]
-    rows += [("shots", shots["all"])]
+    in_part = sum(chosen["lost_frames"] > 0 for _, chosen in build.chosen_videos())
+    rows += [("videos of which a part cannot be read", in_part), ("shots", shots["all"])]
     rows += [(f"shots: {reason}", count) for reason, count in shots.items() if reason != "all"]
     rows += [(f"clips left out: {reason}", count) for reason, count in status["left out"].items()]
     answers = [name for name in build.clip_stages if name != "filter"]  # it drops pairs, not clips
@@ -169,10 +171,13 @@ def _truth(build: Build, truth: Truth) -> str:
 def _lengths(lengths: list[float]) -> str:
     if not lengths:
         return "<p>No clips.</p>"
-    counts, _ = np.histogram(lengths, LENGTH_EDGES)
+    longest = max(lengths)
+    edges = (*LENGTH_EDGES, longest) if longest > LENGTH_EDGES[-1] else LENGTH_EDGES
+    counts, _ = np.histogram(lengths, edges)
+    most = max(counts.max(), 1)
     rows = "".join(
-        f"<tr><td>{low} to {high} s<td>{count}<td><div class=bar style='width:{300 * count / max(counts.max(), 1):.0f}px'></div>"
-        for low, high, count in zip(LENGTH_EDGES, LENGTH_EDGES[1:], counts.tolist(), strict=False)
+        f"<tr><td>{low:g} to {high:g} s<td>{count}<td><div class=bar style='width:{300 * count / most:.0f}px'></div>"
+        for low, high, count in zip(edges, edges[1:], counts.tolist(), strict=False)
     )
     return f"<p>Mean {np.mean(lengths):.2f} s; HICom-248K: {PAPER_MEAN} s (figure 4).</p><table>{rows}</table>"
 
@@ -257,7 +262,10 @@ def _film(build: Build, video: SourceVideo) -> str:
     chosen, watched = build.chosen.read(video.id), build.watched.read(video.id)
     duration = max(chosen["duration"], 1e-6)
     x = CURVE_WIDTH / duration
-    distances, similarities = watched["distances"], np.clip(chosen["similarities"], 0, 1)
+    distances, similarities = watched["distances"], np.array(chosen["similarities"])
+    # The first frame has nothing to be like. The others lie close together, so the curve takes the whole height.
+    least = min([*similarities[1:], build.settings.keyframes.threshold]) - 0.01
+    similarities = np.clip((similarities - least) / (1 - least), 0, 1)
     marks = "".join(
         f"<line x1={cut * x:.1f} x2={cut * x:.1f} y1=0 y2={CURVE_HEIGHT} stroke=#c33 />" for cut in chosen["cuts"]
     )
@@ -265,13 +273,13 @@ def _film(build: Build, video: SourceVideo) -> str:
     scale = CURVE_THRESHOLDS[build.settings.shots.detector][-1]
     curves = _curve(watched["times"] * x, np.clip(distances / scale, 0, 1), "#c99")
     curves += _curve(watched["sampled_times"] * x, similarities, "#69c")
-    curves += _level(build.settings.shots.chosen_threshold / scale, "#c99") + _level(
-        build.settings.keyframes.threshold, "#69c"
-    )
+    curves += _level(build.settings.shots.chosen_threshold / scale, "#c99")
+    curves += _level((build.settings.keyframes.threshold - least) / (1 - least), "#69c")
     times = _chosen(chosen["keyframes"], 2 * NUM_FRAMES)
     return (
-        f"<h3>{html.escape(video.relative)}</h3><p>{duration:.1f} s. Red: distance of neighbouring frames, and cuts. Blue: "
-        f"similarity to earlier keyframes. Dashed: thresholds. Green: keyframes.</p><svg width={CURVE_WIDTH} "
+        f"<h3>{html.escape(video.relative)}</h3><p>{duration:.1f} s. Red: distance of neighbouring frames, from 0 to "
+        f"{scale:g}, and cuts. Blue: similarity to earlier keyframes, from {least:.2f} to 1. Dashed: thresholds. Green: "
+        f"keyframes.</p><svg width={CURVE_WIDTH} "
         f"height={CURVE_HEIGHT}>{curves}{marks}</svg><br>{''.join(_picture(video.path, time, time + 0.5) for time in times)}"
     )
 
@@ -293,8 +301,9 @@ def _clip(build: Build, clip: Clip) -> str:
     if build.captions is not None and build.pairs is not None and build.pairs.is_done(clip.id):
         caption = html.escape(build.captions.read(clip.id)["caption"])
         pairs = build.pairs.read(clip.id)["pairs"]
-        rows = [(pair["instruction"], pair["answer"]) for pair in pairs]
-        texts = f"<p>{caption}</p>{_table(('instruction', 'answer'), rows)}"
+        verdicts = build.verdicts_of(clip.id)
+        rows = [(pair["instruction"], pair["answer"], verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
+        texts = f"<p>{caption}</p>{_table(('instruction', 'answer', 'filter'), rows)}"
     name = html.escape(f"{clip.video.relative}, {clip.start:.1f} to {clip.end:.1f} s")
     return f"<h3>{name}</h3>{_picture(clip.video.path, clip.start, clip.end, NUM_FRAMES)}{texts}"
 
@@ -308,7 +317,10 @@ def _picture(path: str, start: float, end: float, num_frames: int = 1) -> str:
         return np.asarray(image)
 
     sampling = FrameSampling(num_frames=num_frames, start=start, end=end)
-    frames, _ = read_video(path, sampling, transform=small, on_decode_error="keep")
+    try:
+        frames, _ = read_video(path, sampling, transform=small, on_decode_error="keep")
+    except ITEM_ERRORS as error:  # it was moved or damaged since it was watched
+        return f"<p>No picture: {html.escape(str(error))}</p>"
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(frames), axis=1)).save(buffer, "JPEG", quality=80)
     return f"<img src='data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"

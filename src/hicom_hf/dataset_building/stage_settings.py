@@ -9,7 +9,7 @@ from .settings import BuildSettings
 from .stages import ARRAYS, Stage
 
 # Raised whenever the same settings give another result of a stage.
-PROBE_VERSION, SELECT_VERSION, WATCH_VERSION = 1, 1, 3
+PROBE_VERSION, SELECT_VERSION, WATCH_VERSION = 1, 1, 4
 SHOTS_VERSION, KEYFRAMES_VERSION, CLIPS_VERSION, FILTER_VERSION = 1, 1, 3, 1
 
 

@@ -67,11 +67,17 @@ class Stage:
         """Those that have neither a result nor a failure."""
         return [item for item in items if not self.is_done(item) and not self.has_failed(item)]
 
-    def read(self, item: str) -> dict[str, Any]:
+    def read(self, item: str, *names: str) -> dict[str, Any]:
+        """A result.
+
+        Args:
+            item: whose.
+            names: of a stage of arrays, those that are wanted, because unpacking the others takes time; none for all.
+        """
         path = self.path(item)
         if self.suffix == ARRAYS:
             with np.load(path) as arrays:
-                return dict(arrays)
+                return {name: arrays[name] for name in names or arrays.files}
         return json.loads(path.read_text(encoding="utf-8"))
 
     def write(self, item: str, result: dict[str, Any]) -> None:

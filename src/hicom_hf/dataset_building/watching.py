@@ -6,6 +6,8 @@ Letters: T frames, n sampled frames, D width of a vector.
 """
 
 import json
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,7 +34,8 @@ def watch(
 
     Returns:
         times, distances (T,): of the frames that can be read, and of each from the one before; sampled_times (n,) and vectors
-        float16 (n, D): of the sampled frames; duration in seconds; lost_frames: how many the file promises and does not give;
+        float16 (n, D): of the sampled frames; duration in seconds, of a file that ends too early until its last frame begins;
+        lost_times: of the frames that cannot be decoded; lost_frames: how many the file promises and does not give;
         provenance: JSON, of detector and embedder.
 
     Raises:
@@ -50,11 +53,13 @@ def _watch(
     reader: StreamReader, settings: KeyframeSettings, embedder: Embedder, shots: ShotSettings
 ) -> dict[str, np.ndarray]:
     sampled, detector = sampled_indices(reader.times, settings.fps), make_detector(shots)
-    times, distances, sampled_times, vectors, held = [], [], [], [], []
-    lost = 0
+    times, distances, sampled_times, vectors, held, lost_times = [], [], [], [], [], []
+    # A part of such a file may not reach its last frame: the reader refuses what goes on behind it, see `read_video`.
+    is_whole = reader.failure is None
+    duration = reader.duration if is_whole else _milliseconds_below(reader.times[max(reader.num_readable - 1, 0)])
     for index, frame in reader.read(list(range(len(reader.times)))):
         if frame is None:
-            lost += 1
+            lost_times.append(_milliseconds_below(reader.times[index]))
             continue
         times.append(reader.times[index])
         distances.append(detector.distance(frame, reader.times[index]))
@@ -73,13 +78,14 @@ def _watch(
         "distances": np.array(distances, dtype=np.float32),
         "sampled_times": np.array(sampled_times),
         "vectors": np.concatenate(vectors).astype(np.float16),
-        "duration": np.array(reader.duration or 0.0),
-        "lost_frames": np.array(lost + reader.num_promised - len(reader.times)),
+        "duration": np.array(duration or 0.0),
+        "lost_times": np.array(lost_times),
+        "lost_frames": np.array(len(lost_times) + reader.num_promised - len(reader.times)),
         "provenance": np.array(json.dumps({**detector.provenance, **embedder.provenance}, sort_keys=True)),
     }
 
 
-def sampled_indices(times: list[float], fps: float) -> set[int]:
+def sampled_indices(times: Sequence[float], fps: float) -> set[int]:
     """The frames nearest to the middles of intervals of 1/fps seconds; one if the video is shorter than half of that.
 
     Example:
@@ -93,3 +99,8 @@ def sampled_indices(times: list[float], fps: float) -> set[int]:
     before = np.asarray(times)[places - 1] if len(times) > 1 else np.zeros(1)
     nearer = (middles - before) < (np.asarray(times)[places] - middles)
     return {int(place) - int(near) for place, near in zip(places, nearer, strict=True)}
+
+
+def _milliseconds_below(seconds: float) -> float:
+    """Seconds to three digits, rounded down: a clip that ends there does not reach the frame that begins then."""
+    return math.floor(round(seconds * 1000, 6)) / 1000

@@ -235,7 +235,7 @@ class ChatClient:
     def _failed(self, status: int | None, words: str, wait: float | None) -> tuple[int | None, str, float | None]:
         # A server that says that it is busy is alive.
         self._failures_in_a_row += status not in BUSY
-        if self._failures_in_a_row >= self.endpoint.failures_to_stop:
+        if self._failures_in_a_row >= self.endpoint.failures_to_stop and self._dead is None:  # the first reason stands
             self._dead = (
                 f"{self.endpoint.base_url}: {self._failures_in_a_row} tries in a row failed, the last one with "
                 f"{status or 'no answer'}: {words}"
