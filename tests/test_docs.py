@@ -127,6 +127,19 @@ def test_files_that_the_architecture_names_exist():
     }
 
 
+def test_the_architecture_leads_to_each_file_and_to_its_test():
+    text = (ROOT / "docs/architecture.md").read_text()
+    package = ROOT / "src/hicom_hf"
+    found_by_folder = {"cli", "evaluation/tasks"}  # one file per sub-command, one per benchmark
+    paths = {path.relative_to(package).as_posix() for path in package.glob("*/**/*.py") if path.name != "__init__.py"}
+    unnamed = {path for path in paths if f"`{path}`" not in text and path.rpartition("/")[0] not in found_by_folder}
+    assert unnamed == set()
+    tables = text[text.index("## Where to look") : text.index("## Two formulations")]
+    tests = [name for row in re.findall(r"\|([^|]+)\|$", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert {name for name in tests if not (ROOT / f"tests/test_{name}.py").exists()} == set()
+    assert len(set(tests)) > 60
+
+
 @pytest.mark.parametrize("page", ["asking.md", "instruction.md", "hicom_tiny.md", "shapes.md"])
 def test_snippets_about_the_packaged_model_and_world_run(page, capsys):
     for param in blocks("python"):
