@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
+import pytest
 import torch
 
 
@@ -27,6 +28,8 @@ class Started:
     """
 
     def __init__(self, function: Callable[..., int | None], *arguments):
+        if sys.platform == "win32":
+            pytest.skip("there is no fork on Windows")
         context = processes()
         pipes = [context.Pipe(duplex=False) for _ in range(2)]
         writers = [writer for _, writer in pipes]
