@@ -295,31 +295,21 @@ def choose_frames(
     if not found:
         best = max(standings, key=lambda one: one.prominence)
         if best.prominence < selection.min_prominence:
-            reason = (
-                f"no frame stands out for this question ({best.prominence:.1f} deviations, "
-                f"{selection.min_prominence:g} are needed)"
-            )
-            return record("uniform", reason, evenly, standings)
-        found, used, others = (
-            [best._replace(count=1)],
-            "mixture",
-            ", half of them spread evenly: none is clearly the best",
-        )
+            shown = f"{best.prominence:.1f} deviations, {selection.min_prominence:g} are needed"
+            return record("uniform", f"no frame stands out for this question ({shown})", evenly, standings)
+        found = [best._replace(count=1)]
+        used, others = "mixture", ", half of them spread evenly: none is clearly the best"
     fit = _together(found)
     num_spread = num_groups // 2 if used == "mixture" else 0
-    taken = _taken(found, fit, shots, selection, num_groups - num_spread, times)
-    spread = uniform_indices(len(shots), num_spread) if num_spread else []
-    following = [shot for shot in found[0].order if shot not in taken]
-    room = [max(1, (stop - start) // group_length) for start, stop in shots]
-    quotas = _deal(dict.fromkeys(spread, 1), taken, following, num_groups - len(set(spread)), room)
+    quotas = _quotas(found, fit, shots, selection, (num_groups, num_spread, group_length), times)
     frames = []
     for shot, quota in quotas.items():
         start, stop = shots[shot]
         wanted = min(quota * group_length, num_frames, stop - start)
         frames += [start + place for place in uniform_indices(stop - start, wanted)]
     heights = _shot_scores(fit, shots, group_length)
-    shown = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
-    return record(used, f"{len(quotas)} of {len(shots)} shots{others}", sorted(frames), standings, fit, shown)
+    taken = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
+    return record(used, f"{len(quotas)} of {len(shots)} shots{others}", sorted(frames), standings, fit, taken)
 
 
 def _record(
@@ -378,6 +368,23 @@ def _together(found: Sequence[Standing]) -> np.ndarray:
     middles = [float(np.median(one.scores)) for one in found]
     heights = [(one.scores - middle) / (one.scores.max() - middle) for one, middle in zip(found, middles, strict=True)]
     return np.max(heights, axis=0)
+
+
+def _quotas(
+    found: Sequence[Standing],
+    fit: np.ndarray,
+    shots: Sequence[tuple[int, int]],
+    selection: FrameSelection,
+    groups: tuple[int, int, int],
+    times: Sequence[float],
+) -> dict[int, int]:
+    """How many groups each shot gets; `groups` are their number, how many are spread evenly, and the frames of each."""
+    num_groups, num_spread, group_length = groups
+    taken = _taken(found, fit, shots, selection, num_groups - num_spread, times)
+    spread = dict.fromkeys(uniform_indices(len(shots), num_spread), 1) if num_spread else {}
+    following = [shot for shot in found[0].order if shot not in taken]
+    room = [max(1, (stop - start) // group_length) for start, stop in shots]
+    return _deal(spread, taken, following, num_groups - len(spread), room)
 
 
 def _taken(
