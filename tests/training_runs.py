@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+from multiprocessing import set_start_method
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -177,6 +178,7 @@ def run_as_killed(
     """As `run_as`; losses are noted, and in the last recipe the last process is killed at the end of a step, if one is given."""
     from hicom_hf.training.trainer import HiComTrainer
 
+    set_start_method("fork", force=True)  # of loaders, as under torchrun: they end with a process that is killed
     train, waiting = HiComTrainer.train, [Path(path) for path in notes]
 
     def train_with_notes(self, *args, **kwargs):
