@@ -35,11 +35,8 @@ TRAINED = {
     "conditional_pretraining": {"compressor", "injection"},
     "instruction_tuning": {"compressor", "injection", "language_model"},
 }
-STEPS, SAVED, KILLED = (
-    20,
-    10,
-    13,
-)  # of a stage; every so many a checkpoint and an evaluation; where a process is killed
+# Steps of a stage, from one checkpoint and evaluation to the next, and after which a process is killed.
+STEPS, SAVED, KILLED = 20, 10, 13
 TIMEOUT = 1800  # seconds until a start counts as hanging
 MOST_MEMORY = 16e9  # bytes, of both processes and their loaders
 QWEN2_5_HALF_B = {  # Source: config.json of Qwen2.5-0.5B-Instruct
@@ -187,8 +184,7 @@ def check_stage(stage: str, start: Path, output_dir: Path, notes: Path, was_kill
 
 
 @pytest.mark.timeout(2 * TIMEOUT)
-@pytest.mark.slow  # quick, part by part: test_distributed.py, test_checkpoints.py, test_training.py
-@pytest.mark.parametrize("size", ["hicom-tiny", "the paper's widths"])
+@pytest.mark.parametrize("size", ["hicom-tiny", pytest.param("the paper's widths", marks=pytest.mark.slow)])
 def test_three_stages_under_two_processes_are_killed_and_resumed(size, tmp_path):
     data = tmp_path / "data"
     write_dataset(data, 12, num_frames=8)
