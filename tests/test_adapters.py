@@ -1,6 +1,7 @@
 """LoRA: what it adapts, one folder that everything loads, and back to a plain model."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -266,9 +267,18 @@ def test_a_base_that_has_moved_can_be_named(trained, tmp_path):
 
 def test_merging_what_is_no_adapter_or_over_something_is_refused(trained, tmp_path, capsys):
     assert main(["merge", str(trained.base), str(tmp_path / "plain")]) == 1
-    assert "is not the folder of an adapter" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"hicom: error: {trained.base} is not the folder of an adapter")
     assert main(["merge", str(trained.folder), str(trained.base)]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_what_bitsandbytes_says_of_kernels_when_peft_imports_it_is_not_shown(caplog):
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning(
+        "Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please `pip install kernels`", "x"
+    )
+    logger.warning("something else")
+    assert caplog.messages == ["something else"]
 
 
 def test_a_run_with_adapters_can_start_from_a_checkpoint_of_the_same_run(trained, tmp_path):

@@ -54,6 +54,15 @@ def test_tags_of_flv_whose_sizes_do_not_agree_are_reported(tmp_path):
     )
 
 
+def test_a_second_flv_file_behind_the_first_is_reported_as_ffmpeg_stops_there(tmp_path):
+    path = write_video(tmp_path / "video.flv", 24, codec="flv")
+    size = path.stat().st_size
+    joined = tmp_path / "joined.flv"
+    joined.write_bytes(path.read_bytes() * 2)
+    [warning] = warnings_of(joined)
+    assert f"damaged at byte {size}" in warning
+
+
 @pytest.mark.parametrize("kind", ["flip", "remove", "noise"])
 def test_packets_of_asf_without_their_mark_are_reported(tmp_path, kind):
     path = write_video(tmp_path / "video.asf", num_frames=48, frames=noise(48), codec="wmv2")

@@ -10,7 +10,7 @@ import pytest
 from hicom_hf.processors.instruction_hicom import extract_instruction
 
 # Right and all prompts of each set. Nothing was tuned on the second one.
-SCORES = {"tuned": (600, 600), "held out": (47, 53)}
+SCORES = {"tuned": (605, 605), "held out": (47, 53)}
 
 ROWS = [
     json.loads(line)

@@ -1,8 +1,10 @@
 """What `MediaAccess` allows, against a server of this machine that redirects, streams without end, drips and packs bombs."""
 
 import contextlib
+import errno
 import gzip
 import http.server
+import io
 import os
 import socket
 import threading
@@ -347,6 +349,20 @@ def test_pipes_devices_and_folders_are_refused_without_waiting(tmp_path):
     for path in (tmp_path / "pipe.mp4", "/dev/zero", "/dev/null"):
         refusal(path, MediaAccess.open(), "this is a pipe, socket or device, not a file")
     refusal(tmp_path, MediaAccess.open(), "this is a folder, not a file")
+
+
+def test_a_file_without_an_end_is_an_error_that_names_it():
+    class Memory(io.BytesIO):  # as /proc/self/mem, which the system calls a file
+        def seek(self, place, whence=0):
+            if whence == os.SEEK_END:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return super().seek(place, whence)
+
+    memory = Memory(b"123")
+    memory.name = "/proc/self/mem"
+    for read in (read_video, load_image):
+        with pytest.raises(VideoReadError, match=r"/proc/self/mem: the file has no end .*\(Invalid argument\)"):
+            read(memory, *([FrameSampling()] if read is read_video else []))
 
 
 def test_the_host_name_is_what_tls_is_asked_for(monkeypatch):

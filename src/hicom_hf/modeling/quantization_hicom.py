@@ -1,9 +1,18 @@
 """What 4- and 8-bit loading leaves in full precision."""
 
 import copy
+import logging
 
 # Parts that quantization leaves alone: they are small beside the LLM, and everything the LLM sees goes through them.
 UNQUANTIZED = ("model.vision_tower", "model.instruction_encoder", "model.compressor", "lm_head")
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    """False for what bitsandbytes says on some CPUs when peft imports it, though nothing is quantized: "install kernels"."""
+    return "kernels-community" not in record.getMessage()
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_advertisement)
 
 
 def spare_from_quantization(quantization_config):

@@ -72,7 +72,7 @@ WRITE = _any(
 )
 NOT_DO = _any(
     r"explain\w* explanations? generat\w+ outputs? includ\w+ provid\w+ giv\w+ add\w* use rely writ\w+ say\w* repeat\w* reason\w*"
-    r" guess\w* answers? mention\w* punctuation anything_else"
+    r" guess\w* answers? mention\w* punctuation anything_else hallucinat\w+ make_up invent\w*"
 )
 LOOK = _any(
     r"watch view look_(?:\w+ly_)?at see read examine analy[sz]e study review observe consider refer_to pay_attention_to"
@@ -144,6 +144,7 @@ ABOUT_THE_MATERIAL = _patterns(
     rf"{LOOK} (?:the |this |these |each |all |following |given |provided |attached |input |entire |whole |sampled |\d+ )*"
     rf"{MATERIAL}\W*$",
     rf"(?:watch|view|look at|see|read|examine|analy[sz]e|observe)\b[^?:]*\b{MATERIAL}\b[^?:]*\b(?:and|then) tell me\W*$",
+    rf"{LOOK}\b[^?:]*\b{MATERIAL}\b[^?:]*\band (?:work|find|figure) out the answer\W*$",
     rf"(?:watch|look|view|observe|learn|read)\b(?: and \w+)? the {MATERIAL}(?: content)?\W*$",
     # "be provided with ..." is what is left of "You will be provided with ..." behind its filler.
     _any("you_are you're you_will_be you_have_been you_will i_will i'll i_have i_am we be")

@@ -146,12 +146,13 @@ def _broken_tag(window: _Window) -> int | None:
     header = window.at(0, 9)
     place = int.from_bytes(header[5:9]) + 4
     while len(head := window.at(place, FLV_TAG_SIZE)) == FLV_TAG_SIZE:
+        if head[0] & 0x1F not in FLV_TAGS:  # also the header of a second file behind the first, at which FFmpeg stops
+            return place
         size = FLV_TAG_SIZE + int.from_bytes(head[1:4])
         again = window.at(place + size, 4)
         if len(again) < 4:
             return None
-        # Some writers put zero there.
-        if head[0] & 0x1F not in FLV_TAGS or int.from_bytes(again) not in (size, 0):
+        if int.from_bytes(again) not in (size, 0):  # some writers put zero there
             return place
         place += size + 4
     return None

@@ -29,13 +29,18 @@ HEADING = re.compile(
 )
 TAGGED_QUESTION = re.compile(r"(?is)<question>(.*?)</question>")
 ROLE = re.compile(r"(?i)^\s*(?:user|human|instruction|task|prompt)\s*[:：]\s*(?=\S)")
+# What opens a chat that is written as one text, as of Vicuna and DeepSeek-R1, up to what the user says.
+CHAT_HEAD = re.compile(
+    r"(?is)^\s*an? (?:chat|conversation|dialogue) between\b.{0,1500}?\b(?:user|human)\s*[:：]\s*(?=\S)"
+)
 
 # A label stands at the start of a line or behind a sentence.
 LABEL_START = r"(?:^|(?<=[\n.?!:,;>)。？！]))[ \t]*(?:#{1,6}[ \t]*|\*\*)?"
 COLON = r"[ \t]*(?:\*\*)?[ \t]*[:：](?:\*\*)?"
 QUESTION_LABEL = re.compile(
     LABEL_START
-    + r"(?:(?i:(?:the |here is the |my |user |new |current )?questions?)(?: is)?(?:[ \t]*\d+)?|Q\d*|问题|質問|질문"
+    + r"(?:(?i:(?:the |here is the |my |user |new |current )?(?:questions?|(?<=user )query))(?: is)?(?:[ \t]*\d+)?|Q\d*"
+    r"|问题|質問|질문"
     r"|(?i:pregunta|frage|pergunta|domanda|вопрос))" + COLON + r"[ \t]*"
 )
 # Where the question that a label opened ends: another label at the start of a line.
@@ -84,7 +89,7 @@ def question_of(text: str) -> str:
     if tagged:
         text = tagged[-1]
     text = HEADING.sub(lambda found: f"{found['marked'] or found['bracketed']}:", text).strip()
-    text = ROLE.sub("", _without_answer_label(text))
+    text = ROLE.sub("", CHAT_HEAD.sub("", _without_answer_label(text)))
     before, behind = split_options(text)
     question = _cleaned(before)
     if behind and not _asks(question):

@@ -83,11 +83,17 @@ def open_binary(source: Any, access: MediaAccess = OPEN_ACCESS) -> BinaryIO:
             f"uint8 array or tensor (T, height, width, 3), a list of images, or a decoder of torchcodec or decord; got "
             f"{type(source).__name__}"
         )
-    if file.seek(0, os.SEEK_END) == 0:
+    try:
+        is_empty = file.seek(0, os.SEEK_END) == 0
+        file.seek(0)
+    except OSError as error:  # /proc/self/mem, for example, which the system calls a file
+        if file is not source:
+            file.close()
+        raise VideoReadError(f"{name}: the file has no end that can be found ({error.strerror})") from error
+    if is_empty:
         if file is not source:
             file.close()
         raise VideoReadError(f"{name}: the file is empty (0 bytes); was it downloaded or copied completely?")
-    file.seek(0)
     return file
 
 

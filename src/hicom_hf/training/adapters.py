@@ -164,12 +164,12 @@ def merge_adapter(adapter: str | Path, destination: str | Path, base: str | None
         FileNotFoundError: `adapter` or its base is not there.
         FileExistsError: `destination` exists.
     """
-    from peft import PeftModel
-
     destination = Path(destination)
     if destination.exists():
         raise FileExistsError(f"{destination} exists already")
     base = base or base_of(adapter)
+    from peft import PeftModel  # takes seconds, so behind the checks
+
     stored = HiComConfig.from_pretrained(base).dtype or torch.float32
     model = HiComForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
