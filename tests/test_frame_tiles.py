@@ -28,9 +28,10 @@ from hicom_hf.processors.frame_tiles_hicom import (
     seen_centrally,
     zoom_levels,
 )
-from hicom_hf.processors.tiled_video_hicom import _moved, choose_patches, encode_tiled_video, height
+from hicom_hf.processors.tiled_video_hicom import _moved, choose_patches, encode_tiled_video, height, read_tiles
 from hicom_hf.processors.video_sources_hicom import VideoReadError
 from hicom_hf.shapes import Scene, questions, render
+from hicom_hf.shapes.writing import write_video as write_film
 
 SHAPES = [(144, 256), (256, 144), (100, 100), (90, 97), (144, 180), (37, 400)]
 
@@ -332,6 +333,47 @@ def test_a_video_whose_shape_makes_too_many_squares_is_named(session):
 def test_an_unknown_argument_is_refused(session):
     with pytest.raises(TypeError, match="takes no 'padding'"):
         session.open(frames_of(1, 56), tiles=FrameTiles(), padding=True)
+
+
+def test_tiles_are_encoded_once_for_all_sessions_of_a_folder(session, tmp_path, monkeypatch):
+    path, tiles = write_film(tmp_path / "wide.mp4", frames_of(8, (56, 100)), fps=5), FrameTiles((1, 2), overview=True)
+
+    def opened(video=path, tiles=tiles, num_frames=2):
+        own = HiComSession(session.model, session.processor, cache_dir=tmp_path / "cache")
+        return own, own.open(video, tiles=tiles, num_frames=num_frames)
+
+    own, first = opened()
+    expected = own.open(path, num_frames=2)  # padded: has another key
+    with monkeypatch.context() as patched:
+        patched.setattr("hicom_hf.inference.session.read_tiles", None)
+        assert own.open(path, tiles=tiles, num_frames=2).tiled is first.tiled
+        other, found = opened()
+        for tiles_asked, num_frames in ((FrameTiles(), 2), (replace(tiles, overlap=0.5), 2), (tiles, 3)):
+            with pytest.raises(TypeError, match="not callable"):
+                opened(tiles=tiles_asked, num_frames=num_frames)
+    assert other.cache.num_bytes == first.tiled.num_bytes and (other.cache.hits, other.cache.misses) == (1, 0)
+    assert torch.equal(
+        other.open(path, num_frames=2).encoded.features["features"], expected.encoded.features["features"]
+    )
+    assert found.tiled.sampling == first.tiled.sampling and found.tiled.num_frames == 2
+    for one, level in zip(found.tiled.levels, first.tiled.levels, strict=True):
+        assert (one.zoom, one.squares) == (level.zoom, level.squares)
+        for name in ("features", "aligned_features", "square_of", "members", "inside"):
+            assert torch.equal(getattr(one, name), getattr(level, name))
+    text = "Where is it?"
+    answers = [video.ask(text, max_new_tokens=3) for video in (first, found)]
+    assert answers[0].answer == answers[1].answer and answers[0].tiles == answers[1].tiles
+
+
+def test_squares_of_all_frames_are_bounded(session):
+    frames = frames_of(9, (56, 100))
+    assert read_tiles(session.processor, frames, FrameTiles(), max_squares=8, num_frames=4).pictures.shape[:2] == (
+        4,
+        2,
+    )
+    for most in (7, 3):
+        with pytest.raises(VideoReadError, match=rf"^<array>: its frames make more than the {most} squares"):
+            read_tiles(session.processor, frames, FrameTiles(), max_squares=most, num_frames=4)
 
 
 # hicom-tiny -------------------------------------------------------------------------------------------------------------

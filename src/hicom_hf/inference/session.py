@@ -42,7 +42,7 @@ from ..processors.candidate_frames_hicom import (
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
 from ..processors.processing_hicom import HiComProcessor
-from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiled_video, without_question
+from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiles, read_tiles, without_question
 from .attention_maps import AttentionMaps, attention_maps
 from .video_cache import VideoCache, video_key
 
@@ -143,8 +143,7 @@ class HiComSession:
             video: path, URL, bytes, folder of frames, array, list of PIL images, ...; see `read_video`.
             selection: each question chooses among the frames that are taken, which may then be hours of video; they are encoded
                 in chunks and kept in a temporary file, or in `cache_dir`. None lets every question see all frames.
-            tiles: each question chooses among overlapping squares of each frame, whose features this video holds. None pads
-                frames to squares.
+            tiles: each question chooses among overlapping squares of each frame. None pads frames to squares.
             **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
                 on_decode_error; see `HiComProcessor`.
 
@@ -155,8 +154,14 @@ class HiComSession:
         if tiles is not None:
             if selection is not None:
                 raise ValueError("selection and tiles together are not implemented; give one of them")
-            with self.lock:
-                return DetailedVideo(self, encode_tiled_video(self.model, self.processor, video, tiles, **sampling))
+            key = video_key(video, {**sampling, "tiles": tiles})
+            tiled = self.cache.get_tiled(key)
+            if tiled is None:
+                read = read_tiles(self.processor, video, tiles, **sampling)
+                with self.lock:
+                    tiled = encode_tiles(self.model, self.processor, read)
+                self.cache.put(key, tiled)
+            return DetailedVideo(self, tiled)
         if selection is not None:
             return ChoosingVideo(self, self._candidates(video, sampling), selection)
         key = video_key(video, sampling)

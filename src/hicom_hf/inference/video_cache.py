@@ -22,7 +22,9 @@ from ..modeling.outputs_hicom import HiComVideoFeatures
 from ..modeling.vision_hicom import tower_fingerprint
 from ..processors.answering_hicom import EncodedVideo
 from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames
+from ..processors.tiled_video_hicom import TiledVideo
 from .candidate_cache import encode_into, read_from, sampling_from_dict
+from .tiled_file import tiles_as_tensors, tiles_of_tensors
 
 FORMAT = 1  # version of the files; raised when their content changes
 
@@ -44,12 +46,23 @@ class VideoCache:
         self.device = model.device
         self.num_bytes = 0
         self.hits = self.misses = 0
-        self._videos: OrderedDict[str, EncodedVideo] = OrderedDict()
+        self._videos: OrderedDict[str, EncodedVideo | TiledVideo] = OrderedDict()
         self._lock = threading.Lock()
         self._model = None if folder is None else tower_fingerprint(model.model.vision_tower)[:16]
 
     def get(self, key: str | None) -> EncodedVideo | None:
         """The video of a key, from memory or disk; None if there is none, or no key."""
+        video = self._find(key)
+        assert not isinstance(video, TiledVideo)  # a request for tiles has another key
+        return video
+
+    def get_tiled(self, key: str | None) -> TiledVideo | None:
+        """The tiles of a key whose sampling names `tiles`, likewise."""
+        video = self._find(key)
+        assert not isinstance(video, EncodedVideo)
+        return video
+
+    def _find(self, key: str | None) -> EncodedVideo | TiledVideo | None:
         if key is None:
             return None
         with self._lock:
@@ -66,8 +79,8 @@ class VideoCache:
                 self._keep(key, video)
         return video
 
-    def put(self, key: str | None, video: EncodedVideo) -> None:
-        """Keep a video; nothing happens without a key."""
+    def put(self, key: str | None, video: EncodedVideo | TiledVideo) -> None:
+        """Keep a video or its tiles; nothing happens without a key."""
         if key is None:
             return
         with self._lock:
@@ -109,7 +122,7 @@ class VideoCache:
             self._videos.clear()
             self.num_bytes = 0
 
-    def _keep(self, key: str, video: EncodedVideo) -> None:
+    def _keep(self, key: str, video: EncodedVideo | TiledVideo) -> None:
         size = num_bytes(video)
         if key in self._videos or size > self.max_bytes:
             return
@@ -122,37 +135,47 @@ class VideoCache:
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}-{self._model}.safetensors"
 
-    def _write(self, path: Path, video: EncodedVideo) -> None:
-        tensors = {name: value.contiguous().cpu() for name, value in video.features.items() if value is not None}
-        described = {
-            "sampling": video.sampling.to_dict(),
-            "num_frames": video.num_frames,
-            "num_patches": video.num_patches,
-            "num_visual_tokens": video.num_visual_tokens,
-        }
+    def _write(self, path: Path, video: EncodedVideo | TiledVideo) -> None:
+        if isinstance(video, TiledVideo):
+            kind, (tensors, described) = "tiles", tiles_as_tensors(video)
+        else:
+            kind = "video"
+            tensors = {name: value for name, value in video.features.items() if value is not None}
+            described = {
+                "sampling": video.sampling.to_dict(),
+                "num_frames": video.num_frames,
+                "num_patches": video.num_patches,
+                "num_visual_tokens": video.num_visual_tokens,
+            }
+        tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
         with atomic_file(path) as written:
-            save_file(tensors, written, metadata={"format": str(FORMAT), "video": json.dumps(described)})
+            save_file(tensors, written, metadata={"format": str(FORMAT), kind: json.dumps(described)})
 
-    def _read(self, key: str) -> EncodedVideo | None:
+    def _read(self, key: str) -> EncodedVideo | TiledVideo | None:
         path = self._path(key)
         if path is None or not path.exists():
             return None
         try:
             with safe_open(path, "pt", device=str(self.device)) as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, safe_open is no mapping
+                # Copied: products of a tensor that begins at an odd place in memory may be rounded otherwise.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, safe_open is no mapping
         except SafetensorError as error:
             raise ValueError(f"{path}: this file of features is damaged ({error}); delete it") from error
         if metadata.get("format") != str(FORMAT):
             return None
+        if "tiles" in metadata:
+            return tiles_of_tensors(tensors, json.loads(metadata["tiles"]))
         described = json.loads(metadata["video"])
         sampling = sampling_from_dict(described.pop("sampling"))
         assert sampling is not None  # of a video
         return EncodedVideo(HiComVideoFeatures(**tensors), sampling, seconds=0.0, **described)
 
 
-def num_bytes(video: EncodedVideo) -> int:
+def num_bytes(video: EncodedVideo | TiledVideo) -> int:
     """Bytes of a video's features."""
+    if isinstance(video, TiledVideo):
+        return video.num_bytes
     return sum(value.nbytes for value in video.features.values() if value is not None)
 
 
@@ -161,7 +184,7 @@ def video_key(video: Any, sampling: dict[str, Any]) -> str | None:
 
     Args:
         video: as for `HiComSession.open`.
-        sampling: likewise.
+        sampling: likewise, with `tiles` if there are any.
 
     Returns:
         None for what has no content that could be compared before it is read: a URL, a stream, a folder, frames in memory.

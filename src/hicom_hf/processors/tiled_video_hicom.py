@@ -74,43 +74,95 @@ class TiledVideo:
         return sum(level.features.nbytes + level.aligned_features.nbytes for level in self.levels)
 
 
-def encode_tiled_video(model: Any, processor: Any, video: Any, tiles: FrameTiles, **sampling: Any) -> TiledVideo:
-    """Read a video or an image and encode the squares of its frames, `vision_batch_size` of them at a time.
+@dataclass(frozen=True)
+class ReadTiles:
+    """The squares of the frames that were sampled from a video, before they are encoded.
+
+    Attributes:
+        pictures: uint8 (T, n, S, S, 3); the squares of all zooms, one zoom after another.
+        levels: the squares of each zoom, in pixels.
+        sampling: the `SamplingRecord` of the frames that were taken.
+        seconds: spent on reading, cutting and resizing.
+    """
+
+    pictures: np.ndarray
+    levels: dict[int, list[Square]]
+    sampling: Any
+    seconds: float
+
+
+def read_tiles(
+    processor: Any, video: Any, tiles: FrameTiles, *, max_squares: int | None = None, **sampling: Any
+) -> ReadTiles:
+    """Read a video or an image as squares; no model is needed.
 
     Args:
-        model, processor: of one folder.
+        processor: of the model.
         video: see `read_video`.
         tiles: the request.
+        max_squares: of all frames together; None for no bound.
         **sampling: as of `read_frames`.
 
     Raises:
-        VideoReadError: it cannot be read, or its shape makes too many squares.
+        VideoReadError: it cannot be read, its shape makes too many squares, or there are more than `max_squares`.
         ValueError: the request contradicts itself.
     """
     started = perf_counter()
     make_square = processor.video_processor.square_frame
     levels: dict[int, list[Square]] = {}
+    num_cut = 0
+
+    def check(count: int, factor: int = 1) -> None:
+        if max_squares is not None and count > factor * max_squares:
+            raise VideoReadError(
+                f"{source_name(video)}: its frames make more than the {max_squares} squares that are allowed; take fewer "
+                "frames or a lower zoom"
+            )
 
     def cut(frame: np.ndarray) -> np.ndarray:
+        nonlocal num_cut
         try:
             levels.update(zoom_levels(tiles, *frame.shape[:2]))  # the frames of a video have one size
         except ValueError as error:
             raise VideoReadError(f"{source_name(video)}: {error}") from error
         squares = [square for some in levels.values() for square in some]
+        num_cut += len(squares)
+        check(num_cut, factor=2)  # a video whose end is missing is read twice
         return np.stack([make_square(cut_square(frame, square)) for square in squares])
 
     pictures, record = processor.read_transformed(video, cut, **sampling)  # (T, n, S, S, 3)
+    check(pictures.shape[0] * pictures.shape[1])
+    return ReadTiles(pictures, levels, record, perf_counter() - started)
+
+
+def encode_tiles(model: Any, processor: Any, read: ReadTiles) -> TiledVideo:
+    """Encode the squares of a video, `vision_batch_size` of them at a time.
+
+    Args:
+        model, processor: of one folder.
+        read: what `read_tiles` returned.
+    """
+    started = perf_counter()
+    pictures, record = read.pictures, read.sampling
     grey = np.rint(pictures.mean(axis=(0, 1, 2, 3))).astype(np.uint8)
     with torch.no_grad():
         effect, _ = _encode(model, processor, np.broadcast_to(grey, (1, *pictures.shape[2:])))  # (1, H, W, D)
         encoded, first = [], 0
-        for zoom, squares in levels.items():
+        for zoom, squares in read.levels.items():
             some = pictures[:, first : first + len(squares)]
             encoded.append(
                 _encode_level(model, processor, some, zoom, squares, (record.height, record.width), effect[0])
             )
             first += len(squares)
-    return TiledVideo(encoded, record, len(pictures), perf_counter() - started)
+    return TiledVideo(encoded, record, len(pictures), read.seconds + perf_counter() - started)
+
+
+def encode_tiled_video(model: Any, processor: Any, video: Any, tiles: FrameTiles, **sampling: Any) -> TiledVideo:
+    """Read a video or an image and encode the squares of its frames.
+
+    Arguments and errors are those of `read_tiles` and `encode_tiles`.
+    """
+    return encode_tiles(model, processor, read_tiles(processor, video, tiles, **sampling))
 
 
 def _encode(model: Any, processor: Any, pictures: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
