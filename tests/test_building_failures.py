@@ -111,6 +111,25 @@ def test_a_server_that_ends_or_hangs_up_stops_the_run_and_costs_no_clip(world_fi
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_ctrl_c_while_answers_are_awaited_is_no_error_and_keeps_what_is_there(
+    world_films, scenes, output_dir, tmp_path, capsys
+):
+    def faults(number):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with SceneServer(scenes, faults, delay=0.1) as server:
+        settings = settings_of(world_films[0], output_dir, server.base_url)
+        (tmp_path / "build.yaml").write_text(json.dumps(settings.to_dict()))
+        assert main(["build-data", "run", str(tmp_path / "build.yaml")]) == 130
+        assert "not foreseen" not in capsys.readouterr().err
+    assert Build(settings).failures() == []
+    kept = len(list(output_dir.glob("[cp]a*-*/??/*.json")))
+    with SceneServer(scenes) as server:
+        Build(settings_of(world_films[0], output_dir, server.base_url)).run()
+        assert server.asked == 2 * len(list(Build(settings).clips())) - kept
+
+
 def test_no_server_at_the_address_stops_the_run_with_few_tries(world_films, scenes, output_dir, tmp_path, capsys):
     with SceneServer([]) as server:
         pass  # its address is free now

@@ -266,6 +266,11 @@ class Build:
             for _ in progress(_drawn(loop, answers), len(missing), " and ".join(kinds)):
                 pass
         finally:
+            left = asyncio.all_tasks(loop)  # after Ctrl-C, of which they know nothing
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left))
             loop.run_until_complete(answers.aclose())
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
