@@ -127,6 +127,21 @@ def test_files_that_the_architecture_names_exist():
     }
 
 
+def test_links_between_pages_lead_to_pages_of_the_site():
+    """The strict build takes minutes, and only `.ci/run` does it; this finds a link to a file that the site has not."""
+    hook = (ROOT / "docs/site/pages.py").read_text()
+    outside = set(ast.literal_eval(re.search(r"^OUTSIDE = (\{.*?^\})", hook, re.DOTALL | re.MULTILINE).group(1)))
+    lost = []
+    for page in [*(ROOT / "docs").glob("**/*.md"), *(ROOT / path for path in outside)]:
+        text = re.sub(r"^ *```.*?^ *```|^ {4}.*?$|`[^`\n]+`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(\s*([^)\s#:]+)(?:#[^)\s]*)?\s*\)", text):
+            path = (page.parent / target).resolve()
+            of_site = path.is_relative_to(ROOT / "docs") or path.relative_to(ROOT).as_posix() in outside
+            if not (of_site and path.is_file()):
+                lost.append((page.name, target))
+    assert lost == []
+
+
 def test_the_architecture_leads_to_each_file_and_to_its_test():
     text = (ROOT / "docs/architecture.md").read_text()
     package = ROOT / "src/hicom_hf"

@@ -20,8 +20,12 @@ from time import perf_counter
 
 from .arguments import (
     CONTROL_CHARACTERS,
+    FPS_HELP,
+    FRAMES_HELP,
     SAFE_TO_PRINT,
     SELECTION_RULES,
+    SYSTEM_HELP,
+    TILES_OR_SELECT,
     above_zero,
     add_media_arguments,
     add_model_arguments,
@@ -58,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="condition the compression on these words, in place of those of each question",
     )
-    parser.add_argument(
-        "--system", type=readable_text, help="system prompt (default: that of the model's chat template)"
-    )
+    parser.add_argument("--system", type=readable_text, help=SYSTEM_HELP)
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of the streamed answer")
     _add_many(parser)
     _add_frames(parser)
@@ -91,10 +93,8 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     """Which frames are read, and which of them a question sees."""
     frames = parser.add_argument_group("which frames")
     count = frames.add_mutually_exclusive_group()
-    count.add_argument(
-        "--num-frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)"
-    )
-    count.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
+    count.add_argument("--num-frames", type=at_least_one, metavar="N", help=FRAMES_HELP)
+    count.add_argument("--fps", type=above_zero, help=FPS_HELP)
     frames.add_argument("--start", type=not_negative, metavar="SECONDS", help="use the video from here on")
     frames.add_argument("--end", type=not_negative, metavar="SECONDS", help="use the video up to here")
     frames.add_argument(
@@ -209,7 +209,7 @@ def _check(args: argparse.Namespace) -> None:
         )
 
     if args.select is not None and args.tiles is not None:
-        args.parser.error("argument --tiles: not allowed with argument --select")
+        args.parser.error(TILES_OR_SELECT)
 
 
 def _run_file(args: argparse.Namespace) -> int:

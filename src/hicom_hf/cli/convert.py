@@ -10,6 +10,8 @@ import argparse
 import json
 import sys
 
+from .arguments import SHARD_SIZE_HELP
+
 HELP = "convert an official HICom checkpoint"
 
 
@@ -27,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("bf16", "fp16", "fp32"), help="of the weights written (default: as in the source)"
     )
-    parser.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="largest size of a weight file (default 5GB)"
-    )
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=SHARD_SIZE_HELP)
     parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is at DESTINATION")
     parser.add_argument("--json", action="store_true", help="say what was converted as JSON")
 

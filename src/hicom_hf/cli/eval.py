@@ -13,7 +13,11 @@ import os
 import sys
 
 from .arguments import (
+    FPS_HELP,
+    FRAMES_HELP,
     SELECTION_RULES,
+    SYSTEM_HELP,
+    TILES_OR_SELECT,
     above_zero,
     add_media_arguments,
     add_model_arguments,
@@ -103,8 +107,8 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
         default="ours",
         help="prompts, clip ranges and lengths of: ours (default), official (the authors' scripts), lmms (lmms-eval)",
     )
-    how.add_argument("--frames", type=at_least_one, metavar="N", help="frames, spread evenly (default: the model's)")
-    how.add_argument("--fps", type=above_zero, help="frames per second of video, instead of a number of frames")
+    how.add_argument("--frames", type=at_least_one, metavar="N", help=FRAMES_HELP)
+    how.add_argument("--fps", type=above_zero, help=FPS_HELP)
     how.add_argument("--max-frames", type=at_least_one, metavar="N", help="at most so many frames with --fps")
     how.add_argument(
         "--select",
@@ -115,7 +119,7 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
         "--candidates", type=at_least_one, metavar="N", help="with --select: among so many frames, spread evenly"
     )
     add_tiles_argument(how)
-    how.add_argument("--system", help="system prompt (default: that of the model's chat template)")
+    how.add_argument("--system", help=SYSTEM_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -198,7 +202,7 @@ def _check_frames(args: argparse.Namespace) -> None:
             error("argument --max-frames: bounds --fps, which is not given")
         return
     if args.tiles is not None:
-        error("argument --tiles: not allowed with argument --select")
+        error(TILES_OR_SELECT)
     if args.frames is None:
         error("argument --select: --frames is missing, how many are chosen")
     if args.candidates is not None and (args.fps is not None or args.max_frames is not None):

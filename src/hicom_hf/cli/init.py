@@ -9,7 +9,7 @@ The compressor between the two is new and untrained; its defaults are the paper'
 import argparse
 import sys
 
-from .arguments import at_least_one, seed_number, whole_number
+from .arguments import SHARD_SIZE_HELP, at_least_one, seed_number, whole_number
 
 HELP = "make a trainable model folder from a SigLIP and an LLM"
 INJECTIONS = ("none", "direct", "coarse", "fine")
@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="of the random weights: the compressor's, with --tiny all (default 0)",
     )
-    parser.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="largest size of a weight file (default 5GB)"
-    )
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=SHARD_SIZE_HELP)
 
     compressor = parser.add_argument_group("the compressor")
     compressor.add_argument(

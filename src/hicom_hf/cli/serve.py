@@ -16,6 +16,7 @@ import sys
 from contextlib import suppress
 
 from .arguments import (
+    HOST_HELP,
     above_zero,
     add_media_arguments,
     add_model_arguments,
@@ -37,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--served-model-name", metavar="NAME", help="what clients call it (default: MODEL)")
 
     http = parser.add_argument_group("HTTP")
-    http.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
-    )
+    http.add_argument("--host", default="127.0.0.1", help=HOST_HELP)
     http.add_argument("--port", type=seed_number, default=8000, help="default 8000; 0 takes a free one")
     http.add_argument("--api-key", metavar="KEY", help=f"clients must send it (default: ${KEY_VARIABLE}, or none)")
     http.add_argument(

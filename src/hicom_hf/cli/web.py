@@ -11,7 +11,7 @@ Without MODEL answers hicom-tiny, which comes with the package and knows only it
 import argparse
 import os
 
-from .arguments import add_media_arguments, add_model_arguments, seed_number
+from .arguments import HOST_HELP, add_media_arguments, add_model_arguments, seed_number
 from .serve import add_engine_arguments, engine_settings
 
 HELP = "show a model on a web page (extra: web)"
@@ -19,9 +19,7 @@ HELP = "show a model on a web page (extra: web)"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, positional=True)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
-    )
+    parser.add_argument("--host", default="127.0.0.1", help=HOST_HELP)
     parser.add_argument("--port", type=seed_number, default=7860, help="default 7860")
     add_media_arguments(parser, serves=True)
     add_engine_arguments(parser)

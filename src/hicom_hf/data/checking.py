@@ -31,7 +31,7 @@ from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
 from .packed_records import PackedRecords
 from .record_files import TAR_SUFFIXES
-from .record_keys import describe_unread, unread_keys
+from .record_keys import UNREAD, describe_unread, unread_keys
 from .row_sources import open_stream
 from .streaming import records_of_row
 
@@ -130,7 +130,7 @@ class CheckReport:
                 f"The model's tokenizer cannot spell {words}: nothing is learnt of such words. Use another model.",
             ]
         if self.unread_keys:
-            lines += ["", f"Keys of the records that nothing reads: {describe_unread(self.unread_keys)}."]
+            lines += ["", f"{UNREAD.capitalize()}: {describe_unread(self.unread_keys)}."]
         if self.problems:
             lines += ["", *(f"{source}: {kind}: {reason}" for kind, source, reason in self.problems[:num_shown])]
         if len(self.problems) > num_shown:

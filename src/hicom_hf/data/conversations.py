@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import check_part, frame_options
-from .formats import TURN_KEYS, id_of_video, nearest_format, record_format
+from .formats import TURN_KEYS, RecordFormat, id_of_video, nearest_format, record_format
 from .record_keys import misplaced_key, misspelt_key
 
 # Kinds of faulty samples. The first four are found in the record, the others when its media are read.
@@ -208,6 +208,19 @@ def _message(turn: _Turn) -> dict:
     return {"role": turn.role, "content": content}
 
 
+def converted_by(known: RecordFormat, record: Record) -> dict[str, Any]:
+    """A record of another format as one with turns.
+
+    Raises:
+        SampleError: it is not what the format says.
+    """
+    try:
+        return dict(known.convert(record.data))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise SampleError(record.source, BAD_RECORD, f"not as {known.name} should be: {reason}") from error
+
+
 def _text(turn: _Turn) -> str:
     return "\n".join(part for part in turn.parts if isinstance(part, str))
 
@@ -224,11 +237,7 @@ def _with_turns(record: Record) -> Record:
     known = record_format(record.data)
     if known is None:
         return record
-    try:
-        converted = known.convert(record.data)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise SampleError(record.source, BAD_RECORD, f"not as {known.name} should be: {reason}") from error
+    converted = converted_by(known, record)
     if known.needs_files or id_of_video(record.data, converted) is not None:
         raise SampleError(
             record.source,

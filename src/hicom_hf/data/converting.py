@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.files import atomic_file, require_file
-from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, training_items
+from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, converted_by, training_items
 from .formats import (
     MEDIA_KEYS,
     TURN_KEYS,
@@ -247,7 +247,7 @@ def _converted(record: Record, conversion: Conversion) -> dict[str, Any]:
     if isinstance(data, Mapping) and (wrong := misspelt_key(data)) is not None:
         raise SampleError(record.source, BAD_RECORD, wrong)
     if known is not None:
-        name, data = known.name, _by(known, record)
+        name, data = known.name, converted_by(known, record)
         video_id = data["video"] if known.needs_files else id_of_video(record.data, data)
         if video_id is not None:
             data["video"] = _file_of_id(str(video_id), record)
@@ -265,14 +265,6 @@ def _converted(record: Record, conversion: Conversion) -> dict[str, Any]:
     converted = _with_files(data, record, conversion)
     conversion.formats[name] += 1
     return converted
-
-
-def _by(known, record: Record) -> dict[str, Any]:
-    try:
-        return dict(known.convert(record.data))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise SampleError(record.source, BAD_RECORD, f"not as {known.name} should be: {reason}") from error
 
 
 def _file_of_id(name: str, record: Record) -> str:

@@ -42,6 +42,7 @@ OTHER_NAMES = {
     "system": ("system_prompt",),
 }
 MEANING = {name: key for key, names in OTHER_NAMES.items() for name in names}
+UNREAD = "keys of the records that nothing reads"
 SHORT_WORD = 7  # letters; below, only two swapped or one inner letter left out or doubled count as a slip
 
 

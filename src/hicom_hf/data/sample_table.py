@@ -17,7 +17,7 @@ import numpy as np
 from .conversations import Medium, Record, SampleError, TrainingItem, same_medium, training_items
 from .encoding import ItemEncoder
 from .formats import record_format
-from .record_keys import describe_unread, unread_keys
+from .record_keys import UNREAD, describe_unread, unread_keys
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def describe_samples(
             modalities.append(2 if "video" in kinds else 1 if kinds else 0)
             media.append(_number_of_media(item) if item.media else -len(media) - 1)
     if unread:
-        logger.warning("keys of the records that nothing reads: %s", describe_unread(unread))
+        logger.warning("%s: %s", UNREAD, describe_unread(unread))
     if not places:
         raise NoSampleError(f"no sample is left of {number + 1} records ({len(skipped)} skipped)")
     return SampleTable(

@@ -15,7 +15,7 @@ from .conversations import MISSING_MEDIA, URL, Record, SampleError, TrainingItem
 from .datasets import SkippedSample, checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
 from .epoch_padding import FILLER, Collator
-from .record_keys import describe_unread, unread_keys
+from .record_keys import UNREAD, describe_unread, unread_keys
 from .row_sources import DatasetRows, Reader, RecordRows, RowSource, has_own_buffer, is_file_of_records, open_stream
 from .sample_table import check_on_bad_sample
 from .tar_shards import records_of_files
@@ -252,7 +252,7 @@ class HiComStreamingDataset(IterableDataset):
         found = [key for record in records for key in unread_keys(record.data) if key not in self._unread]
         if found:
             self._unread.update(found)
-            logger.warning("keys of the records that nothing reads: %s", describe_unread(dict.fromkeys(found)))
+            logger.warning("%s: %s", UNREAD, describe_unread(dict.fromkeys(found)))
 
 
 class StreamCollator:

@@ -17,7 +17,7 @@ from typing import Any
 from ..hub.files import write_text
 from ..modeling.model_card_hicom import CARD_FILE
 from .judging import read_judged
-from .results import ANSWERS_FILE, SETTINGS_FILE, SUMMARY_FILE
+from .results import ANSWERS_FILE, SUMMARY_FILE, read_results_file, read_settings
 from .scoring import paper_text
 from .tasks import TASKS
 
@@ -88,9 +88,8 @@ def _read(folder: Path, model: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is not complete, or of another model.
     """
-    if not (folder / SUMMARY_FILE).is_file() or not (folder / SETTINGS_FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no folder of results (no {SUMMARY_FILE}); name OUTPUT/TASK")
-    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    read_settings(folder)
+    summary = read_results_file(folder, SUMMARY_FILE)
     if not summary["complete"]:
         raise ValueError(
             f"{folder}: {summary['num_answered']} questions are answered, not all of the task; run it without --limit to the end"

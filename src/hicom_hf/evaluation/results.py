@@ -88,9 +88,18 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: it is no folder of results.
     """
-    path = Path(folder) / SETTINGS_FILE
+    return read_results_file(folder, SETTINGS_FILE)
+
+
+def read_results_file(folder: str | Path, name: str) -> dict[str, Any]:
+    """A JSON file that every folder of results holds.
+
+    Raises:
+        FileNotFoundError: it is no folder of results.
+    """
+    path = Path(folder) / name
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no folder of results (no {SETTINGS_FILE}); name OUTPUT/TASK")
+        raise FileNotFoundError(f"{folder} is no folder of results (no {name}); name OUTPUT/TASK")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -126,9 +126,7 @@ def check_exists(source: str | Path, revision: str | None = None) -> None:
             raise FileNotFoundError(f"{source}: this folder holds no model (config.json is missing)")
     elif path.exists():
         raise NotADirectoryError(f"{source}: a model is a folder or a repo id, and this is a file")
-    elif isinstance(source, Path) or not _can_be_repo_id(source):
-        raise FileNotFoundError(f"{source}: there is no such folder{_similar(path)}")
-    elif similar := _similar(path):
+    elif (similar := _similar(path)) or isinstance(source, Path) or not _can_be_repo_id(source):
         raise FileNotFoundError(f"{source}: there is no such folder{similar}")
     else:
         _ask_hub(source, revision)

@@ -40,7 +40,7 @@ from ..processors.candidate_frames_hicom import (
     encode_candidates,
 )
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
-from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
+from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord, check_tiles_alone
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiles, read_tiles, without_question
 from .attention_maps import AttentionMaps, attention_maps
@@ -152,8 +152,7 @@ class HiComSession:
             ValueError: the request contradicts itself.
         """
         if tiles is not None:
-            if selection is not None:
-                raise ValueError("selection and tiles together are not implemented; give one of them")
+            check_tiles_alone(selection)
             key = video_key(video, {**sampling, "tiles": tiles})
             tiled = self.cache.get_tiled(key)
             if tiled is None:

@@ -20,6 +20,7 @@ from .part_dtypes_hicom import set_types, types_of_parts, widest
 from .vision_hicom import HiComInstructionEncoder, HiComVisionTower, encode_in_chunks, recorded_layers
 from .visual_tokens_hicom import (
     HostNumbers,
+    check_one_each,
     check_placeholders,
     compress_each_video,
     compress_one_video,
@@ -214,8 +215,8 @@ class HiComModel(HiComPreTrainedModel):
                 "this model compresses on the condition of an instruction: pass video_instruction_ids (for images: "
                 "image_instruction_ids), which HiComProcessor makes"
             )
-        if num_videos != 1 and len(instruction_ids) != num_videos:
-            raise ValueError(f"got {len(instruction_ids)} instructions for {num_videos} videos; one each is needed")
+        if num_videos != 1:
+            check_one_each(instruction_ids, num_videos)
         length = self.config.instruction_config.max_position_embeddings
         if instruction_ids.shape[-1] != length:
             raise ValueError(
@@ -266,11 +267,9 @@ class HiComModel(HiComPreTrainedModel):
         """
         if (pixel_values_videos is None) == (video_features is None):
             raise ValueError("pass either pixel values or features encoded before, not both and not neither")
+        if video_features is not None and (output_hidden_states or output_attentions):
+            raise ValueError("output_hidden_states and output_attentions need pixel values: features hold no layers")
         if isinstance(video_features, (list, tuple)):
-            if output_hidden_states or output_attentions:
-                raise ValueError(
-                    "output_hidden_states and output_attentions need pixel values: features hold no layers"
-                )
             return compress_each_video(
                 lambda video, ids: self.compress(video, ids, output_compressor_attentions),
                 video_features,
@@ -285,8 +284,6 @@ class HiComModel(HiComPreTrainedModel):
             video_features, layers = self._encode_and_record(
                 pixel_values_videos, lengths, output_hidden_states, output_attentions
             )
-        elif output_hidden_states or output_attentions:
-            raise ValueError("output_hidden_states and output_attentions need pixel values: features hold no layers")
         elif lengths is not None and not torch.compiler.is_compiling():
             encoded = whole_numbers(video_features["num_frames"], len(frames))
             if lengths != encoded:

@@ -130,6 +130,15 @@ def compress_packed_videos(
     )
 
 
+def check_one_each(instruction_ids: torch.Tensor, num_videos: int) -> None:
+    """
+    Raises:
+        ValueError: there are more or fewer instructions than videos.
+    """
+    if len(instruction_ids) != num_videos:
+        raise ValueError(f"got {len(instruction_ids)} instructions for {num_videos} videos; one each is needed")
+
+
 def compress_each_video(
     compress: Callable[[HiComVideoFeatures | dict, torch.Tensor | None], HiComVisualOutput],
     videos: Sequence[HiComVideoFeatures | dict],
@@ -145,8 +154,8 @@ def compress_each_video(
     Raises:
         ValueError: an entry holds several videos, or there are more or fewer instructions.
     """
-    if instruction_ids is not None and len(instruction_ids) != len(videos):
-        raise ValueError(f"got {len(instruction_ids)} instructions for {len(videos)} videos; one each is needed")
+    if instruction_ids is not None:
+        check_one_each(instruction_ids, len(videos))
     rows: dict[int, list[int]] = {}
     for row, video in enumerate(videos):
         if len(video["num_frames"]) != 1:

@@ -61,8 +61,8 @@ class FrameSampling:
         if self.num_frames is None and self.fps is None:
             object.__setattr__(self, "num_frames", DEFAULT_NUM_FRAMES)
         if self.num_frames != "all":
-            _check_count("num_frames", self.num_frames)
-        _check_count("max_frames", self.max_frames)
+            check_count("num_frames", self.num_frames)
+        check_count("max_frames", self.max_frames)
         for name in ("fps", "start", "end"):
             _check_number(name, getattr(self, name))
         if self.fps is not None and self.fps <= 0:
@@ -128,8 +128,8 @@ def uniform_indices(num_source_frames: int, num_frames: int) -> list[int]:
         >>> uniform_indices(100, 4)
         [12, 37, 62, 87]
     """
-    _check_count("num_source_frames", num_source_frames)
-    _check_count("num_frames", num_frames)
+    check_count("num_source_frames", num_source_frames)
+    check_count("num_frames", num_frames)
     span = num_source_frames - 1
     return [((2 * i + 1) * span + num_frames) // (2 * num_frames) for i in range(num_frames)]
 
@@ -232,7 +232,12 @@ def _one_per_interval(times: Sequence[float], sampling: FrameSampling, fps: floa
     return [min(max(index, first), last) for index in shown]
 
 
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """
+    Raises:
+        TypeError: it is no whole number; None is none.
+        ValueError: it is below 1.
+    """
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

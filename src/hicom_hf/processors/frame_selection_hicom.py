@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .frame_sampling_hicom import uniform_indices
+from .frame_sampling_hicom import check_count, uniform_indices
 
 Rule = Literal["uniform", "question", "mixture"]
 RULES = ("uniform", "question", "mixture")
@@ -77,11 +77,7 @@ class FrameSelection:
                 f"got num_frames={self.num_frames!r} and max_video_tokens={self.max_video_tokens!r}"
             )
         for name in ("num_frames", "max_video_tokens", "max_shots", "max_shot_frames"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
+            check_count(name, getattr(self, name))
         if not 0 <= self.max_p_value <= 1:
             raise ValueError(f"max_p_value must be from 0 to 1, got {self.max_p_value!r}")
         for name in ("min_prominence", "min_spacing"):

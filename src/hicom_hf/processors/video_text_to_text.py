@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file
 from .answering_hicom import MAX_NEW_TOKENS, check_length, untrained_note
 from .candidate_frames_hicom import choose_for_prompt, encode_candidates
 from .frame_selection_hicom import FrameSelection
+from .frame_tiles_hicom import check_tiles_alone
 from .pipeline_inputs_hicom import (
     Request,
     Rows,
@@ -263,8 +264,8 @@ class VideoTextToTextPipeline(Pipeline):
             arguments["instruction"] = instruction if request.instruction is None else request.instruction
         else:
             arguments["instruction"] = self.processor.instruction_of_chat(chat)
-        if selection is not None and tiles is not None:
-            raise ValueError("selection and tiles together are not implemented; give one of them")
+        if tiles is not None:
+            check_tiles_alone(selection)
         if selection is not None:
             of_frames = {key: arguments.pop(key) for key in SAMPLING_KEYS if key in arguments}
             request = self._with_chosen_frames(request, chat, selection, str(arguments["instruction"]), of_frames)

@@ -51,7 +51,7 @@ class Admission:
         check_question(ticket.question)
         with self._changed:
             if self._closed:
-                raise EngineClosed("the server is shutting down")
+                raise EngineClosed
             if not self.has_room():
                 raise self.refusal()
             self._num_inside += 1

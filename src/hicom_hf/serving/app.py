@@ -22,7 +22,7 @@ from starlette.datastructures import MutableHeaders
 from .engine import Engine
 from .protocol import ChatCompletionRequest, chunk, completion, conditions, error_body, finish_reason, readable, usage
 from .replicas import Replicas
-from .requests import EngineBusy, EngineClosed, RequestCancelled, RequestTooSlow, Ticket
+from .requests import CLIENT_LEFT, EngineBusy, EngineClosed, RequestCancelled, RequestTooSlow, Ticket
 
 logger = logging.getLogger("hicom.serve")
 
@@ -266,7 +266,7 @@ async def _unless_gone(waiting: Awaitable, ticket: Ticket, request: Request) -> 
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)
             if not task.done() and await request.is_disconnected():
-                raise HTTPError(CLIENT_CLOSED, "the client has left", "client_closed")
+                raise HTTPError(CLIENT_CLOSED, CLIENT_LEFT, "client_closed")
         return task.result()
     except BaseException:
         ticket.cancel()

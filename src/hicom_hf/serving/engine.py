@@ -210,7 +210,7 @@ class Engine(Admission):
     def _check_wanted(self, ticket: Ticket) -> None:
         ticket.check_wanted()
         if self._closed:
-            raise EngineClosed("the server is shutting down")
+            raise EngineClosed
 
     def _once(self, key: str, read: Callable[[], Any]) -> Any:
         """Read a video; whoever asks for the same one meanwhile waits for the first to have read it."""
@@ -375,7 +375,7 @@ class Engine(Admission):
             if ticket not in self._waiting:
                 return
             self._waiting.remove(ticket)
-        self._fail(ticket, RequestCancelled("the client has left"))
+        self._fail(ticket, RequestCancelled())
 
     def _finish(self, ticket: Ticket, result: Result | Exception) -> None:
         if isinstance(result, Exception):

@@ -25,12 +25,21 @@ class EngineBusy(RuntimeError):
         self.retry_after = retry_after
 
 
+CLIENT_LEFT = "the client has left"
+
+
 class EngineClosed(RuntimeError):
     """The engine is shutting down and takes no more requests."""
+
+    def __init__(self, message: str = "the server is shutting down"):
+        super().__init__(message)
 
 
 class RequestCancelled(RuntimeError):
     """The request was cancelled before its answer began."""
+
+    def __init__(self, message: str = CLIENT_LEFT):
+        super().__init__(message)
 
 
 class RequestTooSlow(RuntimeError):
@@ -247,7 +256,7 @@ class Ticket:
             RequestCancelled: its client has left.
         """
         if self.cancelled.is_set():
-            raise RequestCancelled("the client has left")
+            raise RequestCancelled
 
     def add_text(self, number: int, piece: str) -> None:
         """Take a piece of one answer from the model, and hand on what is certain."""

@@ -15,13 +15,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no request leaves 
 import gradio as gr  # pyright: ignore[reportMissingImports] of the extra web
 
 from ..assets import example_videos
+from ..modeling.model_card_hicom import EXAMPLE_QUESTIONS
 from .engine import Engine
 from .page import MAX_SHOWN_FRAMES, Page
 
 SESSION_SECONDS = 1800  # after which a visitor's state is dropped
 SWEEP_SECONDS = 600  # between searches for uploads that are older than twice that
 FONTS = ("system-ui", "sans-serif")  # gradio's default fonts would be fetched from a server of Google
-QUESTIONS = ("Which way does the cyan moon move?", "How many blue moons are there?", "Describe the picture.")
+QUESTIONS = (*list(EXAMPLE_QUESTIONS)[:2], "Describe the picture.")
 
 
 def make_page(engine: Engine, title: str) -> gr.Blocks:
