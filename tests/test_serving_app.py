@@ -17,10 +17,13 @@ from video_files import write_video
 from hicom_hf.assets import example_videos
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.answering_hicom import end_tokens
+from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.processors.media_bounds_hicom import MediaBounds
 from hicom_hf.serving.engine import Engine
 from hicom_hf.serving.requests import Limits
+from hicom_hf.shapes import Scene, render
+from hicom_hf.shapes.writing import write_video as write_film
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from fastapi.testclient import TestClient
@@ -187,6 +190,26 @@ def test_a_question_can_choose_its_frames(client, urls):
     assert "hicom_candidate_bytes" in client.get("/metrics").text
 
 
+def test_a_question_can_choose_among_tiles_of_a_video_or_an_image(client, session, tmp_path):
+    frames = render(Scene.from_seed(3, split="test"), num_frames=8, size=(80, 144))[0]
+    path = write_film(tmp_path / "wide.mp4", frames, fps=4)
+    Image.fromarray(frames[0]).save(tmp_path / "wide.png")
+    picture = "data:image/png;base64," + base64.b64encode((tmp_path / "wide.png").read_bytes()).decode()
+    part = {"type": "image_url", "image_url": {"url": picture}}
+    alone = {
+        "film": session.open(path, tiles=FrameTiles(), num_frames=4).ask(QUESTION, max_new_tokens=8),
+        "image": session.open(tmp_path / "wide.png", tiles=FrameTiles()).ask(QUESTION, max_new_tokens=8),
+    }
+    extras = {"num_frames": 4, "tiles": [1]}
+    for name, content in (("film", user(QUESTION, data_url(path))["content"][0]), ("image", part)):
+        asked = {"role": "user", "content": [content, {"type": "text", "text": QUESTION}]}
+        answer = client.post(PATH, json=body(asked, mm_processor_kwargs=extras)).json()
+        assert answer["choices"][0]["message"]["content"] == alone[name].answer
+        [record] = answer["hicom"]["tiles"]
+        assert record == json.loads(json.dumps(alone[name].tiles.to_dict()))
+        assert record["zoom"] == 1 and len(record["tiles"][0]["box"]) == 4 and answer["hicom"]["selection"] == [None]
+
+
 def test_n_answers_and_a_seed_can_be_asked_for(client, urls):
     asked = body(user("Describe the picture.", urls[0]), n=3, temperature=1.5, seed=1, max_tokens=20)
     first, second = (client.post(PATH, json=asked).json() for _ in range(2))
@@ -222,6 +245,11 @@ def test_a_stop_text_and_a_length_end_answers(client, urls):
         ({"stop": ["a"] * 5}, "stop: Value error, at most 4 stop texts"),
         ({"stream_options": {"include_usage": True}}, "stream_options is for stream: true"),
         ({"mm_processor_kwargs": {"framez": 3}}, "mm_processor_kwargs.framez: Extra inputs are not permitted"),
+        ({"mm_processor_kwargs": {"tiles": []}}, "mm_processor_kwargs.tiles"),
+        ({"mm_processor_kwargs": {"tiles": True}}, "mm_processor_kwargs.tiles"),
+        ({"mm_processor_kwargs": {"tiles": [True]}}, "mm_processor_kwargs.tiles"),
+        ({"mm_processor_kwargs": {"tiles": [0]}}, "mm_processor_kwargs.tiles: zooms must be"),
+        ({"mm_processor_kwargs": {"tiles": [1], "select": "question", "frames": 3}}, "select and tiles together"),
         ({"mm_processor_kwargs": {"frames": 3}}, "mm_processor_kwargs.frames goes with select"),
         ({"mm_processor_kwargs": {"select": "question"}}, "select takes frames or max_video_tokens, one of them"),
         ({"mm_processor_kwargs": {"select": "question", "frames": 500}}, "frames is 500, more than the 128"),

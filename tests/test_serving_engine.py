@@ -16,9 +16,11 @@ from hicom_hf.assets import example_videos
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.answering_hicom import EncodedVideo
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
+from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.processors.video_sources_hicom import VideoReadError
 from hicom_hf.serving.engine import Engine
+from hicom_hf.serving.media import Media
 from hicom_hf.serving.requests import (
     EngineBusy,
     EngineClosed,
@@ -30,6 +32,8 @@ from hicom_hf.serving.requests import (
     StoppedText,
     VideoSource,
 )
+from hicom_hf.shapes import Scene, render
+from hicom_hf.shapes.writing import write_video as write_film
 
 QUESTIONS = ["What colour is the ring?", "Where is the circle?", "How many objects are there?", "What moves left?"]
 SHORT = Settings(max_new_tokens=8)
@@ -392,6 +396,64 @@ def test_a_question_chooses_its_frames_as_it_does_in_a_session(session, tmp_path
         later = engine.submit(choosing(QUESTIONS[3], film, fps=5.0)).future.result()
         assert later.num_cached_tokens == later.num_visual_tokens > 0
         assert engine.candidates.num_bytes == later.candidates[0].num_bytes > 0
+
+
+@pytest.fixture
+def wide(tmp_path):
+    frames = render(Scene.from_seed(3, split="test"), num_frames=8, size=(56, 100))[0]
+    return write_film(tmp_path / "wide.mp4", frames, fps=4)
+
+
+def tiled(question, video, tiles, num_frames=4, **options):
+    return Request([turn(question)], [VideoSource(str(video), {"num_frames": num_frames}, None, tiles)], **options)
+
+
+def test_a_question_chooses_among_tiles_as_it_does_in_a_session(session, wide):
+    tiles = FrameTiles((1, 2), overview=True)
+    alone = session.open(wide, tiles=tiles, num_frames=4)
+    session.cache.clear()
+    with open_engine(session) as engine:
+        lock = held(engine)
+        requests = [tiled(question, wide, tiles, settings=SHORT) for question in QUESTIONS[:2]]
+        requests.append(tiled("Now?", wide, tiles, settings=SHORT, instruction=QUESTIONS[0]))
+        tickets = [engine.submit(request) for request in (*requests, asked(QUESTIONS[2], wide))]
+        lock.release()
+        results = [ticket.future.result() for ticket in tickets]
+        assert engine.statistics.videos_encoded == 2  # the tiles, and the padded frames of the last question
+        assert results[3].tiles == [None]
+        assert results[3].texts == [session.open(wide, num_frames=4).ask(QUESTIONS[2], max_new_tokens=8).answer]
+        for question, result in zip(QUESTIONS[:2], results, strict=False):
+            answer = alone.ask(question, max_new_tokens=8)
+            assert result.texts == [answer.answer] and result.tiles == [answer.tiles]
+            assert result.selections == [None] and result.num_visual_tokens == alone.encoded.num_visual_tokens
+        assert results[2].tiles == results[0].tiles and results[2].answers[0].instruction == QUESTIONS[0]
+        again = engine.submit(requests[1]).future.result()
+        assert again.num_cached_tokens == again.num_visual_tokens > 0 and again.texts == results[1].texts
+
+
+def test_tiles_are_bounded_and_go_without_a_selection(session, wide):
+    with open_engine(session, limits=Limits(max_squares=7)) as engine:
+        with pytest.raises(VideoReadError, match=r"^the video: its frames make more than the 7 squares"):
+            engine.submit(tiled("Why?", wide, FrameTiles())).future.result()
+        assert engine.submit(tiled("Why?", wide, FrameTiles(), 3, settings=SHORT)).future.result().tiles != [None]
+        both = VideoSource(str(wide), {}, FrameSelection(num_frames=4), FrameTiles())
+        with pytest.raises(ValueError, match="select and tiles together are not implemented"):
+            engine.submit(Request([turn("Why?")], [both]))
+        with pytest.raises(ValueError, match="the question is empty"):
+            engine.submit(tiled(" ", wide, FrameTiles(), 3)).future.result()
+        engine.can_choose = False
+        with pytest.raises(ValueError, match="tiles: this server cannot"):
+            engine.submit(tiled("Why?", wide, FrameTiles(), 3)).future.result()
+
+
+@pytest.mark.slow
+def test_tiles_are_read_in_a_process_as_they_are_here(session, wide):
+    here, there = (Media(session.processor, MediaAccess.open(), number, 30.0) for number in (0, 1))
+    one, other = (media.read_tiles(wide, FrameTiles(), 99, {"num_frames": 3}) for media in (here, there))
+    assert np.array_equal(one.pictures, other.pictures)
+    assert (one.levels, one.sampling) == (other.levels, other.sampling)
+    for media in (here, there):
+        media.close()
 
 
 def test_candidates_go_beyond_their_bytes_and_are_bounded_in_number(session, tmp_path):

@@ -260,11 +260,9 @@ def add_tiles_argument(group: Any) -> None:
 
 def frame_tiles(args: Namespace) -> Any:
     """The `FrameTiles` that `--tiles` asks for; None without it."""
-    from ..processors.frame_tiles_hicom import OVERVIEW, FrameTiles
+    from ..processors.frame_tiles_hicom import FrameTiles
 
-    if args.tiles is None:
-        return None
-    return FrameTiles(tuple(zoom for zoom in args.tiles if zoom != OVERVIEW), overview=OVERVIEW in args.tiles)
+    return None if args.tiles is None else FrameTiles.of_zooms(args.tiles)
 
 
 def progress_bar(iterable, total: int, name: str):

@@ -76,6 +76,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames among which a question chooses (default 7200)",
     )
     engine.add_argument(
+        "--max-squares",
+        type=at_least_one,
+        default=256,
+        metavar="N",
+        help="of all frames of one video that is asked about with tiles (default 256)",
+    )
+    engine.add_argument(
         "--candidates-gb", type=not_negative, default=16.0, metavar="N", help="of their files, in GiB (default 16)"
     )
     engine.add_argument(
@@ -132,6 +139,7 @@ def engine_settings(args: argparse.Namespace, keep_pictures: bool = False):
             max_new_tokens=args.max_new_tokens,
             max_frames=args.max_frames,
             max_candidates=args.max_candidates,
+            max_squares=args.max_squares,
             max_read_seconds=args.max_read_seconds,
             max_seconds=args.max_seconds,
         ),

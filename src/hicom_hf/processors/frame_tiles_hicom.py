@@ -4,6 +4,7 @@
 G patches along a square's side, P patches of all squares that are kept, H/W rows and columns of the compressor's grid.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, NamedTuple
@@ -52,6 +53,16 @@ class FrameTiles:
             raise ValueError(f"zooms must be numbers of at least 1, each once, got {self.zooms!r}")
         if not 0 <= self.overlap <= 0.9:
             raise ValueError(f"overlap must be from 0 to 0.9, got {self.overlap!r}")
+
+    @classmethod
+    def of_zooms(cls, zooms: Sequence[int]) -> "FrameTiles":
+        """The request that is written as a list of zooms, where 0 is the overview.
+
+        Example:
+            >>> FrameTiles.of_zooms([0, 1])
+            FrameTiles(zooms=(1,), overlap=0.2, overview=True)
+        """
+        return cls(tuple(zoom for zoom in zooms if zoom != OVERVIEW), overview=OVERVIEW in zooms)
 
 
 class Square(NamedTuple):

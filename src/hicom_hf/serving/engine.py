@@ -39,8 +39,10 @@ from ..processors.answering_hicom import (
     encode_video,
 )
 from ..processors.frame_selection_hicom import FrameSelection
+from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import MediaBounds
+from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiles
 from ..processors.video_sources_hicom import VideoReadError
 from .admission import Admission
 from .candidates import Candidates, CandidateStore, choose_for_chat, read_candidates
@@ -76,7 +78,7 @@ class Engine(Admission):
 
     Attributes:
         statistics: what was counted.
-        can_choose: whether questions may choose among the frames of long videos.
+        can_choose: whether questions may choose among the frames of long videos, or among squares of frames.
     """
 
     can_choose = True
@@ -172,11 +174,13 @@ class Engine(Admission):
             limit = self.limits.max_candidates if chooses else self.limits.max_frames
             sampling["max_frames"] = min(sampling.get("max_frames") or limit, limit)
         with self.media.fetched(video.source) as path:
-            key = video_key(path, sampling)
+            key = video_key(path, sampling if video.tiles is None else {**sampling, "tiles": video.tiles})
             if key is None:
                 raise VideoReadError("the video: the file is no longer there")
             if video.selection is not None:
                 return self._candidate_slot(path, f"{key}-candidates", sampling, video.selection, ticket)
+            if video.tiles is not None:
+                return self._tiled_slot(path, key, sampling, video.tiles)
             encoded = self.session.cache.get(key)
             if encoded is not None:
                 return VideoSlot(key, was_cached=True, encoded=encoded)
@@ -206,6 +210,15 @@ class Engine(Admission):
         candidates = self._once(key, read)
         self.candidates.put(key, candidates)
         return VideoSlot(key, was_cached=was_cached, candidates=candidates, selection=selection)
+
+    def _tiled_slot(self, path: Path, key: str, sampling: dict[str, Any], tiles: FrameTiles) -> VideoSlot:
+        if not self.can_choose:
+            raise ValueError("tiles: this server cannot let questions choose parts of frames")
+        tiled = self.session.cache.get_tiled(key)
+        if tiled is not None:
+            return VideoSlot(key, was_cached=True, tiled=tiled)
+        read = self._once(key, lambda: self.media.read_tiles(path, tiles, self.limits.max_squares, sampling))
+        return VideoSlot(key, was_cached=False, squares=read)
 
     def _check_wanted(self, ticket: Ticket) -> None:
         ticket.check_wanted()
@@ -304,12 +317,16 @@ class Engine(Admission):
         return monotonic() - ticket.arrived > self.limits.max_seconds
 
     def _encode(self, batch: list[Ticket]) -> None:
-        """Run SigLIP over the videos of a batch that have no features yet, each once; let questions choose their frames."""
+        """Run SigLIP over the videos of a batch that have no features yet, each once; let questions choose what they see."""
+        self._encode_tiles([slot for ticket in batch for slot in ticket.slots if slot.is_tiled])
         for ticket in batch:
             for slot in ticket.slots:
                 if slot.candidates is not None and slot.selection is not None:
                     asked = ticket.question, ticket.request.instruction
                     slot.record, slot.encoded = choose_for_chat(self.session, slot.candidates, slot.selection, *asked)
+                elif slot.tiled is not None:
+                    own = self.session.model, self.session.processor, slot.tiled
+                    [(slot.tiles, slot.encoded)] = choose_tiles(*own, [ticket.question], ticket.request.instruction)
         new: dict[str, EncodedVideo] = {}
         for slot in (slot for ticket in batch for slot in ticket.slots if slot.encoded is None):
             slot.encoded = new.get(slot.key) or self.session.cache.get(slot.key)
@@ -320,6 +337,21 @@ class Engine(Admission):
                 slot.encoded = new[slot.key] = self.encode_video(slot.read)
                 self.session.cache.put(slot.key, slot.encoded)
             slot.read = None  # frees the pixels
+
+    def _encode_tiles(self, slots: list[VideoSlot]) -> None:
+        """Run SigLIP over the squares of videos that have no features yet, each once."""
+        new: dict[str, TiledVideo] = {}
+        for slot in slots:
+            if slot.tiled is not None:
+                continue
+            slot.tiled = new.get(slot.key) or self.session.cache.get_tiled(slot.key)
+            if slot.tiled is not None:
+                slot.was_cached = True
+            else:
+                assert slot.squares is not None  # `_tiled_slot` gives one or the other
+                slot.tiled = new[slot.key] = encode_tiles(self.session.model, self.session.processor, slot.squares)
+                self.session.cache.put(slot.key, slot.tiled)
+            slot.squares = None  # frees the pixels
 
     def _result(self, ticket: Ticket, answers: list, started: float) -> Result | Exception:
         if self._is_late(ticket) and not all(answer.finished for answer in answers):
@@ -335,6 +367,7 @@ class Engine(Admission):
             videos=[slot.features for slot in ticket.slots],
             selections=[slot.record for slot in ticket.slots],
             candidates=[slot.candidates for slot in ticket.slots],
+            tiles=[slot.tiles for slot in ticket.slots],
             first_token_seconds=first - ticket.arrived,
             seconds=now - ticket.arrived,
         )

@@ -21,10 +21,12 @@ import torch
 
 from ..hub.processes import leave_signals_to_the_parent, prepare_worker, worker_context
 from ..processors.answering_hicom import ReadVideo, read_frames
+from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.source_names_hicom import source_name, url_scheme
+from ..processors.tiled_video_hicom import ReadTiles, read_tiles
 from ..processors.video_sources_hicom import VideoReadError, local_path, open_binary
 
 NAME = "the video"
@@ -123,14 +125,22 @@ class Media:
             VideoReadError: it cannot be read, takes too long, or ends the process that reads it.
             ValueError: the request contradicts itself.
         """
+        video = self._read(read_frames, path, sampling)
+        return replace(video, pixel_values=torch.as_tensor(video.pixel_values))
+
+    def read_tiles(self, path: Path, tiles: FrameTiles, max_squares: int, sampling: dict[str, Any]) -> ReadTiles:
+        """Read the squares of a fetched video's frames; errors as of `read`."""
+        return self._read(read_tiles, path, {**sampling, "tiles": tiles, "max_squares": max_squares})
+
+    def _read(self, read: Callable[..., Any], path: Path, sampling: dict[str, Any]) -> Any:
+        """What a function that takes the processor and a path gives, in a process of the pool if there is one."""
         assert self.processor is not None  # it does not only fetch
         pool, sampling = self._pool, {**sampling, "media_bounds": self.bounds}
         try:
             if pool is None:
-                video = read_frames(self.processor, path, **sampling)
+                video = read(self.processor, path, **sampling)
             else:
-                pixels, record, seconds = pool.submit(_read, path, sampling, self.max_seconds).result()
-                video = ReadVideo(torch.from_numpy(pixels), record, seconds)
+                video = pool.submit(_read, read, path, sampling, self.max_seconds).result()
         except BrokenProcessPool:
             with self._lock:
                 if self._pool is pool:
@@ -209,18 +219,19 @@ def _start_worker(processor: HiComProcessor) -> None:
     _worker["processor"] = processor
 
 
-def _read(path: Path, sampling: dict[str, Any], max_seconds: float) -> tuple[Any, Any, float]:
+def _read(read: Callable[..., Any], path: Path, sampling: dict[str, Any], max_seconds: float) -> Any:
     with suppress(AttributeError):  # Windows has no timers
         signal.signal(signal.SIGALRM, _out_of_time)
         signal.setitimer(signal.ITIMER_REAL, max_seconds)
     try:
-        video = read_frames(_worker["processor"], path, **sampling)
+        video = read(_worker["processor"], path, **sampling)
     except _OutOfTime:
         raise VideoReadError(f"{NAME}: it took longer than {max_seconds:g} s to read; send a shorter one") from None
     finally:
         with suppress(AttributeError):
             signal.setitimer(signal.ITIMER_REAL, 0)
-    return video.pixel_values.numpy(), video.sampling, video.seconds
+    # An array is sent as it is; a tensor would be shared, and needs a file that stays open.
+    return replace(video, pixel_values=video.pixel_values.numpy()) if isinstance(video, ReadVideo) else video
 
 
 def _send_chunks(

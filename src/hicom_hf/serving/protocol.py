@@ -7,9 +7,10 @@ import base64
 import binascii
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from ..processors.frame_selection_hicom import FrameSelection
+from ..processors.frame_tiles_hicom import FrameTiles
 from .requests import Request, Result, Settings, VideoSource
 
 MAX_TEXT_LENGTH = 200_000  # characters of one text
@@ -129,6 +130,18 @@ class Extras(Strict):
     instruction: str | None = Field(default=None, min_length=1, max_length=MAX_TEXT_LENGTH)
     select: Literal["question", "mixture", "uniform"] | None = None
     frames: int | None = Field(default=None, ge=1)
+    tiles: list[StrictInt] | None = Field(default=None, min_length=1, max_length=8)
+
+    def frame_tiles(self) -> FrameTiles | None:
+        """How the question chooses among squares of the frames.
+
+        Raises:
+            ValueError: the zooms contradict each other.
+        """
+        try:
+            return None if self.tiles is None else FrameTiles.of_zooms(self.tiles)
+        except ValueError as error:
+            raise ValueError(f"mm_processor_kwargs.tiles: {error}") from None
 
     def selection(self) -> FrameSelection | None:
         """How the question chooses among the frames that the other fields name.
@@ -188,8 +201,8 @@ class ChatCompletionRequest(BaseModel):
         """
         self._check_unknown()
         extras = self.mm_processor_kwargs or Extras()
-        selection = extras.selection()
-        others = {"instruction", "select", "frames", *(() if selection is None else ("max_video_tokens",))}
+        selection, tiles = extras.selection(), extras.frame_tiles()
+        others = {"instruction", "select", "frames", "tiles", *(() if selection is None else ("max_video_tokens",))}
         sampling = extras.model_dump(exclude_none=True, exclude=others)
         turns, videos = [], []
         for message in self.messages:
@@ -199,10 +212,8 @@ class ChatCompletionRequest(BaseModel):
                     content.append({"type": "text", "text": part.text})
                 else:
                     content.append({"type": "video"})  # an image is a video of one frame
-                    is_image = part.type == "image_url"
-                    videos.append(
-                        VideoSource(part.source()) if is_image else VideoSource(part.source(), sampling, selection)
-                    )
+                    own = ({}, None) if part.type == "image_url" else (sampling, selection)
+                    videos.append(VideoSource(part.source(), *own, tiles))
             turns.append({"role": "system" if message.role == "developer" else message.role, "content": content})
         if turns[-1]["role"] != "user":
             raise ValueError(f"the last message must be the user's, got that of {turns[-1]['role']!r}")
@@ -290,12 +301,13 @@ def completion(result: Result, head: dict[str, Any]) -> dict[str, Any]:
 
 
 def conditions(result: Result) -> dict[str, Any]:
-    """The field `hicom`: what conditioned the answer, and which frames it saw."""
+    """The field `hicom`: what conditioned the answer, and which frames, or parts of them, it saw."""
     return {
         "instruction": result.answers[0].instruction,
         "first_token_seconds": result.first_token_seconds,
         "frame_times": [video.sampling.times for video in result.videos],
         "selection": [None if record is None else record.to_dict() for record in result.selections],
+        "tiles": [None if record is None else record.to_dict() for record in result.tiles],
     }
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..processors.answering_hicom import Answer, Chat, EncodedVideo, ReadVideo
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
+from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
+from ..processors.tiled_video_hicom import ReadTiles, TiledVideo
 from .candidates import Candidates
 
 
@@ -56,6 +58,7 @@ class Limits:
         max_new_tokens: of one answer, and so the length of a batch.
         max_frames: of one video that a question sees.
         max_candidates: of one video among which a question chooses.
+        max_squares: of one video as tiles, over all its frames.
         max_videos: of one request, images included.
         max_answers: of one request, its `n`.
         max_read_seconds: for reading one fetched video.
@@ -70,6 +73,7 @@ class Limits:
     max_new_tokens: int = 1024
     max_frames: int = 128
     max_candidates: int = 7200  # two hours at one per second
+    max_squares: int = 256  # 128 frames of 16:9
     max_videos: int = 8
     max_answers: int = 4
     max_read_seconds: float = 30.0
@@ -120,11 +124,13 @@ class VideoSource:
         source: path, http(s), file or data URL, or bytes.
         sampling: which frames; keywords of `HiComProcessor`.
         selection: the question chooses among these frames, which may then be hours of video; None lets it see all of them.
+        tiles: the question chooses among squares of the frames; None pads frames. Goes without a selection.
     """
 
     source: Any
     sampling: dict[str, Any] = field(default_factory=dict)
     selection: FrameSelection | None = None
+    tiles: FrameTiles | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,8 @@ class Request:
         ):
             if value > limit:
                 raise ValueError(f"{name} is {value}, more than the {limit} that this server allows")
+        if any(video.selection is not None and video.tiles is not None for video in self.videos):
+            raise ValueError("select and tiles together are not implemented; give one of them")
         if not math.isfinite(self.settings.temperature):
             raise ValueError(f"temperature must be a finite number, got {self.settings.temperature}")
         if any(not text for text in self.stop):
@@ -189,6 +197,7 @@ class Result:
         videos: what was asked about; of those with a selection, the frames that were chosen.
         selections: of each video, which frames were chosen and why; None where all were taken.
         candidates: of each video, those among which was chosen; None likewise.
+        tiles: of each video, which parts of the frames were chosen and why; None where frames were padded.
         first_token_seconds, seconds: from the arrival of the request.
     """
 
@@ -200,13 +209,22 @@ class Result:
     videos: list[EncodedVideo]
     selections: list[SelectionRecord | None]
     candidates: list[Candidates | None]
+    tiles: list[TilesRecord | None]
     first_token_seconds: float
     seconds: float
 
 
 @dataclass
 class VideoSlot:
-    """A video of a request on its way: read, then encoded; or taken from the cache; or chosen from candidates."""
+    """A video of a request on its way: read, then encoded; or taken from the cache; or chosen from candidates or tiles.
+
+    Attributes:
+        key: of its features, candidates or tiles.
+        was_cached: whether they were there already.
+        encoded: what is asked about.
+        read: its frames; `squares` its squares, which become `tiled`.
+        record, tiles: what was chosen.
+    """
 
     key: str
     was_cached: bool
@@ -215,6 +233,13 @@ class VideoSlot:
     candidates: Candidates | None = None
     selection: FrameSelection | None = None
     record: SelectionRecord | None = None
+    squares: ReadTiles | None = None
+    tiled: TiledVideo | None = None
+    tiles: TilesRecord | None = None
+
+    @property
+    def is_tiled(self) -> bool:
+        return self.squares is not None or self.tiled is not None
 
     @property
     def features(self) -> EncodedVideo:
