@@ -268,7 +268,7 @@ def test_two_runs_of_one_part_do_not_meet_and_a_plan_needs_no_lock(films, tmp_pa
     settings = settings_of(films[0], tmp_path)
     context = worker_context()
     held, done = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(tmp_path / "locks" / "whole", held, done))
+    process = context.Process(target=hold, args=(tmp_path / "locks" / "whole", held, done), daemon=True)
     process.start()
     held.wait()
     for shard in ((0, 1), (1, 2)):  # a shard is a part of the whole
