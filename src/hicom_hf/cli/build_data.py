@@ -79,18 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--shard", type=_shard, default=(0, 1), metavar="I/N", help="only part I of N, from 0/N on"
         )
-    which = run_.add_mutually_exclusive_group()
-    which.add_argument(
-        "--until",
-        choices=STAGES,
-        default=STAGES[-1],
-        metavar="STAGE",
-        help="the last stage (default: %(default)s); stages are listed below",
-    )
-    which.add_argument(
-        "--stage", choices=STAGES, metavar="STAGE", help="this stage and no other; those that it needs must be done"
-    )
-    run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    _add_run_arguments(run_)
     for action in (run_, export):
         _add_engine_arguments(action)
     export.add_argument(
@@ -107,6 +96,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cut clips of this height, such as 360p, and name them in place of times of the videos",
     )
     delete.add_argument("video", metavar="ID", help="of the video, as in the provenance")
+    _add_demo(actions)
+    report.set_defaults(do=_report)
+    export.set_defaults(do=_export)
+    delete.set_defaults(do=_delete)
+    plan.set_defaults(do=_plan)
+    run_.set_defaults(do=_run)
+    status.set_defaults(do=_status)
+
+
+def _add_run_arguments(run_: argparse.ArgumentParser) -> None:
+    which = run_.add_mutually_exclusive_group()
+    which.add_argument(
+        "--until",
+        choices=STAGES,
+        default=STAGES[-1],
+        metavar="STAGE",
+        help="the last stage (default: %(default)s); stages are listed below",
+    )
+    which.add_argument(
+        "--stage", choices=STAGES, metavar="STAGE", help="this stage and no other; those that it needs must be done"
+    )
+    run_.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+
+
+def _add_demo(actions: argparse._SubParsersAction) -> None:
     demo = actions.add_parser(
         "demo", help="build from films of the built-in world, offline, and compare with the truth"
     )
@@ -115,12 +129,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo.add_argument("--json", action="store_true", help="print JSON")
     add_traceback_argument(demo)
     demo.set_defaults(do=_demo)
-    report.set_defaults(do=_report)
-    export.set_defaults(do=_export)
-    delete.set_defaults(do=_delete)
-    plan.set_defaults(do=_plan)
-    run_.set_defaults(do=_run)
-    status.set_defaults(do=_status)
 
 
 def _add_engine_arguments(action: argparse.ArgumentParser) -> None:
