@@ -1,5 +1,6 @@
 """Damage that FFmpeg only writes into its log is a warning; sound files have none."""
 
+import io
 import warnings
 
 import av
@@ -42,6 +43,17 @@ def test_elements_of_matroska_that_do_not_fit_are_reported(tmp_path, suffix, opt
     damaged = with_zeros(path, place - 60, 120)
     [warning] = [one for one in warnings_of(damaged, on_decode_error="keep") if "damaged at byte" in one]
     assert place - 300 < int(warning.partition("at byte ")[2].partition(";")[0]) < place + 60
+
+
+@pytest.mark.parametrize("element", ["42f2", "63c0", "67c8", "b7"])
+def test_elements_deep_in_matroska_that_exceed_those_around_them_are_reported(tmp_path, element):
+    # In the head, Targets and SimpleTag of a tag, and of the index; FFmpeg only logs that they do not fit.
+    path = write_video(tmp_path / "video.webm", 24, codec="libvpx", options={"cluster_time_limit": "200"})
+    content, name = bytearray(path.read_bytes()), bytes.fromhex(element)
+    place = content.index(name, content.index(b"\x1c\x53\xbb\x6b") if element == "b7" else 0)
+    content[place + len(name)] |= 0x78  # its size
+    assert "damaged at byte" in container_damage(io.BytesIO(content), ["matroska", "webm"])
+    assert container_damage(io.BytesIO(path.read_bytes()), ["matroska", "webm"]) is None
 
 
 def test_tags_of_flv_whose_sizes_do_not_agree_are_reported(tmp_path):

@@ -8,12 +8,21 @@ import zlib
 from itertools import pairwise
 from typing import BinaryIO
 
-# Elements of Matroska that hold others: Segment and Cluster.
-MASTERS = (0x18538067, 0x1F43B675)
-# Of its header and index: SeekHead, Info, Tracks with TrackEntry and Video, Cues, Tags, Attachments, Chapters.
-HEADER_MASTERS = (
-    0x114D9B74, 0x1549A966, 0x1654AE6B, 0xAE, 0xE0, 0x1C53BB6B, 0x1254C367, 0x1941A469, 0x1043A770,
-)  # fmt: skip
+# Elements of Matroska that hold others (RFC 9559): Segment and Cluster, whose size a live stream leaves open.
+OPEN_MASTERS = (0x18538067, 0x1F43B675)
+# The others: the head, SeekHead, Info, Tracks, Cues, Tags, Attachments, Chapters and BlockGroup, each with those inside.
+CLOSED_MASTERS = frozenset({
+    0x1A45DFA3,
+    0x114D9B74, 0x4DBB,
+    0x1549A966, 0x6924,
+    0x1654AE6B, 0xAE, 0x41E4, 0x6624, 0xE0, 0x55B0, 0x55D0, 0x7670, 0xE1, 0xE2, 0xE3, 0xE4, 0xE9,
+    0x6D80, 0x6240, 0x5034, 0x5035, 0x47E7,
+    0x1C53BB6B, 0xBB, 0xB7, 0xDB,
+    0x1254C367, 0x7373, 0x63C0, 0x67C8,
+    0x1941A469, 0x61A7,
+    0x1043A770, 0x45B9, 0xB6, 0x8F, 0x80, 0x6944, 0x6911,
+    0xA0, 0x75A1, 0xA6,
+})  # fmt: skip
 CHECKSUM = b"\xbf\x84"  # the element CRC-32 and its size; the first one of a master that has a checksum
 LONGEST_CHECKED = 2**20  # bytes of a master whose checksum is computed
 MAX_ID_SIZE, MAX_LENGTH_SIZE = 4, 8  # bytes
@@ -85,15 +94,15 @@ def _broken_element(window: _Window) -> int | None:
         name = int.from_bytes(head[:id_size])
         begin = place + id_size + length_size
         if length == ones:  # a live stream: not known when it was written
-            if name not in MASTERS:
+            if name not in OPEN_MASTERS:
                 return place
             ends, place = [], begin
             continue
         if ends and begin + length > ends[-1]:
             return place
-        if name in HEADER_MASTERS and not _has_right_checksum(window, begin, length):
+        if name in CLOSED_MASTERS and not _has_right_checksum(window, begin, length):
             return place
-        if name in MASTERS or name in HEADER_MASTERS:
+        if name in OPEN_MASTERS or name in CLOSED_MASTERS:
             ends.append(begin + length)
             place = begin
         else:
