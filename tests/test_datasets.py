@@ -309,6 +309,16 @@ def test_a_video_that_cannot_be_read_stops_with_record_and_path(folder, processo
     assert error.value.kind == kind
 
 
+def test_an_error_of_a_loader_process_is_the_one_without_it(folder, processor):
+    dataset = HiComDataset([record(video="nowhere.mp4", id="q7")], ItemEncoder(processor), folder)
+    errors = []
+    for num_workers in (0, 1):
+        with pytest.raises(SampleError) as error:
+            next(iter(DataLoader(dataset, batch_size=1, num_workers=num_workers)))
+        errors.append((str(error.value), error.value.source, error.value.kind, error.value.reason))
+    assert errors[0] == errors[1]
+
+
 def test_an_image_that_cannot_be_read_stops_with_its_path(folder, processor):
     dataset = HiComDataset([record("<image>Who?", image="broken.mp4")], ItemEncoder(processor), folder)
     with pytest.raises(SampleError, match=r"broken.mp4: unreadable media"):

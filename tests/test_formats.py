@@ -435,8 +435,30 @@ def test_streams_and_folders_are_checked_too(folder, tmp_path, capsys):
     write_tar(tmp_path / "bad.tar", {"1.mp4": b"no video", "1.txt": b"A cat."})
     assert main(["data", "check", str(tmp_path / "bad.tar")]) == 1
     assert "1: <video in memory>: unreadable media" in capsys.readouterr().out
-    saved = write_source("folder of parquet", folder, tmp_path)
-    assert check_data(saved).samples["video"] == 2
+    for kind in ("folder of parquet", "saved by datasets"):
+        assert check_data(write_source(kind, folder, tmp_path)).samples["video"] == 2
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet", "videos"])
+def test_a_check_of_what_must_be_converted_first_says_so(name, folder, tmp_path):
+    content = b"video,caption\ncat.mp4,A cat." if name.endswith("csv") else b"PAR1\x96"
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "cat.mp4").write_bytes(b"")
+    if name != "videos":
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}.*`hicom data convert"):
+        check_data(tmp_path / name)
+
+
+def test_saved_splits_are_named(folder, tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"video": str(folder / "cat.mp4"), "caption": "A cat."}])
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "saved")
+    for function in (check_data, lambda source: convert_data(source, tmp_path / "out.json")):
+        with pytest.raises(ValueError, match=r"saved holds several splits; give one of its folders: train, test"):
+            function(tmp_path / "saved")
+    assert check_data(tmp_path / "saved" / "train").samples["video"] == 1
 
 
 def test_words_that_the_tokenizer_cannot_spell_are_counted(folder):

@@ -11,7 +11,7 @@ from training_runs import recipe_values, write_data, write_model
 from hicom_hf import HiComProcessor
 from hicom_hf.cli.main import main
 from hicom_hf.training.live_bytes import LiveBytes
-from hicom_hf.training.memory import GIB, LargestBatch, MemoryEstimate, _sharded, estimate_memory
+from hicom_hf.training.memory import GIB, LargestBatch, MemoryEstimate, _sharded, estimate_memory, largest_batch
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import build_dataset, build_trainer
 from hicom_hf.training.trainer_arguments import training_arguments
@@ -92,6 +92,17 @@ def test_loaders_and_shared_memory_are_counted_by_hand(start, tmp_path, monkeypa
     bytes_of_batch = 4 * (4 * 3 * side**2 + batch.num_tokens * 16)
     assert estimate.shared == 2 * 3 * 2 * bytes_of_batch  # processes, workers, batches ahead
     assert "too small: lower data.num_workers" in replace(estimate, shared_there=1).table()
+
+
+def test_samples_that_are_too_long_are_counted_as_such_and_named(start, tmp_path, caplog):
+    run = recipe_from_dict(
+        recipe_values("conditional_pretraining", *start, tmp_path, data={"max_length": 20}, batch_size_per_device=4)
+    )
+    dataset = build_dataset(run, HiComProcessor.from_pretrained(start[0]))
+    logging.disable(logging.NOTSET)
+    assert largest_batch(run, dataset).num_tokens == 20
+    assert f"{len(dataset)} of the {len(dataset)} longest samples cannot be used" in caplog.text
+    assert "leave nothing of the answer within max_length=20" in caplog.text
 
 
 def test_what_is_sharded_is_divided():

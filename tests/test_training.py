@@ -692,6 +692,14 @@ def test_the_trainer_section_reaches_transformers(start, tmp_path):
         ({"learning_rate": 1.0}, ValueError, r"trainer\.learning_rate must not be given: other keys"),
         ({"optm": "adafactor"}, ValueError, r"unknown key trainer\.optm: .*; did you mean trainer\.optim\?"),
         ({"report_to": ["tensorboard", "nobody"]}, ImportError, r"trainer\.report_to: nobody is not installed"),
+        ({"optim": "stable_adamw"}, ImportError, r"trainer\.optim stable_adamw: You need to install `torch-optimi`"),
+        ({"optim": "galore_adamw"}, ValueError, r"trainer\.optim must not be galore_adamw: it makes groups"),
+        ({"train_sampling_strategy": "group_by_length"}, ValueError, r"data\.group_by decides it"),
+        (
+            {"save_only_model": True},
+            ValueError,
+            r"trainer\.save_only_model must not be given: such checkpoints cannot",
+        ),
     ],
 )
 def test_what_the_trainer_section_cannot_pass_on_is_refused(section, error, message, start, tmp_path):

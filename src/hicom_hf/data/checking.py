@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,16 +26,25 @@ from .conversations import (
     same_medium,
     training_items,
 )
+from .converting import SAVED_FILES, TABLE_DELIMITERS, source_records
 from .datasets import iterate_records
 from .encoding import IGNORED, ItemEncoder
 from .formats import record_format
 from .media_reader import MediaReader, is_missing, media_name
 from .packed_records import PackedRecords
-from .record_files import TAR_SUFFIXES
+from .record_files import JSON_SUFFIXES, TAR_SUFFIXES
 from .record_keys import UNREAD, describe_unread, unread_keys
 from .row_sources import open_stream
 from .streaming import records_of_row
 
+FOLDER_SUFFIXES = (
+    *JSON_SUFFIXES,
+    *TABLE_DELIMITERS,
+    *TAR_SUFFIXES,
+    ".parquet",
+    ".arrow",
+    ".txt",
+)  # in folders of `datasets`
 CHECKED_SIDE = 16  # pixels; frames are decoded whole but kept this small
 CHUNK = 256  # records that are checked together, so that memory does not grow with the data set
 STREAM_CHUNK = 64  # records of a stream that are checked together; their videos are in memory
@@ -208,11 +218,23 @@ def _records(records, media_root, seed: int) -> tuple[Iterable[Record], int, int
     """Records, how many there are (0 if that is not known), and how many are checked together."""
     if isinstance(records, (str, os.PathLike)):
         path = os.fspath(records)
+        root = None if media_root is None else os.fspath(media_root)
+        if os.path.isdir(path) and any(os.path.isfile(os.path.join(path, name)) for name in SAVED_FILES):
+            return source_records(Path(path), root), 0, STREAM_CHUNK
+        if os.path.isdir(path) and not _holds_records(Path(path)):
+            raise ValueError(
+                f"{path} holds no records; `hicom data convert {path} train.json` makes a file of its videos, whose answers "
+                "you fill in"
+            )
         if path.lower().endswith(TAR_SUFFIXES) or os.path.isdir(path):
-            root = None if media_root is None else os.fspath(media_root)
             return (record for row in open_stream(path) for record in records_of_row(row, root)), 0, STREAM_CHUNK
     found = PackedRecords(iterate_records(records, media_root, seed))
     return found, len(found), CHUNK
+
+
+def _holds_records(folder: Path) -> bool:
+    """Whether a folder holds a file that `datasets` reads records from, and not only videos."""
+    return any(file.name.lower().endswith(FOLDER_SUFFIXES) for file in folder.rglob("*"))
 
 
 def _small_reader(processor, num_frames: int | None, access: MediaAccess) -> MediaReader:

@@ -49,17 +49,30 @@ class SampleError(ValueError):
     """A sample that cannot be used.
 
     Args:
-        source: file and record, or path of a video, that the sample comes from.
+        source: file and record, or path of a video, that the sample comes from. Without a kind: the traceback of such an
+            error, from which `torch.utils.data` makes an error of a loader process anew.
         kind: one of `PROBLEM_KINDS`.
         reason: what is wrong.
     """
 
-    def __init__(self, source: str, kind: str, reason: str):
+    def __init__(self, source: str, kind: str | None = None, reason: str = ""):
+        if kind is None:
+            source, kind, reason = _from_traceback(source)
         super().__init__(f"{source}: {kind}: {reason}")
         self.source, self.kind, self.reason = source, kind, reason
 
-    def __reduce__(self):  # errors cross from loader processes to the trainer
+    def __reduce__(self):
         return type(self), (self.source, self.kind, self.reason)
+
+
+def _from_traceback(text: str) -> tuple[str, str, str]:
+    """Source, kind and reason of the `SampleError` in which a traceback ends."""
+    said = text.rpartition("SampleError: ")[2].strip()
+    for kind in PROBLEM_KINDS:
+        source, found, reason = said.partition(f": {kind}: ")
+        if found:
+            return source, kind, reason
+    return "a loader process", BAD_RECORD, said
 
 
 @dataclass(frozen=True)

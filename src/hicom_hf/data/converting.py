@@ -46,6 +46,7 @@ TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 NUMBER_COLUMNS = ("start", "end")
 DESCRIBING_COLUMNS = ("num_frames", "nframes", "fps", "max_frames", "frame_rate")  # in a table, of the file as it is
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+SAVED_FILES = ("dataset_info.json", "dataset_dict.json")  # one of them is in a folder that `datasets` has saved
 
 
 @dataclass
@@ -158,7 +159,7 @@ def _folder_records(folder: Path, media_root: str | os.PathLike | None) -> Itera
     if metadata is not None:
         is_table = metadata.suffix in TABLE_DELIMITERS
         yield from _table_records(metadata, media_root) if is_table else file_records(metadata, media_root)
-    elif (folder / "dataset_info.json").is_file():
+    elif any((folder / name).is_file() for name in SAVED_FILES):
         from datasets import DatasetDict, load_from_disk
 
         found = load_from_disk(folder)

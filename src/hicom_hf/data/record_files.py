@@ -37,6 +37,10 @@ def _json_list(path: Path) -> list:
     try:
         content = parse_json(path.read_bytes(), str(path))
     except ValueError as error:
+        if path.suffix.lower() not in JSON_SUFFIXES:
+            raise ValueError(
+                f"{error}; `hicom data convert` makes JSON of CSV, TSV, Parquet and other files"
+            ) from error
         if "Extra data" not in str(error):
             raise
         raise ValueError(f"{error}; a file with one record per line must end in .jsonl") from error

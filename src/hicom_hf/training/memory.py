@@ -7,6 +7,7 @@ tensor holds: CUDA's context and kernels (about 0.5 to 1 GiB) and the gaps of th
 Letters: B samples of a batch, L tokens of the longest, K labelled ones of it, T frames, S image side, V vocabulary, P processes.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from .stages import base_model, cast_for_training, set_trainable, stage_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+logger = logging.getLogger(__name__)
 
 GIB = 2**30
 SAMPLES_LOOKED_AT = 64  # of the longest, to learn how many of their tokens are labelled
@@ -154,21 +157,30 @@ def largest_batch(recipe: Recipe, dataset: HiComDataset | HiComStreamingDataset)
         length = recipe.data.max_length
         return LargestBatch(rows, length, max(1, length - encoder.processor.num_visual_tokens(frames)), frames)
     longest = np.argsort(dataset.lengths)[-max(rows, SAMPLES_LOOKED_AT) :]
-    labelled, tokens, frames = 1, 1, 0
+    labelled, tokens, frames, refused = 1, 1, 0, []
     for index in longest:
         item = dataset.item(int(index))
         counts = [encoder.reader.most_frames(medium) or recipe.data.max_frames or 0 for medium in item.media]
-        length, answer = _tokens_of(encoder, item, counts)
-        tokens, labelled, frames = max(tokens, length), max(labelled, answer), max(frames, sum(counts))
+        frames = max(frames, sum(counts))
+        try:
+            length, answer = _tokens_of(encoder, item, counts)
+        except SampleError as error:  # a video with fewer frames than are asked for may still fit
+            refused.append(error)
+            length, answer = recipe.data.max_length, 1
+        tokens, labelled = max(tokens, length), max(labelled, answer)
+    if refused:
+        logger.warning(
+            "%d of the %d longest samples cannot be used; `hicom data check` lists all. The first one: %s",
+            len(refused),
+            len(longest),
+            refused[0],
+        )
     return LargestBatch(rows, min(tokens, recipe.data.max_length), labelled, frames)
 
 
 def _tokens_of(encoder: ItemEncoder, item, frames: list[int]) -> tuple[int, int]:
-    """All tokens and labelled tokens of a sample, nothing decoded; (1, 1) of one that training will refuse."""
-    try:
-        ids, labels = encoder.tokenize(item, [encoder.processor.num_visual_tokens(count) for count in frames])
-    except SampleError:
-        return 1, 1
+    """All tokens and labelled tokens of a sample, nothing decoded; `SampleError` of one that training will refuse."""
+    ids, labels = encoder.tokenize(item, [encoder.processor.num_visual_tokens(count) for count in frames])
     return len(ids), sum(label != IGNORED for label in labels)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING, TrainingArguments
+from transformers import MODEL_MAPPING, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..modeling.configuration_hicom import HiComConfig
@@ -17,6 +17,15 @@ from .recipe_checks import check_batch
 from .typed_yaml import load_yaml
 
 CONFIGS_DIR = Path(__file__).parent / "configs"  # of FSDP2, DeepSpeed and accelerate
+
+OPTIMIZERS_WITH_OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")  # beginnings of names
+DECIDED = {  # arguments that would do nothing, or break what a recipe promises, and why
+    "train_sampling_strategy": "data.group_by decides it",
+    "gradient_checkpointing": "the recipe's own gradient_checkpointing decides it",
+    "save_only_model": "such checkpoints cannot be resumed; checkpoints.trainable_only makes them small",
+    "load_best_model_at_end": "eval.keep_best decides it",
+    "resume_from_checkpoint": "a run resumes from the newest checkpoint in output_dir",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +36,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     Raises:
         ValueError: the batch does not divide over the processes, or `trainer` holds what transformers does not know or the
             recipe has keys of its own for.
-        ImportError: `trainer.report_to` names what is not installed.
+        ImportError: `trainer.report_to` or `trainer.optim` names what is not installed.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     check_batch(recipe, "recipe", processes)
@@ -65,7 +74,28 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     check_trainer_section(recipe, arguments)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # `accelerate launch` with FSDP: its file names no layers
         os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", ",".join(llm_layers(recipe)))
-    return TrainingArguments(**arguments, **recipe.trainer)
+    result = TrainingArguments(**arguments, **recipe.trainer)
+    if "optim" in recipe.trainer:
+        check_optimizer(result)
+    return result
+
+
+def check_optimizer(arguments: TrainingArguments) -> None:
+    """Refuse an optimizer that cannot be made, before anything is loaded.
+
+    Raises:
+        ImportError: its package is not installed.
+        ValueError: it makes groups of the weights itself, so that parts cannot have rates of their own.
+    """
+    name = str(getattr(arguments.optim, "value", arguments.optim))
+    if name.startswith(OPTIMIZERS_WITH_OWN_GROUPS):
+        raise ValueError(
+            f"trainer.optim must not be {name}: it makes groups of the weights itself, and learning_rates makes one per part"
+        )
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, ValueError) as error:
+        raise ImportError(f"trainer.optim {name}: {error}") from error
 
 
 def check_trainer_section(recipe: Recipe, arguments: dict) -> None:
@@ -79,6 +109,8 @@ def check_trainer_section(recipe: Recipe, arguments: dict) -> None:
     for key in recipe.trainer:
         if key in arguments:
             raise ValueError(f"trainer.{key} must not be given: other keys of the recipe decide it")
+        if key in DECIDED:
+            raise ValueError(f"trainer.{key} must not be given: {DECIDED[key]}")
         if key not in known:
             close = get_close_matches(key, known, n=1)
             hint = f"; did you mean trainer.{close[0]}?" if close else ""
