@@ -46,21 +46,66 @@ def test_the_tables_of_a_header_say_what_the_packets_say(tmp_path, name, codec):
     assert from_tables is not None and from_tables == from_packets
 
 
+REORDERED = {"x264-params": "bframes=3:b-adapt=0:scenecut=0:keyint=10:log-level=none"}
+FRAGMENTED = ("frag_keyframe+empty_moov", "frag_keyframe", "empty_moov+frag_every_frame", "cmaf")
+
+
+def encoded(path, num_frames=24, codec="libx264", codec_options=None, has_sound=False, **options):
+    """A video of noise, by default with frames that are stored in another order; the bytes of the file."""
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=25, options=codec_options or REORDERED)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("libopus" if path.suffix == ".webm" else "aac", rate=48000) if has_sound else None
+        for number, pixels in enumerate(noise(num_frames)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if sound is not None:
+                silence = av.AudioFrame.from_ndarray(np.zeros((2, 1920), np.float32), format="fltp", layout="stereo")
+                silence.rate, silence.pts = 48000, number * 1920
+                container.mux(sound.encode(silence))
+        for one in [stream, *([sound] if sound else [])]:
+            container.mux(one.encode(None))
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 def test_the_tables_tell_the_times_of_frames_that_are_stored_in_another_order(tmp_path, suffix):
-    path, options = (
-        tmp_path / f"a.{suffix}",
-        {"x264-params": "bframes=3:b-adapt=0:scenecut=0:keyint=10:log-level=none"},
-    )
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for pixels in noise(24):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    from_tables, from_packets = indices(path.read_bytes())
+    from_tables, from_packets = indices(encoded(tmp_path / f"a.{suffix}"))
     assert from_tables is not None and from_tables == from_packets
     assert list(from_tables.places) != sorted(from_tables.places)
+
+
+@pytest.mark.parametrize("has_sound", [False, True])
+@pytest.mark.parametrize("flags", FRAGMENTED)
+def test_the_tables_of_fragments_say_what_the_packets_say(tmp_path, flags, has_sound):
+    content = encoded(tmp_path / "a.mp4", has_sound=has_sound, movflags=flags)
+    from_tables, from_packets = indices(content)
+    assert from_tables is not None and from_tables == from_packets and len(from_tables.pts) == 24
+    assert list(from_tables.places) != sorted(from_tables.places)
+
+
+def test_fragments_that_are_cut_or_indexed_elsewhere_are_walked_through(tmp_path):
+    content = encoded(tmp_path / "a.mp4", movflags="frag_keyframe+empty_moov")
+    for part in (content[: len(content) * 2 // 3], content[: content.rindex(b"mfra")], content[:-1]):
+        from_tables, from_packets = indices(part)
+        assert from_tables in (None, from_packets)
+    assert indices(content[: len(content) * 2 // 3])[0] is None
+    # FFmpeg reads the fragments of such a file one by one, as they are needed.
+    assert indices(encoded(tmp_path / "b.mp4", 60, movflags="dash+global_sidx"))[0] is None
+
+
+@pytest.mark.parametrize("field", [b"tfhd", b"trun", b"tfdt", b"trex", b"traf", b"moof"])
+def test_a_fragment_that_lies_is_found_out_or_believed_by_the_packets_too(tmp_path, field):
+    content = encoded(tmp_path / "a.mp4", movflags="frag_keyframe+empty_moov")
+    for number in (*range(-4, 24, 3), 26):
+        damaged = bytearray(content)
+        damaged[content.index(field) + number] ^= 4
+        try:
+            from_tables, from_packets = indices(bytes(damaged))
+        except av.FFmpegError:  # of opening
+            continue
+        if from_tables is not None:
+            for name in ("pts", "packets", "places", "last_duration", "break_reason"):
+                assert getattr(from_tables, name) == getattr(from_packets, name)
 
 
 def test_no_packet_is_walked_through_where_the_tables_tell(tmp_path, monkeypatch):
@@ -69,12 +114,8 @@ def test_no_packet_is_walked_through_where_the_tables_tell(tmp_path, monkeypatch
     assert read_video(path, FrameSampling(num_frames="all"))[1].num_source_frames == 12
 
 
-@pytest.mark.parametrize(
-    "options", [{"movflags": "frag_keyframe+empty_moov"}, {"movflags": "frag_keyframe"}, None], ids=str
-)
-def test_fragments_and_other_containers_are_walked_through(tmp_path, options):
-    path = write_video(tmp_path / ("a.mkv" if options is None else "a.mp4"), options=options)
-    from_tables, from_packets = indices(path.read_bytes())
+def test_containers_without_tables_are_walked_through(tmp_path):
+    from_tables, from_packets = indices(write_video(tmp_path / "a.flv").read_bytes())
     assert from_tables is None and len(from_packets.pts) == 12
 
 
@@ -110,11 +151,13 @@ class CountedFile(io.BytesIO):
         return content
 
 
+@pytest.mark.parametrize("flags", ["faststart", "empty_moov"])
 @pytest.mark.parametrize("sampling", [{"start": 1.0, "end": 2.0, "num_frames": 4}, {"num_frames": 2}])
-def test_a_part_of_a_long_file_is_read_without_the_rest(tmp_path, monkeypatch, sampling):
+def test_a_part_of_a_long_file_is_read_without_the_rest(tmp_path, monkeypatch, sampling, flags):
     # As small beside this file as 2**18 bytes are beside a film.
     monkeypatch.setattr("hicom_hf.processors.pyav_hicom.IO_BUFFER_SIZE", 2**13)
-    path = write_video(tmp_path / "a.mov", 250, frames=noise(250), codec="mjpeg", options={"movflags": "faststart"})
+    options = {"movflags": flags} | ({} if flags == "faststart" else {"frag_duration": "10000000"})
+    path = write_video(tmp_path / "a.mov", 250, frames=noise(250), codec="mjpeg", options=options)
     file = CountedFile(path.read_bytes())
     frames, _ = read_video(file, FrameSampling(**sampling))
     assert len(frames) == sampling["num_frames"]
@@ -188,9 +231,11 @@ def test_closing_ends_the_thread_and_the_generator():
     assert is_closed.is_set() and threading.active_count() == num_threads
 
 
+@pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov"])
 @pytest.mark.parametrize("request_", [{"num_frames": "all"}, {"num_frames": 4, "start": 0.7}], ids=str)
-def test_a_file_with_tables_is_opened_once(tmp_path, monkeypatch, request_):
-    path, opened = write_video(tmp_path / "a.mp4", 40, frames=noise(40), options={"x264-params": "keyint=5"}), []
+def test_a_file_with_tables_is_opened_once(tmp_path, monkeypatch, request_, flags):
+    path, opened = tmp_path / "a.mp4", []
+    encoded(path, 40, codec_options={"x264-params": "keyint=5"}, movflags=flags)
 
     def noted(*arguments):
         opened.append(open_container(*arguments))

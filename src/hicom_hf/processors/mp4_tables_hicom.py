@@ -1,6 +1,7 @@
-"""When the frames of an MP4 or MOV file are shown, from the tables of its header: nothing of the video itself is read.
+"""When the frames of an MP4 or MOV file are shown, from the tables of its header and fragments: nothing of the video is read.
 
-FFmpeg's index of such a file holds when each sample is decoded, not when it is shown. The difference is the file's `ctts` table.
+FFmpeg's index of such a file holds when each sample is decoded, not when it is shown. The difference is in the file's `ctts`
+table, and in the `trun` tables of its fragments.
 
 Letters: N samples of a track.
 """
@@ -8,6 +9,7 @@ Letters: N samples of a track.
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -17,45 +19,141 @@ SAMPLE_TABLE = (b"mdia", b"minf", b"stbl")
 EDIT_LIST = (b"edts", b"elst")
 LONGEST_INTERVAL = 2**31  # ticks; FFmpeg takes longer ones for errors of the file
 
+# Flags of a `tfhd` box: the fields in front of the default duration, and that it is there; of those that FFmpeg knows.
+TFHD_FIELDS_BEFORE = ((0x1, 8), (0x2, 4))  # flag, bytes
+TFHD_HAS_DURATION = 0x8
+# Flags of a `trun` box: its fields in front of the samples, and those of each sample in this order.
+TRUN_FIELDS_BEFORE = ((0x1, 4), (0x4, 4))
+TRUN_DURATION, TRUN_SIZE, TRUN_FLAGS, TRUN_OFFSET = 0x100, 0x200, 0x400, 0x800
+
 Box = tuple[bytes, int, int]  # name, where its content begins and where it ends, in bytes of the file
+Table = tuple[np.ndarray, np.ndarray]  # offsets and durations of samples, ticks, int64
 
 
-def sample_times(file: BinaryIO, track_id: int, num_samples: int) -> tuple[np.ndarray, int] | None:
-    """How much later than it is decoded each sample of a track is shown, and how long the last one lasts.
+@dataclass(frozen=True)
+class SampleTimes:
+    """What the tables of a track say of its N samples, in the order of the file; int64 (N,).
+
+    Attributes:
+        offsets: ticks by which a sample is shown later than it is decoded, up to a number that is the same for all.
+        durations: ticks of each sample.
+        num_in_header: samples before the first fragment.
+    """
+
+    offsets: np.ndarray
+    durations: np.ndarray
+    num_in_header: int
+
+
+def sample_times(file: BinaryIO, track_id: int, num_samples: int, num_in_header: int) -> SampleTimes | None:
+    """How much later than it is decoded each sample of a track is shown, and how long it lasts.
 
     Args:
         file: seekable; its position is kept.
         track_id: of the `tkhd` box, which is FFmpeg's `stream.id`.
         num_samples: N, as FFmpeg counts them.
+        num_in_header: those of the header, as FFmpeg counts them; the others are in fragments.
 
     Returns:
-        Ticks, int64 (N,), up to a number that is the same for all, and the ticks of the last sample in the file; None where the
-        tables are not that simple: a file of fragments, several edits, or tables that do not fit together.
+        None where the tables are not that simple: several edits, fragments that are cut, or tables that do not fit together.
 
-    Source: ISO/IEC 14496-12, sections 8.6.1 (times) and 8.6.6 (edit list).
+    Source: ISO/IEC 14496-12, sections 8.6.1 (times), 8.6.6 (edit list) and 8.8 (fragments).
     """
     position = file.tell()
     try:
-        moov = _first(_boxes(file, 0, file.seek(0, os.SEEK_END)), b"moov")
-        if moov is None or _first(_boxes(file, *moov[1:]), b"mvex") is not None:
+        size = file.seek(0, os.SEEK_END)
+        moov = _first(_boxes(file, 0, size), b"moov")
+        if moov is None:
             return None
         track = next((box for box in _boxes(file, *moov[1:]) if _track_id(file, box) == track_id), None)
         if track is None or _num_edits(file, track) > 1:
             return None
-        durations = _runs(file, _inside(file, track, *SAMPLE_TABLE, b"stts"), num_samples)
-        if durations is None or durations[1].min() < 0 or durations[1].max() >= LONGEST_INTERVAL:
+        tables = [] if num_in_header == 0 else [_header_tables(file, track, num_in_header)]
+        extends = _first(_boxes(file, *moov[1:]), b"mvex")
+        if extends is not None:
+            tables += _fragment_tables(file, size, track_id, _default_duration(file, extends, track_id))
+        found = [table for table in tables if table is not None]
+        if len(found) < len(tables) or sum(len(durations) for _, durations in found) != num_samples:
             return None
-        table, offsets = _inside(file, track, *SAMPLE_TABLE, b"ctts"), np.zeros(num_samples, dtype=np.int64)
-        if table is not None:
-            runs = _runs(file, table, num_samples)
-            if runs is None:
-                return None
-            offsets = np.repeat(runs[1], runs[0])
-        return offsets, int(durations[1][-1])
+        offsets, durations = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        if durations.min() < 0 or durations.max() >= LONGEST_INTERVAL:
+            return None
+        return SampleTimes(offsets, durations, num_in_header)
     except (struct.error, OSError):
         return None
     finally:
         file.seek(position)
+
+
+def _header_tables(file: BinaryIO, track: Box, num_samples: int) -> Table | None:
+    """Offsets and durations of the samples that the header lists."""
+    durations = _runs(file, _inside(file, track, *SAMPLE_TABLE, b"stts"), num_samples)
+    if durations is None:
+        return None
+    table, offsets = _inside(file, track, *SAMPLE_TABLE, b"ctts"), np.zeros(num_samples, dtype=np.int64)
+    if table is not None:
+        runs = _runs(file, table, num_samples)
+        if runs is None:
+            return None
+        offsets = np.repeat(runs[1], runs[0])
+    return offsets, np.repeat(durations[1], durations[0])
+
+
+def _fragment_tables(file: BinaryIO, size: int, track_id: int, default: int | None) -> list[Table | None]:
+    """Offsets and durations of each `trun` box of a track; None for what cannot be read, and for a file that is cut."""
+    tables, end = [], 0
+    for name, start, end in _boxes(file, 0, size):
+        for kind, *inside in _boxes(file, start, end) if name == b"moof" else ():
+            if kind != b"traf":
+                continue
+            duration = default
+            for part, begin, stop in _boxes(file, *inside):
+                file.seek(begin)
+                content = file.read(stop - begin) if part in (b"tfhd", b"trun") else b""
+                if part == b"tfhd":
+                    number, own = _fragment_header(content)
+                    if number != track_id:
+                        break
+                    duration = default if own is None else own
+                elif part == b"trun":
+                    tables.append(_run_of_samples(content, duration))
+    return tables if end == size else [None]
+
+
+def _fragment_header(content: bytes) -> tuple[int, int | None]:
+    """Number of the track and default duration of the samples, None if the header of the file states it."""
+    flags, number = struct.unpack_from(">II", content)
+    place = 8 + sum(size for flag, size in TFHD_FIELDS_BEFORE if flags & flag)
+    return number, struct.unpack_from(">I", content, place)[0] if flags & TFHD_HAS_DURATION else None
+
+
+def _run_of_samples(content: bytes, duration: int | None) -> Table | None:
+    """Offsets and durations of a `trun` box.
+
+    Args:
+        duration: of samples that state none.
+    """
+    flags, count = struct.unpack_from(">II", content)
+    columns = [flag for flag in (TRUN_DURATION, TRUN_SIZE, TRUN_FLAGS, TRUN_OFFSET) if flags & flag]
+    place = 8 + sum(size for flag, size in TRUN_FIELDS_BEFORE if flags & flag)
+    if len(content) < place + 4 * count * len(columns) or (duration is None and TRUN_DURATION not in columns):
+        return None
+    numbers = np.frombuffer(content, ">i4", count * len(columns), place).reshape(count, len(columns)).astype(np.int64)
+    found = {flag: numbers[:, column] for column, flag in enumerate(columns)}
+    durations = found.get(TRUN_DURATION, np.full(count, duration or 0, dtype=np.int64))
+    return found.get(TRUN_OFFSET, np.zeros(count, dtype=np.int64)), durations
+
+
+def _default_duration(file: BinaryIO, extends: Box, track_id: int) -> int | None:
+    """Of the samples of a track's fragments, from the `mvex` box."""
+    for name, start, _ in _boxes(file, *extends[1:]):
+        if name != b"trex":
+            continue
+        file.seek(start)
+        _, number, _, duration = struct.unpack(">IIII", file.read(16))
+        if number == track_id:
+            return duration
+    return None
 
 
 def _boxes(file: BinaryIO, start: int, stop: int) -> Iterator[Box]:

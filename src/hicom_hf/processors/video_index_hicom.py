@@ -99,17 +99,17 @@ def index_tables(
     """Takes the index from the header of an MP4 or MOV file, in a hundredth of the time that its packets take.
 
     Returns:
-        The same as `index_packets`, or None where the header does not state it: the file is cut, in fragments or edited, or the
-        packets at its ends are not what the header says.
+        The same as `index_packets`, or None where header and fragments do not state it: the file is cut or edited, or the
+        packets at its ends are not what they say. A keyframe whose data are damaged is one by the tables, and may be none by
+        its packet; the reader asks the packet before it decodes from there.
     """
     if not any(name in container.format.name.split(",") for name in FORMATS_WITH_FRAME_COUNT):
         return None
     num_samples = len(stream.index_entries)
     bounds.check("max_packets", num_samples, name, "the number of packets")
-    found = sample_times(file, stream.id, num_samples) if num_samples == stream.frames else None
+    found = sample_times(file, stream.id, num_samples, stream.frames) if num_samples else None
     if found is None:
         return None
-    offsets, last_duration = found
     numbers = chain.from_iterable((one.timestamp, one.pos, one.size, one.flags) for one in stream.index_entries)
     decoded, places, sizes, flags = np.fromiter(numbers, np.int64, 4 * num_samples).reshape(num_samples, 4).T
     here, size = file.tell(), file.seek(0, os.SEEK_END)
@@ -117,20 +117,22 @@ def index_tables(
     if sizes.min() < 1 or (places + sizes).max() > size or (flags & ~KEYFRAME_FLAG).any():
         return None
     is_keyframe = (flags & KEYFRAME_FLAG).astype(bool)
-    pts = _confirmed(container, stream, decoded + offsets, places, is_keyframe)
+    if (np.diff(places[found.num_in_header :]) <= 0).any():  # fragments in another order than that of their times
+        return None
+    pts = _confirmed(container, stream, decoded + found.offsets, places, is_keyframe)
     if pts is None:
         return None
     order = np.argsort(pts, kind="stable")
     if not (np.diff(pts[order]) > 0).all():  # two frames at one time
         return None
-    last, in_order, keyframes = int(order[-1]), compact(pts[order]), compact(np.sort(pts[is_keyframe]))
+    in_order, keyframes = compact(pts[order]), compact(np.sort(pts[is_keyframe]))
     return StreamIndex(
         pts=in_order,
         keyframes=keyframes,
         seek_times=keyframes,
         packets=in_order,
         places=compact(order),
-        last_duration=last_duration if last == num_samples - 1 else int(decoded[last + 1] - decoded[last]),
+        last_duration=int(found.durations[order[-1]]),
         is_from_tables=True,
     )
 
