@@ -18,7 +18,7 @@ from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub import save_hub_folder
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
-from hicom_hf.processors.video_text_to_text import collate_requests
+from hicom_hf.processors.pipeline_inputs_hicom import collate_requests
 
 TASK = "video-text-to-text"
 QUESTIONS = ["What is it?", "Where is the long dark thing now?", "Who?", "Is it red?"]

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModel, Cache, PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from .cache_hicom import CACHE, is_packed, one_cache, starts_a_prompt
+from .cache_hicom import CACHE, check_packed_without_cache, is_packed, one_cache, starts_a_prompt
 from .compressor_hicom import HiComCompressor
 from .configuration_hicom import HiComConfig
 from .kept_video_hicom import HiComKeptVideo
@@ -417,11 +417,7 @@ class HiComModel(HiComPreTrainedModel):
                 return_dict=True,
             )
         if is_prefill and attention_mask is None and is_packed(position_ids):
-            if use_cache or cache is not None:
-                raise ValueError(
-                    "position_ids restart within a row, so the row holds several packed samples, which a cache cannot keep "
-                    "apart; pass use_cache=False and no cache"
-                )
+            check_packed_without_cache(use_cache, cache)
             use_cache = False
         for modality, mask in placeholders.items():
             visual_tokens = visual[modality].pooler_output if modality in visual else None
@@ -439,12 +435,10 @@ class HiComModel(HiComPreTrainedModel):
             **{CACHE: cache},
             **kwargs,
         )
-        image_attentions, video_attentions = (
-            getattr(visual.get(modality), "compressor_attentions", None) for modality in ("image", "video")
-        )
-        return HiComModelOutputWithPast(
-            **outputs, image_compressor_attentions=image_attentions, video_compressor_attentions=video_attentions
-        )
+        attentions = {
+            f"{modality}_compressor_attentions": output.compressor_attentions for modality, output in visual.items()
+        }
+        return HiComModelOutputWithPast(**outputs, **attentions)
 
 
 def _start_reading(

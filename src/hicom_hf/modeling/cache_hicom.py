@@ -36,3 +36,15 @@ def is_packed(position_ids: torch.Tensor | None) -> bool:
     if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] < 2 or torch.compiler.is_compiling():
         return False
     return bool((position_ids[:, 1:] <= position_ids[:, :-1]).any())
+
+
+def check_packed_without_cache(use_cache: bool | None, cache: object) -> None:
+    """
+    Raises:
+        ValueError: packed rows are to be read with a cache, which does not know where a sample begins.
+    """
+    if use_cache or cache is not None:
+        raise ValueError(
+            "position_ids restart within a row, so the row holds several packed samples, which a cache cannot keep apart; "
+            "pass use_cache=False and no cache"
+        )

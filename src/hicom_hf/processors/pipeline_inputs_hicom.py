@@ -1,4 +1,4 @@
-"""What the pipeline is given, in all its forms, as requests: one prompt each."""
+"""What the pipeline is given, in all its forms, as requests: one prompt each; and batches of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from .answering_hicom import check_question
 
+PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
 VISUAL_KEYS, QUESTION_KEYS = ("video", "image"), ("text", "question")
 
 
@@ -133,3 +134,39 @@ def continued(request: Request, answer: str) -> list[dict]:
         return [*before, {**last, "content": content + answer}]
     *parts, final = content
     return [*before, {**last, "content": [*parts, {**final, "text": final["text"] + answer}]}]
+
+
+def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> dict[str, Any]:
+    """One batch of several preprocessed requests: prompts padded on the left, everything visual packed in their order.
+
+    Raises:
+        ValueError: if the tokenizer has no padding token.
+    """
+    if pad_token_id is None:
+        raise ValueError("batch_size above 1 needs a padding token; set processor.tokenizer.pad_token")
+    length = max(item["input_ids"].shape[1] for item in items)
+    batch: dict[str, Any] = {"request": [item["request"] for item in items]}
+    for key in dict.fromkeys(key for item in items for key in item if key != "request"):
+        values = [item[key] for item in items if key in item]
+        if key in PADDED_KEYS:
+            filler = pad_token_id if key == "input_ids" else 0
+            padded = [torch.nn.functional.pad(value, (length - value.shape[1], 0), value=filler) for value in values]
+            batch[key] = torch.cat(padded)
+        elif isinstance(values[0], dict):  # encoded features
+            batch[key] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
+        else:
+            batch[key] = torch.cat(values)
+    return batch
+
+
+def without_sources(message: dict, parts: list[int]) -> dict:
+    """A message whose videos, known by their place in memory, are features already."""
+    content = message["content"]
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [{"type": "video"} if id(part) in parts else part for part in content]}
+
+
+def only_item(items: list) -> Any:
+    """The batch of one request."""
+    return items[0]

@@ -28,12 +28,15 @@ from .pipeline_inputs_hicom import (
     Request,
     Rows,
     as_request,
+    collate_requests,
     continued,
     is_chat,
     is_table,
     is_video,
+    only_item,
     only_one,
     split_questions,
+    without_sources,
 )
 
 logger = logging.get_logger(__name__)
@@ -76,12 +79,12 @@ GENERATE_ARGUMENTS = {
     "tokenizer",
 }
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-PADDED_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, length) each, unlike packed frames
 # What this file imports, to be saved with it.
 IMPORTED_FILES = (
     "answering_hicom.py",
     "candidate_frames_hicom.py",
     "frame_selection_hicom.py",
+    "frame_tiles_hicom.py",
     "pipeline_inputs_hicom.py",
 )
 # Folder or repo -> the note for users of a pipeline that is loaded from it. The package fills in its own model.
@@ -337,7 +340,7 @@ class VideoTextToTextPipeline(Pipeline):
         named = [id(part) for part in parts]
         return replace(
             request,
-            chat=[_without_sources(message, named) for message in chat],
+            chat=[without_sources(message, named) for message in chat],
             features=chosen.features,
             num_frames=chosen.num_frames,
             metadata=chosen.samplings,
@@ -397,7 +400,7 @@ class VideoTextToTextPipeline(Pipeline):
         kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
         requests = kind(inputs, self.preprocess, preprocess_params)
         tokenizer = self.processor.tokenizer
-        collate = _single if batch_size == 1 else partial(collate_requests, pad_token_id=tokenizer.pad_token_id)
+        collate = only_item if batch_size == 1 else partial(collate_requests, pad_token_id=tokenizer.pad_token_id)
         loader = DataLoader(requests, num_workers=num_workers, batch_size=batch_size, collate_fn=collate)
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
@@ -442,41 +445,6 @@ def load_processor(model):
         return AutoProcessor.from_pretrained(source, trust_remote_code=trusted, **options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise ValueError(f"{source}: the processor cannot be loaded: {error}; {remedy}") from error
-
-
-def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> dict[str, Any]:
-    """One batch of several preprocessed requests: prompts padded on the left, everything visual packed in their order.
-
-    Raises:
-        ValueError: if the tokenizer has no padding token.
-    """
-    if pad_token_id is None:
-        raise ValueError("batch_size above 1 needs a padding token; set processor.tokenizer.pad_token")
-    length = max(item["input_ids"].shape[1] for item in items)
-    batch: dict[str, Any] = {"request": [item["request"] for item in items]}
-    for key in dict.fromkeys(key for item in items for key in item if key != "request"):
-        values = [item[key] for item in items if key in item]
-        if key in PADDED_KEYS:
-            filler = pad_token_id if key == "input_ids" else 0
-            padded = [torch.nn.functional.pad(value, (length - value.shape[1], 0), value=filler) for value in values]
-            batch[key] = torch.cat(padded)
-        elif isinstance(values[0], dict):  # encoded features
-            batch[key] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
-        else:
-            batch[key] = torch.cat(values)
-    return batch
-
-
-def _without_sources(message: dict, parts: list[int]) -> dict:
-    """A message whose videos, known by their place in memory, are features already."""
-    content = message["content"]
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": [{"type": "video"} if id(part) in parts else part for part in content]}
-
-
-def _single(items: list) -> Any:
-    return items[0]
 
 
 def _without_base_arguments(kwargs: dict) -> dict:
