@@ -1,5 +1,5 @@
-"""What only trained weights can show: hicom-tiny answers rightly, looks where it is asked to look, and stays as good after
-saving, as remote code, in 8 bits and with adapters."""
+"""What only trained weights can show: hicom-tiny answers correctly, attends to what the question names, and is as accurate
+after saving, as remote code, in 8 bits and with adapters."""
 
 import json
 import subprocess

@@ -49,7 +49,7 @@ class PlacedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamStart:
-    """Where the readers of a process go on.
+    """Where the readers of a process resume.
 
     Attributes:
         batch_size: samples of a batch.
@@ -158,7 +158,7 @@ class HiComStreamingDataset(IterableDataset):
         }
 
     def start_at(self, start: StreamStart) -> None:
-        """Give samples with their places, from a start: what a trainer needs to go on after an interruption.
+        """Give samples with their places, from a start: what a trainer needs to resume.
 
         The batches before the start hold `FILLER` in place of samples: nothing is read for them.
 

@@ -2,7 +2,7 @@
 
 Paths and times travel, never frames: a task is given one item's value, reads the video and writes the result's file itself, so
 all machines must see the videos and the build's folder under the same paths. What was done before a crash is found by its file,
-as with the local engine. Ray Data's own checkpoints are not used: after a kill they repeat rows without a word.
+as with the local engine. Ray Data's own checkpoints are not used: after a kill they repeat rows silently.
 """
 
 import os

@@ -345,7 +345,7 @@ def is_finite(weight: torch.Tensor) -> bool:
 
 def _check_files(folder: Path) -> None:
     """Refuse a folder whose index of weight files leads out of it, whose weights were not fetched, or whose
-    generation_config.json is damaged: transformers would leave a broken one aside without a word.
+    generation_config.json is damaged: transformers would ignore a broken one silently.
 
     Raises:
         ValueError: names the file.

@@ -1,8 +1,8 @@
 """When the step of decoding is compiled: once that pays.
 
-Compiling costs a minute and saves milliseconds of each step, so a single answer is faster without. How many steps will follow is
-not known beforehand. The rule is that of renting or buying: compile when the steps so far have lost as much time as compiling
-takes. Whatever follows, the cost is at most twice that of knowing it.
+Compiling costs a minute and saves milliseconds of each step, so a single answer is faster without it. How many steps will
+follow is not known beforehand. The rule (that of the ski-rental problem): compile when the steps so far have lost as much time
+as compiling takes. The time lost is then at most twice what it would be if the number of steps were known.
 """
 
 from typing import Any

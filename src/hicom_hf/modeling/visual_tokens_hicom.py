@@ -18,7 +18,7 @@ Instruction = tuple[torch.Tensor, torch.Tensor]
 
 
 def note_text_only() -> None:
-    """Say once that a training batch has neither videos nor images: a trainer may have left them out without a word."""
+    """Warn once that a training batch has neither videos nor images: a trainer may have dropped them silently."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         logger.warning_once(
             "A batch without videos and images is trained on. If the data have some, the trainer leaves them out: most do so "

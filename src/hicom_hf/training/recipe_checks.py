@@ -187,7 +187,7 @@ def _check_data(recipe: Recipe, name: str) -> None:
 
 
 def _check_shares(recipe: Recipe, name: str) -> None:
-    """Refuse streams that are mixed without a word of how, and shares of what is no stream."""
+    """Refuse several streams without `data.shares`, and `data.shares` without a stream."""
     files, shares = recipe.data.files, recipe.data.shares
     if shares is None:
         tars = all(source.lower().endswith(TAR_SUFFIXES) for source in files)

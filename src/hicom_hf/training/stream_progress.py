@@ -1,4 +1,4 @@
-"""Where the readers of a stream are, in every checkpoint: a resumed run goes on there and reads nothing of what was before."""
+"""Where the readers of a stream are, in every checkpoint: a resumed run starts there and reads nothing before it."""
 
 import json
 from dataclasses import asdict

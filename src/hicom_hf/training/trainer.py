@@ -393,7 +393,7 @@ class HiComTrainer(Trainer):
             self.args.save_total_limit = limit
 
     def _load_best_model(self) -> None:
-        """Load the weights of the best checkpoint as strictly as those of one to resume from; not for a run that goes on."""
+        """Load the weights of the best checkpoint as strictly as those of one to resume from; not for a run that was stopped."""
         if self.stop.stopped:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
