@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from video_files import numbered_frames, write_video
 
-from hicom_hf.processors.damage_hicom import ASF_DATA, ASF_PROPERTIES, container_damage, has_wrong_checksum
+from hicom_hf.processors.damage_hicom import ASF_DATA, ASF_PROPERTIES, container_damage, has_right_checksums
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.video_reading_hicom import read_video
 
@@ -146,18 +146,27 @@ def packets_of(path):
 def test_a_wrong_checksum_of_ffv1_is_reported(tmp_path, options):
     path = ffv1(tmp_path / "video.mkv", **options)
     packets = packets_of(path)
-    assert not any(map(has_wrong_checksum, packets))
+    assert all(map(has_right_checksums, packets))
     assert warnings_of(path) == []
     changed = bytearray(packets[3])
     changed[len(changed) // 2] ^= 1
-    assert has_wrong_checksum(bytes(changed))
+    assert has_right_checksums(bytes(changed)) is False
     path.write_bytes(path.read_bytes().replace(packets[3], changed))
     assert any("a checksum is wrong" in one for one in warnings_of(path))
+
+
+def test_a_packet_of_ffv1_that_lost_its_checksum_is_reported(tmp_path):
+    # Of a packet of one slice, FFmpeg does not look at the size; it logs that the checksum is wrong, and shows the picture.
+    path = ffv1(tmp_path / "video.mkv", level="3", slicecrc="1", slices="1")
+    packet = packets_of(path)[3]
+    path.write_bytes(path.read_bytes().replace(packet, packet[:-8] + bytes(8)))
+    found = warnings_of(path, on_decode_error="keep")
+    assert any("a checksum is wrong" in one for one in found), found
 
 
 @pytest.mark.parametrize("options", [{"level": "1"}, {"level": "3", "slicecrc": "0"}])
 def test_ffv1_without_checksums_has_none_that_are_wrong(tmp_path, options):
     path = ffv1(tmp_path / "video.mkv", **options)
-    assert not any(map(has_wrong_checksum, packets_of(path)))
+    assert {has_right_checksums(packet) for packet in packets_of(path)} == {None}
     with warnings.catch_warnings():
         assert warnings_of(path) == []

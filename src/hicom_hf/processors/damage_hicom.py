@@ -167,8 +167,8 @@ def _broken_tag(window: _Window) -> int | None:
     return None
 
 
-def has_wrong_checksum(packet: bytes) -> bool:
-    """Whether a slice of an FFV1 packet has a checksum, and it is not that of the slice.
+def has_right_checksums(packet: bytes) -> bool | None:
+    """Whether the checksum of each slice of an FFV1 packet is that of the slice; None if it has none or they do not fit.
 
     Source: FFV1, RFC 9043, section 4.9: each slice ends with its size and, with error correction, with a CRC-32.
     """
@@ -177,9 +177,9 @@ def has_wrong_checksum(packet: bytes) -> bool:
         begin = ends[-1] - FFV1_FOOTER
         size = int.from_bytes(packet[begin : begin + 3]) if begin >= 0 else begin
         if size < 0 or begin < size:
-            return False  # no checksums, or FFmpeg reports that the slices do not fit
+            return None
         ends.append(begin - size)
-    return any(not _is_sound(packet[begin:end]) for end, begin in pairwise(ends))
+    return all(_is_sound(packet[begin:end]) for end, begin in pairwise(ends))
 
 
 def _is_sound(piece: bytes) -> bool:

@@ -13,7 +13,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 
-from .damage_hicom import has_wrong_checksum
+from .damage_hicom import has_right_checksums
 
 # Containers and raw streams of video, by FFmpeg's names. FFmpeg's other formats are rarely used for video, and some are unsafe
 # on files of strangers: "tty" draws any text as a film, "concat", "hls" and "dash" are lists of other files.
@@ -89,6 +89,7 @@ class StreamDecoder:
         # In these codecs an empty packet stands for the picture before, which must have come out by then.
         self.repeats = self.codec.name in CODECS_WITH_REPEATS
         self.checks_sums = self.codec.name in CODECS_WITH_CHECKSUMS and "err_detect" in options
+        self.has_sums = False  # whether a packet had checksums; then all of them should
         self.codec.thread_type = "NONE" if self.repeats else "AUTO"
         self.codec.options = options
         self.last: av.VideoFrame | None = None
@@ -104,8 +105,11 @@ class StreamDecoder:
                 return []
             self.last.pts = packet.pts
             return [self.last]
-        if self.checks_sums and has_wrong_checksum(bytes(packet)):
-            raise ValueError("a checksum is wrong")
+        if self.checks_sums and packet.size:
+            is_right = has_right_checksums(bytes(packet))
+            if is_right is False or (is_right is None and self.has_sums):
+                raise ValueError("a checksum is wrong")
+            self.has_sums = self.has_sums or is_right is True
         frames = self.codec.decode(packet)
         if frames and self.repeats:
             self.last = frames[-1]
