@@ -16,7 +16,7 @@ from hicom_hf.inference import (
     picture,
     shown_frames,
 )
-from hicom_hf.inference.attention_picture import CELL, GAP, LABELS, LEAST_WIDTH, LEGEND, MARGIN
+from hicom_hf.inference.attention_picture import CELL, GAP, LABELS, LEAST_WIDTH, LEGEND, MARGIN, heated_frame
 from hicom_hf.modeling.grouping_hicom import group_positions
 from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.shapes import Scene, patch_cover, questions
@@ -218,6 +218,19 @@ def test_the_picture_has_a_column_for_each_shown_frame(num_frames, num_shown):
     image = picture(np.zeros((num_frames, 24, 24, 3), np.uint8), [], [explained((num_frames, 4, 4))])
     assert image.mode == "RGB"
     assert image.width == 2 * MARGIN + LABELS + max(num_shown * (CELL + GAP) - GAP, LEAST_WIDTH)
+
+
+def test_wide_frames_keep_their_shape_under_the_attention():
+    values = np.zeros((2, 4, 4))
+    values[:, :, 0], values[:, :, 1:] = 4.0, 0.0  # the left quarter
+    frame = np.full((2, 50, 100, 3), 200, np.uint8)
+    heated = heated_frame(frame[0], values, 0)
+    assert heated.size == (100, 50)
+    assert np.array(heated)[:, 2, 0].min() > np.array(heated)[:, 60:, 0].max() + 50
+    image = np.array(picture(frame, [], [Explained("Q", "A", AttentionMaps("Q", values, None))]))
+    row = image[:, MARGIN + LABELS + CELL // 2]
+    grey = np.flatnonzero((row == 200).all(axis=1))
+    assert np.ptp(grey) == CELL // 2 - 1  # as high as a frame that is twice as wide
 
 
 def test_every_question_adds_two_rows():

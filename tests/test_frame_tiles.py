@@ -15,7 +15,10 @@ from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
 from hicom_hf.cli.ask import _describe_tiles
 from hicom_hf.cli.main import main
-from hicom_hf.inference import HiComSession
+from hicom_hf.inference import AttentionMaps, HiComSession, attention_maps, shown_frames, whole_frames
+from hicom_hf.inference.attention_maps import over_whole_frames
+from hicom_hf.inference.session import DetailedVideo
+from hicom_hf.processors.answering_hicom import read_frames
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.frame_tiles_hicom import (
     OVERVIEW,
@@ -363,6 +366,37 @@ def test_tiles_are_encoded_once_for_all_sessions_of_a_folder(session, tmp_path, 
     text = "Where is it?"
     answers = [video.ask(text, max_new_tokens=3) for video in (first, found)]
     assert answers[0].answer == answers[1].answer and answers[0].tiles == answers[1].tiles
+
+
+def test_maps_are_spread_over_the_whole_frame_at_every_zoom(session):
+    frames, question = frames_of(5, (56, 100)), "Where is it?"
+    padded = session.open(frames, num_frames=4).attention(question)
+    video = session.open(frames, num_frames=4, tiles=FrameTiles(overview=True))
+    for number, level in enumerate(video.tiled.levels):
+        alone = DetailedVideo(session, replace(video.tiled, levels=[level]))
+        maps = alone.attention(question)
+        if level.zoom == OVERVIEW:
+            expected = over_whole_frames(padded, 56, 100)
+            np.testing.assert_allclose(maps.local_map, expected.local_map, rtol=1e-5)
+        else:
+            [(_, seen)] = alone._choose_all([question])
+            own = attention_maps(session.model, session.processor, seen, question)
+            assert np.array_equal(maps.global_map, own.global_map)
+        assert maps.local_map.shape == maps.global_map.shape == (4, *session.model.config.grid), number
+
+
+def test_margins_are_taken_off_maps_and_frames(session):
+    values = np.arange(16.0).reshape(1, 4, 4)
+    wide = over_whole_frames(AttentionMaps("", values, None), 50, 100)
+    assert wide.local_map.tolist() == [values[0, [1, 1, 2, 2]].tolist()] and wide.global_map is None
+    tall = over_whole_frames(AttentionMaps("", None, values), 100, 50)
+    assert tall.global_map.tolist() == [values[0][:, [1, 1, 2, 2]].tolist()]
+    frames = np.full((2, 60, 100, 3), 250, np.uint8)
+    read = read_frames(session.processor, frames, num_frames=2)
+    shown = whole_frames(session.processor, shown_frames(session.processor, read), read.sampling)
+    side = session.processor.video_processor.size["height"]
+    assert shown.shape == (2, round(side * 0.8) - round(side * 0.2), side, 3)
+    assert np.median(shown) == 250 and (shown[:, 1:-1] > 240).all()
 
 
 def test_squares_of_all_frames_are_bounded(session):

@@ -249,7 +249,7 @@ def test_a_stop_text_and_a_length_end_answers(client, urls):
         ({"mm_processor_kwargs": {"tiles": True}}, "mm_processor_kwargs.tiles"),
         ({"mm_processor_kwargs": {"tiles": [True]}}, "mm_processor_kwargs.tiles"),
         ({"mm_processor_kwargs": {"tiles": [0]}}, "mm_processor_kwargs.tiles: zooms must be"),
-        ({"mm_processor_kwargs": {"tiles": [1], "select": "question", "frames": 3}}, "select and tiles together"),
+        ({"mm_processor_kwargs": {"tiles": [1], "select": "question", "frames": 3}}, "selection and tiles together"),
         ({"mm_processor_kwargs": {"frames": 3}}, "mm_processor_kwargs.frames goes with select"),
         ({"mm_processor_kwargs": {"select": "question"}}, "select takes frames or max_video_tokens, one of them"),
         ({"mm_processor_kwargs": {"select": "question", "frames": 500}}, "frames is 500, more than the 128"),

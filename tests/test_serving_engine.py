@@ -437,7 +437,7 @@ def test_tiles_are_bounded_and_go_without_a_selection(session, wide):
             engine.submit(tiled("Why?", wide, FrameTiles())).future.result()
         assert engine.submit(tiled("Why?", wide, FrameTiles(), 3, settings=SHORT)).future.result().tiles != [None]
         both = VideoSource(str(wide), {}, FrameSelection(num_frames=4), FrameTiles())
-        with pytest.raises(ValueError, match="select and tiles together are not implemented"):
+        with pytest.raises(ValueError, match="selection and tiles together are not implemented"):
             engine.submit(Request([turn("Why?")], [both]))
         with pytest.raises(ValueError, match="the question is empty"):
             engine.submit(tiled(" ", wide, FrameTiles(), 3)).future.result()

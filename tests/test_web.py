@@ -15,6 +15,7 @@ from hicom_hf.assets import FOLDER, example_videos
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.answering_hicom import end_tokens
 from hicom_hf.processors.frame_selection_hicom import SelectionRecord
+from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.serving.engine import Engine
 from hicom_hf.serving.requests import Limits, Settings
@@ -46,8 +47,8 @@ def last(steps):
     return step
 
 
-def opened(page, video=0, num_frames=4, chooses=False):
-    return page.open(str(example_videos()[video]), num_frames, chooses, None)
+def opened(page, video=0, num_frames=4, chooses=False, tiles=False):
+    return page.open(str(example_videos()[video]), num_frames, chooses, tiles, None)
 
 
 def test_a_video_shows_its_frames_and_what_compression_saves(page):
@@ -94,11 +95,37 @@ def test_a_question_chooses_its_frames_and_the_timeline_shows_them(page):
     assert "of 16 frames" in bar and mapped.frames.shape == visit.frames.shape
 
 
+def test_a_question_chooses_among_tiles_and_the_square_is_shown(page, tmp_path, monkeypatch):
+    frames = render(Scene.from_seed(3, split="test"), num_frames=8, size=(80, 144))[0]
+    path = write_video(tmp_path / "wide.mp4", frames, fps=4)
+    folders = (*page.engine.media.access.allowed_local_media_path, os.path.realpath(tmp_path))
+    monkeypatch.setattr(
+        page.engine.media, "access", replace(page.engine.media.access, allowed_local_media_path=folders)
+    )
+    visit, shown, about, figure = page.open(str(path), 4, False, True, None)
+    assert "each question chooses the patches among squares" in about and figure == ""
+    height, width = visit.frames.shape[1:3]
+    assert shown[0][0].shape == (height, width, 3) and abs(width / height - 144 / 80) < 0.1
+    chat, visit, _, _, figure = last(page.ask(QUESTION, [], visit, "", 64))
+    answer = page.engine.session.open(path, num_frames=4, tiles=FrameTiles()).ask(QUESTION, max_new_tokens=64)
+    assert chat[-1]["content"].startswith(f"{answer.answer}\n\n")
+    best = answer.tiles.tiles[0]
+    top, left, bottom, right = (round(100 * part) for part in best.box)
+    assert f"rows {top} to {bottom} %, columns {left} to {right} %, score {best.score:.2f}" in figure
+    assert (
+        f"zoom 1, {len(answer.tiles.tiles)} squares seen; the best one, at {visit.times[best.frame]:.2f} s" in figure
+    )
+    assert f"left:{100 * best.box[1]:.1f}%" in figure and 'src="data:image/png;base64,' in figure
+    heated = page.attention(visit, None, 1, "local")
+    assert heated.width >= 320 and abs(heated.width / heated.height - width / height) < 1e-6
+    assert page.open(str(path), 4, True, True, None)[2].endswith("both together are not implemented.")
+
+
 def test_sessions_free_what_they_hold_and_are_bounded_in_number(page, monkeypatch):
     monkeypatch.setattr("hicom_hf.serving.page.MAX_VISITS", 2)
     first, *_ = opened(page)
     second, *_ = opened(page)
-    third, *_ = page.open(str(example_videos()[1]), 4, False, second)
+    third, *_ = page.open(str(example_videos()[1]), 4, False, False, second)
     assert second.is_closed and second.frames.nbytes == 0 and not first.is_closed
     last(page.ask(QUESTION, [], first, "", 4))  # is used, so that the third is the oldest
     fourth, *_ = opened(page)
@@ -111,9 +138,9 @@ def test_sessions_free_what_they_hold_and_are_bounded_in_number(page, monkeypatc
 
 
 def test_errors_are_texts_of_the_page(page, tmp_path):
-    assert page.open(None, 4, False, None) == (None, [], "Choose a video.", "")
+    assert page.open(None, 4, False, False, None) == (None, [], "Choose a video.", "")
     (tmp_path / "a.mp4").write_text("no video")
-    about = page.open(str(tmp_path / "a.mp4"), 4, False, None)[2]
+    about = page.open(str(tmp_path / "a.mp4"), 4, False, False, None)[2]
     assert about.startswith("**This video cannot be read.** the video: local files")
     chat, *_ = last(page.ask(QUESTION, [], None, "", 64))
     assert chat[-1]["content"] == "Choose a video first."

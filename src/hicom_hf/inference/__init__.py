@@ -2,7 +2,7 @@
 
 from ..processors.answering_hicom import Answer, EncodedVideo
 from .attention_maps import AttentionFraction, AttentionMaps, attention_fraction, attention_maps, global_map, local_map
-from .attention_picture import Explained, picture, shown_frames
+from .attention_picture import Explained, picture, shown_frames, whole_frames
 from .session import AnswerStream, ChoosingVideo, HiComSession, Video
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "local_map",
     "picture",
     "shown_frames",
+    "whole_frames",
 ]

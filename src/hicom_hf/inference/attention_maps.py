@@ -5,7 +5,7 @@ Both maps are relative to an even spread: 1 is what a patch gets if attention is
 Letters: T frames, H/W patch rows and columns, G groups, K patches per group, Q global queries, R objects.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,6 +86,29 @@ def attention_maps(
         None if local is None or positions is None else local_map(local[0], positions),
         None if over_all is None else global_map(over_all[0]),
     )
+
+
+def over_whole_frames(maps: AttentionMaps, height: int, width: int) -> AttentionMaps:
+    """Maps of padded frames, spread over the frames without their margins.
+
+    A cell of the result has the value of the patch in which its centre lies. The mean is no longer 1, as the margins'
+    part is left out.
+
+    Args:
+        maps: of frames that were padded to squares.
+        height, width: of the frames, in pixels.
+    """
+
+    def spread(values: np.ndarray | None) -> np.ndarray | None:
+        if values is None:
+            return None
+        larger, numbers = max(height, width), []
+        for size, count in zip((height, width), values.shape[1:], strict=True):
+            start = (larger - size) // 2  # as `pad_to_square` places it
+            numbers.append((((np.arange(count) + 0.5) / count * size + start) / larger * count).astype(int))
+        return values[:, numbers[0][:, None], numbers[1]]
+
+    return replace(maps, local_map=spread(maps.local_map), global_map=spread(maps.global_map))
 
 
 def local_map(weights: torch.Tensor, positions: torch.Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..processors.answering_hicom import ReadVideo
 from ..processors.frame_sampling_hicom import uniform_indices
 from ..processors.processing_hicom import HiComProcessor
+from ..processors.video_reading_hicom import SamplingRecord
 from ..shapes import is_right
 from .attention_maps import AttentionMaps
 
@@ -48,8 +49,8 @@ class Explained:
         answer: the model's.
         maps: what `attention_maps` returned.
         right_answer: shown beside the model's, if it is known.
-        boxes: (R, T, 4), left, top, right and bottom of what is asked about, fractions of the square frame, NaN where it is not
-            seen; outlined in the rows of attention.
+        boxes: (R, T, 4), left, top, right and bottom of what is asked about, fractions of the frame that is shown, NaN where
+            it is not seen; outlined in the rows of attention.
         note: text after the answer.
     """
 
@@ -74,6 +75,29 @@ def shown_frames(processor: HiComProcessor, video: ReadVideo) -> np.ndarray:
     return shown_pixels(processor, video.pixel_values).numpy()
 
 
+def whole_frames(processor: HiComProcessor, frames: np.ndarray, sampling: SamplingRecord) -> np.ndarray:
+    """Frames without the margins that padding gave them: with tiles, maps are spread over these.
+
+    Args:
+        processor: of the model.
+        frames: uint8 (T, S, S, 3), see `shown_frames`.
+        sampling: the record of these frames.
+
+    Returns:
+        uint8 (T, height, width, 3), in the shape of the video, the longer side S.
+    """
+    if not processor.video_processor.do_pad:
+        return frames
+    size, larger = (sampling.height, sampling.width), max(sampling.height, sampling.width)
+    scale = frames.shape[1] / larger
+    starts = [(larger - one) // 2 for one in size]  # as `pad_to_square` places it
+    rows, columns = (
+        slice(round(start * scale), max(round((start + one) * scale), round(start * scale) + 1))
+        for start, one in zip(starts, size, strict=True)
+    )
+    return frames[:, rows, columns]
+
+
 def shown_pixels(processor: HiComProcessor, pixel_values: torch.Tensor) -> torch.Tensor:
     """Pixel values (T, 3, S, S) as pictures, uint8 (T, S, S, 3) on the CPU: what `shown_frames` gives, for parts of a video."""
     settings = processor.video_processor
@@ -91,7 +115,8 @@ def picture(
     than an even spread are not coloured.
 
     Args:
-        frames: uint8 (T, S, S, 3), what the model sees; of more than 8 frames, 8 are shown.
+        frames: uint8 (T, S, S, 3), what the model sees, see `shown_frames`; with tiles (T, height, width, 3), see
+            `whole_frames`. Of more than 8 frames, 8 are shown.
         times: seconds of each frame; empty for frames without a clock.
         explained: at least one, all about these frames.
         title: a line on top.
@@ -136,11 +161,12 @@ def heated_frame(frame: np.ndarray, attention: np.ndarray, index: int) -> Image.
     """One frame under its attention, on the scale of the whole map.
 
     Args:
-        frame: uint8 (S, S, 3).
+        frame: uint8 (height, width, 3).
         attention: (T, H, W), a map of `AttentionMaps`.
         index: of the frame.
     """
-    return _heated(frame, attention[index], _top([attention], list(range(len(attention)))), side=frame.shape[0])
+    top, side = _top([attention], list(range(len(attention)))), max(frame.shape[:2])
+    return _heated(frame, attention[index], top, side)
 
 
 # Which map, and the labels of its rows.
@@ -190,7 +216,8 @@ class _Sheet:
                 MARGIN, self.y + CELL // 2 + (line - 1) * (SMALL + 4), label, FAINT if line else INK, anchor="lm"
             )
         for number, cell in enumerate(cells):
-            self.image.paste(cell, (MARGIN + LABELS + number * (CELL + GAP), self.y))
+            x, y = MARGIN + LABELS + number * (CELL + GAP), self.y
+            self.image.paste(cell, (x + (CELL - cell.width) // 2, y + (CELL - cell.height) // 2))
         self.y += ROW
 
     def legend(self, tops: dict[str, float], maps: AttentionMaps) -> None:
@@ -224,10 +251,11 @@ def _top(maps: Sequence[np.ndarray | None], chosen: list[int]) -> float:
 
 
 def _heated(frame: np.ndarray, values: np.ndarray, top: float, side: int = CELL) -> Image.Image:
-    """A frame (S, S, 3) under the heat of its map (H, W), as a picture of `side` pixels."""
+    """A frame (height, width, 3) under the heat of its map (H, W), as a picture whose longer side has `side` pixels."""
+    shown = _resized(frame, side)
     heat = np.clip((values - 1) / (top - 1), 0, 1)
-    heat = np.array(Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))
-    pixels = np.array(_resized(frame, side), dtype=np.float64)
+    heat = np.array(Image.fromarray(heat.astype(np.float32)).resize(shown.size, Image.Resampling.BILINEAR))
+    pixels = np.array(shown, dtype=np.float64)
     grey = pixels.mean(axis=-1, keepdims=True)
     dimmed = DIM * (GREY * grey + (1 - GREY) * pixels)
     alpha = 0.8 * heat[..., None] ** 0.75
@@ -237,7 +265,8 @@ def _heated(frame: np.ndarray, values: np.ndarray, top: float, side: int = CELL)
 def _outline(cell: Image.Image, boxes: np.ndarray) -> None:
     """Draw boxes (R, 4), a little larger than what they hold, onto a cell."""
     for box in boxes[~np.isnan(boxes).any(axis=1)]:
-        left, top, right, bottom = (box * CELL + (-OUTLINE, -OUTLINE, OUTLINE, OUTLINE)).round().tolist()
+        size = np.array((cell.width, cell.height, cell.width, cell.height))
+        left, top, right, bottom = (box * size + (-OUTLINE, -OUTLINE, OUTLINE, OUTLINE)).round().tolist()
         ImageDraw.Draw(cell).rectangle((left, top, right, bottom), outline=PAPER)
 
 
@@ -248,7 +277,8 @@ def _colours(heat: np.ndarray) -> np.ndarray:
 
 
 def _resized(frame: np.ndarray, side: int = CELL) -> Image.Image:
-    return Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
+    height, width = (max(1, round(side * one / max(frame.shape[:2]))) for one in frame.shape[:2])
+    return Image.fromarray(np.ascontiguousarray(frame)).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
@@ -261,7 +291,9 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: f
 
 def _check(frames: np.ndarray, times: Sequence[float], explained: Sequence[Explained]) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise ValueError(f"frames must be uint8 (T, S, S, 3) with at least one, got {frames.dtype} {frames.shape}")
+        raise ValueError(
+            f"frames must be uint8 (T, height, width, 3) with at least one, got {frames.dtype} {frames.shape}"
+        )
     if len(times) not in (0, len(frames)):
         raise ValueError(f"there are {len(frames)} frames and {len(times)} times")
     if not explained:

@@ -40,10 +40,10 @@ from ..processors.candidate_frames_hicom import (
     encode_candidates,
 )
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
-from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord, check_tiles_alone
+from ..processors.frame_tiles_hicom import OVERVIEW, FrameTiles, TilesRecord, check_tiles_alone
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiles, read_tiles, without_question
-from .attention_maps import AttentionMaps, attention_maps
+from .attention_maps import AttentionMaps, attention_maps, over_whole_frames
 from .video_cache import VideoCache, video_key
 
 DEFAULT_CACHE_BYTES = 2 * 2**30  # 20 videos of 32 frames at 7B in bf16, 107 MB each
@@ -413,9 +413,14 @@ class DetailedVideo(Video):
         ]
 
     def attention(self, question: str) -> AttentionMaps:
-        """Where the compressor attends for a question; the maps are spread over the whole frame. See `attention_maps`."""
-        [(_, encoded)] = self._choose_all([question])
-        return Video(self.session, encoded).attention(question)
+        """Where the compressor attends for a question, over the whole frame at every zoom.
+
+        For a picture, take the margins off the frames with `whole_frames`. See `attention_maps`.
+        """
+        [(record, encoded)] = self._choose_all([question])
+        maps = Video(self.session, encoded).attention(question)
+        sampling = self.tiled.sampling
+        return over_whole_frames(maps, sampling.height, sampling.width) if record.zoom == OVERVIEW else maps
 
 
 class AnswerStream:

@@ -3,13 +3,15 @@
 Letters: T frames, S image side.
 """
 
+import base64
 import html
+import io
 import queue
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports] of the extra web
@@ -17,14 +19,17 @@ import numpy as np
 from PIL import Image
 
 from ..inference.attention_maps import AttentionMaps
-from ..inference.attention_picture import heated_frame, shown_frames
+from ..inference.attention_picture import heated_frame, shown_frames, whole_frames
 from ..processors.candidate_frames_hicom import CANDIDATE_FPS
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
+from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
 from .engine import Engine
 from .requests import Request, Result, Settings, VideoSource
 
 MAX_SHOWN_FRAMES = 64
 LEAST_SIDE = 320  # pixels of a frame under its attention
+SQUARE_SIDE = 240  # pixels of the frame on which the chosen square is outlined
+BOTH = "Let each question choose its frames, or take tiles; both together are not implemented."
 MAX_ANSWERS = 8  # of a session, whose attention can be looked at
 MAX_VISITS = 64  # sessions that hold frames; the one that was used longest ago goes first
 CANDIDATES_PER_FRAME = 4  # at least, where a short video would have fewer at one per second
@@ -39,7 +44,7 @@ class MappedAnswer:
     Attributes:
         question: as it was asked.
         maps: the attention of the compressor.
-        frames: uint8 (T, S, S, 3), as the question saw them.
+        frames: uint8 (T, S, S, 3), as the question saw them; with tiles (T, height, width, 3), over which maps are spread.
         times: seconds of each.
     """
 
@@ -56,7 +61,7 @@ class Visit:
     Attributes:
         path: of the video.
         source: what the engine is asked about.
-        frames: uint8 (T, S, S, 3), as the model sees them without a choice.
+        frames: uint8 (T, S, S, 3), as the model sees them without a choice; with tiles (T, height, width, 3), without margins.
         times: seconds of each.
         duration: of the video, in seconds; None without a clock.
         turns: of the chat, as the engine takes them.
@@ -110,18 +115,21 @@ class Page:
 
     # The video ---------------------------------------------------------------------------------------------------------
 
-    def open(self, path: str | None, num_frames: int, chooses: bool, before: Visit | None) -> tuple:
+    def open(self, path: str | None, num_frames: int, chooses: bool, tiles: bool, before: Visit | None) -> tuple:
         """Read a video: the visit, its frames with their times, a line about them, and no timeline; or the error as that line.
 
         Args:
             path: of the upload.
             num_frames: that a question sees.
             chooses: whether it chooses them.
+            tiles: whether it chooses among squares of each frame.
             before: what the session had open.
         """
         self.forget(before)
         if not path:
             return None, [], "Choose a video.", ""
+        if chooses and tiles:
+            return None, [], BOTH, ""
         num_frames = int(num_frames)
         try:
             with self.engine.media.fetched(path) as file:
@@ -133,6 +141,9 @@ class Page:
             fps = max(CANDIDATE_FPS, CANDIDATES_PER_FRAME * num_frames / record.duration)
             source = VideoSource(path, {"fps": fps}, FrameSelection(num_frames=num_frames))
         frames = shown_frames(self.engine.session.processor, read)
+        if tiles:
+            source = replace(source, tiles=FrameTiles())
+            frames = whole_frames(self.engine.session.processor, frames, record)
         visit = Visit(path, source, frames, record.times, record.duration)
         self._remember(visit)
         rows, columns = self.config.grid
@@ -142,6 +153,8 @@ class Page:
         )
         if source.selection is not None:
             line += f"; each question chooses them among {source.sampling['fps']:.3g} per second"
+        if tiles:
+            line += "; each question chooses the patches among squares of the frames"
         return visit, captioned(frames, record.times), line, ""
 
     # The chat ----------------------------------------------------------------------------------------------------------
@@ -188,6 +201,8 @@ class Page:
         seen = (skip, skip)
         if result.selections[0] is not None:
             seen = captioned(answer.frames, answer.times), timeline(result.selections[0], visit.duration)
+        elif result.tiles[0] is not None:
+            seen = skip, chosen_square(result.tiles[0], answer.frames, answer.times)
         yield [*chat, {"role": "assistant", "content": shown}], visit, self._line(visit, result), *seen
 
     def _map(self, visit: Visit, question: str, result: Result) -> MappedAnswer:
@@ -277,4 +292,31 @@ def timeline(record: SelectionRecord, duration: float | None) -> str:
         f'aria-label="{label}"><rect width="1000" height="28" fill="#8884"/>{marks}</svg>'
         f'<figcaption style="display:flex;justify-content:space-between"><span>0 s</span><span>{length:.1f} s</span>'
         f'</figcaption><p style="overflow-wrap:anywhere">{label}</p></figure>'
+    )
+
+
+def chosen_square(record: TilesRecord, frames: np.ndarray, times: list[float]) -> str:
+    """The frame with the patch that fits a question best, small, and the square of that patch on it, as HTML.
+
+    Args:
+        record: which squares a question sees.
+        frames: uint8 (T, height, width, 3), without margins.
+        times: seconds of each; empty without a clock.
+    """
+    best = record.tiles[0]
+    picture, content = Image.fromarray(np.ascontiguousarray(frames[best.frame])), io.BytesIO()
+    picture.thumbnail((SQUARE_SIDE, SQUARE_SIDE))
+    picture.save(content, "PNG")
+    source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    top, left, bottom, right = (100 * part for part in best.box)
+    when = f"at {times[best.frame]:.2f} s" if times else f"of frame {best.frame + 1}"
+    label = html.escape(
+        f"zoom {record.zoom}, {len(record.tiles)} squares seen; the best one, {when}: rows {top:.0f} to {bottom:.0f} %, "
+        f"columns {left:.0f} to {right:.0f} %, score {best.score:.2f}"
+    )
+    return (
+        f'<figure style="margin:0"><div style="position:relative;display:inline-block"><img src="{source}" alt="{label}">'
+        f'<div style="position:absolute;box-sizing:border-box;border:3px solid #d9480f;top:{top:.1f}%;left:{left:.1f}%;'
+        f'width:{right - left:.1f}%;height:{bottom - top:.1f}%"></div></div>'
+        f'<figcaption style="overflow-wrap:anywhere">{label}</figcaption></figure>'
     )

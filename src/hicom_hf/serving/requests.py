@@ -10,7 +10,7 @@ from typing import Any
 
 from ..processors.answering_hicom import Answer, Chat, EncodedVideo, ReadVideo
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
-from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
+from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord, check_tiles_alone
 from ..processors.tiled_video_hicom import ReadTiles, TiledVideo
 from .candidates import Candidates
 
@@ -172,8 +172,9 @@ class Request:
         ):
             if value > limit:
                 raise ValueError(f"{name} is {value}, more than the {limit} that this server allows")
-        if any(video.selection is not None and video.tiles is not None for video in self.videos):
-            raise ValueError("select and tiles together are not implemented; give one of them")
+        for video in self.videos:
+            if video.tiles is not None:
+                check_tiles_alone(video.selection)
         if not math.isfinite(self.settings.temperature):
             raise ValueError(f"temperature must be a finite number, got {self.settings.temperature}")
         if any(not text for text in self.stop):

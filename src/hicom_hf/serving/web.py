@@ -54,7 +54,7 @@ def make_page(engine: Engine, title: str) -> gr.Blocks:
                     label="Attention of the compressor", height=320, elem_id="attention", interactive=False
                 )
         shown_attention = [visit, which, number, branch]
-        for control in (video.change, opening[0].release, opening[1].change):
+        for control in (video.change, opening[0].release, opening[1].change, opening[2].change):
             control(page.open, [video, *opening, visit], [visit, frames, about, timeline]).then(
                 page.controls, [visit, which], [which, number]
             ).then(lambda: ([], "", None), None, [chat, used, picture])
@@ -87,10 +87,16 @@ def _video_column(engine: Engine) -> tuple:
         elem_id="choose",
         visible=engine.can_choose,
     )
+    tiles = gr.Checkbox(
+        label="Tiles",
+        info="for wide and large pictures: each question chooses the detail",
+        elem_id="tiles",
+        visible=engine.can_choose,
+    )
     about = gr.Markdown("Choose a video.", elem_id="about")
     timeline = gr.HTML("", elem_id="timeline")
     frames = gr.Gallery(label="Frames that the model sees", columns=4, height=240, elem_id="frames")
-    return video, [count, choose], about, timeline, frames
+    return video, [count, choose, tiles], about, timeline, frames
 
 
 def _chat_column(engine: Engine) -> tuple:
