@@ -289,7 +289,7 @@ def test_texts_that_are_too_long_or_have_no_letters_are_drawn_all_the_same():
 
 def test_a_picture_of_what_does_not_fit_together_is_refused():
     frames = np.zeros((3, 24, 24, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"uint8 \(T, S, S, 3\) with at least one, got float64"):
+    with pytest.raises(ValueError, match=r"uint8 \(T, height, width, 3\) with at least one, got float64"):
         picture(np.zeros((3, 24, 24, 3)), [], [explained()])
     with pytest.raises(ValueError, match="there are 3 frames and 2 times"):
         picture(frames, [0.0, 1.0], [explained()])

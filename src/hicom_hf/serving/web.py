@@ -95,7 +95,9 @@ def _video_column(engine: Engine) -> tuple:
     )
     about = gr.Markdown("Choose a video.", elem_id="about")
     timeline = gr.HTML("", elem_id="timeline")
-    frames = gr.Gallery(label="Frames that the model sees", columns=4, height=240, elem_id="frames")
+    frames = gr.Gallery(
+        label="Frames that the model sees", columns=4, height=240, object_fit="contain", elem_id="frames"
+    )
     return video, [count, choose, tiles], about, timeline, frames
 
 
