@@ -24,7 +24,7 @@ def tiles_as_tensors(video: TiledVideo) -> tuple[dict[str, torch.Tensor], dict[s
 
 
 def tiles_of_tensors(tensors: dict[str, torch.Tensor], described: dict[str, Any]) -> TiledVideo:
-    """What `tiles_as_tensors` took apart; nothing was spent on reading it."""
+    """The video of which `tiles_as_tensors` made tensors; its seconds of reading are 0, because no video file was read."""
     levels = []
     for level in described["levels"]:
         start = f"{level['zoom']}."
