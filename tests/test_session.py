@@ -112,6 +112,34 @@ def test_a_video_larger_than_the_cache_is_answered_all_the_same(path):
         HiComSession(tiny_model(), tiny_processor(), cache_bytes=-1)
 
 
+def test_what_the_compressor_keeps_of_a_video_counts_in_the_bound(tmp_path):
+    paths = [write_video(tmp_path / f"{number}.mp4", 4 + number) for number in range(3)]
+
+    def asked_twice(cache_bytes):
+        session = HiComSession(tiny_model(), tiny_processor(), cache_bytes=cache_bytes)
+        totals = []
+        for path in (*paths, paths[0]):
+            video = session.open(path, num_frames=4)
+            for _ in range(3):
+                video.ask("Where?", max_new_tokens=1)
+                totals.append(session.cache.num_bytes)
+        return session, num_bytes(video.encoded), totals
+
+    session, size, totals = asked_twice(10**9)
+    parts = session.model.model.kept_video.num_bytes
+    assert size < parts < 2 * size
+    # From the second question on, twice the features of the last video; those of the others stay.
+    assert totals == [count * size + kept for count in (1, 2, 3, 3) for kept in (0, parts, parts)]
+    session.cache.clear()
+    assert session.cache.num_bytes == session.model.model.kept_video.num_bytes == 0
+    *_, totals = asked_twice(4 * size)  # room for the parts is made by dropping another video's features
+    assert totals[6:9] == [3 * size, 2 * size + parts, 2 * size + parts] and max(totals) <= 4 * size
+    *_, totals = asked_twice(2 * size)  # no room for parts beside the features of the same video
+    assert totals == [count * size for count in (1, 1, 1, *[2] * 9)]
+    session, *_, totals = asked_twice(0)
+    assert set(totals) == {0} and session.model.model.kept_video.num_bytes == 0
+
+
 def test_features_on_disk_serve_another_session_of_the_same_model(path, tmp_path, monkeypatch):
     model, processor = tiny_model(), tiny_processor()
     first = HiComSession(model, processor, cache_dir=tmp_path / "cache").open(path, num_frames=4)

@@ -156,7 +156,7 @@ class CountedFile(io.BytesIO):
 def test_a_part_of_a_long_file_is_read_without_the_rest(tmp_path, monkeypatch, sampling, flags):
     # As small beside this file as 2**18 bytes are beside a film.
     monkeypatch.setattr("hicom_hf.processors.pyav_hicom.IO_BUFFER_SIZE", 2**13)
-    options = {"movflags": flags} | ({} if flags == "faststart" else {"frag_duration": "10000000"})
+    options = {"movflags": flags} | ({} if flags == "faststart" else {"frag_duration": "20000000"})
     path = write_video(tmp_path / "a.mov", 250, frames=noise(250), codec="mjpeg", options=options)
     file = CountedFile(path.read_bytes())
     frames, _ = read_video(file, FrameSampling(**sampling))

@@ -54,8 +54,9 @@ class HiComSession:
 
     Args:
         model, processor: loaded from one folder.
-        cache_bytes: bound on the features kept in memory, in bytes; the least recently used are dropped first. With 0 none are
-            kept, and an open video holds its own.
+        cache_bytes: bound on the features kept in memory and on what the compressor keeps of the last video (about twice its
+            features), in bytes; the least recently used are dropped first. With 0 none are kept, and an open video holds its
+            own features.
         cache_dir: folder where features are kept as well, so that an archive is encoded once; None for none.
         note: shown with the answers, for limits of the model; see `model_notes`.
 

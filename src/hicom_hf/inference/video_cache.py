@@ -33,7 +33,7 @@ class VideoCache:
     """Encoded videos by key, least recently used first to go; may be shared by threads.
 
     Args:
-        max_bytes: of the features in memory; 0 keeps none.
+        max_bytes: of the features in memory, and of what the model keeps of the last video; 0 keeps none.
         folder: keeps features on disk as well, without a bound; None for none.
         model: whose features they are. On disk, features of another vision tower are not taken.
     """
@@ -44,11 +44,28 @@ class VideoCache:
         self.max_bytes = max_bytes
         self.folder = folder
         self.device = model.device
-        self.num_bytes = 0
+        self._feature_bytes = 0
+        self._kept_video = model.model.kept_video
+        self._kept_video.count_in(self)
         self.hits = self.misses = 0
         self._videos: OrderedDict[str, EncodedVideo | TiledVideo] = OrderedDict()
         self._lock = threading.Lock()
         self._model = None if folder is None else tower_fingerprint(model.model.vision_tower)[:16]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the features in memory, and of what the model keeps of the last video."""
+        return self._feature_bytes + self._kept_video.num_bytes
+
+    def make_room(self, needed: int) -> bool:
+        """Whether the model may keep so much of the video that was asked last; other videos are dropped for it."""
+        with self._lock:
+            newest = next(reversed(self._videos.values()), None)
+            if needed + (0 if newest is None else num_bytes(newest)) > self.max_bytes:
+                return False
+            while self._feature_bytes + needed > self.max_bytes:
+                self._drop_oldest()
+            return True
 
     def get(self, key: str | None) -> EncodedVideo | None:
         """The video of a key, from memory or disk; None if there is none, or no key."""
@@ -120,17 +137,23 @@ class VideoCache:
         """Forget what is in memory."""
         with self._lock:
             self._videos.clear()
-            self.num_bytes = 0
+            self._feature_bytes = 0
+            self._kept_video.drop()
 
     def _keep(self, key: str, video: EncodedVideo | TiledVideo) -> None:
         size = num_bytes(video)
         if key in self._videos or size > self.max_bytes:
             return
         self._videos[key] = video
-        self.num_bytes += size
-        while self.num_bytes > self.max_bytes:
-            _, oldest = self._videos.popitem(last=False)
-            self.num_bytes -= num_bytes(oldest)
+        self._feature_bytes += size
+        if self.num_bytes > self.max_bytes:  # computed again in less time than any features
+            self._kept_video.drop()
+        while self._feature_bytes > self.max_bytes:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, oldest = self._videos.popitem(last=False)
+        self._feature_bytes -= num_bytes(oldest)
 
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}-{self._model}.safetensors"

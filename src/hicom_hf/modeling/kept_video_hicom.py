@@ -5,12 +5,21 @@ Letters: T frames, H/W patch rows and columns, D vision width, G groups, K patch
 
 import weakref
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from .compressor_hicom import HiComCompressor, HiComVideoParts
 
 MAX_KEPT_BYTES = 512 * 2**20  # 150 frames of so400m in bf16; longer videos are prepared for each question
+
+
+class HiComMemoryBound(Protocol):
+    """Who keeps features of videos within a number of bytes, and counts these parts with them."""
+
+    def make_room(self, needed: int) -> bool:
+        """Whether so many bytes may be kept; drops what was used least recently for it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,21 @@ class HiComKeptVideo:
 
     def __init__(self) -> None:
         self._kept: _Kept | None = None  # replaced as a whole: threads may ask at once
+        self._bound: weakref.ref[HiComMemoryBound] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the parts that are kept."""
+        parts = None if self._kept is None else self._kept.parts
+        return 0 if parts is None else _num_bytes(parts)
+
+    def count_in(self, bound: HiComMemoryBound) -> None:
+        """Keep parts only within this bound, for as long as its owner exists; the last call counts."""
+        self._bound = weakref.ref(bound)
+
+    def drop(self) -> None:
+        """Forget the parts; the next question computes them."""
+        self._kept = None
 
     def parts_of(self, compressor: HiComCompressor, features: torch.Tensor) -> HiComVideoParts | None:
         """The parts of a video, or None if the compressor is to compute them.
@@ -49,7 +73,11 @@ class HiComKeptVideo:
             self._kept = _Kept(weakref.ref(features, self._forget), features._version, None)
             return None
         if kept.parts is None:
-            kept = _Kept(kept.features, kept.version, compressor.video_parts(features[None]))
+            parts = compressor.video_parts(features[None])
+            bound = None if self._bound is None else self._bound()
+            if bound is not None and not bound.make_room(_num_bytes(parts)):
+                return parts
+            kept = _Kept(kept.features, kept.version, parts)
             self._kept = kept
         return kept.parts
 
@@ -63,3 +91,7 @@ class HiComKeptVideo:
 
     def __reduce__(self) -> tuple:
         return HiComKeptVideo, ()
+
+
+def _num_bytes(parts: HiComVideoParts) -> int:
+    return sum(part.nbytes for part in (parts.members, parts.keys) if part is not None)
