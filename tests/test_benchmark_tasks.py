@@ -88,6 +88,12 @@ def data(tmp_path):
     write_json(
         tmp_path / "activitynet_qa" / "test_a.json", [{"answer": "yes", "type": 3, "question_id": "v_1QIUV7WYKXg_3"}]
     )
+    asked = {"uid": "12", "question": f"{QUESTION}\n(A) Red\n(B) Blue\n(C) Green\n(D) None of (A)", "answer": "B"}
+    asked |= {"question_type": ["entity recognition", "reasoning"], "time_reference": "00:10-01:20"}
+    other = {**asked, "uid": "13", "question_type": ["reasoning"]}
+    write_json(
+        tmp_path / "lvbench" / "video_info.meta.jsonl", {"key": "Cm73ma6Ibcs", "type": "sport", "qa": [asked, other]}
+    )
     for part in ("generic", "temporal"):
         write_json(
             tmp_path / "videochatgpt" / f"{part}_qa.json",
@@ -372,3 +378,36 @@ def test_choices_of_the_built_in_world_are_those_of_its_training_files(tmp_path,
     shapes._stored.cache_clear()
     right = [question.options["ABCD".index(question.gold)] for question in asked]
     assert all(TASKS["shapes_choice"].mark(q, words).value == 1 for q, words in zip(asked, right, strict=True))
+
+
+# LVBench -----------------------------------------------------------------------------------------------------------------
+
+
+def test_lvbench_gives_each_question_its_options_and_all_of_its_kinds(data):
+    first, second = TASKS["lvbench"].read(data / "lvbench", "ours")
+    assert first.options == ("Red", "Blue", "Green", "None of (A)")
+    assert (first.gold, first.video) == ("B", str(data / "lvbench" / "videos" / "Cm73ma6Ibcs.mp4"))
+    assert first.prompt.startswith(f"{QUESTION}\n(A) Red\n(B) Blue\n(C) Green\n(D) None of (A)\n")
+    assert list(first.categories) == ["entity recognition", "reasoning"] and list(second.categories) == ["reasoning"]
+    assert first.details == {"time_reference": "00:10-01:20"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"question": "Who wins?"}, r"question 12 has the options \[\] in its text"),
+        ({"question": "Who wins?\n(A) Ann\n(C) Bob"}, r"question 12 has the options \[\] in its text"),
+        ({"answer": "E"}, "the answer 'E', which is no letter of theirs"),
+    ],
+)
+def test_questions_of_lvbench_without_options_or_answer_are_refused(data, changes, message):
+    path = data / "lvbench" / "video_info.meta.jsonl"
+    row = json.loads(path.read_text())
+    row["qa"][0] |= changes
+    write_json(path, row)
+    with pytest.raises(ValueError, match=message):
+        TASKS["lvbench"].read(data / "lvbench", "ours")
+    del row["qa"][0]["answer"]
+    write_json(path, row)
+    with pytest.raises(ValueError, match="a question about Cm73ma6Ibcs has no 'answer'"):
+        TASKS["lvbench"].read(data / "lvbench", "ours")

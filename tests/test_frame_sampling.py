@@ -158,3 +158,34 @@ def test_no_frames_are_refused():
 def test_a_senseless_request_is_refused_at_construction(arguments, error, message):
     with pytest.raises(error, match=message):
         FrameSampling(**arguments)
+
+
+# Frames by their numbers --------------------------------------------------------------------------------------------------
+
+
+def test_frames_are_taken_by_their_numbers():
+    sampling = FrameSampling(indices=[0, 3, 4])
+    times = [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert select_frames(times, sampling) == [0, 3, 4]
+    assert num_requested(times, sampling) == 3
+    assert not sampling.needs_clock
+    assert sampling.as_keywords() == {"indices": (0, 3, 4), "short_video": "once"}
+    with pytest.raises(ValueError, match="indices ask for frame 4, but the video has 4 frames, numbered from 0"):
+        select_frames(times[:4], sampling)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"indices": []}, ValueError, "at least one frame"),
+        ({"indices": [0.5]}, TypeError, "indices must be whole numbers, got 0.5"),
+        ({"indices": [True]}, TypeError, "indices must be whole numbers, got True"),
+        ({"indices": [-1, 2]}, ValueError, "at least 0 and ascend"),
+        ({"indices": [2, 2]}, ValueError, "at least 0 and ascend, each once"),
+        ({"indices": [1], "fps": 1.0, "end": 2.0}, ValueError, "indices and fps, end both say"),
+        ({"indices": [1], "short_video": "repeat"}, ValueError, "indices and short_video both say"),
+    ],
+)
+def test_numbers_of_frames_that_make_no_sense_are_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        FrameSampling(**values)

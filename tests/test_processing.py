@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
-from video_files import write_video
+from video_files import numbered_frames, write_video
 
 from hicom_hf import HiComProcessor
 from hicom_hf.assembly.random_model import (
@@ -530,3 +530,16 @@ def test_a_call_says_how_a_video_is_written_into_a_text(processor):
         processor(text="<video>Who?", videos=np.zeros((4, 8, 8, 3), np.uint8))
     with pytest.raises(TypeError, match="text must be a string or a list of strings, got int"):
         processor(text=5)
+
+
+def test_frames_are_taken_by_their_numbers_in_every_way_of_asking(processor):
+    frames = numbered_frames(12)
+    request = FrameSampling(indices=(0, 7))
+    expected = processor.video_processor([frames], sampling=request)["pixel_values_videos"]
+    assert len(expected) == 2
+    for found in (processor.video_processor([frames], indices=[0, 7]), processor(videos=[frames], sampling=request)):
+        assert torch.equal(found["pixel_values_videos"], expected)
+    with pytest.raises(ValueError, match="indices and fps both say"):
+        processor(videos=[frames], indices=[0, 7], fps=1.0)
+    with pytest.raises(ValueError, match="sampling and keywords both say"):
+        processor.video_processor([frames], sampling=request, indices=[0])

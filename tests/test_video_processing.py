@@ -281,7 +281,7 @@ def test_senseless_calls_are_refused(processor):
         (
             {"start": 3.0},
             TypeError,
-            r"unknown arguments \['start'\]; start, end, frame_rate, media_access, media_bounds belong to one video",
+            r"unknown arguments \['start'\]; start, end, indices, frame_rate, media_access, media_bounds belong to one video",
         ),
         ({"do_normalize": False}, ValueError, "do_normalize=False is not supported"),
         (

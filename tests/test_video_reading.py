@@ -106,6 +106,25 @@ def test_variable_frame_rate_goes_by_presentation_times(tmp_path):
         assert (record.requested_frames, record.fewer_than_requested) == (6, True)
 
 
+def test_frames_are_read_by_their_numbers(tmp_path):
+    path = write_video(tmp_path / "video.mp4", 12)
+    frames, record = read_video(path, FrameSampling(indices=[1, 4, 11]))
+    assert numbers_of(frames) == [1, 4, 11]
+    assert (record.indices, record.requested_frames, record.fewer_than_requested) == ([1, 4, 11], 3, False)
+    with pytest.raises(VideoReadError, match="indices ask for frame 12, but the video has 12 frames"):
+        read_video(path, FrameSampling(indices=[12]))
+    array, _ = read_video(numbered_frames(12), FrameSampling(indices=[0, 2]))
+    assert numbers_of(array) == [0, 2]
+
+
+def test_frames_before_the_break_of_a_file_are_read_by_their_numbers(tmp_path):
+    path = write_truncated_video(tmp_path / "broken.mp4")
+    frames, _ = read_video(path, FrameSampling(indices=[0, 2]))
+    assert len(frames) == 2
+    with pytest.raises(VideoReadError, match="the file breaks after"):
+        read_video(path, FrameSampling(indices=[0, 59]))
+
+
 def test_the_record_says_when_fewer_frames_were_there_and_is_plain_json(tmp_path):
     path = write_video(tmp_path / "short.mp4", 3)
     frames, record = read_video(path, FrameSampling(num_frames=5))

@@ -1,7 +1,7 @@
 """From training records to batches: reading, mixing, encoding, caching, checking. Nothing here needs a trainer.
 
 The data flow: records (`datasets`, `mixtures`, `streaming`) -> items, one per question (`conversations`) -> tensors (`encoding`,
-with `feature_cache`) -> batches (`collating`, `batch_sampling`). `checking` follows it without training.
+with `feature_cache` and `selected_frames`) -> batches (`collating`, `batch_sampling`). `checking` follows it without training.
 """
 
 from .checking import check_data
@@ -11,6 +11,7 @@ from .datasets import HiComDataset, SkippedSample, iterate_records, load_records
 from .encoding import ItemEncoder
 from .feature_cache import FeatureCache
 from .row_collating import HiComPreferenceCollator, HiComRowCollator
+from .selected_frames import SelectedFrames
 from .streaming import HiComStreamingDataset
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ItemEncoder",
     "Record",
     "SampleError",
+    "SelectedFrames",
     "SkippedSample",
     "TrainingItem",
     "check_data",

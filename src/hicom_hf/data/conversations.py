@@ -2,7 +2,8 @@
 
 A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversations": [{"from", "value"}]}`, or in the
 chat format of transformers, `{"messages": [{"role", "content"}]}`. Beside them may stand, for its videos, "start" and
-"end" (seconds), "frame_rate" (of frames without a clock), "num_frames" (how many are sampled) or "fps", and "max_frames".
+"end" (seconds), "frame_rate" (of frames without a clock), "num_frames" (how many are sampled) or "fps", and "max_frames"; and
+"selection", the fields of a `FrameSelection`: the question chooses among the frames that are sampled.
 Records of other formats are read as `formats` says. `record_keys` says which other
 keys are refused. Nothing here opens a video.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import check_part, frame_options
+from ..processors.frame_selection_hicom import FrameSelection
 from .formats import TURN_KEYS, RecordFormat, id_of_video, nearest_format, record_format
 from .record_keys import misplaced_key, misspelt_key
 
@@ -103,6 +105,8 @@ class Medium(NamedTuple):
         frame_rate: frames per second of a folder or list of frames, if they have a clock.
         num_frames, fps, max_frames: frames sampled from a video, in place of the data set's own setting; None keeps that
             setting.
+        selection: how a question chooses among these frames, in place of the data set's own setting.
+        indices: numbers of the frames that are read, once they are chosen; then nothing else is said of the frames.
     """
 
     kind: Literal["video", "image"]
@@ -113,6 +117,8 @@ class Medium(NamedTuple):
     num_frames: int | None = None
     fps: float | None = None
     max_frames: int | None = None
+    selection: FrameSelection | None = None
+    indices: tuple[int, ...] | None = None
 
 
 def same_medium(medium: Medium) -> tuple:
@@ -191,6 +197,8 @@ def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
     turns = _place_media(_turns(record), _record_media(record), record)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     has_media = any(isinstance(part, Medium) for turn in turns for part in turn.parts)
+    if not per_turn:
+        _refuse_selection(turns, record)
     if not has_media or not per_turn:
         return [_item(turns, answers, "", record.source)]
     items = []
@@ -398,7 +406,33 @@ def _medium(kind: Literal["video", "image"], source: Any, options: Mapping, reco
         source = record.open_media(kind, source)
     if kind == "image":
         return Medium(kind, source)
-    return Medium(kind, source, **_frames(options, record))
+    return Medium(kind, source, **_frames(options, record), selection=_selection(record))
+
+
+def _selection(record: Record) -> FrameSelection | None:
+    """How the record asks for frames to be chosen."""
+    given = record.data.get("selection")
+    if given is None:
+        return None
+    try:
+        if not isinstance(given, Mapping):
+            raise TypeError('it must be a dictionary such as {"num_frames": 8}')
+        selection = FrameSelection(**given)
+        if selection.num_frames is None:
+            raise ValueError("its budget must be num_frames")
+    except (TypeError, ValueError) as error:
+        raise SampleError(record.source, BAD_RECORD, f'"selection" {_shortened(given)}: {error}') from error
+    return selection
+
+
+def _refuse_selection(turns: list[_Turn], record: Record) -> None:
+    """Whole dialogues have no question that could choose."""
+    if any(isinstance(part, Medium) and part.selection is not None for turn in turns for part in turn.parts):
+        raise SampleError(
+            record.source,
+            BAD_RECORD,
+            '"selection" needs a question for each answer (per_turn), and whole dialogues are asked for; leave it out',
+        )
 
 
 def _frames(options: Mapping, record: Record) -> dict[str, Any]:

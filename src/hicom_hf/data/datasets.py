@@ -98,7 +98,9 @@ class HiComDataset(Dataset):
         lengths: (samples,) int32, estimated tokens with visual tokens; nothing is decoded for it.
         visual_tokens: (samples,) int64, tokens of the sample's videos and images, the same estimate.
         modalities: (samples,) int8, index into `MODALITIES`: what the batches may be grouped by.
-        media_numbers: (samples,) int64, equal for samples of the same videos and images.
+        media_numbers: (samples,) int64, equal for samples of the same videos and images; where a question chooses the frames,
+            for those of the same question.
+        num_choosing: samples whose question chooses the frames of a video.
 
     Raises:
         SampleError: a record cannot be used (with "raise"); indexing: its video cannot be read.
@@ -135,7 +137,7 @@ class HiComDataset(Dataset):
             settings = {**source.settings(), "encoder": encoder_settings(encoder), "per_turn": per_turn}
             settings["on_bad_sample"] = on_bad_sample
             self.records, table = open_index(index, settings, source.records, self._describe)
-        self.skipped, self.formats = table.skipped, table.formats
+        self.skipped, self.formats, self.num_choosing = table.skipped, table.formats, table.num_choosing
         self._places, self.media_numbers = table.places, table.media
         self.modalities, self.visual_tokens = table.modalities, table.visual_tokens
         self.lengths = self._estimated_lengths(table.characters, table.visual_tokens)
@@ -188,18 +190,37 @@ class HiComDataset(Dataset):
         return [encoded_or_skipped(self.encoder, item, self.on_bad_sample, known) for item in items]
 
     def media(self) -> Iterator[Medium]:
-        """Every video and image once, in order of first use: what a `FeatureCache` must hold."""
+        """Every video and image once, in order of first use: what a `FeatureCache` must hold.
+
+        A video counts once for each choice of its frames.
+        """
         seen = set()
-        for record in self.records:
+        for item in self.items() if self.num_choosing else self._last_items():
             try:
-                items = training_items(record, self.per_turn)
-            except SampleError:  # skipped when the data set was opened
+                media = self.encoder.media(item)
+            except SampleError as error:  # a video that could not be read when frames were chosen
+                if self.on_bad_sample == "raise":
+                    raise
+                logger.warning("skipped: %s", error)
                 continue
-            for medium in items[-1].media:  # the last one has all
+            for medium in media:
                 key = medium if isinstance(medium.source, str) else medium_key(medium)
                 if key not in seen:
                     seen.add(key)
                     yield medium
+
+    def items(self) -> Iterator[TrainingItem]:
+        """All samples, before anything is read, in the order of the records."""
+        for number, place in self._places:
+            yield training_items(self.records[number], self.per_turn)[place]
+
+    def _last_items(self) -> Iterator[TrainingItem]:
+        """The last sample of each record, which has all of its videos and images."""
+        for record in self.records:
+            try:
+                yield training_items(record, self.per_turn)[-1]
+            except SampleError:  # skipped when the data set was opened
+                continue
 
     def summary(self) -> str:
         """One line for a log: samples by modality, and what was left out."""

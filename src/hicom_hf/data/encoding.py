@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.video_reading_hicom import OnDecodeError
@@ -24,6 +25,7 @@ from .conversations import (
 )
 from .feature_cache import FeatureCache
 from .media_reader import MediaReader
+from .selected_frames import SelectedFrames
 
 IGNORED = -100  # label of a token that is not learnt; what PyTorch's cross entropy ignores
 
@@ -33,11 +35,14 @@ class ItemEncoder:
 
     Args:
         processor: a `HiComProcessor`; its chat template gives the layout and its video processor the frames.
-        sampling, on_decode_error, media_access: which frames of what, see `MediaReader`.
+        sampling, on_decode_error, media_access, selection: which frames of what, see `MediaReader`.
         max_length: most tokens of a sample, visual tokens included; None for no limit.
         raw_pixels: leave pixels as uint8, a quarter of the memory between loader processes; the consumer of the batch normalises
             them (`HiComTrainer` does, on its device).
         feature_cache: a `FeatureCache` that stands in for pixels.
+
+    Attributes:
+        selected_frames: the `SelectedFrames` of videos whose frames a question chooses; None where nothing was chosen.
 
     Raises:
         ValueError: `max_length` is below 1, or the cache was made for other frames.
@@ -57,11 +62,12 @@ class ItemEncoder:
         max_length: int | None = None,
         raw_pixels: bool = False,
         feature_cache: FeatureCache | None = None,
+        selection: FrameSelection | None = None,
     ):
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1 token, got {max_length}")
         self.processor = processor
-        self.reader = MediaReader(processor.video_processor, sampling, on_decode_error, media_access)
+        self.reader = MediaReader(processor.video_processor, sampling, on_decode_error, media_access, selection)
         if feature_cache is not None and feature_cache.reader.settings != self.reader.settings:
             raise ValueError(
                 f"the feature cache samples frames by {feature_cache.reader.settings}, the data set by "
@@ -70,6 +76,7 @@ class ItemEncoder:
         self.max_length = max_length
         self.raw_pixels = raw_pixels
         self.feature_cache = feature_cache
+        self.selected_frames: SelectedFrames | None = None
 
     def __call__(self, item: TrainingItem, known: dict | None = None) -> dict[str, Any]:
         """Encode one item.
@@ -89,8 +96,9 @@ class ItemEncoder:
         """
         begin = time.perf_counter()
         known = {} if known is None else known
-        keys = [same_medium(medium) for medium in item.media]
-        for key, medium in zip(keys, item.media, strict=True):
+        media = self.media(item)
+        keys = [same_medium(medium) for medium in media]
+        for key, medium in zip(keys, media, strict=True):
             if key not in known:
                 known[key] = self.read(medium)
         visuals = [known[key] for key in keys]
@@ -111,6 +119,26 @@ class ItemEncoder:
                 sample["video_num_frames"] = torch.tensor([frames for frames, _ in of_kind])
         sample["decode_seconds"] = decode_seconds
         return sample
+
+    def media(self, item: TrainingItem) -> tuple[Medium, ...]:
+        """The videos and images of an item, with the frames that its question has chosen.
+
+        Raises:
+            SampleError: a question is to choose, and nothing was chosen for it.
+        """
+        return tuple(
+            medium if self.reader.selection_of(medium) is None else self._chosen(medium, item) for medium in item.media
+        )
+
+    def _chosen(self, medium: Medium, item: TrainingItem) -> Medium:
+        if self.selected_frames is None:
+            raise SampleError(
+                item.source,
+                BAD_RECORD,
+                "its question is to choose the frames of its video, which a model does before training: `hicom train` does so "
+                "for records in files; elsewhere set `selected_frames` of the encoder, or leave out the selection",
+            )
+        return self.selected_frames.chosen(medium, item.question)
 
     def instruction_ids(self, item: TrainingItem, count: int = 1) -> torch.Tensor:
         """The instruction of an item's question, (count, 64): the same row for each of its videos or images."""

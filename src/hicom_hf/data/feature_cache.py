@@ -291,7 +291,9 @@ def medium_key(medium: Medium) -> str:
     identity = [medium.kind, medium.start, medium.end, medium.frame_rate, _identity(medium.source)]
     if medium.num_frames is not None:
         identity.append(medium.num_frames)
-    identity += [[name, value] for name in ("fps", "max_frames") if (value := getattr(medium, name)) is not None]
+    identity += [
+        [name, value] for name in ("fps", "max_frames", "indices") if (value := getattr(medium, name)) is not None
+    ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 

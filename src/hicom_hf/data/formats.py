@@ -27,6 +27,7 @@ FRAME_KEYS = (
     "fps",
     "max_frames",
     "frame_rate",
+    "selection",
     "system",
 )
 ANSWER = re.compile(r"<answer>(.*?)</answer>", flags=re.DOTALL)

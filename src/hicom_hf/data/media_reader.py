@@ -4,6 +4,8 @@ Letters: T frames, S image side in pixels.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
 from ..processors.frame_sampling_hicom import FrameSampling
+from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.video_reading_hicom import OnDecodeError
 from ..processors.video_sources_hicom import VideoReadError
@@ -25,6 +28,7 @@ class MediaReader:
         sampling: which frames of videos whose record says nothing of their number; None: the processor's own request.
         on_decode_error: see `read_video`; None: the processor's own.
         media_access: which files and servers may be read, see `read_video`.
+        selection: how a question chooses among these frames, for videos whose record says nothing of it; None: it sees all.
 
     Raises:
         TypeError: `sampling` is no `FrameSampling`.
@@ -41,6 +45,7 @@ class MediaReader:
         sampling: FrameSampling | None = None,
         on_decode_error: OnDecodeError | None = None,
         media_access: MediaAccess = OPEN_ACCESS,
+        selection: FrameSelection | None = None,
     ):
         if sampling is not None and type(sampling).__name__ != FrameSampling.__name__:  # remote code has its own class
             raise TypeError(
@@ -51,28 +56,51 @@ class MediaReader:
         self.sampling = video_processor.frame_sampling() if sampling is None else sampling
         self.on_decode_error = on_decode_error or video_processor.on_decode_error
         self.media_access = media_access
+        self.selection = selection
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the frames of a medium, as plain values."""
+        sampling = asdict(self.sampling)
+        if sampling["indices"] is None:  # so that what was kept before there were indices stays valid
+            del sampling["indices"]
+        chosen = {} if self.selection is None else {"selection": asdict(self.selection)}
         return {
-            "sampling": asdict(self.sampling),
+            "sampling": sampling,
             "on_decode_error": self.on_decode_error,
             "video_processor": self.video_processor.to_dict(),
+            **chosen,
         }
 
+    def selection_of(self, medium: Medium) -> FrameSelection | None:
+        """How a question chooses among the frames of a medium; None where it sees all of them, or they are chosen."""
+        if medium.kind == "image" or medium.indices is not None:
+            return None
+        return medium.selection or self.selection
+
     def request(self, medium: Medium) -> FrameSampling:
-        """Which frames of a video are taken: what its record says comes before the request for all."""
+        """Which frames of a video are taken: what its record says comes before the request for all.
+
+        Under a selection these are the candidates.
+        """
+        if medium.indices is not None:
+            return FrameSampling(indices=medium.indices)
         own = {name: value for name in FRAME_KEYS if (value := getattr(medium, name)) is not None}
         own.pop("frame_rate", None)
         return FrameSampling(**with_own_frames(asdict(self.sampling), own))
 
     def most_frames(self, medium: Medium) -> int | None:
-        """Frames that a medium gives at most; None where only its length decides."""
+        """Frames that a medium gives at most, those that a question chooses where it does; None where only its length
+        decides."""
         if medium.kind == "image":
             return 1
+        if medium.indices is not None:
+            return len(medium.indices)
         request = self.request(medium)
         counts = [count for count in (request.num_frames, request.max_frames) if isinstance(count, int)]
+        selection = self.selection_of(medium)
+        if selection is not None and selection.num_frames is not None:
+            counts.append(selection.num_frames)
         return min(counts, default=None)
 
     def frames(self, medium: Medium) -> torch.Tensor:
@@ -81,7 +109,7 @@ class MediaReader:
         Raises:
             SampleError: it is not there or cannot be read; the message names it.
         """
-        try:
+        with sample_errors(medium):
             if medium.kind == "image":
                 frames = self.video_processor.square_images([medium.source], self.media_access)
             else:
@@ -92,15 +120,22 @@ class MediaReader:
                     frame_rate=medium.frame_rate,
                     media_access=self.media_access,
                 )
-        except (VideoReadError, OSError) as error:
-            kind = MISSING_MEDIA if is_missing(medium) else UNREADABLE_MEDIA
-            reason = str(error).removeprefix(f"{media_name(medium)}: ")
-            raise SampleError(media_name(medium), kind, reason) from error
         return torch.from_numpy(frames).movedim(-1, 1)
 
     def pixels(self, medium: Medium) -> torch.Tensor:
         """Pixels as the vision tower takes them, float32 (T, 3, S, S); errors as of `frames`."""
         return self.video_processor.normalised(self.frames(medium))
+
+
+@contextmanager
+def sample_errors(medium: Medium) -> Iterator[None]:
+    """Turns errors of reading a medium into a `SampleError` that names it."""
+    try:
+        yield
+    except (VideoReadError, OSError) as error:
+        kind = MISSING_MEDIA if is_missing(medium) else UNREADABLE_MEDIA
+        reason = str(error).removeprefix(f"{media_name(medium)}: ")
+        raise SampleError(media_name(medium), kind, reason) from error
 
 
 def is_missing(medium: Medium) -> bool:

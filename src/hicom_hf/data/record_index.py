@@ -29,7 +29,7 @@ from .sample_table import SampleTable, SkippedSample
 
 logger = logging.getLogger(__name__)
 
-INDEX_VERSION = 2  # raised when the same settings give other files
+INDEX_VERSION = 3  # raised when the same settings give other files
 RECORDS, OFFSETS, NOTE = "records.bin", "offsets.npy", "index.json"
 ARRAYS = ("places", "characters", "visual_tokens", "modalities", "media")
 WAITING_SECONDS = 0.5  # between two looks at whether an index is made
@@ -96,7 +96,10 @@ def open_index(
     note = json.loads((place / NOTE).read_text(encoding="utf-8"))
     arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     table = SampleTable(
-        **arrays, skipped=[SkippedSample(*row) for row in note["skipped"]], formats=Counter(note["formats"])
+        **arrays,
+        skipped=[SkippedSample(*row) for row in note["skipped"]],
+        formats=Counter(note["formats"]),
+        num_choosing=note["num_choosing"],
     )
     return MappedRecords(place), table
 
@@ -110,6 +113,7 @@ def _make(place: Path, settings: dict, records: Iterable[Record], describe: Call
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(table, name))
         note = {"settings": settings, "skipped": table.skipped, "formats": dict(table.formats)}
+        note["num_choosing"] = table.num_choosing
         (folder / NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
 
 

@@ -51,9 +51,10 @@ class SampleTable:
         characters: (M,) int64, of all messages.
         visual_tokens: (M,) int64, tokens of the sample's videos and images, estimated.
         modalities: (M,) int8, index into `MODALITIES`.
-        media: (M,) int64, equal for samples of the same videos and images; without any, of no other sample.
+        media: (M,) int64, equal for samples that read the same of the same videos and images; without any, of no other sample.
         skipped: records that were left out.
         formats: records of other formats than ours, by name.
+        num_choosing: samples whose question chooses the frames of a video.
     """
 
     places: np.ndarray
@@ -63,6 +64,7 @@ class SampleTable:
     media: np.ndarray
     skipped: list[SkippedSample] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
+    num_choosing: int = 0
 
 
 def describe_samples(
@@ -87,7 +89,7 @@ def describe_samples(
     num_tokens = cache(encoder.processor.num_visual_tokens)  # few numbers of frames, many records
     counts: dict[tuple, int] = {}  # frames by what a record says of them: few kinds
     unread: Counter[str] = Counter()
-    number = -1
+    number, num_choosing = -1, 0
     for number, record in enumerate(records):
         try:
             items = training_items(record, per_turn)
@@ -107,7 +109,9 @@ def describe_samples(
             characters.append(sum(map(_num_characters, item.messages)))
             visual_tokens.append(sum(num_tokens(_usual_num_frames(encoder, medium, counts)) for medium in item.media))
             modalities.append(2 if "video" in kinds else 1 if kinds else 0)
-            media.append(_number_of_media(item) if item.media else -len(media) - 1)
+            chooses = any(encoder.reader.selection_of(medium) is not None for medium in item.media)
+            num_choosing += chooses
+            media.append(_number_of_media(item, chooses) if item.media else -len(media) - 1)
     if unread:
         logger.warning("%s: %s", UNREAD, describe_unread(unread))
     if not places:
@@ -120,18 +124,20 @@ def describe_samples(
         media=np.array(media, dtype=np.int64),
         skipped=skipped,
         formats=formats,
+        num_choosing=num_choosing,
     )
 
 
-def _number_of_media(item: TrainingItem) -> int:
-    """62 bits of a digest of what an item's videos and images are; never below 0."""
-    content = repr([same_medium(medium) for medium in item.media]).encode("utf-8", "surrogatepass")
+def _number_of_media(item: TrainingItem, chooses: bool) -> int:
+    """62 bits of a digest of what an item's videos and images are, and of what chooses their frames; never below 0."""
+    read = [*map(same_medium, item.media), *([item.question] if chooses else [])]
+    content = repr(read).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 2
 
 
 def _usual_num_frames(encoder: ItemEncoder, medium: Medium, known: dict[tuple, int]) -> int:
     """Frames of a medium, for estimates: as many as it gives at most, or the processor's number if it has no bound."""
-    kind = (medium.kind, medium.num_frames, medium.fps, medium.max_frames)
+    kind = (medium.kind, medium.num_frames, medium.fps, medium.max_frames, medium.selection)
     if kind not in known:
         reader = encoder.reader
         without_range = medium._replace(start=None, end=None)

@@ -54,7 +54,9 @@ def summarize(
                 value: _score(
                     task, [pair for pair in marked if pair[0].categories.get(category) == value], macro=False
                 )
-                for value in dict.fromkeys(question.categories[category] for question, _ in marked)
+                for value in dict.fromkeys(
+                    question.categories[category] for question, _ in marked if category in question.categories
+                )
             }
             for category in dict.fromkeys(name for question, _ in marked for name in question.categories)
         },

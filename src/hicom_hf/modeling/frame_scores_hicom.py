@@ -130,6 +130,12 @@ class FrameScoringMixin:
         `int8_rows`."""
         return int8_rows(_keys(_direct_branch(self), aligned_features))
 
+    def scoring_parts(self) -> dict[str, nn.Module]:
+        """The parts whose weights decide the scores: both towers, and the direct injection if its query scores."""
+        branch = _direct_branch(self)
+        parts = {"vision_tower": self.model.vision_tower, "instruction_encoder": self.model.instruction_encoder}
+        return parts if branch is None else {**parts, "injection": branch.injection}
+
     @staticmethod
     def frame_changes(features: torch.Tensor) -> torch.Tensor:
         """How much each frame differs from the one before it; see `frame_changes` of this file."""

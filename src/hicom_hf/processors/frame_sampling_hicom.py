@@ -8,6 +8,7 @@ import numbers
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 DEFAULT_NUM_FRAMES = 32  # paper, section 4.1
@@ -21,8 +22,8 @@ MAX_INTERVALS = 1_000_000
 class FrameSampling:
     """A request for frames, checked at construction.
 
-    Exactly one of three ways to choose holds: `num_frames` frames spread evenly (the default, 32), one frame per
-    1/`fps` seconds, or every frame (`num_frames="all"`).
+    Exactly one of four ways to choose holds: `num_frames` frames spread evenly (the default, 32), one frame per
+    1/`fps` seconds, every frame (`num_frames="all"`), or the frames of certain numbers (`indices`).
 
     Args:
         num_frames: number of frames, at least 1, or "all". None means 32, or "decided by `fps`" when that is given.
@@ -33,6 +34,8 @@ class FrameSampling:
             that remain are spread evenly.
         short_video: frames of a video that has fewer than wanted: "once" takes each frame once; "repeat" repeats frames
             until the wanted number is reached, as in the official release.
+        indices: numbers of the frames in order of presentation, from 0, ascending, as in `SamplingRecord.indices`; together
+            with nothing else.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -51,8 +54,12 @@ class FrameSampling:
     end: float | None = None
     max_frames: int | None = None
     short_video: Literal["once", "repeat"] = "once"
+    indices: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.indices is not None:
+            self._check_indices()
+            return
         if self.num_frames is not None and self.fps is not None:
             raise ValueError(
                 f"num_frames={self.num_frames!r} and fps={self.fps!r} both say how many frames to take; "
@@ -76,6 +83,23 @@ class FrameSampling:
             )
         if self.short_video not in ("once", "repeat"):
             raise ValueError(f'short_video must be "once" or "repeat", got {self.short_video!r}')
+
+    def _check_indices(self) -> None:
+        indices = tuple(self.indices or ())
+        if not indices:
+            raise ValueError("indices must hold the number of at least one frame")
+        for index in indices:
+            if isinstance(index, bool) or not isinstance(index, numbers.Integral):
+                raise TypeError(f"indices must be whole numbers, got {index!r}")
+        if indices[0] < 0 or any(one >= other for one, other in pairwise(indices)):
+            raise ValueError(f"indices must be at least 0 and ascend, each once, got {indices!r}")
+        object.__setattr__(self, "indices", tuple(map(int, indices)))
+        beside = [
+            name for name in ("num_frames", "fps", "start", "end", "max_frames") if getattr(self, name) is not None
+        ]
+        beside += ["short_video"] if self.short_video != "once" else []
+        if beside:
+            raise ValueError(f"indices and {', '.join(beside)} both say which frames are taken; give one of them")
 
     def as_keywords(self) -> dict[str, Any]:
         """The request as keywords; values that are None are left out."""
@@ -151,12 +175,19 @@ def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
         Indices into `times`, ascending; with "once" each at most once.
 
     Raises:
-        ValueError: there are no frames, `start` lies after the end of the video, or `fps` asks for a million frames.
+        ValueError: there are no frames, `start` lies after the end of the video, `fps` asks for a million frames, or the video
+            is too short for `indices`.
 
     Example:
         >>> select_frames([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], FrameSampling(fps=5))
         [1, 3, 5]
     """
+    if sampling.indices is not None:
+        if sampling.indices[-1] >= len(times):
+            raise ValueError(
+                f"indices ask for frame {sampling.indices[-1]}, but the video has {len(times)} frames, numbered from 0"
+            )
+        return list(sampling.indices)
     first, last = _frames_in_range(times, sampling)
     if sampling.fps is not None:
         indices = _one_per_interval(times, sampling, sampling.fps, first, last)
@@ -173,6 +204,8 @@ def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
 
 def num_requested(times: Sequence[float], sampling: FrameSampling) -> int | None:
     """How many frames a request asks for, whether or not the video has them; None for "every frame"."""
+    if sampling.indices is not None:
+        return len(sampling.indices)
     if sampling.num_frames == "all":
         return None
     if sampling.fps is None:

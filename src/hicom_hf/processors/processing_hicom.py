@@ -32,6 +32,7 @@ SAMPLING_KEYS = (
     "max_frames",
     "max_video_tokens",
     "short_video",
+    "indices",
     "on_decode_error",
     "do_sample_frames",
     "frame_rate",
@@ -230,8 +231,8 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText, TiledChats):
                 without options and formatting requests.
             video_num_frames: in place of `videos`, the frames of each: for features that were encoded before.
             sampling: which frames, as one `FrameSampling`; not together with its fields as keywords.
-            num_frames, fps, start, end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate: which frames;
-                see `HiComVideoProcessor.preprocess`.
+            num_frames, fps, start, end, max_frames, short_video, indices, on_decode_error, do_sample_frames, frame_rate: which
+                frames; see `HiComVideoProcessor.preprocess`.
             max_video_tokens: as many frames as fit this many visual tokens per video; only a bound where `num_frames`, `fps`
                 or `do_sample_frames=False` chooses the number.
             media_access: which files and servers may be read, see `read_video`.

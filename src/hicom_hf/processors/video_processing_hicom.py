@@ -3,7 +3,7 @@
 Letters: V videos, T frames of one video, S side of the square that the tower takes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from .video_sources_hicom import is_frame_list, load_image
 NUM_PIXEL_VALUES = 256
 
 # Arguments that describe one video, so that a processor cannot have them as its own.
-CALL_ONLY_ARGUMENTS = ("start", "end", "frame_rate", "media_access", "media_bounds")
+CALL_ONLY_ARGUMENTS = ("start", "end", "indices", "frame_rate", "media_access", "media_bounds")
 # Written into the saved file by transformers, not arguments of ours.
 SAVED_LABELS = {
     "auto_map",
@@ -47,6 +47,7 @@ class HiComVideosKwargs(VideosKwargs, total=False):
     media_access: MediaAccess | None
     media_bounds: MediaBounds | None
     short_video: Literal["once", "repeat"] | None
+    indices: Sequence[int] | None
     on_decode_error: OnDecodeError | None
     pad_value: int | None
     square_pixels: bool | None
@@ -146,6 +147,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         end: float | None = None,
         max_frames: int | None = None,
         short_video: Literal["once", "repeat"] | None = None,
+        indices: Sequence[int] | None = None,
         on_decode_error: OnDecodeError | None = None,
         do_sample_frames: bool | None = None,
         frame_rate: float | None = None,
@@ -161,7 +163,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             videos: one source (see `read_video`) or a list of sources. A list of PIL images, 3-D arrays or paths of images is
                 one video, a list of other paths is several, a list inside a list is one video given as frames.
             sampling: which frames, as one `FrameSampling`, in place of the following keywords.
-            num_frames, fps, start, end, max_frames, short_video: see `FrameSampling`. Giving `fps` sets aside the
+            num_frames, fps, start, end, max_frames, short_video, indices: see `FrameSampling`. Giving `fps` sets aside the
                 processor's own `num_frames`, and the other way round.
             on_decode_error, frame_rate, media_access: see `read_video`.
             media_bounds: what a video may cost, `bounds` of `read_video`.
@@ -180,8 +182,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
         if unknown:
             raise TypeError(
                 f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; a call takes sampling, num_frames, fps, start, "
-                "end, max_frames, short_video, on_decode_error, do_sample_frames, frame_rate, media_access, media_bounds, "
-                "return_metadata and return_tensors, the rest is set at construction"
+                "end, max_frames, short_video, indices, on_decode_error, do_sample_frames, frame_rate, media_access, "
+                "media_bounds, return_metadata and return_tensors, the rest is set at construction"
             )
         if sampling is None:
             sampling = self.frame_sampling(
@@ -192,8 +194,9 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 end=end,
                 max_frames=max_frames,
                 short_video=short_video,
+                indices=indices,
             )
-        elif {num_frames, fps, do_sample_frames, start, end, max_frames, short_video} != {None}:
+        elif {num_frames, fps, do_sample_frames, start, end, max_frames, short_video} != {None} or indices is not None:
             raise ValueError("sampling and keywords both say which frames are taken; give one of them")
         stacks, records = [], []
         for source in _as_sources(videos):
@@ -384,12 +387,15 @@ class HiComVideoProcessor(BaseVideoProcessor):
         end: float | None = None,
         max_frames: int | None = None,
         short_video: Literal["once", "repeat"] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> FrameSampling:
         """The request of a call with these keywords; None takes the processor's own value, see `preprocess`.
 
         Raises:
             ValueError: the request contradicts itself.
         """
+        if indices is not None:
+            return FrameSampling(num_frames, fps, start, end, max_frames, short_video or "once", tuple(indices))
         if num_frames is None and fps is None:
             num_frames, fps = (self.num_frames, None) if self.fps is None else (None, self.fps)
             if not (self.do_sample_frames if do_sample_frames is None else do_sample_frames):

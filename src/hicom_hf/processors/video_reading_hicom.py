@@ -311,6 +311,8 @@ def _collect(
 
 def _reaches_the_break(reader: Reader, sampling: FrameSampling) -> bool:
     """Whether the request covers the point at which the file breaks."""
+    if sampling.indices is not None:
+        return sampling.indices[-1] >= reader.num_readable
     if sampling.end is None or reader.num_readable == 0 or reader.times is None:
         return True
     return sampling.end > reader.times[reader.num_readable - 1]

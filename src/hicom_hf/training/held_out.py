@@ -155,7 +155,7 @@ class HeldOutGroups(Dataset):
         items = [self.dataset.item(index) for index in self.groups[number]]
         group = EncodedGroup([medium.kind for medium in items[0].media], [], [], [], [])
         try:
-            for medium in items[0].media:
+            for medium in encoder.media(items[0]):
                 frames, content = encoder.read(medium)
                 group.num_frames.append(frames)
                 group.media.append(content)

@@ -76,6 +76,7 @@ class MemoryEstimate:
         shared: of it in `/dev/shm`: batches on their way from loader processes.
         shared_there: size of `/dev/shm` here; None where there is none.
         processes: on this machine.
+        num_choosing: samples whose question chooses frames before training.
     """
 
     batch: LargestBatch
@@ -88,6 +89,7 @@ class MemoryEstimate:
     shared: float
     shared_there: int | None
     processes: int
+    num_choosing: int = 0
 
     @property
     def gpu(self) -> float:
@@ -113,7 +115,15 @@ class MemoryEstimate:
             f"Estimated for {batch.num_rows} x {batch.num_tokens} tokens ({batch.num_labelled} labelled, {batch.num_frames} "
             f"frames each):\nper GPU       {_size(self.gpu):>12}, and about 0.5 to 1 GiB of CUDA itself\n{parts}\n"
             f"host memory   {_size(self.host):>12} for {self.processes} processes and their loaders\n"
-            f"/dev/shm      {shared:>12}"
+            f"/dev/shm      {shared:>12}{self._choosing()}"
+        )
+
+    def _choosing(self) -> str:
+        if not self.num_choosing:
+            return ""
+        return (
+            f"\nBefore training, the questions of {self.num_choosing} samples choose frames: all candidates of each video are "
+            "encoded once."
         )
 
 
@@ -145,6 +155,7 @@ def estimate_memory(recipe: Recipe, dataset: HiComDataset | HiComStreamingDatase
         shared=shared,
         shared_there=None if there is None else there.f_frsize * there.f_blocks,
         processes=processes,
+        num_choosing=dataset.num_choosing if isinstance(dataset, HiComDataset) else 0,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..assets import model_source
 from ..data.record_files import TAR_SUFFIXES
+from ..processors.frame_selection_hicom import FrameSelection
 
 HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system writes it
 HUB_DATASETS = f"{HUB_PREFIX}datasets/"
@@ -54,6 +55,9 @@ class DataRecipe:
             with `fps`.
         fps: frames per second that are sampled of a video, in place of a fixed number.
         max_frames: the most that `fps` gives; longer videos are sampled more sparsely.
+        selection: the question of each sample chooses among these frames: the fields of `FrameSelection`, with `num_frames` as
+            the budget (docs/long_video.md). A record's own `selection` comes before it. The model that the run starts from
+            chooses once before training. Null: every question sees all frames.
         max_length: tokens of a sample, visual ones included. 4096: release script.
         per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
         on_bad_sample: "raise" stops with the sample's path, "skip" counts it and lists it in
@@ -65,8 +69,8 @@ class DataRecipe:
             gradients. Refused for LLMs that do not keep them apart. Worth it with flash attention, or where lengths differ much.
         answers_together: samples about the same videos come in one batch of one GPU, where the videos are read once for all of
             them. Epochs are shuffled by video then. Streams do so always.
-        index: a folder for indices of the records, which lie on disk and in memory once for all processes of a machine; later
-            runs on the same files open them at once. Null: `OUTPUT_DIR/records`.
+        index: a folder for indices of the records, which lie on disk and in memory once for all processes of a machine, and for
+            the frames that questions choose; later runs on the same files open them at once. Null: `OUTPUT_DIR/records`.
         shuffle_buffer: records of a stream that are shuffled among each other; every loader process holds as many, with the
             files of their videos.
         feature_cache: a folder to keep SigLIP's features in, for small data and frozen towers; its size is reported before
@@ -84,6 +88,7 @@ class DataRecipe:
     num_frames: int | None = 32
     fps: float | None = None
     max_frames: int | None = None
+    selection: FrameSelection | None = None
     max_length: int = 4096
     per_turn: bool = True
     on_bad_sample: Literal["raise", "skip"] = "raise"

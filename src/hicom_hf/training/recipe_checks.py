@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from ..data.record_files import TAR_SUFFIXES
+from ..processors.frame_selection_hicom import FrameSelection
 from .recipe import HUB_DATASETS, HUB_PREFIX, EvalRecipe, Recipe, is_stream
 
 # What each stage trains. Source: paper, figure 3 and table A1; the last two of instruction tuning: release script.
@@ -166,6 +167,8 @@ def _check_data(recipe: Recipe, name: str) -> None:
             f"{name}: data.allowed_local_media_path and data.allowed_media_domains go with data.media guarded; open allows all"
         )
     _check_shares(recipe, name)
+    if recipe.data.selection is not None:
+        _check_selection(recipe, recipe.data.selection, name)
     if recipe.data.is_stream:
         for source in recipe.data.files:
             if source.startswith(HUB_PREFIX) and not source.startswith(HUB_DATASETS):
@@ -184,6 +187,37 @@ def _check_data(recipe: Recipe, name: str) -> None:
             )
         if recipe.sharding is not None:
             raise ValueError(f"{name}: data.feature_cache must be null with sharding; it is for small data and models")
+
+
+def _check_selection(recipe: Recipe, selection: FrameSelection, name: str) -> None:
+    """Refuse to choose frames where no question or no fixed budget does."""
+    if recipe.stage == "alignment":
+        raise ValueError(f"{name}: data.selection must be null in the stage alignment: no question chooses there")
+    if recipe.data.is_stream:
+        raise ValueError(
+            f"{name}: data.selection must be null with streams: frames are chosen before training, and streams are read as "
+            "they come; train from JSON files"
+        )
+    if selection.num_frames is None:
+        raise ValueError(f"{name}: data.selection.num_frames is missing: the budget in training is a number of frames")
+    check_choosing(recipe, name, "data.selection must be null")
+
+
+def check_choosing(recipe: Recipe, name: str, what: str) -> None:
+    """Refuse to train what scores frames, or what is sharded, while questions choose frames.
+
+    Args:
+        recipe: in which questions choose.
+        name: of the recipe.
+        what: is to be changed, for the message.
+    """
+    for part in ("vision_head", "instruction_encoder"):
+        if getattr(recipe.learning_rates, part) is not None:
+            raise ValueError(
+                f"{name}: {what} while learning_rates.{part} is set: the scores that choose frames change with every step"
+            )
+    if recipe.sharding is not None:
+        raise ValueError(f"{name}: {what} with sharding; frames are chosen by a whole model")
 
 
 def _check_shares(recipe: Recipe, name: str) -> None:

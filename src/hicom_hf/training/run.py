@@ -21,6 +21,7 @@ from ..data.feature_cache import FeatureCache
 from ..data.holding_out import Side
 from ..data.record_files import TAR_SUFFIXES
 from ..data.sample_table import NoSampleError
+from ..data.selected_frames import SelectedFrames
 from ..data.streaming import HiComStreamingDataset
 from ..hub.files import FolderLock, atomic_folder
 from ..hub.loading import quantization_config
@@ -35,6 +36,7 @@ from .held_out import HeldOutEvaluation, scorer_named
 from .memory import MemoryEstimate, estimate_memory, model_without_weights
 from .packing import check_packing
 from .recipe import HUB_DATASETS, Recipe
+from .recipe_checks import check_choosing
 from .recipe_files import check_files
 from .recipe_reading import recipe_text
 from .same_run import RECIPE_FILE, claim_run
@@ -75,7 +77,7 @@ def run_recipe(recipe: Recipe, resume: bool = True, name: str = "recipe") -> Pat
     is_first = arguments.process_index == 0
     with FolderLock(output_dir, "a training run") if is_first else nullcontext():
         claim_run(recipe, output_dir, arguments.world_size, write=is_first)
-        trainer = build_trainer(recipe, arguments)
+        trainer = build_trainer(recipe, arguments, name)
         trainer.train(resume_from_checkpoint=True)
         if is_first:
             draw_curves(trainer.state.log_history, output_dir / CURVES_FILE)
@@ -102,8 +104,9 @@ def check_run(recipe: Recipe, name: str = "recipe") -> MemoryEstimate:
     check_packages(recipe, name)
     training_arguments(recipe)
     processor = HiComProcessor.from_pretrained(recipe.source)
-    dataset = build_dataset(recipe, processor)
-    build_evaluation(recipe, build_held_out(recipe, processor))
+    dataset, held_out = build_dataset(recipe, processor), build_held_out(recipe, processor)
+    check_records(recipe, dataset, held_out, name)
+    build_evaluation(recipe, held_out)
     return estimate_memory(recipe, dataset)
 
 
@@ -129,10 +132,11 @@ def check_packages(recipe: Recipe, name: str = "recipe") -> None:
             raise ImportError(f"{name}: {key} needs packages that are not installed: pip install 'hicom_hf[{extra}]'")
 
 
-def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
+def build_trainer(recipe: Recipe, arguments: TrainingArguments, name: str = "recipe") -> HiComTrainer:
     """Data, model and trainer of a recipe; the data first, because a bad record is found in less time than a model loads."""
     processor = HiComProcessor.from_pretrained(recipe.source)
     dataset, held_out = build_dataset(recipe, processor), build_held_out(recipe, processor)
+    check_records(recipe, dataset, held_out, name)
     evaluation = build_evaluation(recipe, held_out)
     if recipe.lora is not None and recipe.lora.targets is not None:
         model_without_weights(recipe)  # refuses targets that the LLM does not have
@@ -142,6 +146,9 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> HiComTrainer:
         extra["attn_implementation"] = recipe.attn_implementation
     torch.manual_seed(recipe.seed)  # fresh injections are the same in every process, and in every run
     model = load_stage(recipe, **extra)
+    for data in (dataset, held_out):
+        if isinstance(data, HiComDataset) and data.num_choosing:  # before parts of the model get types of their own
+            data.encoder.selected_frames = selected_frames(recipe, model, data, arguments.device)
     if recipe.lora is not None:
         torch.manual_seed(recipe.seed)  # likewise the adapters
         model = add_adapters(model, recipe.lora, recipe.learning_rates.compressor is not None)
@@ -210,6 +217,17 @@ def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | H
     return dataset
 
 
+def check_records(recipe: Recipe, dataset: Any, held_out: HiComDataset | None, name: str = "recipe") -> None:
+    """Refuse records that ask for what the recipe cannot do: questions that choose frames while what scores them is trained.
+
+    Raises:
+        ValueError: with the key to change.
+    """
+    for data in (dataset, held_out):
+        if isinstance(data, HiComDataset) and data.num_choosing:
+            check_choosing(recipe, name, 'records must have no "selection"')
+
+
 def build_held_out(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | None:
     """The data that a recipe evaluates on, if it does; errors as of `build_dataset`."""
     if recipe.eval is None:
@@ -256,7 +274,14 @@ def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
         num_frames=data.num_frames, fps=data.fps, max_frames=data.max_frames
     )
     access = media_access_of(data.media, data.allowed_local_media_path, data.allowed_media_domains)
-    return ItemEncoder(processor, sampling, media_access=access, max_length=data.max_length, raw_pixels=True)
+    return ItemEncoder(
+        processor,
+        sampling,
+        media_access=access,
+        max_length=data.max_length,
+        raw_pixels=True,
+        selection=data.selection,
+    )
 
 
 def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder, side: Side | None = None) -> HiComDataset:
@@ -279,22 +304,60 @@ def _dataset_of(recipe: Recipe, files: list[str], encoder: ItemEncoder, side: Si
         ) from error
 
 
+def selected_frames(
+    recipe: Recipe, model: HiComForConditionalGeneration, dataset: HiComDataset, device: torch.device
+) -> SelectedFrames:
+    """The frames that the questions of a data set choose; each process encodes the candidates of a part of the videos."""
+    encoder = dataset.encoder
+    chosen = SelectedFrames(
+        recipe.data.index or Path(recipe.output_dir) / INDEX_FOLDER, model, encoder.processor, encoder.reader
+    )
+    rank, world_size = _process()
+    known = len(chosen)
+    chosen.fill(
+        cast(HiComForConditionalGeneration, nn.Module.to(model, device)),
+        dataset.items(),
+        on_bad_sample=recipe.data.on_bad_sample,
+        rank=rank,
+        world_size=world_size,
+        progress=_progress_bar,
+    )
+    if world_size > 1:
+        distributed.barrier()
+        chosen.refresh()
+    used = ", ".join(f"{rule} {count}" for rule, count in sorted(chosen.rules.items()))
+    logger.info(
+        "Chosen frames: %d choices in %s, %d of them new (%s).", len(chosen), chosen.folder, len(chosen) - known, used
+    )
+    return chosen
+
+
+def _process() -> tuple[int, int]:
+    """Number of this process, and how many there are."""
+    several = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+
+
+def _progress_bar(values: Any, total: int, name: str) -> Any:
+    return tqdm(values, total=total, desc=name, disable=None, file=sys.stderr)
+
+
 def filled_cache(
     recipe: Recipe, model: HiComForConditionalGeneration, dataset: HiComDataset, device: torch.device
 ) -> FeatureCache:
     """SigLIP's features of all of a data set's videos and images; each process encodes a part of those that are missing."""
     autocast = torch.bfloat16 if recipe.precision == "bf16" else None
     cache = FeatureCache(cast(str, recipe.data.feature_cache), model, dataset.encoder.reader, autocast_dtype=autocast)
-    several = distributed.is_available() and distributed.is_initialized()
+    rank, world_size = _process()
     cache.fill(
         cast(HiComForConditionalGeneration, nn.Module.to(model, device)),
         dataset.media(),
         on_bad_sample=recipe.data.on_bad_sample,
-        rank=distributed.get_rank() if several else 0,
-        world_size=distributed.get_world_size() if several else 1,
-        progress=lambda media, total, name: tqdm(media, total=total, desc=name, disable=None, file=sys.stderr),
+        rank=rank,
+        world_size=world_size,
+        progress=_progress_bar,
     )
-    if several:
+    if world_size > 1:
         distributed.barrier()
     return cache
 

@@ -94,7 +94,11 @@ def build(cls: type, values: Any, name: str, prefix: str = "") -> Any:
         raise ValueError(f"{name}: missing key {', '.join(prefix + key for key in missing)}")
     may_be_empty = {f.name for f in fields(cls) if f.default_factory is list}  # an empty list is their default
     given = {key: value for key, value in values.items() if value != [] or key not in may_be_empty}
-    return cls(**{key: _convert(hints[key], value, name, prefix + key) for key, value in given.items()})
+    converted = {key: _convert(hints[key], value, name, prefix + key) for key, value in given.items()}
+    try:
+        return cls(**converted)
+    except ValueError as error:  # values that the dataclass itself refuses
+        raise ValueError(f"{name}: {prefix.rstrip('.')}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, name: str, key: str) -> Any:

@@ -2,6 +2,7 @@
 
 from .activitynet_qa import ACTIVITYNET_QA
 from .egoschema import EGOSCHEMA, EGOSCHEMA_SUBSET
+from .lvbench import LVBENCH
 from .mlvu import MLVU_DEV
 from .mvbench import MVBENCH
 from .needle import NEEDLE, needle_task
@@ -20,6 +21,7 @@ _ALL = (
     EGOSCHEMA,
     EGOSCHEMA_SUBSET,
     MLVU_DEV,
+    LVBENCH,
     ACTIVITYNET_QA,
     VIDEOCHATGPT,
 )
