@@ -333,6 +333,16 @@ def test_a_video_whose_shape_makes_too_many_squares_is_named(session):
         session.open(frames_of(1, 56), tiles=FrameTiles((8,)))
 
 
+def test_an_overview_of_a_model_that_does_not_pad_is_refused(session, monkeypatch):
+    monkeypatch.setattr(session.processor.video_processor, "do_pad", False)
+    frames = frames_of(1, (56, 100))
+    with pytest.raises(ValueError, match="the overview is a padded frame, but .* has do_pad=False"):
+        session.open(frames, tiles=FrameTiles(overview=True))
+    read = read_frames(session.processor, frames, num_frames=2)
+    shown = shown_frames(session.processor, read)
+    assert whole_frames(session.processor, shown, read.sampling) is shown
+
+
 def test_an_unknown_argument_is_refused(session):
     with pytest.raises(TypeError, match="takes no 'padding'"):
         session.open(frames_of(1, 56), tiles=FrameTiles(), padding=True)

@@ -105,9 +105,11 @@ def read_tiles(
 
     Raises:
         VideoReadError: it cannot be read, its shape makes too many squares, or there are more than `max_squares`.
-        ValueError: the request contradicts itself.
+        ValueError: the request contradicts itself, or wants the overview of a model that does not pad.
     """
     started = perf_counter()
+    if tiles.overview and not processor.video_processor.do_pad:
+        raise ValueError("the overview is a padded frame, but this model's processor has do_pad=False; leave it out")
     make_square = processor.video_processor.square_frame
     levels: dict[int, list[Square]] = {}
     num_cut = 0
