@@ -336,7 +336,7 @@ def test_a_video_whose_shape_makes_too_many_squares_is_named(session):
 def test_an_overview_of_a_model_that_does_not_pad_is_refused(session, monkeypatch):
     monkeypatch.setattr(session.processor.video_processor, "do_pad", False)
     frames = frames_of(1, (56, 100))
-    with pytest.raises(ValueError, match="the overview is a padded frame, but .* has do_pad=False"):
+    with pytest.raises(ValueError, match=r"the overview is a padded frame, but .* has do_pad=False"):
         session.open(frames, tiles=FrameTiles(overview=True))
     read = read_frames(session.processor, frames, num_frames=2)
     shown = shown_frames(session.processor, read)
