@@ -245,6 +245,19 @@ def test_answers_that_are_no_option_are_refused_before_training(start, tmp_path)
         build_trainer(run, training_arguments(run))
 
 
+@pytest.mark.parametrize("body", ["return 'yes'", "return answer.nothing", "return None"])
+def test_a_function_that_cannot_mark_is_refused_before_training(body, start, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(f"def mark(question, answer, right):\n    {body}\n")
+    monkeypatch.setattr(
+        HiComForConditionalGeneration, "from_pretrained", lambda *args, **kwargs: pytest.fail("loaded")
+    )
+    run = recipe_from_dict(values_of(start, tmp_path / "out", eval={"answers": f"{tmp_path}/mine.py:mark"}))
+    with pytest.raises(
+        ValueError, match=r"eval\.answers: the function cannot mark the right answer of .*train\.json: record"
+    ):
+        build_trainer(run, training_arguments(run))
+
+
 # Logs ----------------------------------------------------------------------------------------------------------------------
 
 

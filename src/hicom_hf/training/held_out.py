@@ -212,6 +212,8 @@ class HeldOutEvaluation:
         self.skip_logits = skip_logits
         if scorer is score_choice:
             self._check_choices()
+        elif scorer is not None and scorer not in SCORERS.values():
+            self._check_scorer(scorer)
 
     def _check_choices(self) -> None:
         """Refuse samples whose right answer is no option, before anything is trained."""
@@ -221,6 +223,18 @@ class HeldOutEvaluation:
                 score_choice(item.question, "", right_answer(item))
             except ValueError as error:
                 raise ValueError(f"{item.source}: {error}") from error
+
+    def _check_scorer(self, scorer: Scorer) -> None:
+        """Refuse a function that cannot mark the first right answer, before anything is trained."""
+        item = self.groups.dataset.item(self.groups.groups[0][0])
+        asked, right = item.question or _last_question(item), right_answer(item)
+        try:
+            float(scorer(asked, right, right))
+        except Exception as error:
+            raise ValueError(
+                f"eval.answers: the function cannot mark the right answer of {item.source} as an answer to itself: {error!r}; "
+                "it takes question, answer and right answer and returns a number"
+            ) from error
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """Loss and score; the processes of a run take turns at the groups.
