@@ -1,5 +1,6 @@
 """Small real runs for the tests of training: videos and JSON on disk, a tiny model's folder, recipes that use them."""
 
+import gc
 import json
 import logging
 import os
@@ -140,6 +141,7 @@ def run_as(rank: int, world_size: int, port: int, recipes: list[dict]) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for values in recipes:
         run_quietly(values)
+        gc.collect()  # `hicom train` is a process of its own for each recipe
     torch.distributed.destroy_process_group()
 
 
