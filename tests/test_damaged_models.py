@@ -140,6 +140,14 @@ def test_an_endless_number_of_layers_is_refused_at_once(copied, capsys):
     assert code == 1 and "num_hidden_layers=2147483648 is more than 10000" in errors
 
 
+def test_a_number_that_is_none_is_refused(copied, capsys):
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["rms_norm_eps"] = float("nan")
+    (copied / "config.json").write_text(json.dumps(config))
+    code, errors = outcome(["inspect", copied], capsys, copied)
+    assert code == 1 and "rms_norm_eps must be finite, got nan" in errors
+
+
 @pytest.mark.parametrize("count", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_checkpoint_with_a_wrong_config_is_an_error_in_one_line(count, tmp_path, capsys):
     source = tmp_path / "official"

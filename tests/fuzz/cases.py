@@ -260,13 +260,13 @@ def _numbers() -> Iterator[int]:
 
 # Kind -> cases, and how many of them the quick set has.
 KINDS = {
-    "videos": (videos, 24),
-    "images": (images, 16),
+    "videos": (videos, 48),
+    "images": (images, 32),
     "bombs": (bombs, 5),
-    "records": (records, 12),
-    "yaml": (yaml_files, 10),
-    "configs": (configs, 10),
-    "checkpoints": (checkpoints, 6),
-    "prompts": (prompts, 8),
-    "arguments": (arguments, 14),
+    "records": (records, 24),
+    "yaml": (yaml_files, 20),
+    "configs": (configs, 20),
+    "checkpoints": (checkpoints, 12),
+    "prompts": (prompts, 16),
+    "arguments": (arguments, 28),
 }

@@ -9,6 +9,7 @@ Cheap checks that can fail come before the weights are loaded:
     model = load_model(place, "cuda", quantize="nf4")
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ def _read_config(place: ModelPlace) -> HiComConfig:
 
 
 def _check_values(values: dict, place: ModelPlace) -> None:
-    """Refuse a config that makes transformers load attention code from the Hub, or build layers for ever.
+    """Refuse a config that makes transformers load attention code from the Hub, build layers for ever, or compute NaN.
 
     Raises:
         ValueError: names the field.
@@ -117,6 +118,8 @@ def _check_values(values: dict, place: ModelPlace) -> None:
             )
         elif isinstance(value, int) and name.endswith("_layers") and value > MAX_LAYERS:
             raise ValueError(f"{place}: config.json is not valid: {name}={value} is more than {MAX_LAYERS}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{place}: config.json is not valid: {name} must be finite, got {value}")
 
 
 def load_processor(model: Model) -> HiComProcessor:
