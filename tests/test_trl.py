@@ -1,4 +1,4 @@
-"""Training through stock TRL. Slow; needs trl: `pip install trl==1.16.0` into an environment with the package."""
+"""Training through stock TRL. Slow; needs trl: `pip install -c constraints.txt trl` into an environment with the package."""
 
 import datasets
 import pytest
