@@ -142,6 +142,21 @@ def test_links_between_pages_lead_to_pages_of_the_site():
     assert lost == []
 
 
+def test_docstrings_name_methods_of_public_classes_that_the_reference_has():
+    """`Class.name` becomes a link, and fields of a class have no place of their own: write "`name` of `Class`"."""
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    classes = {path.rpartition(".")[2]: path for path in re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)}
+    lost = set()
+    for path in (ROOT / "src/hicom_hf").rglob("*.py"):
+        for name, member in re.findall(r"(?<![`\[])`([A-Z]\w+)\.([a-z]\w+)`(?![`\]])", path.read_text()):
+            if name in classes:
+                module, _, attribute = classes[name].rpartition(".")
+                found = getattr(getattr(importlib.import_module(module), attribute), member, None)
+                if not (callable(found) or isinstance(found, property)):
+                    lost.add((path.name, f"{name}.{member}"))
+    assert lost == set()
+
+
 def test_the_architecture_leads_to_each_file_and_to_its_test():
     text = (ROOT / "docs/architecture.md").read_text()
     package = ROOT / "src/hicom_hf"

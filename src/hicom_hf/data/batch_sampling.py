@@ -20,8 +20,8 @@ class HiComGroupedSampler(Sampler[int]):
     modalities meet. The order depends on seed and epoch only.
 
     Args:
-        lengths: estimated tokens of each sample, `HiComDataset.lengths`.
-        modalities: a number per sample, `HiComDataset.modalities`; None groups by length alone.
+        lengths: estimated tokens of each sample, `lengths` of `HiComDataset`.
+        modalities: a number per sample, `modalities` of `HiComDataset`; None groups by length alone.
         batch_size: samples that all processes take together in one step, so that no process alone has text only.
         seed: of the shuffling.
         group_by_length: False shuffles within a modality.

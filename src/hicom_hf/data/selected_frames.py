@@ -108,7 +108,7 @@ class SelectedFrames:
 
     @property
     def rules(self) -> dict[str, int]:
-        """Choices by the rule that chose in the end, see `SelectionRecord.used`."""
+        """Choices by the rule that chose in the end, see `used` of `SelectionRecord`."""
         return dict(self._rules)
 
     def chosen(self, medium: Medium, question: str) -> Medium:

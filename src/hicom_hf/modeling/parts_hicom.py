@@ -37,7 +37,7 @@ def still_untrained(untrained_parts: Iterable[str], trained: Iterable[str]) -> l
     """What remains of a config's list of untrained parts after training.
 
     Args:
-        untrained_parts: `HiComConfig.untrained_parts`.
+        untrained_parts: of a `HiComConfig`.
         trained: parts, or the learning rates' names of what was trained. An injection counts as the compressor; a trained head
             does not make a trained tower.
     """

@@ -34,7 +34,7 @@ class FrameSampling:
             that remain are spread evenly.
         short_video: frames of a video that has fewer than wanted: "once" takes each frame once; "repeat" repeats frames
             until the wanted number is reached, as in the official release.
-        indices: numbers of the frames in order of presentation, from 0, ascending, as in `SamplingRecord.indices`; together
+        indices: numbers of the frames in order of presentation, from 0, ascending, as in `indices` of `SamplingRecord`; together
             with nothing else.
 
     Raises:
