@@ -9,28 +9,31 @@ import numpy as np
 import pytest
 from video_files import write_truncated_video, write_video
 
-from hicom_hf.processors import video_decoding_hicom
+from hicom_hf.processors import video_decoding_hicom, video_index_hicom
 from hicom_hf.processors.decoding_ahead_hicom import ahead
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.media_bounds_hicom import MediaBounds
 from hicom_hf.processors.picture_settings_hicom import DEFAULT_SETTINGS
 from hicom_hf.processors.pyav_hicom import open_container
 from hicom_hf.processors.source_names_hicom import VideoReadError
-from hicom_hf.processors.video_index_hicom import index_packets, index_tables
+from hicom_hf.processors.video_index_hicom import index_blocks, index_packets, index_tables, index_video
 from hicom_hf.processors.video_reading_hicom import read_video
 
 UNEVEN = [0.0, 0.1, 0.2, 0.35, 0.36, 0.9, 1.0, 1.1, 1.9, 2.0, 2.5, 2.6, 2.61, 3.0, 4.0, 4.1]
 
 
-def indices(content, bounds=None):
-    """The index from the tables (or None) and that from the packets."""
+def indices(content, bounds=None, ways=(index_tables, index_packets)):
+    """The index from the tables (or None) and that from the packets, or by other ways."""
     found = []
-    for from_tables in (True, False):
+    for way in ways:
         file = io.BytesIO(content)
         with open_container(file, {}) as container:
             rest = (container, container.streams.video[0], "video", bounds or MediaBounds())
-            found.append(index_tables(file, *rest) if from_tables else index_packets(*rest))
+            found.append(way(*rest) if way is index_packets else way(file, *rest))
     return found
+
+
+BY_BLOCKS = (index_blocks, index_packets)
 
 
 def noise(num_frames, width=64, height=48):
@@ -50,13 +53,13 @@ REORDERED = {"x264-params": "bframes=3:b-adapt=0:scenecut=0:keyint=10:log-level=
 FRAGMENTED = ("frag_keyframe+empty_moov", "frag_keyframe", "empty_moov+frag_every_frame", "cmaf")
 
 
-def encoded(path, num_frames=24, codec="libx264", codec_options=None, has_sound=False, **options):
+def encoded(path, num_frames=24, codec="libx264", codec_options=None, has_sound=False, width=64, **options):
     """A video of noise, by default with frames that are stored in another order; the bytes of the file."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=25, options=codec_options or REORDERED)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
         sound = container.add_stream("libopus" if path.suffix == ".webm" else "aac", rate=48000) if has_sound else None
-        for number, pixels in enumerate(noise(num_frames)):
+        for number, pixels in enumerate(noise(num_frames, width)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             if sound is not None:
                 silence = av.AudioFrame.from_ndarray(np.zeros((2, 1920), np.float32), format="fltp", layout="stereo")
@@ -112,6 +115,89 @@ def test_no_packet_is_walked_through_where_the_tables_tell(tmp_path, monkeypatch
     path = write_video(tmp_path / "a.mp4")
     monkeypatch.setattr("hicom_hf.processors.video_index_hicom.index_packets", None)
     assert read_video(path, FrameSampling(num_frames="all"))[1].num_source_frames == 12
+
+
+@pytest.mark.parametrize("has_sound", [False, True])
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mkv", "libx264", REORDERED),
+        ("a.webm", "libvpx-vp9", {"g": "10", "deadline": "realtime"}),
+        ("a.webm", "libvpx", {"g": "10", "deadline": "realtime"}),
+    ],
+)
+def test_the_blocks_of_matroska_say_what_the_packets_say(tmp_path, name, codec, options, has_sound):
+    content = encoded(tmp_path / name, 24, codec, options, has_sound, cluster_time_limit="300")
+    from_blocks, from_packets = indices(content, ways=BY_BLOCKS)
+    assert from_blocks is not None and from_blocks == from_packets
+    assert len(from_blocks.pts) == 24 and len(from_blocks.keyframes) >= 2 and from_blocks.last_duration == 40
+
+
+def test_a_real_file_of_matroska_is_indexed_by_its_blocks(tmp_path):
+    times = [0.0, 0.1, 0.2, 0.35, 0.36, 0.9, 1.0, 1.1]  # frames that last unequally
+    from_blocks, from_packets = indices(write_video(tmp_path / "a.mkv", times=times).read_bytes(), ways=BY_BLOCKS)
+    assert from_blocks is not None and from_blocks == from_packets
+
+
+def test_matroska_that_is_cut_live_or_without_known_tracks_is_walked_through(tmp_path):
+    content = encoded(tmp_path / "a.mkv")
+    first_block = content.index(b"\xe7\x81\x00\xa3") + 3  # behind the time of the first cluster
+    other_track = bytearray(content)
+    other_track[first_block + 3] = 0x82
+    laced = bytearray(content)
+    laced[first_block + 6] |= 2
+    for unusual in (
+        content[: len(content) * 2 // 3],
+        content[:-1],
+        content + content,
+        bytes(other_track),
+        bytes(laced),
+    ):
+        assert indices(unusual, ways=BY_BLOCKS)[0] is None
+    assert indices(encoded(tmp_path / "b.mkv", live="1"), ways=BY_BLOCKS)[0] is None
+    assert indices(content, MediaBounds(max_packets=24), BY_BLOCKS)[0] is not None
+    with pytest.raises(VideoReadError, match="max_packets"):
+        indices(content, MediaBounds(max_packets=23), (index_video,))
+
+
+@pytest.mark.parametrize("has_sound", [False, True])
+def test_blocks_that_lie_are_found_out_or_believed_by_the_packets_too(tmp_path, has_sound):
+    content, num_used = encoded(tmp_path / "a.mkv", has_sound=has_sound, cluster_time_limit="300"), 0
+    rng = np.random.default_rng(0)
+    heads = [
+        place for place in range(len(content) - 8) if content[place] == 0xA3 and content[place + 3] in (0x81, 0x82)
+    ]
+    for place in (*rng.choice(heads, 60), *rng.integers(300, len(content), 40)):
+        damaged = bytearray(content)
+        damaged[place + rng.integers(0, 8) if place + 8 < len(content) else place] ^= 1 << rng.integers(8)
+        try:
+            from_blocks, from_packets = indices(bytes(damaged), ways=BY_BLOCKS)
+        except av.FFmpegError:  # of opening
+            continue
+        if from_blocks is not None:
+            num_used += 1
+            for name in ("pts", "packets", "places", "last_duration", "break_reason"):
+                assert getattr(from_blocks, name) == getattr(from_packets, name)
+    assert num_used > 20
+
+
+@pytest.mark.parametrize(("name", "check"), [("a.mp4", "_confirmed"), ("a.mkv", "_last_packets")])
+def test_packets_are_walked_from_the_first_one_where_the_header_was_not_believed(tmp_path, monkeypatch, name, check):
+    content, compare = encoded(tmp_path / name), getattr(video_index_hicom, check)
+    expected = indices(content, ways=(index_packets,))
+    monkeypatch.setattr(video_index_hicom, check, lambda *arguments: compare(*arguments) is None or None)
+    assert indices(content, ways=(index_video,)) == expected and len(expected[0].pts) == 24
+
+
+def test_a_part_of_a_long_matroska_file_is_read_without_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr("hicom_hf.processors.pyav_hicom.IO_BUFFER_SIZE", 2**13)
+    content = encoded(
+        tmp_path / "a.mkv", 400, codec_options={"x264-params": "keyint=10:qp=0:log-level=none"}, width=256
+    )
+    file = CountedFile(content)
+    frames, record = read_video(file, FrameSampling(num_frames=4, start=1.0, end=1.4))
+    assert len(frames) == 4 and record.num_source_frames == 400
+    assert file.num_read < len(content) / 4
 
 
 def test_containers_without_tables_are_walked_through(tmp_path):

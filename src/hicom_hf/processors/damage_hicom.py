@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import BinaryIO
 
 # Elements of Matroska that hold others (RFC 9559): Segment and Cluster, whose size a live stream leaves open.
-OPEN_MASTERS = (0x18538067, 0x1F43B675)
+SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
 # The others: the head, SeekHead, Info, Tracks, Cues, Tags, Attachments, Chapters and BlockGroup, each with those inside.
 CLOSED_MASTERS = frozenset({
     0x1A45DFA3,
@@ -26,7 +26,8 @@ CLOSED_MASTERS = frozenset({
 CHECKSUM = b"\xbf\x84"  # the element CRC-32 and its size; the first one of a master that has a checksum
 LONGEST_CHECKED = 2**20  # bytes of a master whose checksum is computed
 MAX_ID_SIZE, MAX_LENGTH_SIZE = 4, 8  # bytes
-WINDOW = 2**16  # bytes read at once
+WINDOW, SMALL_WINDOW = 2**16, 2**9  # bytes read at once
+FAR = 2**12  # bytes to the next place, from which on little is read at once
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")  # the object that holds the packets
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object that says how long each packet is
 ASF_OBJECT, ASF_HEAD = 24, 30  # bytes in front of an object's content, and of the header's first object
@@ -38,34 +39,37 @@ FFV1_FIRST_SUMS = (0, 0x7A8C4079)  # that the checksum begins with, by the versi
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-class _Window:
-    """Bytes of a file by their place, read in pieces."""
+class Window:
+    """Bytes of a file by their place, read in pieces: little at a time where the places lie far apart."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
         self.start, self.data = 0, b""
 
     def at(self, place: int, count: int) -> bytes:
+        """Up to `count` bytes, fewer at the end of the file."""
         offset = place - self.start
         if offset < 0 or offset + count > len(self.data):
+            is_near = 0 <= offset <= len(self.data) + FAR
             self.file.seek(place)
-            self.start, self.data, offset = place, self.file.read(WINDOW), 0
+            self.start, self.data, offset = place, self.file.read(WINDOW if is_near else max(SMALL_WINDOW, count)), 0
         return self.data[offset : offset + count]
 
 
-def container_damage(file: BinaryIO, formats: list[str]) -> str | None:
+def container_damage(file: BinaryIO, formats: list[str], clusters_are_sound: bool = False) -> str | None:
     """What is wrong with how a file is put together, None if nothing is or nothing is known of its format.
 
     A file that is merely cut is not damaged in this sense; the place in the file is left as it was.
 
     Args:
         formats: FFmpeg's names of the container.
+        clusters_are_sound: whether those of a Matroska file were walked through already.
     """
     here = file.tell()
     try:
-        window = _Window(file)
+        window = Window(file)
         if "matroska" in formats or "webm" in formats:
-            place = _broken_element(window)
+            place = _broken_element(window, (SEGMENT,) if clusters_are_sound else (SEGMENT, CLUSTER))
         elif "asf" in formats:
             place = _broken_packet(window)
         else:
@@ -75,7 +79,7 @@ def container_damage(file: BinaryIO, formats: list[str]) -> str | None:
     return None if place is None else f"the file is damaged at byte {place}; some frames may be missing or look wrong"
 
 
-def _broken_element(window: _Window) -> int | None:
+def _broken_element(window: Window, masters: tuple[int, ...]) -> int | None:
     """The place of the first element that is none or does not fit into its master; EBML, RFC 8794."""
     place, ends = 0, []  # of the masters that `place` is in
     while head := window.at(place, MAX_ID_SIZE + MAX_LENGTH_SIZE):
@@ -94,7 +98,7 @@ def _broken_element(window: _Window) -> int | None:
         name = int.from_bytes(head[:id_size])
         begin = place + id_size + length_size
         if length == ones:  # a live stream: not known when it was written
-            if name not in OPEN_MASTERS:
+            if name not in masters:
                 return place
             ends, place = [], begin
             continue
@@ -102,7 +106,7 @@ def _broken_element(window: _Window) -> int | None:
             return place
         if name in CLOSED_MASTERS and not _has_right_checksum(window, begin, length):
             return place
-        if name in OPEN_MASTERS or name in CLOSED_MASTERS:
+        if name in masters or name in CLOSED_MASTERS:
             ends.append(begin + length)
             place = begin
         else:
@@ -110,7 +114,7 @@ def _broken_element(window: _Window) -> int | None:
     return None
 
 
-def _has_right_checksum(window: _Window, begin: int, length: int) -> bool:
+def _has_right_checksum(window: Window, begin: int, length: int) -> bool:
     """Whether a master has no checksum, or the one of what follows it; RFC 8794, section 11.3.1."""
     if length > LONGEST_CHECKED or window.at(begin, len(CHECKSUM)) != CHECKSUM:
         return True
@@ -119,7 +123,7 @@ def _has_right_checksum(window: _Window, begin: int, length: int) -> bool:
     return len(content) < length or zlib.crc32(content[6:]) == int.from_bytes(content[2:6], "little")
 
 
-def _broken_packet(window: _Window) -> int | None:
+def _broken_packet(window: Window) -> int | None:
     """The place of the first packet of an ASF file without the mark that opens all of them; ASF 1.20, sections 3 and 5.2."""
     size, place = 0, ASF_HEAD
     for _ in range(ASF_MAX_OBJECTS):
@@ -150,7 +154,7 @@ def _opens_packet(head: bytes) -> bool:
     return len(head) == 3 and head[0] & 0x8F == 0x82 and head[1:] == b"\0\0"
 
 
-def _broken_tag(window: _Window) -> int | None:
+def _broken_tag(window: Window) -> int | None:
     """The place of the first tag that is none or whose size is not repeated behind it; Adobe, FLV 10.1, annex E."""
     header = window.at(0, 9)
     place = int.from_bytes(header[5:9]) + 4

@@ -139,7 +139,7 @@ class StreamReader:
         self.num_promised = len(self._index.pts)
         if self._index.break_reason is not None:
             self.num_promised = max(self.num_promised, stream.frames)
-        damage = container_damage(self.file, container.format.name.split(","))
+        damage = container_damage(self.file, container.format.name.split(","), self._index.clusters_are_sound)
         if damage is not None:
             self.warnings.append(damage)
         self._checks_keyframes = stream.codec_context.name in CODECS_THAT_CHECK_KEYFRAMES

@@ -1,5 +1,5 @@
-"""What the packets of a video stream say about its frames, found without decoding: from the tables of the file's header where
-they state it, otherwise from all packets.
+"""What the packets of a video stream say about its frames, found without decoding: from the tables of the file's header or the
+headers of its blocks where they state it, otherwise from all packets.
 """
 
 import os
@@ -15,16 +15,26 @@ from typing import BinaryIO
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Discard, Stream
+from av.stream import Discard, Disposition, Stream
 
+from .matroska_blocks_hicom import Blocks, video_blocks
 from .media_bounds_hicom import MediaBounds
 from .mp4_tables_hicom import sample_times
-from .pyav_hicom import READ_ERRORS, demux, fraction, reason
+from .pyav_hicom import READ_ERRORS, demux, fraction, open_container, reason
 from .source_names_hicom import VideoReadError
 
 # Seconds by which the header of a Matroska or FLV file may promise more than its packets give before it counts as cut.
 DURATION_TOLERANCE = 1.0
 FORMATS_WITH_FRAME_COUNT = ("mov", "mp4")
+FORMATS_WITH_BLOCKS = ("matroska", "webm")
+CODECS_IN_BLOCKS = (
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "av1",
+    "libdav1d",
+)  # whose blocks are packets, with the times of presentation
 FORMATS_WITH_DURATION = ("matroska", "webm", "flv")
 # AVI stores no presentation times. FFmpeg guesses them, and for these codecs, whose frames are reordered, wrongly.
 CODECS_WITHOUT_TIMES_IN_AVI = ("h264", "hevc")
@@ -35,6 +45,7 @@ FORMATS_THAT_CHANGE_CLOCKS = ("mpeg", "mpegts", "mpegtsraw")
 MAX_CLOCK_STEP = 10.0
 KEYFRAME_FLAG = 1  # of an entry of FFmpeg's index (AVINDEX_KEYFRAME)
 PACKETS_COMPARED = 8  # with the tables, at either end of the file
+MAX_LAST_PACKETS = 2000  # behind the last keyframe of a file in blocks, which state no durations
 MAX_IRREGULAR = 0.1  # fraction of intervals; with more of them the times are not worth keeping
 INT64 = "q"  # of `array`: 8 bytes a number, where a list takes 36
 
@@ -62,6 +73,7 @@ class StreamIndex:
         places: which packet of the file each of `packets` is.
         break_reason: why the packets end early, None if they do not.
         is_from_tables: whether the header states all this, so that the container knows the place of every packet.
+        clusters_are_sound: whether the clusters of a Matroska file were walked through and nothing in them is broken.
     """
 
     pts: "array[int]" = field(default_factory=_no_numbers)
@@ -72,6 +84,7 @@ class StreamIndex:
     last_duration: int = 0
     break_reason: str | None = None
     is_from_tables: bool = field(default=False, compare=False)
+    clusters_are_sound: bool = field(default=False, compare=False)
 
     def place(self, pts: int | None) -> int | None:
         """Which packet of the file has this pts; None if none has."""
@@ -84,13 +97,89 @@ class StreamIndex:
 def index_video(
     file: BinaryIO, container: InputContainer, stream: av.VideoStream, name: str, bounds: MediaBounds
 ) -> StreamIndex:
-    """The index of a stream, by the cheapest way that is exact; see `index_tables` and `index_packets`.
+    """The index of a stream, by the cheapest way that is exact; see `index_tables`, `index_blocks` and `index_packets`.
 
     Args:
         file: what `container` reads from.
         container: just opened; its position changes.
     """
-    return index_tables(file, container, stream, name, bounds) or index_packets(container, stream, name, bounds)
+    arguments = file, container, stream, name, bounds
+    index = index_tables(*arguments) or index_blocks(*arguments)
+    if index is not None:
+        return index
+    if not _is_one_of(container, FORMATS_WITH_FRAME_COUNT + FORMATS_WITH_BLOCKS):
+        return index_packets(container, stream, name, bounds)
+    with open_container(file, {"max_pixels": str(bounds.max_pixels)}) as fresh:  # the other one is not at its start
+        again = fresh.streams[stream.index]
+        assert isinstance(again, av.VideoStream)
+        return index_packets(fresh, again, name, bounds)
+
+
+def _is_one_of(container: InputContainer, formats: tuple[str, ...]) -> bool:
+    return any(name in container.format.name.split(",") for name in formats)
+
+
+def index_blocks(
+    file: BinaryIO, container: InputContainer, stream: av.VideoStream, name: str, bounds: MediaBounds
+) -> StreamIndex | None:
+    """Takes the index from the headers of a Matroska or WebM file's blocks; what they hold is passed over.
+
+    Returns:
+        The same as `index_packets`, or None where the blocks do not state it: see `video_blocks`; or the header promises more
+        than they hold, or the packets at their ends are not what they say. The blocks may mark other keyframes than the packets,
+        which the reader asks before it decodes from there.
+    """
+    if not _is_one_of(container, FORMATS_WITH_BLOCKS) or stream.codec_context.name not in CODECS_IN_BLOCKS:
+        return None
+    blocks = video_blocks(file, bounds.max_packets)
+    if blocks is None or not blocks.is_keyframe.any() or blocks.num_tracks != _num_tracks(container):
+        return None
+    keyframe = int(blocks.pts[blocks.is_keyframe].max())
+    last = _last_packets(container, stream, blocks, keyframe)
+    order = np.argsort(blocks.pts, kind="stable")
+    if not last or not (np.diff(blocks.pts[order]) > 0).all() or last[-1].pts is None:
+        return None
+    durations = {packet.pts: packet.duration or 0 for packet in last}
+    pts, keyframes = compact(blocks.pts[order]), compact(np.sort(blocks.pts[blocks.is_keyframe]))
+    end = max(time + length for time, length in durations.items() if time is not None)
+    if pts[-1] not in durations or _promised(container) - end * _ticks(stream) > DURATION_TOLERANCE:
+        return None
+    return StreamIndex(
+        pts=pts,
+        keyframes=keyframes,
+        seek_times=keyframes,
+        packets=pts,
+        places=compact(order),
+        last_duration=durations[pts[-1]],
+        clusters_are_sound=True,
+    )
+
+
+def _num_tracks(container: InputContainer) -> int:
+    """Streams that are no attachments."""
+    kinds, pictures = ("video", "audio", "subtitle"), Disposition.attached_pic
+    return sum(one.type in kinds and not one.disposition & pictures for one in container.streams)
+
+
+def _last_packets(container: InputContainer, stream: av.VideoStream, blocks: Blocks, keyframe: int) -> list[av.Packet]:
+    """The packets from the last keyframe on, if they and those at the beginning are what the blocks say."""
+    try:
+        first = list(islice(demux(container, stream), PACKETS_COMPARED))
+        container.seek(keyframe, stream=stream)
+        last = list(islice(demux(container, stream), MAX_LAST_PACKETS + 1))
+    except READ_ERRORS:
+        return []
+    last = [packet for packet in last if packet.pos is not None and packet.size]
+    for packet in (*first, *last):
+        if packet.dts is None and packet.pts is None and packet.size == 0:
+            continue  # the request to flush at the end
+        number = int(np.searchsorted(blocks.places[:-1], -1 if packet.pos is None else packet.pos))  # they ascend
+        if packet.pos != blocks.places[number] or packet.is_corrupt or packet.is_discard:
+            return []
+        if (packet.pts, packet.is_keyframe) != (blocks.pts[number], blocks.is_keyframe[number]):
+            return []
+    is_last = bool(last) and last[-1].pos == blocks.places[-1] and len(last) <= MAX_LAST_PACKETS
+    return last if is_last else []
 
 
 def index_tables(
@@ -103,7 +192,7 @@ def index_tables(
         packets at its ends are not what they say. A keyframe whose data are damaged is one by the tables, and may be none by
         its packet; the reader asks the packet before it decodes from there.
     """
-    if not any(name in container.format.name.split(",") for name in FORMATS_WITH_FRAME_COUNT):
+    if not _is_one_of(container, FORMATS_WITH_FRAME_COUNT):
         return None
     num_samples = len(stream.index_entries)
     bounds.check("max_packets", num_samples, name, "the number of packets")
@@ -239,8 +328,7 @@ def _missing_duration(container: InputContainer, stream: av.VideoStream, end: fl
         container: whose packets of `stream` were walked through.
         end: when the last frame leaves the screen, in ticks of the stream.
     """
-    # Where times begin late, some writers (FFmpeg's own) count the duration from zero, others from the first frame.
-    promised = (min(container.start_time or 0, 0) + (container.duration or 0)) / av.time_base
+    promised = _promised(container)
     end *= _ticks(stream)
     if promised - end <= DURATION_TOLERANCE:
         return None
@@ -259,6 +347,12 @@ def _missing_duration(container: InputContainer, stream: av.VideoStream, end: fl
     if promised - end <= DURATION_TOLERANCE:
         return None
     return f"the header promises {promised:.1f} s, the data end at {end:.1f} s"
+
+
+def _promised(container: InputContainer) -> float:
+    """Seconds until the end, by the header."""
+    # Where times begin late, some writers (FFmpeg's own) count the duration from zero, others from the first frame.
+    return (min(container.start_time or 0, 0) + (container.duration or 0)) / av.time_base
 
 
 def _ticks(stream: Stream) -> float:
