@@ -64,7 +64,7 @@ def output_dir(clipped, tmp_path, monkeypatch):
         pytest.param("429", "captions", "7 tries failed, the last one with 429: ", marks=pytest.mark.slow),
         ("truncated", "captions", "2 answers were of no use, the last one: the answer was cut at max_tokens"),
         pytest.param("broken", "pairs", "2 answers were of no use, the last one: ", marks=pytest.mark.slow),
-        pytest.param("refuse", "pairs", "cannot help with that", marks=pytest.mark.slow),
+        pytest.param("refuse", "captions", "the captioner refuses: 'I cannot help with that", marks=pytest.mark.slow),
         ("400", "captions", "the server refuses the request with 400"),
     ],
 )

@@ -16,9 +16,11 @@ from hicom_hf.dataset_building.captions import clip_pictures, filled, media_part
 from hicom_hf.dataset_building.decontamination import benchmark_names
 from hicom_hf.dataset_building.deduplication import find_duplicates
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer, pairs_of
-from hicom_hf.dataset_building.export import decontamination_note, export
+from hicom_hf.dataset_building.export import collect, decontamination_note, export
 from hicom_hf.dataset_building.filtering import reason_to_drop
 from hicom_hf.dataset_building.pairs import parse_pairs
+from hicom_hf.dataset_building.refusals import REFUSED, NoUseError, checked_caption
+from hicom_hf.dataset_building.report import funnel, tokens
 from hicom_hf.dataset_building.settings import CaptionSettings, settings_from_dict
 from hicom_hf.evaluation.client import EndpointError
 
@@ -93,18 +95,93 @@ def test_answers_that_hang_are_asked_for_again(films, scenes, output_dir):
     assert all(are_true(build, films))
 
 
-def test_a_refusal_is_a_row(films, scenes, output_dir):
-    with SceneServer(scenes, lambda number: "refuse") as server:
-        build = Build(settings_of(films, output_dir, server.base_url))
+def test_what_is_no_caption_is_a_row_with_its_reason_and_gives_no_pair(films, scenes, output_dir):
+    faults = ["refuse", "one word", "empty", "refusal field"]
+    with SceneServer(scenes, lambda number: faults[number % 4]) as server:
+        build = Build(settings_of(films, output_dir, server.base_url, tries=1))
         build.run()
-        asked = server.asked
+        asked, num_clips = server.asked, len(list(build.clips()))
         build.run()
-        assert server.asked == asked  # only --retry-failed asks again
+        assert server.asked == asked == num_clips  # only --retry-failed asks again, and nothing asks for pairs
     failures = build.failures()
-    assert len(failures) == len(list(build.clips()))
-    assert {failure["stage"] for failure in failures} == {"pairs"}
-    assert "no JSON object" in failures[0]["error"] and "cannot help" in failures[0]["error"]
-    assert build.has_too_many_failures()
+    assert len(failures) == num_clips and {failure["stage"] for failure in failures} == {"captions"}
+    words = {failure["error"].partition("the last one: ")[2] for failure in failures}
+    assert words == {
+        "the captioner refuses: 'I cannot help with that.'",
+        "the captioner refuses: 'This is against the rules of this server.'",
+        "the caption is one word: 'Understood.'",
+        "the caption is empty",
+    }
+    found = collect(build)
+    assert found.records == [] and build.has_too_many_failures()
+    given = [faults[number % 4] for number in range(num_clips)]
+    rows = dict(funnel(build, found))
+    refused = given.count("refuse") + given.count("refusal field")
+    assert rows["of these, captions: refused by the captioner"] == refused > 1
+    assert rows["of these, captions: a caption of one word"] == given.count("one word")
+    assert rows["of these, captions: empty"] == given.count("empty")
+
+
+def test_a_refusal_is_asked_again_and_counted(films, scenes, output_dir):
+    with SceneServer(scenes, lambda number: ["refuse", None, "refusal field", None][number % 4]) as server:
+        build = Build(settings_of(films, output_dir, server.base_url, tries=9))
+        build.run()
+    assert all(are_true(build, films)) and build.failures() == []
+    counts = dict(tokens(build))
+    refused = sum(count for name, count in counts.items() if name.endswith("refused by the captioner"))
+    assert server.asked == 2 * len(list(build.clips())) + refused and refused > 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I cannot help with that.",
+        "I can\u2019t assist with that request.",
+        "I'm sorry, but I can't describe this clip.",
+        "I am sorry. No frames arrived.",
+        "Sorry, I can't do that.",
+        "Unfortunately, I am unable to view videos.",
+        "I'm afraid I cannot watch this.",
+        "As an AI language model, I have no eyes.",
+        "I'm just an AI and see nothing.",
+        "I must decline this request.",
+        "We are unable to process this.",
+        "**Caption:** I\u2019m not able to see any frames.",
+        "There are no frames attached to your message.",
+        "Please provide the video.",
+        "I apologize, this is against my rules.",
+        "I don't have access to the clip.",
+        "Unable to determine what is shown.",
+        "抱歉，我无法描述这段视频。",
+    ],
+)
+def test_refusals_are_known_by_their_beginning(text):
+    with pytest.raises(NoUseError, match="refuses") as caught:
+        checked_caption(f"  {text}\n")
+    assert caught.value.reason == REFUSED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'A man says "I cannot help with that" and shuts the door.',
+        '"I\'m sorry" is written in red on a white card that a girl holds.',
+        "Sorry-looking dogs sit in the rain.",
+        "Unfortunately for the rider, the horse stops, and he falls into the water.",
+        "No picture hangs on the wall; a woman sweeps the floor.",
+        "There are no frames on the shelf, only books.",
+        "Unable to reach the shelf, a child climbs on a chair.",
+        "An AI robot that cannot walk lies on its side.",
+        "We cannot see the man's face, because he looks out of the window.",
+        "I can see a black cat.",
+        "As an aircraft lands, people wave.",
+        "Please wait, says a sign at the door, and a man does.",
+        "A cat.",
+        "一只黑猫坐在窗边的椅子上，看着外面的鸟，然后慢慢睡着了。",
+    ],
+)
+def test_descriptions_that_mention_such_words_stay(text):
+    assert checked_caption(text) == text
 
 
 def test_a_wrong_key_stops_the_run_with_the_servers_words(films, scenes, output_dir, tmp_path, capsys):

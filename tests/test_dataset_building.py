@@ -270,20 +270,22 @@ def test_two_runs_of_one_part_do_not_meet_and_a_plan_needs_no_lock(films, tmp_pa
     held, done = context.Event(), context.Event()
     process = context.Process(target=hold, args=(tmp_path / "locks" / "whole", held, done), daemon=True)
     process.start()
-    held.wait()
-    for shard in ((0, 1), (1, 2)):  # a shard is a part of the whole
-        with pytest.raises(BlockingIOError, match="is in use by"):
-            Build(settings, shard).run()
-    with pytest.raises(BlockingIOError, match="is in use by"):  # what is removed would be written again
-        Build(settings).delete_video(next(iter(Build(settings).videos)))
-    assert not (tmp_path / "deleted.jsonl").exists()
-    file = tmp_path / "build.yaml"
-    file.write_text(yaml.safe_dump(settings.to_dict()))
-    assert main(["build-data", "plan", str(file), "--json"]) == 0  # a reader needs no lock
-    shown = capsys.readouterr()
-    assert json.loads(shown.out)["probed"] == 0 and "a run is in progress" in shown.err
-    done.set()
-    process.join()
+    try:
+        assert held.wait(120)  # seconds; the child may have ended
+        for shard in ((0, 1), (1, 2)):  # a shard is a part of the whole
+            with pytest.raises(BlockingIOError, match="is in use by"):
+                Build(settings, shard).run()
+        with pytest.raises(BlockingIOError, match="is in use by"):  # what is removed would be written again
+            Build(settings).delete_video(next(iter(Build(settings).videos)))
+        assert not (tmp_path / "deleted.jsonl").exists()
+        file = tmp_path / "build.yaml"
+        file.write_text(yaml.safe_dump(settings.to_dict()))
+        assert main(["build-data", "plan", str(file), "--json"]) == 0  # a reader needs no lock
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["probed"] == 0 and "a run is in progress" in shown.err
+    finally:
+        done.set()
+        process.join()
     assert process.exitcode == 0
 
 

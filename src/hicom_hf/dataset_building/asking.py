@@ -10,11 +10,12 @@ from ..hub.files import append_json_line, settings_fingerprint
 from .captions import clip_pictures, filled, media_parts, prompt_text, request
 from .engine_local import ITEM_ERRORS
 from .pairs import pairs_schema, parse_pairs
+from .refusals import BROKEN, EMPTY, REFUSED, TRUNCATED, NoUseError, checked_caption, is_refusal
 from .settings import BuildSettings
 from .stages import LOG_FILE, Stage
 
 CAPTIONS, PAIRS = "captions", "pairs"
-CAPTION_VERSION = PAIRS_VERSION = 1
+CAPTION_VERSION, PAIRS_VERSION = 2, 1  # 2: refusals are no captions
 READERS_PER_CORE = 2  # clips that are read at once, per worker
 PREPARED = 2  # clips in work, per request in flight: the next ones are read meanwhile
 
@@ -33,6 +34,18 @@ def answer_stages(settings: BuildSettings) -> tuple[Stage, Stage]:
     pairs = values["pairs"] | {"version": PAIRS_VERSION, "captions": captions}
     pairs["prompt"] = prompt_text(settings.pairs.prompt)
     return Stage(settings.output_dir, CAPTIONS, captions), Stage(settings.output_dir, PAIRS, pairs)
+
+
+class UnusableError(AnswerError):
+    """No try gave an answer that can be used.
+
+    Attributes:
+        reason: of the last try, see `refusals`.
+    """
+
+    def __init__(self, reason: str, words: str):
+        super().__init__(words)
+        self.reason = reason
 
 
 class Asker:
@@ -130,7 +143,7 @@ class Asker:
         return clip.id
 
     def _note(self, stage: Stage, clip_id: str, error: AnswerError) -> None:
-        stage.write_failure(clip_id, str(error))
+        stage.write_failure(clip_id, str(error), error.reason if isinstance(error, UnusableError) else None)
         if isinstance(error, GaveUpError):
             self._given_up.append((stage, clip_id))
 
@@ -139,7 +152,9 @@ class Asker:
         words = filled(self.caption_prompt, seconds=seconds)
         caption, reply = await self._usable(
             lambda: client.chat(request(parts, words), temperature=chosen.temperature, max_tokens=chosen.max_tokens),
-            _caption_of,
+            checked_caption,
+            self.captions,
+            clip_id,
         )
         self._store(self.captions, clip_id, {"caption": caption}, reply, words)
 
@@ -155,32 +170,36 @@ class Asker:
                 max_tokens=chosen.max_tokens,
             ),
             lambda text: parse_pairs(text, chosen.num_pairs),
+            self.pairs,
+            clip_id,
         )
         self._store(self.pairs, clip_id, {"pairs": pairs}, reply, words)
 
-    async def _usable(self, ask: Callable, parse: Callable[[str], Any]) -> tuple[Any, Reply]:
-        """What is parsed of the first whole answer.
+    async def _usable(
+        self, ask: Callable, parse: Callable[[str], Any], stage: Stage, clip_id: str
+    ) -> tuple[Any, Reply]:
+        """What is parsed of the first answer that can be used; the others are in the log.
 
         Raises:
-            AnswerError: no try gave one.
+            UnusableError: no try gave one.
+            AnswerError: as of `ChatClient.chat`.
         """
-        reason = ""
+        reason = words = ""
         for _ in range(self.captions_settings.tries):
             reply = await ask()
-            if reply.finish_reason == "length":
-                reason = f"the answer was cut at max_tokens: {reply.text[-100:]!r}"
-                continue
             try:
-                return parse(reply.text), reply
-            except ValueError as error:
-                reason = str(error)
-        raise AnswerError(f"{self.captions_settings.tries} answers were of no use, the last one: {reason}")
+                return _parsed(reply, parse), reply
+            except NoUseError as error:
+                reason, words = error.reason, str(error)
+            entry = {"stage": stage.name, "item": clip_id, "no use": reason}
+            append_json_line(stage.output_dir / LOG_FILE, {**entry, "attempts": reply.attempts, "usage": reply.usage})
+        raise UnusableError(reason, f"{self.captions_settings.tries} answers were of no use, the last one: {words}")
 
     def _store(self, stage: Stage, clip_id: str, answer: dict[str, Any], reply: Reply, words: str) -> None:
         """Keep an answer. What depends on the day, such as the number of attempts, goes to the log."""
         self._given_up = []
         values = asdict(reply)
-        attempts = values.pop("attempts")
+        attempts, _ = values.pop("attempts"), values.pop("refused")
         stage.write(clip_id, {**answer, "reply": values, "prompt": settings_fingerprint({"prompt": words})})
         append_json_line(
             stage.output_dir / LOG_FILE,
@@ -188,7 +207,20 @@ class Asker:
         )
 
 
-def _caption_of(text: str) -> str:
-    if not text.strip():
-        raise ValueError("the caption is empty")
-    return text.strip()
+def _parsed(reply: Reply, parse: Callable[[str], Any]) -> Any:
+    """What is parsed of an answer.
+
+    Raises:
+        NoUseError: it is a refusal, cut, or in another form.
+    """
+    if reply.refused:
+        raise NoUseError(REFUSED, f"the captioner refuses: {reply.text[:200]!r}")
+    if reply.finish_reason == "length":
+        raise NoUseError(TRUNCATED, f"the answer was cut at max_tokens: {reply.text[-100:]!r}")
+    try:
+        return parse(reply.text)
+    except NoUseError:
+        raise
+    except ValueError as error:
+        reason = REFUSED if is_refusal(reply.text) else BROKEN if reply.text.strip() else EMPTY
+        raise NoUseError(reason, str(error)) from error

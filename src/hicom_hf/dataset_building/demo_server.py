@@ -24,9 +24,10 @@ MODEL = "known-scenes"
 THUMBNAIL = (24, 18)  # width and height
 RENDERED = 8  # pictures of each scene that requests are compared with
 PAIRS_STREAM = 12
-# A status such as "429"; "hang"; "broken", "truncated" or "refuse", of the answer; "close" ends the connection without an
-# answer; "die" ends the server as well.
+# A status such as "429"; "hang"; "broken" or "truncated", of the answer; one of `INSTEAD`, or "refusal field", which has a
+# refusal where OpenAI puts it; "close" ends the connection without an answer; "die" ends the server as well.
 Fault = str | None
+INSTEAD = {"refuse": "I cannot help with that.", "one word": "Understood.", "empty": " ", "refusal field": ""}
 HANG_SECONDS = 3.0
 
 
@@ -146,13 +147,16 @@ class _Handler(BaseHTTPRequestHandler):
                 int(fault), {"error": {"message": f"fault {fault}"}}, {"Retry-After": "0"} if fault == "429" else {}
             )
             return
-        text, reason = ("I cannot help with that.", "stop") if fault == "refuse" else (None, "stop")
+        text, reason = INSTEAD.get(fault or ""), "stop"
         text = self.scene_server.answer(body) if text is None else text
         if fault == "truncated":
             text, reason = text[: len(text) // 2], "length"
         if fault == "broken":
             text = text[: len(text) // 2]
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
+        message = {"role": "assistant", "content": text}
+        if fault == "refusal field":
+            message["refusal"] = "This is against the rules of this server."
+        choice = {"index": 0, "message": message, "finish_reason": reason}
         usage = {"prompt_tokens": 1000, "completion_tokens": len(text.split())}
         self._send(200, {"id": "0", "model": MODEL, "choices": [choice], "usage": usage}, {})
 

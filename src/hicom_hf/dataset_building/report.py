@@ -93,6 +93,8 @@ def funnel(build: Build, found: Exported) -> list[tuple[str, int]]:
     answers = [name for name in build.clip_stages if name != "filter"]  # it drops pairs, not clips
     rows += [(f"clips with {name}", stages[name]["done"]) for name in answers]
     rows += [(f"clips that failed: {name}", stages[name]["failed"]) for name in answers]
+    reasons = Counter((row["stage"], row["reason"]) for row in build.failures() if "reason" in row)
+    rows += [(f"of these, {name}: {reason}", count) for (name, reason), count in sorted(reasons.items())]
     rows += [(f"pairs dropped: {reason}", count) for reason, count in sorted(found.dropped.items())]
     return [*rows, ("pairs", len(found.records))]
 
@@ -108,6 +110,8 @@ def tokens(build: Build) -> list[tuple[str, Any]]:
     total = Counter()
     for entry in read_json_lines(build.output_dir / LOG_FILE):
         total["answers"] += "attempts" in entry
+        if "no use" in entry:
+            total[f"answers of no use, {entry['stage']}: {entry['no use']}"] += 1
         total["tries"] += entry.get("attempts", 0)
         for name, count in entry.get("usage", {}).items():
             total[name] += count if isinstance(count, int) else 0

@@ -87,12 +87,17 @@ class Stage:
         else:
             write_text(self.path(item), json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False))
 
-    def write_failure(self, item: str, error: str) -> None:
-        write_text(self.path(item, FAILED), json.dumps({"item": item, "stage": self.name, "error": error}))
-        append_json_line(
-            self.output_dir / LOG_FILE,
-            {"stage": self.name, "item": item, "error": error, "date": datetime.now().astimezone().isoformat()},
-        )
+    def write_failure(self, item: str, error: str, reason: str | None = None) -> None:
+        """Note why there is no result.
+
+        Args:
+            item: whose.
+            error: in words.
+            reason: the same for all failures that are counted together; None for none.
+        """
+        row = {"item": item, "stage": self.name, "error": error, **({} if reason is None else {"reason": reason})}
+        write_text(self.path(item, FAILED), json.dumps(row))
+        append_json_line(self.output_dir / LOG_FILE, {**row, "date": datetime.now().astimezone().isoformat()})
 
     def forget_failures(self, items: Iterable[str]) -> None:
         """Make what failed missing again."""

@@ -77,6 +77,7 @@ class Reply:
         finish_reason: "stop", or "length" if the answer was cut.
         usage: tokens, as the server counts them.
         attempts: how often it was asked for.
+        refused: the server says that it is a refusal (`refusal` of the message, or the content filter's finish_reason).
     """
 
     text: str
@@ -84,6 +85,7 @@ class Reply:
     finish_reason: str
     usage: dict[str, Any] = field(default_factory=dict)
     attempts: int = 1
+    refused: bool = False
 
 
 class Throttle:
@@ -314,13 +316,15 @@ def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _reply(values: dict[str, Any], attempt: int) -> Reply:
     choice = values["choices"][0]
     message = choice["message"]
-    text = message.get("content")
-    if not isinstance(text, str):
-        text = message.get("refusal") or ""
+    text, refusal = message.get("content"), message.get("refusal")
+    if not isinstance(text, str) or not text.strip():
+        text = refusal or ""
+    reason = choice.get("finish_reason") or "stop"
     return Reply(
         text,
         values.get("model") or "not stated",
-        choice.get("finish_reason") or "stop",
+        reason,
         values.get("usage") or {},
         attempt,
+        bool(refusal) or reason == "content_filter",
     )
