@@ -152,6 +152,8 @@ def test_a_refusal_is_asked_again_and_counted(films, scenes, output_dir):
         "I apologize, this is against my rules.",
         "I don't have access to the clip.",
         "Unable to determine what is shown.",
+        "Unable to assist.",
+        "Unable to describe the video.",
         "抱歉，我无法描述这段视频。",
     ],
 )
@@ -171,6 +173,8 @@ def test_refusals_are_known_by_their_beginning(text):
         "No picture hangs on the wall; a woman sweeps the floor.",
         "There are no frames on the shelf, only books.",
         "Unable to reach the shelf, a child climbs on a chair.",
+        "Unable to continue, the runner sits down; a woman who cannot help with that stands by.",
+        "Unable to open the door, a man breaks a window.",
         "An AI robot that cannot walk lies on its side.",
         "We cannot see the man's face, because he looks out of the window.",
         "I can see a black cat.",

@@ -22,10 +22,11 @@ _REFUSES = (
     r"(?:i|we) (?:sincerely )?apologi[sz]e\b",
     r"(?:my )?apologies\b[,.!:]? (?:but|for|i|we)\b",
     rf"(?:(?:unfortunately|regrettably)\b,? )?(?:i'm afraid |i am afraid )?i ?{_NOT}\b",
-    rf"(?:(?:unfortunately|regrettably)\b,? )?we ?{_NOT}(?: to)? {_VERB}\b",
+    rf"(?:(?:unfortunately|regrettably)\b,? )?we ?{_NOT}(?: to)? (?!see|watch|view|identify){_VERB}\b",
     rf"(?:i|we) (?:don't|do not) (?:have (?:access|the ability)|feel comfortable|see any|see the {_MEDIA})\b",
     r"(?:i'm|i am|as) (?:just |only )?an? (?:ai|artificial intelligence|language model|large language model|text-based)\b",
-    rf"(?:unable|not able) to {_VERB}\b",
+    rf"(?:unable|not able) to {_VERB} (?:with )?(?:what|(?:th(?:is|at|ese|e)|your|any|an?) (?:{_MEDIA}|request|description))\b",
+    r"(?:unable|not able) to (?:comply|assist|help)(?: with (?:this|that))?[.!]?$",
     rf"(?:there (?:is|are|was|were) )?no {_MEDIA} (?:(?:is|are|was|were|has been|have been) )?"
     r"(?:provided|attached|given|supplied|included|uploaded|shared)\b",
     rf"(?:please|(?:could|can) you(?: please)?) (?:provide|upload|attach|share|send) (?:me |us )?(?:with )?"
