@@ -25,7 +25,6 @@ from .arguments import (
     SAFE_TO_PRINT,
     SELECTION_RULES,
     SYSTEM_HELP,
-    TILES_OR_SELECT,
     above_zero,
     add_media_arguments,
     add_model_arguments,
@@ -167,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
     if frames is not None:
         video = session.encode(frames)
     else:
-        video = _open_tiled(session, args, access) if args.tiles else _open(session, args, access)
+        video = _open(session, args, access) if args.select else _open_tiled(session, args, access)
     if session.note:
         _say(f"note: {session.note}")
     answers = []
@@ -207,9 +206,6 @@ def _check(args: argparse.Namespace) -> None:
         args.parser.error(
             "argument --select: takes --frames or --max-video-tokens, one of them; --frames is for --select only"
         )
-
-    if args.select is not None and args.tiles is not None:
-        args.parser.error(TILES_OR_SELECT)
 
 
 def _run_file(args: argparse.Namespace) -> int:
@@ -258,10 +254,11 @@ def _open(session, args: argparse.Namespace, access):
     from ..processors.frame_selection_hicom import FrameSelection
 
     selection = FrameSelection(args.select, args.frames, args.max_video_tokens)
+    tiles = frame_tiles(args)
     names = [name for name in SAMPLING if name != "max_video_tokens"]
 
     def read(_, video, **request):
-        return session.open(video, selection=selection, **request)
+        return session.open(video, selection=selection, tiles=tiles, **request)
 
     video = _read(read, None, args, access, names)
     candidates = video.candidates

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -39,13 +40,15 @@ from ..processors.candidate_frames_hicom import (
     chosen_video,
     encode_candidates,
 )
+from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
-from ..processors.frame_tiles_hicom import OVERVIEW, FrameTiles, TilesRecord, check_tiles_alone
+from ..processors.frame_tiles_hicom import OVERVIEW, FrameTiles, TilesRecord
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiles, read_tiles, without_question
 from .attention_maps import AttentionMaps, attention_maps, over_whole_frames
 from .video_cache import VideoCache, video_key
 
+READING = {"on_decode_error", "frame_rate", "media_access", "media_bounds"}  # how a video is read, not which frames
 DEFAULT_CACHE_BYTES = 2 * 2**30  # 20 videos of 32 frames at 7B in bf16, 107 MB each
 
 
@@ -144,7 +147,8 @@ class HiComSession:
             video: path, URL, bytes, folder of frames, array, list of PIL images, ...; see `read_video`.
             selection: each question chooses among the frames that are taken, which may then be hours of video; they are encoded
                 in chunks and kept in a temporary file, or in `cache_dir`. None lets every question see all frames.
-            tiles: each question chooses among overlapping squares of each frame. None pads frames to squares.
+            tiles: each question chooses among overlapping squares of each frame. None pads frames to squares. With a selection,
+                frames are chosen as they are without tiles; those that a question has chosen are read once more, as tiles.
             **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
                 on_decode_error; see `HiComProcessor`.
 
@@ -152,8 +156,10 @@ class HiComSession:
             VideoReadError: it cannot be read.
             ValueError: the request contradicts itself.
         """
+        if selection is not None:
+            detailed = None if tiles is None else partial(self._chosen_tiles, video, tiles, sampling)
+            return ChoosingVideo(self, self._candidates(video, sampling), selection, detailed)
         if tiles is not None:
-            check_tiles_alone(selection)
             key = video_key(video, {**sampling, "tiles": tiles})
             tiled = self.cache.get_tiled(key)
             if tiled is None:
@@ -162,8 +168,6 @@ class HiComSession:
                     tiled = encode_tiles(self.model, self.processor, read)
                 self.cache.put(key, tiled)
             return DetailedVideo(self, tiled)
-        if selection is not None:
-            return ChoosingVideo(self, self._candidates(video, sampling), selection)
         key = video_key(video, sampling)
         encoded = self.cache.get(key)
         if encoded is None:
@@ -179,6 +183,19 @@ class HiComSession:
                 return encode_candidates(self.model, self.processor, video, files=files, **sampling)
 
         return self.cache.candidates(None if "read" in sampling else video_key(video, sampling), encode)
+
+    def _chosen_tiles(
+        self,
+        video: Any,
+        tiles: FrameTiles,
+        sampling: dict[str, Any],
+        candidates: CandidateFrames,
+        record: SelectionRecord,
+    ) -> "Video":
+        """Read the frames that a question has chosen among candidates again, as tiles."""
+        numbers = tuple(candidates.sampling.indices[frame] for frame in record.frames)
+        reading = {name: value for name, value in sampling.items() if name in READING}
+        return self.open(video, tiles=tiles, sampling=FrameSampling(indices=numbers), **reading)
 
     def encode(self, frames: ReadVideo) -> "Video":
         """Encode frames that `read_frames` has read; the cache is not searched for them."""
@@ -283,8 +300,14 @@ class ChoosingVideo(Video):
         encoded: the frames that a question sees when nothing stands out for it, spread evenly.
     """
 
-    def __init__(self, session: HiComSession, candidates: CandidateFrames, selection: FrameSelection):
-        self.candidates, self.selection = candidates, selection
+    def __init__(
+        self,
+        session: HiComSession,
+        candidates: CandidateFrames,
+        selection: FrameSelection,
+        detailed: Callable[[CandidateFrames, SelectionRecord], Video] | None = None,
+    ):
+        self.candidates, self.selection, self._detailed = candidates, selection, detailed
         with session.lock:
             [evenly] = choose_for_questions(
                 session.model, session.processor, candidates, [""], replace(selection, rule="uniform")
@@ -312,7 +335,9 @@ class ChoosingVideo(Video):
             )
 
     def chosen(self, record: SelectionRecord) -> Video:
-        """The frames of a record of `choose`, as a video."""
+        """The frames of a record of `choose`, as a video; with tiles they are read and encoded here."""
+        if self._detailed is not None:
+            return self._detailed(self.candidates, record)
         return Video(self.session, chosen_video(self.session.model, self.candidates, record))
 
     def ask_all(
@@ -336,7 +361,10 @@ class ChoosingVideo(Video):
             answers = []
             for number, (question, record) in enumerate(zip(questions, records, strict=True)):
                 pieces = None if on_text is None else lambda _, text, number=number: on_text(number, text)
-                [answer] = self.chosen(record).ask_all(
+                began = perf_counter()
+                video = self.chosen(record)
+                before = seconds + perf_counter() - began
+                [answer] = video.ask_all(
                     [question],
                     on_text=pieces,
                     cancel=None if cancel is None else [cancel[number]],
@@ -347,8 +375,8 @@ class ChoosingVideo(Video):
                     replace(
                         answer,
                         selection=record,
-                        first_token_seconds=answer.first_token_seconds + seconds,
-                        seconds=answer.seconds + seconds,
+                        first_token_seconds=answer.first_token_seconds + before,
+                        seconds=answer.seconds + before,
                     )
                 )
         return answers
