@@ -38,7 +38,7 @@ TRAINED = {
 # Steps of a stage, from one checkpoint and evaluation to the next, and after which a process is killed.
 STEPS, SAVED, KILLED = 20, 10, 13
 TIMEOUT = 1800  # seconds until a start counts as hanging
-MOST_MEMORY = 16e9  # bytes, of both processes and their loaders
+MOST_MEMORY = 16 * 2**30  # bytes, of both processes and their loaders: what a machine of 16 GB has
 QWEN2_5_HALF_B = {  # Source: config.json of Qwen2.5-0.5B-Instruct
     "model_type": "qwen2",
     "hidden_size": 896,
