@@ -54,6 +54,21 @@ def test_the_report_shows_funnel_curves_pictures_and_texts(demo):
     assert re.search(r"<td>answers<td>\d+", page)
 
 
+def test_a_report_after_the_demo_is_the_demos_own(demo, tmp_path):
+    path = demo[0] / "build" / "report.html"
+    page = path.read_text()
+    assert "Against the truth" in page
+    path.unlink()
+    assert main(["build-data", "report", demo[1]["files"]["build file"]]) == 0
+    assert path.read_text() == page
+    settings = demo_settings(demo[0], "http://localhost:1/v1").to_dict()
+    videos = shutil.copytree(demo[0] / "films", tmp_path / "videos")
+    (videos / "film00.mp4").rename(videos / "mine.mp4")  # nobody knows what it shows
+    output_dir = shutil.copytree(demo[0] / "build", tmp_path / "build")
+    values = {**settings, "videos": [str(videos)], "media_root": None, "output_dir": str(output_dir)}
+    assert "Against the truth" not in Path(write_report(Build(settings_from_dict(values)))).read_text()
+
+
 def test_untrue_pairs_are_explained_by_missed_cuts_which_are_shown(demo, tmp_path):
     films = {f"film{seed:02}.mp4": film_takes(seed) for seed in range(NUM_FILMS)}
     settings = demo_settings(demo[0], "http://localhost:1/v1").to_dict()
@@ -74,7 +89,7 @@ def test_untrue_pairs_are_explained_by_missed_cuts_which_are_shown(demo, tmp_pat
     assert described.pop(last.id) == 0 and described and all(0 < share < 1 for share in described.values())
     assert truth.mixed_clips == len(truth.doubtful_clips) and truth.unexplained_clips == 0
     assert truth.true_clips[0] < truth.true_clips[1]
-    page = Path(write_report(build, None, truth)).read_text()
+    page = Path(write_report(build, truth)).read_text()
     assert "clips that show several scenes" in page and "they describe 0% of the clip" in page
 
 

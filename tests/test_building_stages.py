@@ -8,11 +8,13 @@ import pytest
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer
+from hicom_hf.dataset_building.engine_local import EmbedderError
 from hicom_hf.dataset_building.export import collect, delete_video
 from hicom_hf.dataset_building.filtering import verdicts
 from hicom_hf.dataset_building.planning import plan
-from hicom_hf.dataset_building.settings import FilterSettings, settings_from_dict
+from hicom_hf.dataset_building.settings import FilterSettings, KeyframeSettings, ShotSettings, settings_from_dict
 from hicom_hf.dataset_building.stages import STAGES
+from hicom_hf.dataset_building.video_work import watch_with
 
 
 def settings_of(films, output_dir, base_url="http://localhost:1/v1", **values):
@@ -256,3 +258,11 @@ def test_an_embedder_that_cannot_be_loaded_stops_the_run_and_costs_no_video(worl
     with pytest.raises(EmbedderError, match=r"keyframes\.embedder siglip, no/such/folder/of/a/model: "):
         build.run()
     assert build.failures() == []
+
+
+def test_a_device_that_is_not_there_names_the_key_of_the_build_file(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        EmbedderError, match=r"^device 'cuda' was asked for.*; set device: cpu in the build file, or install"
+    ):
+        watch_with(KeyframeSettings(embedder="siglip", model="x"), ShotSettings(), "cuda", "x.mp4")

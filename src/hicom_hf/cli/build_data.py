@@ -229,7 +229,7 @@ def _report(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from ..dataset_building.demo import run_demo
+    from ..dataset_building.demo import BUILD_FILE, run_demo
     from ..dataset_building.export import RECORDS_FILE
     from ..dataset_building.stages import REPORT_FILE
 
@@ -239,6 +239,7 @@ def _demo(args: argparse.Namespace) -> int:
         shown["missed_cuts"], shown["doubtful_clips"] = len(truth.missed_cuts), len(truth.doubtful_clips)
     truth = {key: list(value) if isinstance(value, tuple) else value for key, value in shown.items()}
     files = {"records": str(build.output_dir / RECORDS_FILE), "report": str(build.output_dir / REPORT_FILE)}
+    files["build file"] = str(build.output_dir.parent / BUILD_FILE)
     _print({**build.status(), "truth": truth, "data check": {"problems": num_problems}, "files": files}, args.json)
     return 1 if num_problems else 0
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import yaml
+
 from ..data.checking import check_data
+from ..hub.files import write_text
 from ..hub.progress import Progress, no_progress
 from ..shapes.films import Take, film, film_takes
 from ..shapes.writing import write_video
@@ -11,16 +14,19 @@ from .demo_server import MODEL, SceneServer
 from .export import RECORDS_FILE, export
 from .report import write_report
 from .settings import BuildSettings, settings_from_dict
-from .truth import Truth, compare
+from .truth import Truth, compare, write_takes
 
 FPS = 8.0
 MAX_FILMS = 100
+BUILD_FILE = "build.yaml"
 SHOTS = {"threshold": 0.05}
 KEYFRAMES = {"embedder": "hicom", "model": None, "threshold": 0.91}
 
 
 def run_demo(folder: str | Path, num_films: int = 4, progress: Progress = no_progress) -> tuple[Build, Truth, int]:
     """Make films, build pairs from them, report, check.
+
+    The build's settings are written, too, for other commands: its server has ended, and its answers are there.
 
     Args:
         folder: for the films (kept if they are there) and the build.
@@ -44,8 +50,10 @@ def run_demo(folder: str | Path, num_films: int = 4, progress: Progress = no_pro
         build = Build(demo_settings(folder, server.base_url))
         build.run(progress=progress)
     export(build, ("jsonl",))
+    write_takes(build, films)
+    write_text(folder / BUILD_FILE, yaml.safe_dump(build.settings.to_dict(), sort_keys=False))
     truth = compare(build, films)
-    write_report(build, {name: [take.end for take in takes[:-1]] for name, takes in films.items()}, truth)
+    write_report(build, truth)
     problems = check_data(build.output_dir / RECORDS_FILE, media_root=build.settings.media_root).problems
     return build, truth, len(problems)
 

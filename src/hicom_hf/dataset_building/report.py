@@ -25,7 +25,7 @@ from .probe import SourceVideo
 from .settings import DEFAULT_THRESHOLDS
 from .shots import recall_and_precision
 from .stages import LOG_FILE, REPORT_FILE
-from .truth import TOLERANCE, Truth
+from .truth import TOLERANCE, Truth, compare, read_takes
 
 LENGTH_EDGES = (0, 5, 10, 20, 30, 45, 60, 90, 120)  # seconds
 THUMBNAIL = 96  # pixels
@@ -40,19 +40,22 @@ text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{margin-right
 .bar{background:#69c;height:12px}"""
 
 
-def write_report(build: Build, takes: Mapping[str, Sequence[float]] | None = None, truth: Truth | None = None) -> str:
+def write_report(build: Build, truth: Truth | None = None) -> str:
     """Write report.html into the build's folder, as far as the build is.
 
     Args:
         build: see there.
-        takes: true cuts in seconds by the videos' relative paths, where they are known; for curves of recall and precision.
         truth: what was compared with known takes, see `truth.compare`; for the cuts that were missed and the pairs that are
-            not true.
+            not true. None compares with the takes in the build's folder, which only the demo has.
 
     Returns:
         Its path.
     """
     found = collect(build) if build.pairs is not None else Exported()
+    films = read_takes(build) or {}
+    takes = {name: [take.end for take in shown[:-1]] for name, shown in films.items()}
+    if truth is None and films and build.pairs is not None and any(build.chosen_videos()):
+        truth = compare(build, films)
     parts = [
         "<h1>Build</h1>",
         f"<p>{html.escape(str(build.output_dir))}. Benchmarks: {html.escape(decontamination_note(build))}.</p>",
@@ -60,7 +63,7 @@ def write_report(build: Build, takes: Mapping[str, Sequence[float]] | None = Non
         *([] if truth is None else [_section("Against the truth", _truth(build, truth))]),
         _section("Lengths of clips", _lengths([clip.end - clip.start for clip in build.clips()])),
         _section("Categories", _categories(build)),
-        _section("Cuts against the threshold", _cuts_by_threshold(build, takes or {})),
+        _section("Cuts against the threshold", _cuts_by_threshold(build, takes)),
         _section("Similarity of sampled frames", _quantiles(build)),
         _section(
             "Cuts and keyframes", "".join(_film(build, video) for video in list(build.videos.values())[:NUM_VIDEOS])

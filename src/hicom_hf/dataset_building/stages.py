@@ -23,6 +23,7 @@ from ..hub.files import append_json_line, atomic_file, settings_fingerprint, wri
 RESULT, ARRAYS, FAILED = ".json", ".npz", ".failed.json"
 LOG_FILE = "log.jsonl"
 REPORT_FILE = "report.html"  # written by `report.py`
+TAKES_FILE = "takes.json"  # of the demo: what its films show, see `truth.py`
 # In their order; `hicom build-data run --stage` runs one of them. docs/building_data.md says what each of them does.
 STAGES = (
     "probe",

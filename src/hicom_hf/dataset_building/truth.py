@@ -1,14 +1,17 @@
 """How true a build of films is whose takes are known: cuts, keyframes, and every pair of every clip."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..hub.files import write_text
 from ..shapes.films import Take
 from .building import Build
 from .clips import Clip
 from .demo_server import pairs_of
 from .shots import recall_and_precision
+from .stages import TAKES_FILE
 
 TOLERANCE = 0.38  # seconds from a true cut to one that was found: three frames at 8 per second
 
@@ -75,6 +78,22 @@ class Truth:
     unexplained_clips: int
     missed_cuts: tuple[MissedCut, ...]
     doubtful_clips: tuple[DoubtfulClip, ...]
+
+
+def write_takes(build: Build, films: Films) -> None:
+    """Keep in the build's folder what its films show, for later reports."""
+    plain = {name: [take.to_dict() for take in takes] for name, takes in films.items()}
+    write_text(build.output_dir / TAKES_FILE, json.dumps(plain, indent=1))
+
+
+def read_takes(build: Build) -> Films | None:
+    """What the films of a build show; None if it is not known of each of its videos, as of all but the demo's."""
+    path = build.output_dir / TAKES_FILE
+    if not path.is_file():
+        return None
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    films = {name: [Take(**take) for take in takes] for name, takes in plain.items()}
+    return films if all(Path(video.path).name in films for video in build.videos.values()) else None
 
 
 def compare(build: Build, films: Films) -> Truth:

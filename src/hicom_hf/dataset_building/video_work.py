@@ -38,9 +38,15 @@ def _embedder(settings: KeyframeSettings, device: str) -> Embedder:
     """One for each process.
 
     Raises:
-        EmbedderError: it cannot be loaded; that is the fault of no video.
+        EmbedderError: it cannot be loaded, or there is no such device; that is the fault of no video.
     """
+    from ..hub.loading import choose_device
+
     try:
-        return make_embedder(settings, device)
+        chosen = str(choose_device(device, remedy="set device: cpu in the build file"))
+    except ValueError as error:
+        raise EmbedderError(str(error)) from error
+    try:
+        return make_embedder(settings, chosen)
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         raise EmbedderError(f"keyframes.embedder {settings.embedder}, {settings.model}: {error}") from error

@@ -387,13 +387,17 @@ def check_fits(config: HiComConfig, processor: HiComProcessor, source: object) -
 
 
 def choose_device(
-    device: str = "auto", argument: str = "device", choices: tuple[str, ...] = ("auto", "cpu", "cuda", "cuda:1", "mps")
+    device: str = "auto",
+    argument: str = "device",
+    choices: tuple[str, ...] = ("auto", "cpu", "cuda", "cuda:1", "mps"),
+    remedy: str = "use --device cpu",
 ) -> torch.device:
     """The device to run on.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", or another one that this torch has.
         argument, choices: what an error calls it, and what it names as possible.
+        remedy: how the user chooses the CPU.
 
     Raises:
         ValueError: there is no such device here.
@@ -406,7 +410,7 @@ def choose_device(
         raise ValueError(f"{argument} must be {', '.join(choices[:-1])} or {choices[-1]}, got {device!r}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"device {device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here; use --device cpu, or "
+            f"device {device!r} was asked for, but torch {torch.__version__} finds no CUDA GPU here; {remedy}, or "
             "install a CUDA build of torch and check nvidia-smi"
         )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
