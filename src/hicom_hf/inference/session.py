@@ -371,19 +371,17 @@ class ChoosingVideo(Video):
                     instruction=own[number],
                     **options,
                 )
-                answers.append(
-                    replace(
-                        answer,
-                        selection=record,
-                        first_token_seconds=answer.first_token_seconds + before,
-                        seconds=answer.seconds + before,
-                    )
-                )
+                answers.append(replace(_after(answer, before), selection=record))
         return answers
 
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question, in the frames that it chooses. See `attention_maps`."""
         return self.chosen(self.choose(question)).attention(question)
+
+
+def _after(answer: Answer, seconds: float) -> Answer:
+    """An answer that had to wait for a choice."""
+    return replace(answer, first_token_seconds=answer.first_token_seconds + seconds, seconds=answer.seconds + seconds)
 
 
 class DetailedVideo(Video):
@@ -432,13 +430,7 @@ class DetailedVideo(Video):
             videos = [encoded for _, encoded in chosen]
             answers = self._answer(videos, questions, on_text, cancel, instruction=own, **options)
         return [
-            replace(
-                answer,
-                tiles=record,
-                first_token_seconds=answer.first_token_seconds + seconds,
-                seconds=answer.seconds + seconds,
-            )
-            for answer, (record, _) in zip(answers, chosen, strict=True)
+            replace(_after(answer, seconds), tiles=record) for answer, (record, _) in zip(answers, chosen, strict=True)
         ]
 
     def attention(self, question: str) -> AttentionMaps:

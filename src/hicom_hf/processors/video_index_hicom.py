@@ -6,7 +6,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import accumulate, chain, islice, pairwise
 from statistics import median_low
@@ -140,18 +140,31 @@ def index_blocks(
     if not last or not (np.diff(blocks.pts[order]) > 0).all() or last[-1].pts is None:
         return None
     durations = {packet.pts: packet.duration or 0 for packet in last}
-    pts, keyframes = compact(blocks.pts[order]), compact(np.sort(blocks.pts[blocks.is_keyframe]))
+    pts = blocks.pts[order]
     end = max(time + length for time, length in durations.items() if time is not None)
     if pts[-1] not in durations or _promised(container) - end * _ticks(stream) > DURATION_TOLERANCE:
         return None
+    index = _from_headers(blocks.pts, blocks.is_keyframe, order, durations[int(pts[-1])])
+    return replace(index, clusters_are_sound=True)
+
+
+def _from_headers(pts: np.ndarray, is_keyframe: np.ndarray, order: np.ndarray, last_duration: int) -> StreamIndex:
+    """The index of frames whose times, in the order of storage, are those of the container's own headers.
+
+    Args:
+        pts: (T,), in ticks.
+        is_keyframe: (T,) bool.
+        order: (T,), from the order of presentation to that of storage.
+        last_duration: of the frame that is shown last, in ticks.
+    """
+    in_order, keyframes = compact(pts[order]), compact(np.sort(pts[is_keyframe]))
     return StreamIndex(
-        pts=pts,
+        pts=in_order,
         keyframes=keyframes,
         seek_times=keyframes,
-        packets=pts,
+        packets=in_order,
         places=compact(order),
-        last_duration=durations[pts[-1]],
-        clusters_are_sound=True,
+        last_duration=last_duration,
     )
 
 
@@ -214,16 +227,7 @@ def index_tables(
     order = np.argsort(pts, kind="stable")
     if not (np.diff(pts[order]) > 0).all():  # two frames at one time
         return None
-    in_order, keyframes = compact(pts[order]), compact(np.sort(pts[is_keyframe]))
-    return StreamIndex(
-        pts=in_order,
-        keyframes=keyframes,
-        seek_times=keyframes,
-        packets=in_order,
-        places=compact(order),
-        last_duration=int(found.durations[order[-1]]),
-        is_from_tables=True,
-    )
+    return replace(_from_headers(pts, is_keyframe, order, int(found.durations[order[-1]])), is_from_tables=True)
 
 
 def _confirmed(

@@ -312,18 +312,8 @@ def selected_frames(
     chosen = SelectedFrames(
         recipe.data.index or Path(recipe.output_dir) / INDEX_FOLDER, model, encoder.processor, encoder.reader
     )
-    rank, world_size = _process()
     known = len(chosen)
-    chosen.fill(
-        cast(HiComForConditionalGeneration, nn.Module.to(model, device)),
-        dataset.items(),
-        on_bad_sample=recipe.data.on_bad_sample,
-        rank=rank,
-        world_size=world_size,
-        progress=_progress_bar,
-    )
-    if world_size > 1:
-        distributed.barrier()
+    if _fill(chosen, dataset.items(), recipe, model, device):
         chosen.refresh()
     used = ", ".join(f"{rule} {count}" for rule, count in sorted(chosen.rules.items()))
     logger.info(
@@ -332,14 +322,26 @@ def selected_frames(
     return chosen
 
 
-def _process() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
+def _fill(
+    store: FeatureCache | SelectedFrames,
+    wanted: Any,
+    recipe: Recipe,
+    model: HiComForConditionalGeneration,
+    device: torch.device,
+) -> bool:
+    """Make what a store lacks of media or items, each process a part; whether there are other processes that did."""
     several = distributed.is_available() and distributed.is_initialized()
-    return (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
-
-
-def _progress_bar(values: Any, total: int, name: str) -> Any:
-    return tqdm(values, total=total, desc=name, disable=None, file=sys.stderr)
+    store.fill(
+        cast(HiComForConditionalGeneration, nn.Module.to(model, device)),
+        wanted,
+        on_bad_sample=recipe.data.on_bad_sample,
+        rank=distributed.get_rank() if several else 0,
+        world_size=distributed.get_world_size() if several else 1,
+        progress=lambda values, total, name: tqdm(values, total=total, desc=name, disable=None, file=sys.stderr),
+    )
+    if several:
+        distributed.barrier()
+    return several
 
 
 def filled_cache(
@@ -348,17 +350,7 @@ def filled_cache(
     """SigLIP's features of all of a data set's videos and images; each process encodes a part of those that are missing."""
     autocast = torch.bfloat16 if recipe.precision == "bf16" else None
     cache = FeatureCache(cast(str, recipe.data.feature_cache), model, dataset.encoder.reader, autocast_dtype=autocast)
-    rank, world_size = _process()
-    cache.fill(
-        cast(HiComForConditionalGeneration, nn.Module.to(model, device)),
-        dataset.media(),
-        on_bad_sample=recipe.data.on_bad_sample,
-        rank=rank,
-        world_size=world_size,
-        progress=_progress_bar,
-    )
-    if world_size > 1:
-        distributed.barrier()
+    _fill(cache, dataset.media(), recipe, model, device)
     return cache
 
 
