@@ -236,8 +236,25 @@ def test_frozen_weights_are_kept_in_bfloat16_and_trained_ones_in_float32(folder)
     model = load_stage(recipe("alignment", folder, folder, folder, precision="bf16"))
     set_trainable(model, model.config, RATES["alignment"])
     cast_for_training(model)
-    for _, parameter in model.named_parameters():
-        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        is_trained = part_of(name) in (
+            "compressor",
+            "injection",
+        )  # the injections lie within, and have the compressor's type
+        assert parameter.dtype == (torch.float32 if is_trained else torch.bfloat16)
+
+
+def test_the_compressor_is_trained_in_bfloat16_around_injections_that_are_frozen(folder):
+    model = load_stage(recipe("instruction_tuning", folder, folder, folder, precision="bf16"))
+    set_trainable(model, model.config, LearningRates(compressor=1e-3))
+    cast_for_training(model)
+    size = model.config.vision_config.image_size
+    frames, instruction = torch.rand(4, 3, size, size).bfloat16(), torch.ones(1, 64, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = model.model.get_video_features(frames, [4], instruction)  # a layer norm once refused its input's type
+    torch.cat(tokens.pooler_output).float().sum().backward()
+    frozen = [one for name, one in model.named_parameters() if part_of(name) == "injection"]
+    assert frozen and all(one.grad is None for one in frozen)
 
 
 def test_trained_parts_are_no_longer_called_untrained():

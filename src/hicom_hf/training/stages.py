@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 PEFT_NAMES = re.compile(
     r"^base_model\.model\.|\.base_layer(?=\.)|\.modules_to_save\.[^.]+(?=\.)|\.original_module(?=\.)"
 )
+COMPRESSING = frozenset({"compressor", "injection"})
 
 
 def part_of(name: str) -> str:
@@ -222,7 +223,13 @@ def _check_base_of_adapter(source: str, fresh: bool) -> None:
 
 
 def cast_for_training(model: nn.Module) -> None:
-    """Trained weights in float32, where small updates are not rounded away; frozen ones keep their type."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
+    """Trained weights in float32, where small updates are not rounded away; frozen ones keep their type.
+
+    Compressor and injections lie within each other, so they have one type: a layer norm in bf16 does not take float32, and
+    autocast on a CPU does not cast it.
+    """
+    learning = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    together = COMPRESSING if not COMPRESSING.isdisjoint(learning) else frozenset()
+    for name, parameter in model.named_parameters():
+        if (parameter.requires_grad or part_of(name) in together) and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()

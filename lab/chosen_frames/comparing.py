@@ -1,0 +1,299 @@
+"""hicom-tiny trained further, three times: on frames that questions choose, on even ones of the same videos, on no long videos.
+
+```
+FOLDER/
+    films/                  long videos
+    data/                   usual videos: part of those that hicom-tiny was trained on, and those of the scores
+    records/                what each variant is trained on
+    choices/, features/     frames that were chosen, and features; shared by all
+    <variant>-<seed>/       instruction_tuning/, needle_<clutter>/ (as `hicom eval` writes it), scores.json
+    before/                 scores of the model that all start from
+    comparison.json         what the report was written from
+```
+What is done is kept: an interrupted run is called again. The injection is not trained, so all variants choose the same frames.
+"""
+
+import json
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hicom_hf.assets import hicom_tiny
+from hicom_hf.evaluation.evaluating import evaluate as evaluate_tasks
+from hicom_hf.evaluation.needle_report import ALONE, CHOSEN, EVENLY, GROUPS
+from hicom_hf.evaluation.questions import Question
+from hicom_hf.evaluation.results import read_answers
+from hicom_hf.evaluation.runner import Asking
+from hicom_hf.evaluation.tasks.needle import needle_task
+from hicom_hf.hub.files import write_text
+from hicom_hf.inference.session import HiComSession
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
+from hicom_hf.shapes.dice import Dice
+
+from ..hicom_tiny.data_sets import FILES, LONG, TALL, WIDE, Dataset, write_datasets
+from ..hicom_tiny.evaluating import CONDITIONS, Condition, evaluate
+from ..hicom_tiny.making import run_stage
+from ..hicom_tiny.processes import progress_bar
+from ..hicom_tiny.record import commit
+from ..hicom_tiny.sizes import NUM_FRAMES
+from .films import Films, write_films
+
+CHOSEN_FRAMES, EVEN_FRAMES, WITHOUT, BEFORE = "chosen", "even", "without", "before"
+VARIANTS = {
+    CHOSEN_FRAMES: "frames that questions choose",
+    EVEN_FRAMES: "even frames of the same videos",
+    WITHOUT: "no long videos",
+}
+TUNING = "instruction_tuning"
+SHUFFLE_STREAM = 32
+ASKED_PLACES = (0.25, 0.75)  # of the needle
+ASKED_METHODS = (ALONE, CHOSEN, EVENLY)
+CHECKPOINT_EVERY = 50  # steps
+RATES = {"compressor": 1e-4, "injection": None, "language_model": 3e-4}
+Table = dict[
+    str, dict[str, dict[str, list[float]]]
+]  # by group, method and length: right answers in percent, and how many
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything; the same for all variants.
+
+    Args:
+        films: long videos.
+        square, wide, tall, longer: usual videos; of the last, 16 or 32 frames are sampled.
+        steps, batch_size: of the training.
+        needles: by clutter of the haystack, lengths in frames and questions of each group.
+        needle_seed: of these questions.
+        conditions: of `lab.hicom_tiny.evaluating`.
+        test_videos: at most so many of each condition; None for all.
+    """
+
+    films: Films = field(default_factory=Films)
+    square: int = 170
+    wide: int = 60
+    tall: int = 60
+    longer: int = 30
+    steps: int = 180
+    batch_size: int = 64
+    needles: tuple[tuple[str, tuple[int, ...], int], ...] = (
+        ("sparse", (256, 1024, 4096), 32),
+        ("normal", (256, 1024), 24),
+    )
+    needle_seed: int = 7
+    conditions: tuple[str, ...] = ("unseen videos", "64 frames in the video", "32 sampled frames")
+    test_videos: int | None = None
+
+    def usual(self) -> tuple[Dataset, ...]:
+        """Data sets that hicom-tiny was trained on, as far as they are taken."""
+        tuning = {"stage": "tuning"}
+        return (
+            Dataset("square", self.square, 0, tuning),
+            Dataset("wide", self.wide, 2, {**WIDE, **tuning}),
+            Dataset("tall", self.tall, 3, {**TALL, **tuning}),
+            replace(LONG, videos=self.longer),
+        )
+
+    def tests(self) -> list[Condition]:
+        found = [one for one in CONDITIONS if one.name in self.conditions]
+        if self.test_videos is None:
+            return found
+        return [replace(one, dataset=replace(one.dataset, videos=self.test_videos)) for one in found]
+
+
+def compare(folder: str | Path, budget: Budget | None = None, seeds: Sequence[int] = (0, 1)) -> dict[str, Any]:
+    """Make the data, train the variants, score them and the model that they start from.
+
+    Args:
+        folder: where everything goes.
+        budget: how much.
+        seeds: of the order of the samples; each variant is trained with each.
+
+    Returns:
+        What comparison.json holds: the budget, the records, and the scores by variant and seed ("chosen-0") and "before".
+
+    Raises:
+        ValueError: the folder was made with another budget.
+    """
+    folder, budget = Path(folder).absolute(), budget or Budget()
+    _claim(folder, budget)
+    begin = time.process_time()
+    films = write_films(folder / "films", budget.films)
+    write_datasets(
+        folder / "data", (*budget.usual(), *{one.dataset.name: one.dataset for one in budget.tests()}.values())
+    )
+    counts = _write_records(folder, budget, films)
+    record = {"budget": asdict(budget), "commit": commit(), "records": counts, "scores": {}}
+    jobs = [(BEFORE, 0), *((variant, seed) for seed in seeds for variant in VARIANTS)]
+    for variant, seed in jobs:
+        name = BEFORE if variant == BEFORE else f"{variant}-{seed}"
+        model = hicom_tiny() if variant == BEFORE else _trained(folder, budget, variant, seed)
+        record["scores"][name] = _scores(folder / name, folder, budget, model)
+        record["cpu_seconds_of_the_last_call"] = round(time.process_time() - begin)
+        write_text(folder / "comparison.json", json.dumps(record, indent=1))
+    return record
+
+
+def as_markdown(record: Mapping[str, Any]) -> str:
+    """A table per clutter, right answers in percent by length, and one of the ordinary figures; the mean of all seeds."""
+    columns = {name: _runs(record, name) for name in (BEFORE, *VARIANTS)}
+    titles = ["before", *(VARIANTS[name] for name in VARIANTS)]
+    parts = []
+    for clutter in record["scores"][BEFORE]["needle"]:
+        lines = [f"| {clutter} | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+        for method in ASKED_METHODS:
+            for group in GROUPS:
+                cells = [_cell([run["needle"][clutter] for run in runs], group, method) for runs in columns.values()]
+                if any(cells):
+                    lines.append(f"| {method}: {group} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    lines = [f"| usual videos | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for condition, kinds in record["scores"][BEFORE]["usual"].items():
+        for kind in kinds:
+            cells = [_mean([run["usual"][condition][kind]["right"] for run in runs]) for runs in columns.values()]
+            lines.append(f"| {condition}: {kind} ({kinds[kind]['questions']}) | {' | '.join(cells)} |")
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def _runs(record: Mapping[str, Any], variant: str) -> list[Mapping[str, Any]]:
+    """The scores of a variant with each of its seeds."""
+    return [scores for name, scores in record["scores"].items() if name.split("-")[0] == variant]
+
+
+def _cell(tables: Sequence[Table], group: str, method: str) -> str:
+    rows = [table.get(group, {}).get(method, {}) for table in tables]
+    lengths = list(rows[0]) if rows else []
+    return " / ".join(_mean([row[length][0] for row in rows]) for length in lengths)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.1f}" if values else "-"
+
+
+# Data ----------------------------------------------------------------------------------------------------------------------
+
+
+def _claim(folder: Path, budget: Budget) -> None:
+    note, asked = folder / "budget.json", json.dumps(asdict(budget))
+    if note.exists() and json.loads(note.read_text()) != json.loads(asked):
+        raise ValueError(f"{folder} was made with another budget ({note}); choose another folder")
+    write_text(note, asked)
+
+
+def _write_records(folder: Path, budget: Budget, films: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The records of each variant: those of long videos stand in place of usual ones of as many frames, at the same places.
+
+    Returns:
+        How many records there are, and how many of them are about long videos.
+    """
+    usual = []
+    for dataset in budget.usual():
+        place = folder / "data" / dataset.name
+        for name in FILES[TUNING]:
+            usual += [{**one, "video": str(place / one["video"])} for one in json.loads((place / name).read_text())]
+    dice = Dice(SHUFFLE_STREAM)
+    usual = dice.shuffled(usual)
+    asked = dice.shuffled([(one, *question) for one in films for question in one["asked"]])
+    places = [place for place, one in enumerate(usual) if "num_frames" not in one][: len(asked)]
+    if len(places) < len(asked):
+        raise ValueError(
+            f"{len(asked)} records of long videos need as many usual ones, got {len(places)}; raise `square`"
+        )
+    for variant in VARIANTS:
+        records = list(usual)
+        if variant != WITHOUT:
+            for place, (one, *question) in zip(places, asked, strict=True):
+                records[place] = _long_record(variant, one, *question)
+        write_text(folder / "records" / f"{variant}.json", json.dumps(records, indent=1))
+    return {"all": len(usual), "long": len(asked)}
+
+
+def _long_record(variant: str, film: Mapping[str, Any], kind: str, question: str, answer: str) -> dict[str, Any]:
+    frames: dict[str, Any] = {"num_frames": NUM_FRAMES}
+    if variant == CHOSEN_FRAMES:
+        frames = {"num_frames": film["frames"], "selection": {"num_frames": NUM_FRAMES}}
+    turns = [{"from": "human", "value": f"<video>\n{question}"}, {"from": "gpt", "value": answer}]
+    return {
+        "id": f"{Path(film['video']).stem} {question}",
+        "video": film["video"],
+        **frames,
+        "kind": kind,
+        "conversations": turns,
+    }
+
+
+# Training and scores -------------------------------------------------------------------------------------------------------
+
+
+def _trained(folder: Path, budget: Budget, variant: str, seed: int) -> Path:
+    place = folder / f"{variant}-{seed}"
+    shared = {"model": hicom_tiny(), "data.feature_cache": folder / "features", "data.index": folder / "choices"}
+    overrides = [
+        f"data.files={json.dumps([str(folder / 'records' / f'{variant}.json')])}",
+        *(f"{key}={json.dumps(str(path))}" for key, path in shared.items()),
+        *(f"learning_rates.{part}={json.dumps(rate)}" for part, rate in RATES.items()),
+        f"max_steps={budget.steps}",
+        f"batch_size={budget.batch_size}",
+        f"batch_size_per_device={budget.batch_size}",
+        f"checkpoints.every={CHECKPOINT_EVERY}",
+        "logging.progress_bar=false",
+    ]
+    model = run_stage(TUNING, place, folder / "data", (), seed, overrides)
+    for checkpoint in (place / TUNING).glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return model
+
+
+def _scores(place: Path, folder: Path, budget: Budget, model: Path) -> dict[str, Any]:
+    done = place / "scores.json"
+    if not done.exists():
+        session = HiComSession.load(model, device="cpu", dtype="float32", cache_bytes=0, cache_dir=folder / "features")
+        needle = {
+            one[0]: _needle_scores(place / f"needle_{one[0]}", session, budget.needle_seed, *one)
+            for one in budget.needles
+        }
+        usual = evaluate(model, folder / "data", budget.tests())
+        write_text(done, json.dumps({"needle": needle, "usual": usual}, indent=1))
+    return json.loads(done.read_text())
+
+
+def _needle_scores(
+    place: Path, session: HiComSession, seed: int, clutter: str, lengths: tuple[int, ...], number: int
+) -> dict[str, Any]:
+    """Right answers of `hicom eval needle` with the needle at two places; those of "no" apart by how frames were chosen."""
+    task = needle_task(lengths, clutter, number, seed)
+    read = task.read
+
+    def fewer(*arguments: Any) -> list[Question]:
+        places = (0.0, *ASKED_PLACES)  # the scene alone is noted at 0
+        return [
+            one for one in read(*arguments)
+            if one.details["method"] in ASKED_METHODS and (one.details["place"] in places)
+            and (one.details["method"] == ALONE) == (one.details["place"] == 0)
+        ]  # fmt: skip
+
+    asking = Asking(selection=FrameSelection(num_frames=NUM_FRAMES))
+    evaluate_tasks([replace(task, read=fewer)], session, place, asking=asking, progress=progress_bar)
+    lines = read_answers(place / task.name)
+    rows = [(one.details, lines[one.id]) for one in fewer(place, "ours")]
+    return by_group(rows)
+
+
+def by_group(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Table:
+    """Right answers in percent, and how many: by group, method and length. Questions that choose are counted again by what was
+    used in the end: "question: question" where a shot stood out, "question: mixture", "question: uniform".
+    """
+    marks: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for details, line in rows:
+        group, method, length = details["group"], details["method"], str(details["length"])
+        marks[group, method, length].append(line["value"])
+        if method == CHOSEN:
+            marks[group, f"{CHOSEN}: {line['selection']['used']}", length].append(line["value"])
+    table: Table = {}
+    for (group, method, length), values in marks.items():
+        table.setdefault(group, {}).setdefault(method, {})[length] = [100 * sum(values) / len(values), len(values)]
+    return table
