@@ -291,7 +291,7 @@ def _check_media(
         if not decode:
             return Problem(MISSING_MEDIA, f"{owner}: {media_name(medium)}", "not there") if is_missing(medium) else 0
         try:
-            count = len(reader.frames(medium))
+            count = len(reader.frames(medium) if medium.tiles is None else reader.squares(medium).pictures)
             return count if medium.selection is None else min(count, medium.selection.num_frames or count)
         except SampleError as error:
             return Problem(error.kind, f"{owner}: {error.source}", error.reason)

@@ -11,8 +11,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..processors.processing_hicom import HiComProcessor
+from .batch_tiles import concatenated_features
 from .datasets import SkippedSample
-from .encoding import IGNORED, concatenated_features
+from .encoding import IGNORED
 
 PACKED_TENSORS = (
     "pixel_values_videos",
@@ -103,7 +104,8 @@ class HiComDataCollator:
         Returns:
             `input_ids`, `attention_mask` and `labels` (B, length), or with `packing` `input_ids`, `position_ids` and `labels`
             (1, sum of the lengths); and of the visual inputs of `HiComForConditionalGeneration.forward` those that a sample has,
-            in the order of the samples.
+            in the order of the samples. With tiles, `video_tiles` and `image_tiles`, see `batch_tiles`, which the model does not
+            read: `HiComTrainer` or `with_chosen_patches` puts features in their place.
         """
         rows = [sample for sample in samples if not isinstance(sample, SkippedSample)]
         statistics = BatchStatistics(num_samples=len(rows))
@@ -118,6 +120,9 @@ class HiComDataCollator:
             parts = [row[name] for row in rows if name in row]
             if parts:
                 batch[name] = concatenated_features(parts)
+        for kind in ("video", "image"):
+            if any(f"{kind}_tiles" in row for row in rows):
+                batch[f"{kind}_tiles"] = [one for row in rows for one in _tiles_or_none(row, kind)]
         self._count(statistics, batch, rows)
         if self.with_statistics:
             batch["statistics"] = statistics
@@ -151,3 +156,8 @@ class HiComDataCollator:
         statistics.num_supervised_tokens = int((batch["labels"] != IGNORED).sum())
         statistics.decode_seconds = sum(row.get("decode_seconds", 0.0) for row in rows)
         self.last_statistics = statistics
+
+
+def _tiles_or_none(row: dict[str, Any], kind: str) -> list[Any]:
+    """The tiles of each video or image of a sample, None for those that are padded."""
+    return row.get(f"{kind}_tiles") or [None] * len(row.get(f"{kind}_instruction_ids", ()))

@@ -3,7 +3,8 @@
 A record is a dictionary in LLaVA's format, `{"id", "video" | "image", "conversations": [{"from", "value"}]}`, or in the
 chat format of transformers, `{"messages": [{"role", "content"}]}`. Beside them may stand, for its videos, "start" and
 "end" (seconds), "frame_rate" (of frames without a clock), "num_frames" (how many are sampled) or "fps", and "max_frames"; and
-"selection", the fields of a `FrameSelection`: the question chooses among the frames that are sampled.
+"selection", the fields of a `FrameSelection`: the question chooses among the frames that are sampled; and "tiles", those of a
+`FrameTiles`, for images, too: it chooses among the squares of a frame.
 Records of other formats are read as `formats` says. `record_keys` says which other
 keys are refused. Nothing here opens a video.
 """
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import check_part, frame_options
 from ..processors.frame_selection_hicom import FrameSelection
+from ..processors.frame_tiles_hicom import FrameTiles
 from .formats import TURN_KEYS, RecordFormat, id_of_video, nearest_format, record_format
 from .record_keys import misplaced_key, misspelt_key
 
@@ -107,6 +109,8 @@ class Medium(NamedTuple):
             setting.
         selection: how a question chooses among these frames, in place of the data set's own setting.
         indices: numbers of the frames that are read, once they are chosen; then nothing else is said of the frames.
+        tiles: as which squares the frames are encoded, among whose patches a question chooses, in place of the data set's own
+            setting.
     """
 
     kind: Literal["video", "image"]
@@ -119,6 +123,7 @@ class Medium(NamedTuple):
     max_frames: int | None = None
     selection: FrameSelection | None = None
     indices: tuple[int, ...] | None = None
+    tiles: FrameTiles | None = None
 
 
 def same_medium(medium: Medium) -> tuple:
@@ -198,7 +203,7 @@ def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     has_media = any(isinstance(part, Medium) for turn in turns for part in turn.parts)
     if not per_turn:
-        _refuse_selection(turns, record)
+        _refuse_choices(turns, record)
     if not has_media or not per_turn:
         return [_item(turns, answers, "", record.source)]
     items = []
@@ -405,34 +410,49 @@ def _medium(kind: Literal["video", "image"], source: Any, options: Mapping, reco
     if record.open_media is not None:
         source = record.open_media(kind, source)
     if kind == "image":
-        return Medium(kind, source)
-    return Medium(kind, source, **_frames(options, record), selection=_selection(record))
+        return Medium(kind, source, tiles=_tiles(record))
+    return Medium(kind, source, **_frames(options, record), selection=_selection(record), tiles=_tiles(record))
 
 
 def _selection(record: Record) -> FrameSelection | None:
     """How the record asks for frames to be chosen."""
-    given = record.data.get("selection")
+    return _choice(record, "selection", _budgeted, '{"num_frames": 8}')
+
+
+def _tiles(record: Record) -> FrameTiles | None:
+    """As which squares the record asks for frames to be seen."""
+    return _choice(record, "tiles", FrameTiles, '{"zooms": [1]}')
+
+
+def _budgeted(**fields: Any) -> FrameSelection:
+    selection = FrameSelection(**fields)
+    if selection.num_frames is None:
+        raise ValueError("its budget must be num_frames")
+    return selection
+
+
+def _choice(record: Record, key: str, make: Callable[..., Any], example: str) -> Any:
+    """What a question is to choose among, as a key of the record says."""
+    given = record.data.get(key)
     if given is None:
         return None
     try:
         if not isinstance(given, Mapping):
-            raise TypeError('it must be a dictionary such as {"num_frames": 8}')
-        selection = FrameSelection(**given)
-        if selection.num_frames is None:
-            raise ValueError("its budget must be num_frames")
+            raise TypeError(f"it must be a dictionary such as {example}")
+        return make(**given)
     except (TypeError, ValueError) as error:
-        raise SampleError(record.source, BAD_RECORD, f'"selection" {_shortened(given)}: {error}') from error
-    return selection
+        raise SampleError(record.source, BAD_RECORD, f'"{key}" {_shortened(given)}: {error}') from error
 
 
-def _refuse_selection(turns: list[_Turn], record: Record) -> None:
+def _refuse_choices(turns: list[_Turn], record: Record) -> None:
     """Whole dialogues have no question that could choose."""
-    if any(isinstance(part, Medium) and part.selection is not None for turn in turns for part in turn.parts):
-        raise SampleError(
-            record.source,
-            BAD_RECORD,
-            '"selection" needs a question for each answer (per_turn), and whole dialogues are asked for; leave it out',
-        )
+    for key in ("selection", "tiles"):
+        if any(isinstance(part, Medium) and getattr(part, key) is not None for turn in turns for part in turn.parts):
+            raise SampleError(
+                record.source,
+                BAD_RECORD,
+                f'"{key}" needs a question for each answer (per_turn), and whole dialogues are asked for; leave it out',
+            )
 
 
 def _frames(options: Mapping, record: Record) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class HiComDataset(Dataset):
         media_numbers: (samples,) int64, equal for samples of the same videos and images; where a question chooses the frames,
             for those of the same question.
         num_choosing: samples whose question chooses the frames of a video.
+        num_tiled: samples that see a video or image as tiles.
 
     Raises:
         SampleError: a record cannot be used (with "raise"); indexing: its video cannot be read.
@@ -137,7 +138,8 @@ class HiComDataset(Dataset):
             settings = {**source.settings(), "encoder": encoder_settings(encoder), "per_turn": per_turn}
             settings["on_bad_sample"] = on_bad_sample
             self.records, table = open_index(index, settings, source.records, self._describe)
-        self.skipped, self.formats, self.num_choosing = table.skipped, table.formats, table.num_choosing
+        self.skipped, self.formats = table.skipped, table.formats
+        self.num_choosing, self.num_tiled = table.num_choosing, table.num_tiled
         self._places, self.media_numbers = table.places, table.media
         self.modalities, self.visual_tokens = table.modalities, table.visual_tokens
         self.lengths = self._estimated_lengths(table.characters, table.visual_tokens)

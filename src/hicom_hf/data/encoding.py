@@ -11,9 +11,12 @@ import torch
 
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.frame_selection_hicom import FrameSelection
+from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.processing_hicom import HiComProcessor
+from ..processors.tiled_video_hicom import TiledVideo
 from ..processors.video_reading_hicom import OnDecodeError
+from .batch_tiles import concatenated_features, is_tiled
 from .conversations import (
     BAD_RECORD,
     PLACEHOLDER_MISMATCH,
@@ -35,7 +38,7 @@ class ItemEncoder:
 
     Args:
         processor: a `HiComProcessor`; its chat template gives the layout and its video processor the frames.
-        sampling, on_decode_error, media_access, selection: which frames of what, see `MediaReader`.
+        sampling, on_decode_error, media_access, selection, tiles: which frames of what, see `MediaReader`.
         max_length: most tokens of a sample, visual tokens included; None for no limit.
         raw_pixels: leave pixels as uint8, a quarter of the memory between loader processes; the consumer of the batch normalises
             them (`HiComTrainer` does, on its device).
@@ -45,7 +48,7 @@ class ItemEncoder:
         selected_frames: the `SelectedFrames` of videos whose frames a question chooses; None where nothing was chosen.
 
     Raises:
-        ValueError: `max_length` is below 1, or the cache was made for other frames.
+        ValueError: `max_length` is below 1, the cache was made for other frames, or `tiles` do not go with the processor.
 
     Example:
         >>> encoder = ItemEncoder(processor, FrameSampling(num_frames=32), max_length=4096)  # doctest: +SKIP
@@ -63,11 +66,12 @@ class ItemEncoder:
         raw_pixels: bool = False,
         feature_cache: FeatureCache | None = None,
         selection: FrameSelection | None = None,
+        tiles: FrameTiles | None = None,
     ):
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1 token, got {max_length}")
         self.processor = processor
-        self.reader = MediaReader(processor.video_processor, sampling, on_decode_error, media_access, selection)
+        self.reader = MediaReader(processor.video_processor, sampling, on_decode_error, media_access, selection, tiles)
         if feature_cache is not None and feature_cache.reader.settings != self.reader.settings:
             raise ValueError(
                 f"the feature cache samples frames by {feature_cache.reader.settings}, the data set by "
@@ -88,8 +92,9 @@ class ItemEncoder:
         Returns:
             `input_ids` (L,); `labels` (L,), -100 off the supervised answers; with videos `video_num_frames` (V,),
             `video_instruction_ids` (V, 64) and `pixel_values_videos` (sum T, 3, S, S) or, from a cache,
-            `video_features`; with images `image_instruction_ids` and `pixel_values` or `image_features`; and
-            `decode_seconds`, the time that reading took. Pixels are float32, or uint8 with `raw_pixels`.
+            `video_features`; with images `image_instruction_ids` and `pixel_values` or `image_features`; `video_tiles` and
+            `image_tiles`, see `batch_tiles`, where frames are seen as tiles; and `decode_seconds`, the time that reading took.
+            Pixels are float32, or uint8 with `raw_pixels`.
 
         Raises:
             SampleError: a video or image cannot be read, or no supervised token is left within `max_length`.
@@ -106,19 +111,28 @@ class ItemEncoder:
         counts = [self.processor.num_visual_tokens(frames) for frames, _ in visuals]
         input_ids, labels = self.tokenize(item, counts)
         sample: dict[str, Any] = {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
-        for kind, pixels_name in (("video", "pixel_values_videos"), ("image", "pixel_values")):
+        for kind in ("video", "image"):
             of_kind = [visual for medium, visual in zip(item.media, visuals, strict=True) if medium.kind == kind]
-            if not of_kind:
-                continue
-            if self.feature_cache is None:
-                sample[pixels_name] = torch.cat([pixels for _, pixels in of_kind])
-            else:
-                sample[f"{kind}_features"] = concatenated_features([features for _, features in of_kind])
-            sample[f"{kind}_instruction_ids"] = self.instruction_ids(item, len(of_kind))
-            if kind == "video" and self.feature_cache is None:
-                sample["video_num_frames"] = torch.tensor([frames for frames, _ in of_kind])
+            if of_kind:
+                sample |= self._inputs(kind, of_kind)
+                sample[f"{kind}_instruction_ids"] = self.instruction_ids(item, len(of_kind))
         sample["decode_seconds"] = decode_seconds
         return sample
+
+    def _inputs(self, kind: str, visuals: list[tuple[int, Any]]) -> dict[str, Any]:
+        """What a sample holds of its videos or images, each as of `read`."""
+        inputs: dict[str, Any] = {}
+        padded = [(frames, content) for frames, content in visuals if not is_tiled(content)]
+        if len(padded) < len(visuals):
+            inputs[f"{kind}_tiles"] = [content if is_tiled(content) else None for _, content in visuals]
+        contents = [content for _, content in padded]
+        if padded and self.feature_cache is not None:
+            inputs[f"{kind}_features"] = concatenated_features(contents)
+        elif padded:
+            inputs["pixel_values" if kind == "image" else "pixel_values_videos"] = torch.cat(contents)
+            if kind == "video":
+                inputs["video_num_frames"] = torch.tensor([frames for frames, _ in padded])
+        return inputs
 
     def media(self, item: TrainingItem) -> tuple[Medium, ...]:
         """The videos and images of an item, with the frames that its question has chosen.
@@ -146,14 +160,19 @@ class ItemEncoder:
         return self.processor.encode_instructions([instruction] * count, report=False)
 
     def read(self, medium: Medium) -> tuple[int, Any]:
-        """Frames of a video (1 for an image), and its pixels (T, 3, S, S) or cached features.
+        """Frames of a video (1 for an image), and its pixels (T, 3, S, S) or cached features; or its squares or their features.
 
         Raises:
             SampleError: it is not there or cannot be read.
         """
         if self.feature_cache is not None:
             features = self.feature_cache.get(medium)
+            if isinstance(features, TiledVideo):
+                return features.num_frames, features
             return int(features["num_frames"].sum()), features
+        if self.reader.tiles_of(medium) is not None:
+            squares = self.reader.squares(medium)
+            return len(squares.pictures), squares
         pixels = self.reader.frames(medium) if self.raw_pixels else self.reader.pixels(medium)
         return len(pixels), pixels
 
@@ -195,11 +214,6 @@ class ItemEncoder:
                 f"max_length={self.max_length}",
             )
         return input_ids[: self.max_length], kept
-
-
-def concatenated_features(parts: list[dict]) -> dict[str, torch.Tensor]:
-    """Features of several videos as those of one batch, see `HiComVideoFeatures`."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def tokenized_segments(processor, item: TrainingItem) -> Iterator[tuple[list[int], bool]]:

@@ -5,6 +5,7 @@ FOLDER/<fingerprint of tower and preprocessing>/
     about.json                     the settings behind the fingerprint
     features-<unique>.safetensors  <key of a video>.features, <key>.aligned_features (T, H, W, D); a shard is whole or not there
 ```
+Of a video that is seen as tiles there are <key>.tiles, the description of `tiles_as_tensors` as JSON, and <key>.<its tensors>.
 Letters: T frames, H/W patch rows and columns, D vision width, S image side in pixels.
 """
 
@@ -17,6 +18,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +30,10 @@ from safetensors.torch import save_file
 
 from ..hub.files import atomic_file, remove_leftovers, settings_fingerprint, write_text
 from ..hub.progress import Progress, no_progress
+from ..inference.tiled_file import NAMES, tiles_as_tensors, tiles_of_tensors
 from ..modeling.vision_hicom import tower_fingerprint
+from ..processors.frame_tiles_hicom import FrameTiles
+from ..processors.tiled_video_hicom import TiledVideo, encode_tiles
 from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 from .media_reader import MediaReader, is_missing, media_name
 
@@ -41,6 +46,8 @@ FORMAT_VERSION = 2  # part of the fingerprint; 2: frames are resized by torch
 SHARD_SIZE = 2**29  # bytes; what an interruption loses at most
 SPARE_SPACE = 2**28  # bytes left on the disk
 GIB = 2**30
+FEATURES = ("features", "aligned_features")
+TILES = "tiles"  # the description of the tiles of a video, among its tensors
 
 
 class FeatureCache:
@@ -101,8 +108,8 @@ class FeatureCache:
 
     # Reading -----------------------------------------------------------------------------------------------------------
 
-    def get(self, medium: Medium) -> dict[str, torch.Tensor]:
-        """Features of a video or image, see `HiComVideoFeatures`.
+    def get(self, medium: Medium) -> dict[str, torch.Tensor] | TiledVideo:
+        """Features of a video or image, see `HiComVideoFeatures`, or its tiles, of which a question chooses.
 
         Raises:
             SampleError: there are none.
@@ -119,6 +126,8 @@ class FeatureCache:
                 f"it has no features in the cache {self.folder}: fill the cache, or see its log if it could not be read",
             )
         shard = self._opened(self._shards[key])
+        if self.reader.tiles_of(medium) is not None:
+            return _stored_tiles(shard, key)
         features = {"features": shard.get_tensor(f"{key}.features")}
         if self.aligned:
             features["aligned_features"] = shard.get_tensor(f"{key}.aligned_features")
@@ -146,13 +155,13 @@ class FeatureCache:
             if path in self._scanned:
                 continue
             with safe_open(path, framework="pt") as shard:
-                self._shards.update({name.rpartition(".")[0]: path for name in shard.keys()})  # noqa: SIM118
+                self._shards.update({name.partition(".")[0]: path for name in shard.keys()})  # noqa: SIM118
             self._scanned.add(path)
 
     # Writing -----------------------------------------------------------------------------------------------------------
 
     def num_bytes(self, media: Iterable[Medium]) -> int:
-        """Bytes that the features of media take; videos shorter than asked for take less.
+        """Bytes that the features of media take; videos shorter than asked for take less, and as tiles wide frames more.
 
         Raises:
             ValueError: with `fps` alone, the number of frames is not known beforehand, unless the records give it.
@@ -162,7 +171,9 @@ class FeatureCache:
             count = self.reader.most_frames(medium)
             if count is None:
                 raise ValueError("the size of a cache is not known with fps and without max_frames; give max_frames")
-            total += count
+            tiles = self.reader.tiles_of(medium)
+            # Tiles have both kinds of features: aligned ones score, also where the compressor does not read them.
+            total += count * (1 if tiles is None else _least_squares(tiles) * 2 // (1 + self.aligned))
         return total * self._frame_size
 
     def fill(
@@ -239,8 +250,9 @@ class FeatureCache:
         tower.eval()
         try:
             for medium in media:
+                is_tiled = self.reader.tiles_of(medium) is not None
                 try:
-                    pixels = self.reader.pixels(medium)
+                    content: Any = self.reader.squares(medium) if is_tiled else self.reader.pixels(medium)
                 except SampleError as error:
                     if on_bad_sample == "raise":
                         raise
@@ -251,17 +263,18 @@ class FeatureCache:
                 if self.autocast_dtype is not None:
                     autocast = torch.autocast(tower.device.type, dtype=self.autocast_dtype)
                 with torch.no_grad(), autocast:
-                    features = model.encode_videos(pixels, torch.tensor([len(pixels)]))
-                yield (
-                    medium_key(medium),
-                    {
-                        name: features[name].to("cpu", self.dtype).contiguous()
-                        for name in ("features", "aligned_features")
-                        if features.get(name) is not None
-                    },
-                )
+                    if is_tiled:
+                        tensors = _tensors_of_tiles(encode_tiles(model, self.reader, content))
+                    else:
+                        features = model.encode_videos(content, torch.tensor([len(content)]))
+                        tensors = {name: features[name] for name in FEATURES if features.get(name) is not None}
+                yield medium_key(medium), {name: self._stored(name, tensor) for name, tensor in tensors.items()}
         finally:
             tower.train(was_training)
+
+    def _stored(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor as the disk keeps it: features in the type of the cache, numbers and masks as they are."""
+        return tensor.to("cpu", self.dtype if name.rpartition(".")[2] in FEATURES else None).contiguous()
 
     def _store(self, encoded: Iterator[tuple[str, dict[str, torch.Tensor]]], shard_size: int):
         tensors, size = {}, 0
@@ -294,7 +307,25 @@ def medium_key(medium: Medium) -> str:
     identity += [
         [name, value] for name in ("fps", "max_frames", "indices") if (value := getattr(medium, name)) is not None
     ]
+    if medium.tiles is not None:
+        identity.append(["tiles", asdict(medium.tiles)])
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def _least_squares(tiles: FrameTiles) -> int:
+    """Squares' worth of patches of a square frame, all zooms together; other frames have more."""
+    return sum(zoom * zoom for zoom in tiles.zooms)
+
+
+def _tensors_of_tiles(video: TiledVideo) -> dict[str, torch.Tensor]:
+    tensors, described = tiles_as_tensors(video)
+    return {TILES: torch.frombuffer(bytearray(json.dumps(described).encode()), dtype=torch.uint8), **tensors}
+
+
+def _stored_tiles(shard: Any, key: str) -> TiledVideo:
+    described = json.loads(bytes(shard.get_tensor(f"{key}.{TILES}").numpy()))
+    names = [f"{level['zoom']}.{name}" for level in described["levels"] for name in NAMES]
+    return tiles_of_tensors({name: shard.get_tensor(f"{key}.{name}") for name in names}, described)
 
 
 def _identity(source: Any) -> list:

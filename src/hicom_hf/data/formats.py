@@ -28,6 +28,7 @@ FRAME_KEYS = (
     "max_frames",
     "frame_rate",
     "selection",
+    "tiles",
     "system",
 )
 ANSWER = re.compile(r"<answer>(.*?)</answer>", flags=re.DOTALL)

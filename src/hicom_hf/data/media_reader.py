@@ -4,20 +4,23 @@ Letters: T frames, S image side in pixels.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.frame_selection_hicom import FrameSelection
+from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
+from ..processors.tiled_video_hicom import ReadTiles, check_overview, cut_tiles
 from ..processors.video_reading_hicom import OnDecodeError
 from ..processors.video_sources_hicom import VideoReadError
-from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
+from .conversations import BAD_RECORD, MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
 
 
 class MediaReader:
@@ -29,9 +32,11 @@ class MediaReader:
         on_decode_error: see `read_video`; None: the processor's own.
         media_access: which files and servers may be read, see `read_video`.
         selection: how a question chooses among these frames, for videos whose record says nothing of it; None: it sees all.
+        tiles: as which squares frames are encoded, for videos and images whose record says nothing of it; None: padded.
 
     Raises:
         TypeError: `sampling` is no `FrameSampling`.
+        ValueError: `tiles` wants the overview of a model that does not pad.
 
     Example:
         >>> reader = MediaReader(processor.video_processor, FrameSampling(num_frames=32))  # doctest: +SKIP
@@ -46,6 +51,7 @@ class MediaReader:
         on_decode_error: OnDecodeError | None = None,
         media_access: MediaAccess = OPEN_ACCESS,
         selection: FrameSelection | None = None,
+        tiles: FrameTiles | None = None,
     ):
         if sampling is not None and type(sampling).__name__ != FrameSampling.__name__:  # remote code has its own class
             raise TypeError(
@@ -56,7 +62,9 @@ class MediaReader:
         self.sampling = video_processor.frame_sampling() if sampling is None else sampling
         self.on_decode_error = on_decode_error or video_processor.on_decode_error
         self.media_access = media_access
-        self.selection = selection
+        if tiles is not None:
+            check_overview(tiles, video_processor)
+        self.selection, self.tiles = selection, tiles
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,12 +72,12 @@ class MediaReader:
         sampling = asdict(self.sampling)
         if sampling["indices"] is None:  # so that what was kept before there were indices stays valid
             del sampling["indices"]
-        chosen = {} if self.selection is None else {"selection": asdict(self.selection)}
+        choices = {"selection": self.selection, "tiles": self.tiles}
         return {
             "sampling": sampling,
             "on_decode_error": self.on_decode_error,
             "video_processor": self.video_processor.to_dict(),
-            **chosen,
+            **{name: asdict(choice) for name, choice in choices.items() if choice is not None},
         }
 
     def selection_of(self, medium: Medium) -> FrameSelection | None:
@@ -77,6 +85,10 @@ class MediaReader:
         if medium.kind == "image" or medium.indices is not None:
             return None
         return medium.selection or self.selection
+
+    def tiles_of(self, medium: Medium) -> FrameTiles | None:
+        """As which squares the frames of a medium are encoded; None where they are padded."""
+        return medium.tiles or self.tiles
 
     def request(self, medium: Medium) -> FrameSampling:
         """Which frames of a video are taken: what its record says comes before the request for all.
@@ -121,6 +133,34 @@ class MediaReader:
                     media_access=self.media_access,
                 )
         return torch.from_numpy(frames).movedim(-1, 1)
+
+    def squares(self, medium: Medium) -> ReadTiles:
+        """Frames of a video or image as the squares that `tiles_of` asks for; an image is a video of one frame.
+
+        Raises:
+            SampleError: it is not there, cannot be read or makes too many squares, or the overview of a model that does not
+                pad is wanted.
+        """
+        tiles = self.tiles_of(medium)
+        assert tiles is not None  # the caller asks only then
+        try:
+            check_overview(tiles, self.video_processor)
+        except ValueError as error:
+            raise SampleError(media_name(medium), BAD_RECORD, f'"tiles": {error}') from error
+        is_image = medium.kind == "image"
+
+        def read(transform: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, Any]:
+            return self.video_processor.square_frames(
+                [medium.source] if is_image else medium.source,
+                FrameSampling(num_frames="all") if is_image else self.request(medium),
+                on_decode_error=self.on_decode_error,
+                frame_rate=medium.frame_rate,
+                transform=transform,
+                media_access=self.media_access,
+            )
+
+        with sample_errors(medium):
+            return cut_tiles(read, self.video_processor, tiles, media_name(medium))
 
     def pixels(self, medium: Medium) -> torch.Tensor:
         """Pixels as the vision tower takes them, float32 (T, 3, S, S); errors as of `frames`."""

@@ -29,7 +29,7 @@ from .sample_table import SampleTable, SkippedSample
 
 logger = logging.getLogger(__name__)
 
-INDEX_VERSION = 3  # raised when the same settings give other files
+INDEX_VERSION = 4  # raised when the same settings give other files
 RECORDS, OFFSETS, NOTE = "records.bin", "offsets.npy", "index.json"
 ARRAYS = ("places", "characters", "visual_tokens", "modalities", "media")
 WAITING_SECONDS = 0.5  # between two looks at whether an index is made
@@ -100,6 +100,7 @@ def open_index(
         skipped=[SkippedSample(*row) for row in note["skipped"]],
         formats=Counter(note["formats"]),
         num_choosing=note["num_choosing"],
+        num_tiled=note["num_tiled"],
     )
     return MappedRecords(place), table
 
@@ -113,7 +114,7 @@ def _make(place: Path, settings: dict, records: Iterable[Record], describe: Call
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(table, name))
         note = {"settings": settings, "skipped": table.skipped, "formats": dict(table.formats)}
-        note["num_choosing"] = table.num_choosing
+        note |= {"num_choosing": table.num_choosing, "num_tiled": table.num_tiled}
         (folder / NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
 
 

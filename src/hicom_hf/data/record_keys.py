@@ -16,12 +16,13 @@ from .formats import MEDIA_KEYS as NAMES_OF_MEDIA
 
 OWN_MEDIA_KEYS = ("video", "videos", "image", "images")
 KEYS_OF_TURNS = frozenset({"from", "value", "role", "content"})
-OWN_KEYS = frozenset({*TURN_KEYS, *ID_KEYS, *OWN_MEDIA_KEYS, *FRAME_KEYS, *SPELLINGS, "selection", "system"})
+OWN_KEYS = frozenset({*TURN_KEYS, *ID_KEYS, *OWN_MEDIA_KEYS, *FRAME_KEYS, *SPELLINGS, "selection", "tiles", "system"})
 MEANT_KEYS = (
     *OWN_MEDIA_KEYS,
     *FRAME_KEYS,
     *SPELLINGS,
     "selection",
+    "tiles",
 )  # what one of these says is lost if it is spelt wrongly
 # Of other formats: beside the keys that they are recognised by.
 OPTIONAL_KEYS = ("options", "candidates", "history", "input", "text", "path", "file_name")

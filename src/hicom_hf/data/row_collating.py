@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .batch_tiles import KEYS
 from .collating import HiComDataCollator
-from .conversations import BAD_RECORD, Record, SampleError, training_items
+from .conversations import BAD_RECORD, Record, SampleError, TrainingItem, training_items
 from .encoding import IGNORED, ItemEncoder
+
+NO_TILES = "questions choose patches by the weights of the moment, which only HiComTrainer lets them do"
 
 
 class HiComRowCollator:
@@ -22,8 +25,8 @@ class HiComRowCollator:
         **options: of `HiComDataCollator`.
 
     Raises:
-        ValueError: the encoder leaves pixels as uint8.
-        SampleError: called, a row cannot be used or its video cannot be read.
+        ValueError: the encoder leaves pixels as uint8, or sees frames as tiles.
+        SampleError: called, a row cannot be used, asks for tiles, or its video cannot be read.
 
     Example:
         >>> collator = HiComRowCollator(ItemEncoder(processor, FrameSampling(num_frames=32)))  # doctest: +SKIP
@@ -43,7 +46,7 @@ class HiComRowCollator:
         for row in rows:
             known: dict = {}  # videos of the row
             for item in training_items(_record(row, self.media_root), self.per_turn):
-                samples.append(self.encoder(item, known))
+                samples.append(_padded(self.encoder(item, known), item))
         return self.collator(samples)
 
 
@@ -59,8 +62,8 @@ class HiComPreferenceCollator:
         **options: of `HiComDataCollator`, but no packing.
 
     Raises:
-        ValueError: the encoder leaves pixels as uint8.
-        SampleError: called, a row cannot be used or its video cannot be read.
+        ValueError: the encoder leaves pixels as uint8, or sees frames as tiles.
+        SampleError: called, a row cannot be used, asks for tiles, or its video cannot be read.
 
     Example:
         >>> rows = rows.add_column("images", [[]] * len(rows))  # tells TRL to leave the rows as they are  # doctest: +SKIP
@@ -83,7 +86,8 @@ class HiComPreferenceCollator:
             known: dict = {}  # videos of the row
             for key, samples in (("chosen", chosen), ("rejected", rejected)):
                 answered = replace(record, data={**record.data, "completion": record.data[key]})
-                samples.append(self.encoder(training_items(answered)[-1], known))
+                item = training_items(answered)[-1]
+                samples.append(_padded(self.encoder(item, known), item))
         batch = self.collator([*chosen, *rejected])
         batch["completion_mask"] = (batch.pop("labels") != IGNORED).long()
         return batch
@@ -98,3 +102,12 @@ def _record(row: Mapping[str, Any], media_root: str | None) -> Record:
 def _check_pixels(encoder: ItemEncoder) -> None:
     if encoder.raw_pixels:
         raise ValueError("the encoder must have raw_pixels=False: only HiComTrainer normalises pixels")
+    if encoder.reader.tiles is not None:
+        raise ValueError(f"the encoder must have tiles=None: {NO_TILES}")
+
+
+def _padded(sample: dict[str, Any], item: TrainingItem) -> dict[str, Any]:
+    """A sample, unless it sees tiles."""
+    if any(key in sample for key in KEYS.values()):
+        raise SampleError(item.source, BAD_RECORD, f'"tiles": {NO_TILES}; leave it out')
+    return sample

@@ -55,6 +55,7 @@ class SampleTable:
         skipped: records that were left out.
         formats: records of other formats than ours, by name.
         num_choosing: samples whose question chooses the frames of a video.
+        num_tiled: samples that see a video or image as tiles.
     """
 
     places: np.ndarray
@@ -65,6 +66,7 @@ class SampleTable:
     skipped: list[SkippedSample] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     num_choosing: int = 0
+    num_tiled: int = 0
 
 
 def describe_samples(
@@ -89,7 +91,7 @@ def describe_samples(
     num_tokens = cache(encoder.processor.num_visual_tokens)  # few numbers of frames, many records
     counts: dict[tuple, int] = {}  # frames by what a record says of them: few kinds
     unread: Counter[str] = Counter()
-    number, num_choosing = -1, 0
+    number, num_choosing, num_tiled = -1, 0, 0
     for number, record in enumerate(records):
         try:
             items = training_items(record, per_turn)
@@ -111,6 +113,7 @@ def describe_samples(
             modalities.append(2 if "video" in kinds else 1 if kinds else 0)
             chooses = any(encoder.reader.selection_of(medium) is not None for medium in item.media)
             num_choosing += chooses
+            num_tiled += any(encoder.reader.tiles_of(medium) is not None for medium in item.media)
             media.append(_number_of_media(item, chooses) if item.media else -len(media) - 1)
     if unread:
         logger.warning("%s: %s", UNREAD, describe_unread(unread))
@@ -125,6 +128,7 @@ def describe_samples(
         skipped=skipped,
         formats=formats,
         num_choosing=num_choosing,
+        num_tiled=num_tiled,
     )
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # part of the fingerprint
+NOT_OF_CANDIDATES = ("selection", "tiles")  # settings: the first is in each key, and candidates are always padded
 
 
 @dataclass
@@ -90,7 +91,7 @@ class SelectedFrames:
         reader: MediaReader,
     ):
         self.processor, self.reader = processor, reader
-        settings = {name: value for name, value in reader.settings.items() if name != "selection"}  # it is in each key
+        settings = {name: value for name, value in reader.settings.items() if name not in NOT_OF_CANDIDATES}
         self._about = {
             "format": FORMAT_VERSION,
             "parts": {name: tower_fingerprint(part) for name, part in model.scoring_parts().items()},
@@ -205,7 +206,7 @@ class SelectedFrames:
                 instruction = self._instruction(item.question)
                 key = _key(medium, instruction, selection)
                 if key not in self._chosen:
-                    video = missing.setdefault(medium_key(medium), _Questions(medium))
+                    video = missing.setdefault(medium_key(_candidates_of(medium)), _Questions(medium))
                     video.choices[key] = instruction, selection
         return missing
 
@@ -250,5 +251,10 @@ class SelectedFrames:
 
 def _key(medium: Medium, instruction: str, selection: FrameSelection) -> str:
     """What identifies a choice: the video with its candidates, the words that choose, and how."""
-    identity = [medium_key(medium), instruction, asdict(selection)]
+    identity = [medium_key(_candidates_of(medium)), instruction, asdict(selection)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _candidates_of(medium: Medium) -> Medium:
+    """A video as its candidates are read; only the chosen frames are seen as tiles."""
+    return medium._replace(tiles=None)

@@ -10,15 +10,12 @@ from .candidate_cache import sampling_from_dict
 
 # Which patches stand where: used on the CPU, whatever the features' device.
 PLACES = ("square_of", "members", "inside")
+NAMES = ("features", "aligned_features", *PLACES)  # of the tensors of each zoom
 
 
 def tiles_as_tensors(video: TiledVideo) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of each zoom, named "zoom.attribute", and what else makes the video, as plain values."""
-    tensors = {
-        f"{level.zoom}.{name}": getattr(level, name)
-        for level in video.levels
-        for name in ("features", "aligned_features", *PLACES)
-    }
+    tensors = {f"{level.zoom}.{name}": getattr(level, name) for level in video.levels for name in NAMES}
     levels = [{"zoom": level.zoom, "squares": [list(square) for square in level.squares]} for level in video.levels]
     return tensors, {"levels": levels, "sampling": video.sampling.to_dict(), "num_frames": video.num_frames}
 

@@ -6,8 +6,9 @@ places in the whole frame. Letters: T frames, n squares of a frame, P patches th
 width, S image side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -107,17 +108,45 @@ def read_tiles(
         VideoReadError: it cannot be read, its shape makes too many squares, or there are more than `max_squares`.
         ValueError: the request contradicts itself, or wants the overview of a model that does not pad.
     """
-    started = perf_counter()
-    if tiles.overview and not processor.video_processor.do_pad:
+    read = partial(processor.read_transformed, video, **sampling)
+    return cut_tiles(read, processor.video_processor, tiles, source_name(video), max_squares)
+
+
+def check_overview(tiles: FrameTiles, video_processor: Any) -> None:
+    """
+    Raises:
+        ValueError: the overview is wanted of a model that does not pad.
+    """
+    if tiles.overview and not video_processor.do_pad:
         raise ValueError("the overview is a padded frame, but this model's processor has do_pad=False; leave it out")
-    make_square = processor.video_processor.square_frame
+
+
+def cut_tiles(
+    read: Callable[[Callable[[np.ndarray], np.ndarray]], tuple[np.ndarray, Any]],
+    video_processor: Any,
+    tiles: FrameTiles,
+    name: str,
+    max_squares: int | None = None,
+) -> ReadTiles:
+    """Cut the frames of a video into squares as they are read.
+
+    Args:
+        read: reads the video; given what becomes of a frame, it returns the results, stacked (T, ...), and the
+            `SamplingRecord`.
+        video_processor: of the model.
+        name: of the video, for messages.
+        tiles, max_squares: as of `read_tiles`, whose errors these are.
+    """
+    started = perf_counter()
+    check_overview(tiles, video_processor)
+    make_square = video_processor.square_frame
     levels: dict[int, list[Square]] = {}
     num_cut = 0
 
     def check(count: int, factor: int = 1) -> None:
         if max_squares is not None and count > factor * max_squares:
             raise VideoReadError(
-                f"{source_name(video)}: its frames make more than the {max_squares} squares that are allowed; take fewer "
+                f"{name}: its frames make more than the {max_squares} squares that are allowed; take fewer "
                 "frames or a lower zoom"
             )
 
@@ -126,13 +155,13 @@ def read_tiles(
         try:
             levels.update(zoom_levels(tiles, *frame.shape[:2]))  # the frames of a video have one size
         except ValueError as error:
-            raise VideoReadError(f"{source_name(video)}: {error}") from error
+            raise VideoReadError(f"{name}: {error}") from error
         squares = [square for some in levels.values() for square in some]
         num_cut += len(squares)
         check(num_cut, factor=2)  # a video whose end is missing is read twice
         return np.stack([make_square(cut_square(frame, square)) for square in squares])
 
-    pictures, record = processor.read_transformed(video, cut, **sampling)  # (T, n, S, S, 3)
+    pictures, record = read(cut)  # (T, n, S, S, 3)
     check(pictures.shape[0] * pictures.shape[1])
     return ReadTiles(pictures, levels, record, perf_counter() - started)
 
@@ -141,7 +170,8 @@ def encode_tiles(model: Any, processor: Any, read: ReadTiles) -> TiledVideo:
     """Encode the squares of a video, `vision_batch_size` of them at a time.
 
     Args:
-        model, processor: of one folder.
+        model: a `HiComForConditionalGeneration`.
+        processor: of the same folder; anything that has its `video_processor` will do.
         read: what `read_tiles` returned.
     """
     started = perf_counter()
@@ -259,12 +289,18 @@ def choose_tiles(
         text = processor.extract_instruction(question, report=False) if own is None else own
         with torch.no_grad():
             scorer = model.frame_scorer(processor.encode_instructions([text], report=False))
-            chosen.append(_choose(model, video, scorer))
+            chosen.append(choose_by_scores(model, video, scorer))
     return chosen
 
 
-def _choose(model: Any, video: TiledVideo, scorer: Any) -> tuple[TilesRecord, EncodedVideo]:
-    """The choice of one question."""
+def choose_by_scores(model: Any, video: TiledVideo, scorer: Any) -> tuple[TilesRecord, EncodedVideo]:
+    """The patches that one question sees.
+
+    Args:
+        model: that the video was encoded with.
+        video: what `encode_tiles` returned.
+        scorer: the `HiComFrameScorer` of the question alone.
+    """
     scores = [_scores(model, level, scorer) for level in video.levels]  # (T, P) each
     heights = [height(some[:, level.inside]) for some, level in zip(scores, video.levels, strict=True)]
     best = max(range(len(heights)), key=lambda number: (heights[number], -number))

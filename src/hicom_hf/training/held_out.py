@@ -22,9 +22,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
+from ..data.batch_tiles import chosen_features, concatenated_features, encoded_tiles, is_tiled, of_model
 from ..data.conversations import SampleError, TrainingItem
 from ..data.datasets import HiComDataset
-from ..data.encoding import IGNORED, concatenated_features
+from ..data.encoding import IGNORED
 from ..evaluation.parsing import parse_choice, same_words
 from ..hub.files import write_text
 from ..processors.answer_options_hicom import option_texts
@@ -104,7 +105,7 @@ class EncodedGroup:
     Attributes:
         kinds: "video" or "image" of each of V.
         num_frames: of each of V.
-        media: pixels (T, 3, S, S) or cached features of each of V.
+        media: pixels (T, 3, S, S), cached features or tiles of each of V.
         samples: per sample: item, `input_ids` (L,), `labels` (L,), instruction ids (1, 64).
         skipped: why samples, or all of them, could not be read.
     """
@@ -296,16 +297,18 @@ class HeldOutEvaluation:
         sums = torch.zeros(5, dtype=torch.float64)
         if not group.samples:
             return sums
-        features: dict[str, list] = {"video": [], "image": []}
+        features: dict[str, list] = {"video": [], "image": []}  # or tiles, of which each question chooses
         for kind, frames, content in zip(group.kinds, group.num_frames, group.media, strict=True):
             if torch.is_tensor(content):
                 if content.dtype == torch.uint8:
                     content = processor.video_processor.normalised(content.to(device))
                 content = model.encode_videos(content.to(device), [frames])
+            elif is_tiled(content):
+                content = encoded_tiles(model, processor, content)
             features[kind].append(content)
         for begin in range(0, len(group.samples), self.batch_size):
             batch = group.samples[begin : begin + self.batch_size]
-            visual = visual_inputs(features, torch.cat([instruction for *_, instruction in batch]).to(device))
+            visual = visual_inputs(model, features, torch.cat([instruction for *_, instruction in batch]).to(device))
             loss, tokens = self._loss(trainer, model, batch, visual)
             sums += torch.tensor([loss, tokens, 0.0, len(batch), 0.0], dtype=torch.float64)
             if self.scorer is not None:
@@ -356,16 +359,22 @@ class HeldOutEvaluation:
         return [text.strip() for text in texts]
 
 
-def visual_inputs(features: dict[str, list], instruction_ids: torch.Tensor) -> dict[str, Any]:
+def visual_inputs(model: Any, features: dict[str, list], instruction_ids: torch.Tensor) -> dict[str, Any]:
     """Inputs of a batch whose rows all see the same videos and images.
 
     Args:
-        features: of each video and image of one row, by kind.
+        model: by which questions choose among tiles.
+        features: of each video and image of one row, or their tiles, by kind.
         instruction_ids: (Q, 64), of the rows.
     """
     inputs = {}
     for kind, parts in features.items():
         if not parts:
+            continue
+        if any(map(is_tiled, parts)):
+            seen = [_seen(model, part, ids) for ids in instruction_ids for part in parts]
+            inputs[f"{kind}_features"] = concatenated_features(seen)
+            inputs[f"{kind}_instruction_ids"] = instruction_ids.repeat_interleave(len(parts), dim=0)
             continue
         if len(parts) == 1:  # one video, many instructions: the model does not copy its features
             inputs |= {f"{kind}_features": parts[0], f"{kind}_instruction_ids": instruction_ids}
@@ -373,6 +382,11 @@ def visual_inputs(features: dict[str, list], instruction_ids: torch.Tensor) -> d
         inputs[f"{kind}_features"] = concatenated_features(parts * len(instruction_ids))
         inputs[f"{kind}_instruction_ids"] = instruction_ids.repeat_interleave(len(parts), dim=0)
     return inputs
+
+
+def _seen(model: Any, content: Any, instruction_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Features of a video or image for one question, (64,)."""
+    return chosen_features(model, content, instruction_ids) if is_tiled(content) else of_model(model, content)
 
 
 def right_answer(item: TrainingItem) -> str:

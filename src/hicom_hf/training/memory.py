@@ -77,6 +77,7 @@ class MemoryEstimate:
         shared_there: size of `/dev/shm` here; None where there is none.
         processes: on this machine.
         num_choosing: samples whose question chooses frames before training.
+        num_tiled: samples that see frames as tiles.
     """
 
     batch: LargestBatch
@@ -90,6 +91,7 @@ class MemoryEstimate:
     shared_there: int | None
     processes: int
     num_choosing: int = 0
+    num_tiled: int = 0
 
     @property
     def gpu(self) -> float:
@@ -119,12 +121,18 @@ class MemoryEstimate:
         )
 
     def _choosing(self) -> str:
-        if not self.num_choosing:
-            return ""
-        return (
-            f"\nBefore training, the questions of {self.num_choosing} samples choose frames: all candidates of each video are "
-            "encoded once."
-        )
+        lines = ""
+        if self.num_choosing:
+            lines += (
+                f"\nBefore training, the questions of {self.num_choosing} samples choose frames: all candidates of each video "
+                "are encoded once."
+            )
+        if self.num_tiled:
+            lines += (
+                f"\n{self.num_tiled} samples see frames as tiles. Counted is one square of each frame; one of 16:9 has two at "
+                "zoom 1, and all of them are held while they are encoded."
+            )
+        return lines
 
 
 def _size(value: float) -> str:
@@ -156,6 +164,7 @@ def estimate_memory(recipe: Recipe, dataset: HiComDataset | HiComStreamingDatase
         shared_there=None if there is None else there.f_frsize * there.f_blocks,
         processes=processes,
         num_choosing=dataset.num_choosing if isinstance(dataset, HiComDataset) else 0,
+        num_tiled=dataset.num_tiled if isinstance(dataset, HiComDataset) else 0,
     )
 
 

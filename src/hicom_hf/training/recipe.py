@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..assets import model_source
 from ..data.record_files import TAR_SUFFIXES
 from ..processors.frame_selection_hicom import FrameSelection
+from ..processors.frame_tiles_hicom import FrameTiles
 
 HUB_PREFIX = "hf://"  # in front of OWNER/NAME, as huggingface_hub's file system writes it
 HUB_DATASETS = f"{HUB_PREFIX}datasets/"
@@ -58,6 +59,9 @@ class DataRecipe:
         selection: the question of each sample chooses among these frames: the fields of `FrameSelection`, with `num_frames` as
             the budget (docs/long_video.md). A record's own `selection` comes before it. The model that the run starts from
             chooses once before training. Null: every question sees all frames.
+        tiles: frames and images are seen as overlapping squares, and the question of each sample chooses among their patches:
+            the fields of `FrameTiles` (docs/tiles.md). A record's own `tiles` comes before it. The model chooses in every step,
+            by its weights of that step. Null: frames are padded.
         max_length: tokens of a sample, visual ones included. 4096: release script.
         per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
         on_bad_sample: "raise" stops with the sample's path, "skip" counts it and lists it in
@@ -89,6 +93,7 @@ class DataRecipe:
     fps: float | None = None
     max_frames: int | None = None
     selection: FrameSelection | None = None
+    tiles: FrameTiles | None = None
     max_length: int = 4096
     per_turn: bool = True
     on_bad_sample: Literal["raise", "skip"] = "raise"

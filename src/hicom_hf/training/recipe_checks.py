@@ -169,6 +169,10 @@ def _check_data(recipe: Recipe, name: str) -> None:
     _check_shares(recipe, name)
     if recipe.data.selection is not None:
         _check_selection(recipe, recipe.data.selection, name)
+    if recipe.data.tiles is not None:
+        if recipe.stage == "alignment":
+            raise ValueError(f"{name}: data.tiles must be null in the stage alignment: no question chooses there")
+        check_tiles(recipe, name, "data.tiles must be null")
     if recipe.data.is_stream:
         for source in recipe.data.files:
             if source.startswith(HUB_PREFIX) and not source.startswith(HUB_DATASETS):
@@ -218,6 +222,25 @@ def check_choosing(recipe: Recipe, name: str, what: str) -> None:
             )
     if recipe.sharding is not None:
         raise ValueError(f"{name}: {what} with sharding; frames are chosen by a whole model")
+
+
+def check_tiles(recipe: Recipe, name: str, what: str) -> None:
+    """Refuse to train the features of tiles, and to choose among them outside of a sharded model.
+
+    Args:
+        recipe: in which frames are seen as tiles.
+        name: of the recipe.
+        what: is to be changed, for the message.
+    """
+    if recipe.learning_rates.vision_head is not None:
+        raise ValueError(
+            f"{name}: {what} while learning_rates.vision_head is set: the features of squares are computed without gradients"
+        )
+    if recipe.sharding in ("fsdp2", "fsdp2_offload"):
+        raise ValueError(
+            f"{name}: {what} with sharding {recipe.sharding}: questions choose before the model is called, when no process has "
+            "all of its weights; zero2 has them"
+        )
 
 
 def _check_shares(recipe: Recipe, name: str) -> None:

@@ -36,7 +36,7 @@ from .held_out import HeldOutEvaluation, scorer_named
 from .memory import MemoryEstimate, estimate_memory, model_without_weights
 from .packing import check_packing
 from .recipe import HUB_DATASETS, Recipe
-from .recipe_checks import check_choosing
+from .recipe_checks import check_choosing, check_tiles
 from .recipe_files import check_files
 from .recipe_reading import recipe_text
 from .same_run import RECIPE_FILE, claim_run
@@ -218,7 +218,8 @@ def build_dataset(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | H
 
 
 def check_records(recipe: Recipe, dataset: Any, held_out: HiComDataset | None, name: str = "recipe") -> None:
-    """Refuse records that ask for what the recipe cannot do: questions that choose frames while what scores them is trained.
+    """Refuse records that ask for what the recipe cannot do: questions that choose frames while what scores them is trained,
+    or tiles while their features are.
 
     Raises:
         ValueError: with the key to change.
@@ -226,6 +227,8 @@ def check_records(recipe: Recipe, dataset: Any, held_out: HiComDataset | None, n
     for data in (dataset, held_out):
         if isinstance(data, HiComDataset) and data.num_choosing:
             check_choosing(recipe, name, 'records must have no "selection"')
+        if isinstance(data, HiComDataset) and data.num_tiled:
+            check_tiles(recipe, name, 'records must have no "tiles"')
 
 
 def build_held_out(recipe: Recipe, processor: HiComProcessor) -> HiComDataset | None:
@@ -281,6 +284,7 @@ def build_encoder(recipe: Recipe, processor: HiComProcessor) -> ItemEncoder:
         max_length=data.max_length,
         raw_pixels=True,
         selection=data.selection,
+        tiles=data.tiles,
     )
 
 

@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from ..data.batch_sampling import HiComGroupedSampler
+from ..data.batch_tiles import KEYS, with_chosen_patches
 from ..data.datasets import HiComDataset, SkippedSample
 from ..data.epoch_padding import Collator, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from ..data.streaming import HiComStreamingDataset, StreamCollator
@@ -222,8 +223,10 @@ class HiComTrainer(Trainer):
                 )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """As in transformers; pixels that come as uint8 are normalised on the device."""
-        inputs = super()._prepare_inputs(inputs)
+        """As in transformers; pixels that come as uint8 are normalised on the device, and questions choose among tiles."""
+        return self._with_chosen_patches(self._with_pixels(super()._prepare_inputs(inputs)))
+
+    def _with_pixels(self, inputs: dict[str, Any]) -> dict[str, Any]:
         raw = [name for name in PIXELS if name in inputs and inputs[name].dtype == torch.uint8]
         if not raw:
             return inputs
@@ -234,6 +237,16 @@ class HiComTrainer(Trainer):
             )
         normalised = self.processing_class.video_processor.normalised
         return {**inputs, **{name: normalised(inputs[name]) for name in raw}}
+
+    def _with_chosen_patches(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if not any(key in inputs for key in KEYS.values()):
+            return inputs
+        if self.processing_class is None:
+            raise ValueError("give HiComTrainer the processor as processing_class: it normalises the squares of tiles")
+        if self.is_fsdp_enabled:
+            raise ValueError("tiles cannot be chosen by a model that FSDP shards: no process has all of its weights")
+        with self.accelerator.autocast():
+            return with_chosen_patches(base_model(self.model), self.processing_class, inputs)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # If every sample of a step was skipped, its loss is 0 / 1.

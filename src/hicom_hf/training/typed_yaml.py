@@ -71,8 +71,8 @@ def build(cls: type, values: Any, name: str, prefix: str = "") -> Any:
     """A dataclass from a mapping, every key and type checked.
 
     Args:
-        cls: the dataclass; its fields may be dataclasses, literals, numbers, texts, lists of texts or of numbers, mappings, and
-            null.
+        cls: the dataclass; its fields may be dataclasses, literals, numbers, texts, lists of texts or of numbers, tuples of
+            whole numbers, mappings, and null.
         values: as read from YAML.
         name: of the file, for messages.
         prefix: dotted key of the mapping itself, with a dot at its end.
@@ -117,6 +117,12 @@ def _convert(hint: Any, value: Any, name: str, key: str) -> Any:
             return value
         if get_origin(option) is dict and isinstance(value, dict) and all(isinstance(entry, str) for entry in value):
             return value
+        if (
+            get_origin(option) is tuple
+            and isinstance(value, (list, tuple))
+            and all(type(item) is int for item in value)
+        ):
+            return tuple(value)
         if get_origin(option) is list:
             items = [value] if isinstance(value, str) else value
             numbers = get_args(option) == (float,)
@@ -135,6 +141,8 @@ def _words(options: tuple) -> str:
             words.extend(get_args(option))
         elif get_origin(option) is dict:
             words.append("a mapping of keys to values")
+        elif get_origin(option) is tuple:
+            words.append("a list of whole numbers")
         elif get_origin(option) is list:
             words.append("a list of numbers" if get_args(option) == (float,) else "a list of texts")
         else:
