@@ -3,8 +3,8 @@
 In: videos, or nothing: it makes an MP4 of 720p (moving stripes). Needs torchcodec (with the libraries of FFmpeg) or decord, and
 --tensors also torchvision. None of them is a dependency of this package.
 Out: a table per video on stdout: seconds and CPU seconds of each way (median), and the ratio ours / theirs. The ways take turns
-in one process. With --memory also the peak of memory of each way above its imports, in a process of its own, and the ratio. With
---json FILE the same as JSON lines.
+in one process; one that fails is named in a line and left out. With --memory also the peak of memory of each way above its
+imports, in a process of its own, and the ratio. With --json FILE the same as JSON lines.
 
     python benchmarks/rivals.py film.mp4 --num-frames 32 --rounds 7 --tensors
 """
@@ -76,17 +76,37 @@ def to_tensors(path: Path, indices: list[int]) -> dict[str, Callable[[], torch.T
     }
 
 
+def working(what: str, ways: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """The ways that come to their end, each run once to warm up; a rival that fails is named in a line and left out."""
+    found = {}
+    for name, way in ways.items():
+        try:
+            way()
+        except Exception as error:
+            if name == OURS:
+                raise
+            leave_out(what, name, str(error))
+        else:
+            found[name] = way
+    return found
+
+
+def leave_out(what: str, name: str, error: str) -> None:
+    reason = next((line.strip() for line in error.splitlines() if line.strip()), "no message")
+    print(f"{what[:34]:34} {name[:34]:34}  left out, it fails: {reason[:160]}", flush=True)
+
+
 def compare(what: str, ways: dict[str, Callable[[], Any]], rounds: int) -> list[dict[str, Any]]:
     """Seconds and CPU seconds of each way, and the median of ours / theirs over the rounds, with least and most."""
+    ways = working(what, ways)
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):  # the first one warms up
+    for _ in range(rounds):
         for name, way in ways.items():
             begin, cpu_begin = time.perf_counter(), time.process_time()
             way()
-            if number:
-                wall[name].append(time.perf_counter() - begin)
-                cpu[name].append(time.process_time() - cpu_begin)
+            wall[name].append(time.perf_counter() - begin)
+            cpu[name].append(time.process_time() - cpu_begin)
     lines = []
     for name in ways:
         line: dict[str, Any] = {"what": what, "way": name, "load": round(os.getloadavg()[0], 1)}
@@ -111,18 +131,23 @@ def print_peak(way: str, path: Path, indices: list[int]) -> None:
 
 def peaks(path: Path, indices: list[int], rounds: int = 2) -> list[dict[str, Any]]:
     """The peak of memory of each way, and the median of ours / theirs, with least and most."""
-    names = list(readers(path, indices))
-    mib: dict[str, list[float]] = {name: [] for name in names}
+    what = f"{path.name}, memory"
+    mib: dict[str, list[float]] = {name: [] for name in readers(path, indices)}
     for _ in range(rounds):
-        for name in names:
+        for name in list(mib):
             command = [sys.executable, __file__, str(path), "--peak-of", name, "--indices", *map(str, indices)]
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode:
+                if name == OURS:
+                    sys.exit(run.stderr)
+                leave_out(what, name, run.stderr.rstrip().rpartition("\n")[2])
+                del mib[name]
+                continue
             mib[name].append(json.loads(run.stdout.splitlines()[-1])["mib"])
     lines = []
-    for name in names:
+    for name in mib:
         ratios = [ours / theirs for ours, theirs in zip(mib[OURS], mib[name], strict=True)]
         spread = [round(value, 2) for value in (statistics.median(ratios), min(ratios), max(ratios))]
-        what = f"{path.name}, memory"
         lines.append({"what": what, "way": name, "mib": round(statistics.median(mib[name]), 1), "mib_ratio": spread})
     return lines
 

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 from video_files import numbers_of, write_corrupted_video, write_video
 
@@ -331,3 +332,14 @@ def test_grey_of_16_bits_keeps_its_brightness(tmp_path, suffix):
 def test_tensors_without_dense_values_are_refused(frames, message):
     with pytest.raises(VideoReadError, match=message):
         read_video(frames, ALL)
+
+
+@pytest.mark.parametrize("size", [(63, 48), (67, 48), (128, 48), (63, 46), (67, 51), (64, 48)])
+@pytest.mark.parametrize("source", ["yuv420p", "yuvj422p", "yuv444p", "yuv410p", "nv12", "rgb24", "gray"])
+def test_pixels_are_those_of_ffmpeg_whatever_they_were_made_of(size, source):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=source)
+    pixels = pyav_hicom.converted(frame, VideoReformatter(), "rgb24", *size)
+    assert pixels.shape == (size[1], size[0], 3)
+    expected = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], threads=1)
+    assert np.array_equal(pixels, expected)

@@ -12,6 +12,7 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import VideoReformatter
 
 from .damage_hicom import has_right_checksums
 
@@ -36,6 +37,8 @@ CODECS_WITH_REPEATS = ("theora",)
 CODECS_WITH_CHECKSUMS = ("ffv1",)  # whose decoder only logs that they are wrong
 IO_BUFFER_SIZE = 2**18  # bytes
 FIXED_POINT_ONE = 2**16  # the display matrix holds 16.16 fixed-point numbers
+# Formats whose pixels FFmpeg converts to rgb24 and to gbrp by the same arithmetic; see `converted`.
+PLANAR_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
 # What opening, reading and decoding raise on damaged data. All but the first come from the file object, which FFmpeg asks to
 # seek to where a damaged header points.
 READ_ERRORS = (FFmpegError, OSError, ValueError, OverflowError)
@@ -143,6 +146,29 @@ def decode_past_errors(
             is_broken = is_broken and not frame.key_frame
             if not is_broken:
                 yield frame
+
+
+def converted(frame: av.VideoFrame, scaler: VideoReformatter, kind: str, width: int, height: int) -> np.ndarray:
+    """A frame in another size, as pixels.
+
+    Made only wider or narrower, to an odd width, pixels become planes of colours before they lie side by side. FFmpeg computes
+    the same numbers for both, as it interpolates colours fully for odd widths, but has vector code for planes only.
+
+    Args:
+        scaler: the same for all frames of a video; it keeps its tables.
+        kind: "rgb24" or "rgba".
+
+    Returns:
+        uint8 (height, width, 3 or 4).
+
+    Raises:
+        one of READ_ERRORS: FFmpeg cannot convert the frame.
+    """
+    is_stretched = width != frame.width and height == frame.height
+    if kind == "rgb24" and is_stretched and width % 2 and frame.format.name in PLANAR_FORMATS:
+        kind = "gbrp"
+    # One thread: a forked process that collects the scaler would wait for its threads.
+    return scaler.reformat(frame, width, height, kind, threads=1).to_ndarray()
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:

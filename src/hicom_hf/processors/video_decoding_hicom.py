@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
 from .damage_hicom import container_damage
 from .decoding_ahead_hicom import ahead
@@ -24,6 +25,7 @@ from .pyav_hicom import (
     FIXED_POINT_ONE,
     READ_ERRORS,
     StreamDecoder,
+    converted,
     decode_past_errors,
     demux,
     display_matrix,
@@ -32,6 +34,7 @@ from .pyav_hicom import (
     orientation,
     reason,
 )
+from .skippable_frames_hicom import SkippableFrames
 from .source_names_hicom import VideoReadError
 from .video_index_hicom import (
     FORMATS_THAT_CHANGE_CLOCKS,
@@ -51,8 +54,6 @@ TILED_BRANDS = ("avif", "avis", "heic", "heis", "heix", "mif1", "msf1")
 # Decoders that output nothing before the first frame from which decoding can begin, which need not be a keyframe (intra
 # refresh).
 CODECS_THAT_CHECK_KEYFRAMES = ("h264",)
-# In these codecs a frame marked as "no reference" is one that no other frame is predicted from.
-CODECS_WITH_SKIPPABLE_FRAMES = ("h264", "mpeg2video")
 
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # by their number in ITU-T H.273
 # Decoders conceal the errors that they can and report them only in a log that all threads share. With these flags they
@@ -106,6 +107,7 @@ class StreamReader:
         self._strict = True
         self._num_damaged = 0
         self._opened: InputContainer | None = None
+        self._scaler = VideoReformatter()
         self._kept: InputContainer | None = None  # open since the index was found, for the first `read`
         container = self._open()
         try:
@@ -143,7 +145,7 @@ class StreamReader:
         if damage is not None:
             self.warnings.append(damage)
         self._checks_keyframes = stream.codec_context.name in CODECS_THAT_CHECK_KEYFRAMES
-        self._can_skip = stream.codec_context.name in CODECS_WITH_SKIPPABLE_FRAMES
+        self._skippable = SkippableFrames(stream.codec_context.name, stream.codec_context.extradata)
 
     def close(self) -> None:
         """Lets go of what the file was opened with, if nothing is going to be read; `read` does so itself."""
@@ -189,8 +191,8 @@ class StreamReader:
                         self.warnings.append(f"the data are damaged ({reason(error)}); some frames may look wrong")
                         self._restart()
                         continue
-                    if self._can_skip:  # again with every frame, to find exactly how far the file can be read
-                        self._can_skip = False
+                    if self._skippable.are_known:  # again with every frame, to find exactly how far it can be read
+                        self._skippable.are_known = False
                         continue
                     self._record_failure(error)
                     for index in self._lost_targets(targets):
@@ -277,8 +279,8 @@ class StreamReader:
         for packet in chain([] if first is None else [first], demux(self._container, stream)):
             if packet.pts is not None and self._index.place(packet.pts) is None:
                 continue  # the incomplete last packet of a truncated file
-            if self._can_skip:  # frames that are neither requested nor used for prediction need not be decoded
-                self._decoder.codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            can_skip = self._skippable.can_skip(packet) and packet.pts not in wanted
+            self._decoder.codec.skip_frame = "NONREF" if can_skip else "DEFAULT"
             yield from self._decoder.decode(packet)
 
     def _seek_before(self, target: int) -> av.Packet | None:
@@ -356,9 +358,8 @@ class StreamReader:
                 self.warnings.append(text)
         self._num_damaged += frame.is_corrupt
         width, height = self._shown_size()
-        # One thread: a frame would keep the scaler's threads, and a forked process that collects it would wait for them.
         has_alpha = self.settings.alpha_on_white and any(part.is_alpha for part in frame.format.components)
-        image = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", width=width, height=height, threads=1)
+        image = converted(frame, self._scaler, "rgba" if has_alpha else "rgb24", width, height)
         image = on_white(image) if has_alpha else image
         num_turns, mirrored = self._orientation
         image = image[:, ::-1] if mirrored else image
