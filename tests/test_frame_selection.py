@@ -1,7 +1,9 @@
 """Which frames a question chooses: the rules as pure functions, the scores against loops, the session end to end."""
 
+import errno
 import json
 import math
+import os
 from itertools import pairwise
 from statistics import median
 
@@ -133,7 +135,7 @@ def test_groups_of_consecutive_frames_lie_within_one_shot():
 def test_a_flat_score_gives_even_frames_and_says_so():
     record = choose(FrameSelection(num_frames=8), haystack(10, {}))
     assert record.used == "uniform" and record.frames == tuple(uniform_indices(80, 8))
-    assert record.reason.startswith("no frame stands out for this question (1.")
+    assert record.reason.startswith("spread evenly: no frame stands out for this question (1.")
 
 
 def test_where_several_shots_fit_about_as_well_half_of_the_frames_are_spread():
@@ -194,6 +196,11 @@ def test_spacing_leaves_out_a_shot_that_is_too_near_a_better_one():
     assert [shot[0] // 8 for shot in apart.shots] == [2, 3, 8]  # 3 by the groups that the others have no frames for
     assert [len([frame for frame in apart.frames if frame // 8 == shot]) for shot in (2, 8)] == [8, 8]
     assert apart.times == tuple(float(frame) for frame in apart.frames)
+
+
+def test_a_spacing_in_seconds_needs_a_clock():
+    with pytest.raises(ValueError, match="min_spacing is in seconds, but this video has no clock; pass frame_rate"):
+        choose(FrameSelection(num_frames=24, min_spacing=20.0), haystack(10, {2: 5.0}))
 
 
 def test_max_shots_bounds_the_shots_that_fit():
@@ -383,10 +390,82 @@ def test_candidates_are_encoded_once_for_all_sessions_with_one_folder(tmp_path, 
     again = video.ask("Where is the ring?", max_new_tokens=4)
     assert again.selection == asked.selection and again.answer == asked.answer
     assert video.candidates.sampling.times and second.cache.hits == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("keys", b"short", r"damaged \(.*keys is shorter than 16 rows"),
+        ("about.json", b"", r"damaged \(Expecting value.*delete the folder"),
+        ("about.json", b"[]", r"damaged \(list indices.*delete the folder"),
+        ("about.json", b'{"format": 1, "files": []}', r"damaged \(.*delete the folder"),
+        ("about.json", b'{"format": 0}', r"damaged \(of format 0, not 1\); delete the folder"),
+        ("about.json", None, r"damaged \(.*about.json'\); delete the folder"),
+    ],
+)
+def test_kept_candidates_that_are_damaged_are_named(session, film, tmp_path, name, content, message):
+    kept = HiComSession(session.model, session.processor, cache_bytes=0, cache_dir=tmp_path)
+    request = {"num_frames": 16, "selection": FrameSelection(num_frames=8)}
+    kept.open(str(example_videos()[0]), **request)
     [folder] = tmp_path.iterdir()
-    (folder / "keys").write_bytes(b"short")
-    with pytest.raises(ValueError, match=r"these features are damaged .*keys is shorter than 16 rows"):
-        second.open(film, num_frames=16, selection=selection)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        kept.open(str(example_videos()[0]), **request)
+
+
+def test_candidates_of_another_adapter_of_the_keys_are_not_taken(tmp_path):
+    compressor = {"formulation": "release", "global_injection": "coarse", "key_adapter": True}
+    for gate in (0.0, 0.9):
+        model = tiny_model(**compressor)
+        model.model.compressor.local_branch.key_adapter.alpha.data.fill_(gate)
+        records = []
+        for folder in (None, tmp_path):
+            session = HiComSession(model, tiny_processor(), cache_bytes=0, cache_dir=folder)
+            request = {"num_frames": 16, "selection": FrameSelection(num_frames=8)}
+            records.append(session.open(str(example_videos()[0]), **request).choose("Where is the ring?"))
+        assert records[0] == records[1]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert model.scoring_parts()["key_adapter"] is model.model.compressor.local_branch.key_adapter
+
+
+def test_a_file_of_features_that_became_shorter_is_an_error(tmp_path):
+    file = FeatureFile(path=tmp_path / "features")
+    file.append(torch.zeros(6, 2))
+    os.truncate(tmp_path / "features", 20)
+    with pytest.raises(OSError, match=rf"{tmp_path}: a file of features has become shorter while it was in use"):
+        file.read(2, 4)
+
+
+def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch):
+    file = FeatureFile(folder=str(tmp_path))
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(temporary, name)
+
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    temporary, file._file = file._file, Full()
+    with pytest.raises(OSError, match=rf"{tmp_path}: the features .*No space left on device.*TMPDIR") as raised:
+        file.append(torch.zeros(6, 2))
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_what_says_nothing_of_candidates_is_refused_with_a_remedy(session, film):
+    selection = FrameSelection(num_frames=8)
+    with pytest.raises(ValueError, match="max_video_tokens says nothing of candidates; give it to the selection"):
+        session.open(film, selection=selection, max_video_tokens=80)
+    with pytest.raises(ValueError, match='do_sample_frames says nothing of candidates; num_frames="all"'):
+        session.open(film, selection=selection, do_sample_frames=False)
+
+
+def test_candidates_may_be_named_by_their_numbers(session, film):
+    assert session.open(
+        film, selection=FrameSelection(num_frames=2), indices=(3, 9, 30)
+    ).candidates.sampling.indices == [3, 9, 30]
 
 
 def test_rows_that_are_forgotten_are_not_numbered():

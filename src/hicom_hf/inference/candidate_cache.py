@@ -54,17 +54,17 @@ def encode_into(
 
 
 def read_from(folder: Path) -> CandidateFrames | None:
-    """The candidates of a folder; None if there are none, or only those of another version.
+    """The candidates of a folder; None if there is no such folder.
 
     Raises:
-        ValueError: the folder is damaged.
+        ValueError: the folder is damaged, or of another version.
     """
-    if not (folder / ABOUT).exists():
+    if not folder.exists():
         return None
     try:
         described = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
-            return None
+            raise ValueError(f"of format {described['format']!r}, not {FORMAT}")
         files = CandidateFiles(
             *(
                 FeatureFile(
@@ -77,9 +77,9 @@ def read_from(folder: Path) -> CandidateFrames | None:
                 for name, file in described["files"].items()
             )
         )
-    except (ValueError, KeyError, OSError) as error:
+        return CandidateFrames(files, described["changes"], sampling_from_dict(described["sampling"]), 0.0)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(f"{folder}: these features are damaged ({error}); delete the folder") from error
-    return CandidateFrames(files, described["changes"], sampling_from_dict(described["sampling"]), 0.0)
 
 
 def sampling_from_dict(record: dict[str, Any] | None) -> SamplingRecord | None:

@@ -35,7 +35,8 @@ class VideoCache:
     Args:
         max_bytes: of the features in memory, and of what the model keeps of the last video; 0 keeps none.
         folder: keeps features on disk as well, without a bound; None for none.
-        model: whose features they are. On disk, features of another vision tower are not taken.
+        model: whose features they are. On disk, features of another vision tower are not taken, nor candidates of another
+            adapter of the keys.
     """
 
     def __init__(self, max_bytes: int, folder: Path | None, model: HiComForConditionalGeneration):
@@ -50,7 +51,11 @@ class VideoCache:
         self.hits = self.misses = 0
         self._videos: OrderedDict[str, EncodedVideo | TiledVideo] = OrderedDict()
         self._lock = threading.Lock()
-        self._model = None if folder is None else tower_fingerprint(model.model.vision_tower)[:16]
+        self._model = self._keys = None
+        if folder is not None:
+            self._model = tower_fingerprint(model.model.vision_tower)[:16]
+            adapter = model.scoring_parts().get("key_adapter")
+            self._keys = None if adapter is None else tower_fingerprint(adapter)[:16]
 
     @property
     def num_bytes(self) -> int:
@@ -121,7 +126,9 @@ class VideoCache:
         """
         if key is None or self.folder is None:
             return encode(None)
-        folder = self.folder / f"{key}-{self._model}-candidates"
+        # Keys for scoring are kept as well, which an adapter of the local branch may have changed.
+        parts = [key, self._model, self._keys, "candidates"]
+        folder = self.folder / "-".join(part for part in parts if part is not None)
         found = read_from(folder)
         with self._lock:
             self.hits += found is not None

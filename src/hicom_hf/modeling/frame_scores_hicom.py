@@ -84,6 +84,12 @@ def _direct_branch(model: Any) -> Any:
     return None if injection is None or injection.needs_queries else branch
 
 
+def _scoring_children(branch: Any) -> dict[str, nn.Module]:
+    """What of the local branch scores: "injection", and the "key_adapter" that the release formulation may have."""
+    children = {} if branch is None else dict(branch.named_children())
+    return {name: children[name] for name in ("injection", "key_adapter") if name in children}
+
+
 def _keys(branch: Any, aligned_features: torch.Tensor) -> torch.Tensor:
     """What a query is compared with; no key depends on the question."""
     return aligned_features if branch is None else branch.keys(aligned_features, aligned_features, ())
@@ -131,10 +137,10 @@ class FrameScoringMixin:
         return int8_rows(_keys(_direct_branch(self), aligned_features))
 
     def scoring_parts(self) -> dict[str, nn.Module]:
-        """The parts whose weights decide the scores: both towers, and the direct injection if its query scores."""
-        branch = _direct_branch(self)
+        """The parts whose weights decide the scores: both towers, and the direct injection with its adapter of the keys if they
+        score."""
         parts = {"vision_tower": self.model.vision_tower, "instruction_encoder": self.model.instruction_encoder}
-        return parts if branch is None else {**parts, "injection": branch.injection}
+        return {**parts, **_scoring_children(_direct_branch(self))}
 
     @staticmethod
     def frame_changes(features: torch.Tensor) -> torch.Tensor:

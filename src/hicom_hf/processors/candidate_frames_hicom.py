@@ -4,6 +4,7 @@ Memory holds one chunk of frames and one of features, however long the video is.
 width, S image side.
 """
 
+import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,10 @@ from .frame_selection_hicom import (
 )
 
 CANDIDATE_FPS = 1.0  # candidates per second of video where the request names no number
+NOT_OF_CANDIDATES = {
+    "max_video_tokens": "give it to the selection, as the budget of each question",
+    "do_sample_frames": 'num_frames="all" makes all frames candidates',
+}
 FRAMES_PER_READ = 256  # candidates whose keys are in memory together while frames are scored
 
 
@@ -55,6 +60,7 @@ class FeatureFile:
         self.num_rows = num_rows
         self._first = first
         self._file: Any
+        self._folder = (folder or tempfile.gettempdir()) if path is None else os.path.dirname(path)
         if path is None:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives as long as its owner
         else:
@@ -74,19 +80,38 @@ class FeatureFile:
         return self.num_rows * self.row_bytes
 
     def append(self, rows: torch.Tensor) -> None:
-        """Add rows (n, ...) behind the others."""
+        """Add rows (n, ...) behind the others.
+
+        Raises:
+            OSError: there is no room; names the folder.
+        """
         self.dtype = self.dtype or rows.dtype
         self.shape = tuple(rows.shape[1:])
         self._file.seek((self._first + self.num_rows) * self.row_bytes)
-        self._file.write(rows.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().data)
+        try:
+            self._file.write(rows.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().data)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self._folder}: the features of candidate frames, {self.row_bytes} bytes and more for each, cannot be written "
+                f"({error.strerror}); take fewer candidates, or another folder (environment variable TMPDIR, or a cache_dir)",
+            ) from error
         self.num_rows += len(rows)
 
     def read(self, start: int, stop: int, into: bytearray | None = None) -> torch.Tensor:
-        """Rows from `start` to before `stop`; `into` takes their bytes and is shared with the result."""
+        """Rows from `start` to before `stop`; `into` takes their bytes and is shared with the result.
+
+        Raises:
+            OSError: the file has become shorter.
+        """
         size = (stop - start) * self.row_bytes
         content = bytearray(size) if into is None else into
         self._file.seek((self._first + start) * self.row_bytes)
-        self._file.readinto(memoryview(content)[:size])
+        if self._file.readinto(memoryview(content)[:size]) < size:
+            raise OSError(
+                f"{self._folder}: a file of features has become shorter while it was in use; open the video again"
+            )
         assert self.dtype is not None  # the type of the rows that were written
         count = size // self.dtype.itemsize
         return torch.frombuffer(content, dtype=self.dtype, count=count).view(stop - start, *self.shape)
@@ -217,8 +242,8 @@ def encode_candidates(
         folder: where they are kept while the result lives; None for the system's folder of temporary files.
         files: new ones that stay, in place of `dtype` and `folder`.
         read: reads in place of the video processor's `read_in_chunks`.
-        **request: which frames are candidates: `sampling`, or num_frames, fps (default 1 per second), start, end, max_frames;
-            and on_decode_error, frame_rate, media_access.
+        **request: which frames are candidates: `sampling`, or num_frames, fps (default 1 per second), start, end, max_frames,
+            indices; and on_decode_error, frame_rate, media_access.
 
     Raises:
         VideoReadError: it cannot be read.
@@ -226,7 +251,10 @@ def encode_candidates(
     """
     started = perf_counter()
     request = {name: value for name, value in request.items() if value is not None}
-    if not {"sampling", "num_frames", "fps"} & set(request):
+    for name, remedy in NOT_OF_CANDIDATES.items():
+        if name in request:
+            raise ValueError(f"{name} says nothing of candidates; {remedy}")
+    if not {"sampling", "num_frames", "fps", "indices"} & set(request):
         request["fps"] = CANDIDATE_FPS
     files = files or CandidateFiles.temporary(dtype, folder)
     changes: list[float] = []

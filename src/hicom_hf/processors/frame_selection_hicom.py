@@ -42,13 +42,14 @@ class FrameSelection:
             "mixture" gives half of the groups to the best shots, the other half to shots spread evenly over the video.
         num_frames: n, at least 1.
         max_video_tokens: as many frames as fit this many visual tokens.
-        max_shots: upper bound on the shots that the question chooses; None for as many as there are groups.
+        max_shots: upper bound on the shots that the question chooses; None for as many as there are groups. A group that these
+            have no frames for goes to the next best shot all the same.
         max_p_value: shots stand out if the gap below them is found in at most this fraction of videos in which nothing fits, see
             `outstanding`. Where none stand out, rule "question" chooses as "mixture" does.
         min_prominence: standard deviations (robustly estimated) by which the best frame must exceed the median frame; otherwise
             no shot that does not stand out is taken, and frames are spread evenly.
         max_shot_frames: longer shots are cut into equal parts, in candidates.
-        min_spacing: seconds between the best frames of two shots that are taken.
+        min_spacing: seconds between the best frames of two shots that the question chooses, with the same exception; 0 for any.
 
     Raises:
         TypeError: a budget is no whole number.
@@ -273,7 +274,8 @@ def choose_frames(
         times: (T) seconds, or empty.
 
     Raises:
-        ValueError: scores or shots are missing or do not fit the number of candidates.
+        ValueError: scores or shots are missing or do not fit the number of candidates; or a spacing in seconds is asked for of
+            candidates that have no times.
     """
     rows = None if scores is None else np.atleast_2d(np.asarray(scores, dtype=float))
     record = partial(_record, selection, num_candidates, rows, times)
@@ -284,6 +286,8 @@ def choose_frames(
         return record("uniform", "spread evenly, as asked for", evenly)
     if rows is None or shots is None or rows.shape[1] != num_candidates or shots[-1][1] != num_candidates:
         raise ValueError(f'rule "{selection.rule}" needs scores and shots of all {num_candidates} candidates')
+    if selection.min_spacing and not times:
+        raise ValueError("min_spacing is in seconds, but this video has no clock; pass frame_rate, or leave it out")
     num_groups = max(1, num_frames // group_length)
     standings = _standings(rows, shots, group_length, num_groups)
     found = sorted((one for one in standings if one.p_value <= selection.max_p_value), key=lambda one: one.p_value)
@@ -292,7 +296,9 @@ def choose_frames(
         best = max(standings, key=lambda one: one.prominence)
         if best.prominence < selection.min_prominence:
             shown = f"{best.prominence:.1f} deviations, {selection.min_prominence:g} are needed"
-            return record("uniform", f"no frame stands out for this question ({shown})", evenly, standings)
+            return record(
+                "uniform", f"spread evenly: no frame stands out for this question ({shown})", evenly, standings
+            )
         found = [best._replace(count=1)]
         used, others = "mixture", ", half of them spread evenly: none is clearly the best"
     fit = _together(found)
@@ -398,7 +404,7 @@ def _taken(
         bound = num_groups if rank == 0 else max(len(taken), num_groups // GROUPS_PER_SHOT)
         bound = min(bound, selection.max_shots or bound)
         for shot in (one.order[rank] for one in found if rank < one.count):
-            is_apart = not (best and times) or all(
+            is_apart = not best or all(
                 abs(times[best[shot]] - times[best[other]]) >= selection.min_spacing for other in taken
             )
             if shot not in taken and is_apart and len(taken) < bound:
