@@ -17,10 +17,8 @@ from hicom_hf.cli.ask import _describe_tiles
 from hicom_hf.cli.main import main
 from hicom_hf.inference import AttentionMaps, HiComSession, attention_maps, shown_frames, whole_frames
 from hicom_hf.inference.attention_maps import over_whole_frames
-from hicom_hf.inference.session import DetailedVideo
+from hicom_hf.inference.open_videos import DetailedVideo
 from hicom_hf.processors.answering_hicom import read_frames
-from hicom_hf.processors.frame_sampling_hicom import FrameSampling
-from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.frame_tiles_hicom import (
     OVERVIEW,
     ChosenTile,
@@ -299,29 +297,7 @@ def test_other_compressors_choose_by_siglips_text(compressor):
     assert record.tiles[0].score == pytest.approx(scores.max().item(), abs=1e-5)
 
 
-def test_frames_that_a_question_chooses_are_seen_as_tiles(session, tmp_path):
-    path, tiles = write_film(tmp_path / "wide.mp4", frames_of(10, (56, 100), num_frames=24), fps=4), FrameTiles()
-    selection, question = FrameSelection(num_frames=4, max_p_value=1.0), "Where is the red circle?"
-    choosing = session.open(path, selection=selection, num_frames=12)
-    both = session.open(path, selection=selection, tiles=tiles, num_frames=12)
-    answer = both.ask(question, max_new_tokens=6)
-    assert (
-        answer.selection == choosing.ask(question, max_new_tokens=6).selection and answer.selection.used == "question"
-    )
-    numbers = tuple(both.candidates.sampling.indices[frame] for frame in answer.selection.frames)
-    assert (
-        any(one % 2 for one in numbers) or numbers != answer.selection.frames
-    )  # numbers of the video, not of candidates
-    alone = session.open(path, tiles=tiles, sampling=FrameSampling(indices=numbers))
-    expected = alone.ask(question, max_new_tokens=6)
-    assert (answer.answer, answer.tiles) == (expected.answer, expected.tiles)
-    assert alone.tiled.sampling.times == pytest.approx(answer.selection.times)
-    assert np.array_equal(both.attention(question).global_map, alone.attention(question).global_map)
-    own = both.ask("And now?", instruction=question, max_new_tokens=2)
-    assert (own.selection, own.tiles) == (answer.selection, answer.tiles)
-
-
-def test_the_command_says_which_square_is_best(capsys, tmp_path):
+def test_the_command_says_which_square_is_best(capsys):
     video = str(example_videos()[0])
     arguments = ["ask", video, "Where is the red circle?", "--max-new-tokens", "4", "--device", "cpu"]
     assert main([*arguments, "--tiles", "0,1,2", "--json"]) == 0
@@ -340,10 +316,7 @@ def test_the_command_says_which_square_is_best(capsys, tmp_path):
     ):
         assert main([*arguments, f"--tiles={zooms}"]) == 2
         assert message in capsys.readouterr().err
-    both = ["--tiles", "1", "--select", "question", "--frames", "4"]
-    assert main(["eval", "shapes", "--output", str(tmp_path), *both]) == 2
-    assert "argument --tiles: not allowed with argument --select" in capsys.readouterr().err
-    assert main([*arguments, *both, "--json"]) == 0
+    assert main([*arguments, "--tiles", "1", "--select", "question", "--frames", "4", "--json"]) == 0
     [answer] = json.loads(capsys.readouterr().out)["answers"]
     assert len(answer["selection"]["frames"]) == 4 and answer["tiles"]["zoom"] == 1
 

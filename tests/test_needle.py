@@ -1,15 +1,20 @@
 """The task needle: films of scenes that were encoded once, the same trials every time, one scorer and one report."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from hicom_hf import FrameTiles
 from hicom_hf.evaluation.evaluating import evaluate
 from hicom_hf.evaluation.haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part, encode_scenes
 from hicom_hf.evaluation.needle_report import CHOSEN, EVENLY, EVERYTHING, GROUPS, METHODS, PLACES, WHOLE
+from hicom_hf.evaluation.questions import Question
 from hicom_hf.evaluation.results import read_answers
 from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.tasks import needle_task
-from hicom_hf.evaluation.tasks.needle import _holds, _usable, hay_scenes, trials
+from hicom_hf.evaluation.tasks.needle import _as_tiles, _frames_of, _holds, _usable, hay_scenes, trials
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.shapes import Scene, render
@@ -61,7 +66,7 @@ def test_another_seed_asks_about_other_scenes():
 
 def test_a_film_of_encoded_scenes_is_what_a_video_of_them_would_be(session):
     scenes = [Scene.from_seed(seed, clutter="sparse") for seed in (1, 2)]
-    encoded = EncodedScenes(encode_scenes(session.model, session.processor, scenes))
+    encoded = EncodedScenes(encode_scenes(session.model, session.processor, scenes), scenes)
     film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model))
     frames = torch.cat(
         [torch.from_numpy(render(scene, num_frames=SCENE_FRAMES)[0]) for scene in (scenes[1], scenes[0])]
@@ -74,6 +79,37 @@ def test_a_film_of_encoded_scenes_is_what_a_video_of_them_would_be(session):
     scorer = session.model.frame_scorer(session.processor.encode_instructions(["red circle"]))
     there, here = film.scores(session.model, [scorer]), video.candidates.scores(session.model, [scorer])
     assert torch.allclose(there, here, atol=0.3) and here.std() > 2
+
+
+def test_frames_of_a_film_are_read_again_as_tiles(session):
+    size, scenes = (56, 100), [Scene.from_seed(seed, clutter="sparse") for seed in (1, 2)]
+    encoded = EncodedScenes(encode_scenes(session.model, session.processor, scenes, size=size), scenes, size)
+    film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model))
+    rows = (3, 20)
+    frames = np.stack([render(scenes[1], 16, size)[0][3], render(scenes[0], 16, size)[0][4]])
+    assert np.array_equal(film.frames(rows), frames)
+    assert (film.sampling.height, film.sampling.width) == size
+    question = Question("q", "v", "Where is it?", "the circle", details={"method": CHOSEN})
+    selection = FrameSelection("uniform", num_frames=2)
+    padded = _frames_of(session.model, session.processor, film, question, selection)
+    assert padded.tiles is None
+    padded = padded._replace(selection=replace(padded.selection, frames=rows))
+    known = {}
+    seen = [_as_tiles(session.model, session.processor, film, question, padded, FrameTiles(), known) for _ in range(2)]
+    opened = session.open(frames, num_frames="all", tiles=FrameTiles())
+    for one in seen:
+        assert one.tiles == opened.choose("the circle") and one.video.sampling == padded.video.sampling
+    assert len(known) == 1
+    [(_, expected)] = opened._choose_all(["the circle"])
+    assert torch.equal(seen[0].video.features["features"], expected.features["features"])
+
+
+def test_the_size_of_frames_is_part_of_the_questions():
+    plain, wide = (needle_task((64,), count=1, **size).read(None, "ours")[0] for size in ({}, {"size": (144, 256)}))
+    assert "size" not in plain.details and wide.details["size"] == [144, 256]
+    assert "of 256 x 144" in needle_task((64,), size=(144, 256)).title
+    with pytest.raises(ValueError, match="size must be at least 48 pixels"):
+        needle_task((64,), size=(20, 144))
 
 
 @pytest.mark.slow

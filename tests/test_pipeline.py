@@ -452,10 +452,10 @@ def test_a_wrong_instruction_tokenizer_is_named(folder, tmp_path):
 
 
 def test_pipeline_and_processor_know_the_same_arguments_for_frames():
-    from hicom_hf.processors import processing_hicom, tiled_chats_hicom, video_text_to_text
+    from hicom_hf.processors import chosen_chats_hicom, processing_hicom, video_text_to_text
 
     assert {*video_text_to_text.SAMPLING_KEYS, "return_metadata"} == set(processing_hicom.SAMPLING_KEYS)
-    assert set(video_text_to_text.SAMPLING_KEYS) == tiled_chats_hicom.FRAME_ARGUMENTS
+    assert set(video_text_to_text.SAMPLING_KEYS) == chosen_chats_hicom.FRAME_ARGUMENTS
 
 
 def test_every_answer_reports_the_instruction_that_was_used(model, processor, clip):
@@ -531,5 +531,5 @@ def test_chats_with_several_videos_and_images_are_tiled_one_by_one(pipe, videos)
 def test_wrong_tiles_are_refused(pipe, videos):
     with pytest.raises(TypeError, match="tiles must be a FrameTiles or a dictionary of its fields, got int"):
         pipe(videos[0], text="Who?", tiles=2)
-    with pytest.raises(ValueError, match="tiles need the video itself"):
+    with pytest.raises(ValueError, match="a selection and tiles need the video itself"):
         pipe([{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Who?"}]}], tiles=FrameTiles())

@@ -17,6 +17,7 @@ from video_files import write_video
 from hicom_hf.assets import example_videos
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.answering_hicom import end_tokens
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
 from hicom_hf.processors.media_bounds_hicom import MediaBounds
@@ -201,13 +202,22 @@ def test_a_question_can_choose_among_tiles_of_a_video_or_an_image(client, sessio
         "image": session.open(tmp_path / "wide.png", tiles=FrameTiles()).ask(QUESTION, max_new_tokens=8),
     }
     extras = {"num_frames": 4, "tiles": [1]}
-    for name, content in (("film", user(QUESTION, data_url(path))["content"][0]), ("image", part)):
+    film = user(QUESTION, data_url(path))["content"][0]
+    for name, content in (("film", film), ("image", part)):
         asked = {"role": "user", "content": [content, {"type": "text", "text": QUESTION}]}
         answer = client.post(PATH, json=body(asked, mm_processor_kwargs=extras)).json()
         assert answer["choices"][0]["message"]["content"] == alone[name].answer
         [record] = answer["hicom"]["tiles"]
         assert record == json.loads(json.dumps(alone[name].tiles.to_dict()))
         assert record["zoom"] == 1 and len(record["tiles"][0]["box"]) == 4 and answer["hicom"]["selection"] == [None]
+    asked = {"role": "user", "content": [film, {"type": "text", "text": QUESTION}]}
+    both = {"num_frames": 8, "select": "question", "frames": 4, "tiles": [1]}
+    answer = client.post(PATH, json=body(asked, mm_processor_kwargs=both)).json()
+    opened = session.open(path, selection=FrameSelection(num_frames=4), tiles=FrameTiles(), num_frames=8)
+    expected = opened.ask(QUESTION, max_new_tokens=8)
+    assert answer["choices"][0]["message"]["content"] == expected.answer
+    for name in ("selection", "tiles"):
+        assert answer["hicom"][name] == [json.loads(json.dumps(getattr(expected, name).to_dict()))]
 
 
 def test_n_answers_and_a_seed_can_be_asked_for(client, urls):
@@ -249,7 +259,6 @@ def test_a_stop_text_and_a_length_end_answers(client, urls):
         ({"mm_processor_kwargs": {"tiles": True}}, "mm_processor_kwargs.tiles"),
         ({"mm_processor_kwargs": {"tiles": [True]}}, "mm_processor_kwargs.tiles"),
         ({"mm_processor_kwargs": {"tiles": [0]}}, "mm_processor_kwargs.tiles: zooms must be"),
-        ({"mm_processor_kwargs": {"tiles": [1], "select": "question", "frames": 3}}, "selection and tiles together"),
         ({"mm_processor_kwargs": {"frames": 3}}, "mm_processor_kwargs.frames goes with select"),
         ({"mm_processor_kwargs": {"select": "question"}}, "select takes frames or max_video_tokens, one of them"),
         ({"mm_processor_kwargs": {"select": "question", "frames": 500}}, "frames is 500, more than the 128"),

@@ -431,14 +431,11 @@ def test_a_question_chooses_among_tiles_as_it_does_in_a_session(session, wide):
         assert again.num_cached_tokens == again.num_visual_tokens > 0 and again.texts == results[1].texts
 
 
-def test_tiles_are_bounded_and_go_without_a_selection(session, wide):
+def test_tiles_are_bounded(session, wide):
     with open_engine(session, limits=Limits(max_squares=7)) as engine:
         with pytest.raises(VideoReadError, match=r"^the video: its frames make more than the 7 squares"):
             engine.submit(tiled("Why?", wide, FrameTiles())).future.result()
         assert engine.submit(tiled("Why?", wide, FrameTiles(), 3, settings=SHORT)).future.result().tiles != [None]
-        both = VideoSource(str(wide), {}, FrameSelection(num_frames=4), FrameTiles())
-        with pytest.raises(ValueError, match="selection and tiles together are not implemented"):
-            engine.submit(Request([turn("Why?")], [both]))
         with pytest.raises(ValueError, match="the question is empty"):
             engine.submit(tiled(" ", wide, FrameTiles(), 3)).future.result()
         engine.can_choose = False

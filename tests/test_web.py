@@ -95,14 +95,20 @@ def test_a_question_chooses_its_frames_and_the_timeline_shows_them(page):
     assert "of 16 frames" in bar and mapped.frames.shape == visit.frames.shape
 
 
-def test_a_question_chooses_among_tiles_and_the_square_is_shown(page, tmp_path, monkeypatch):
+def wide_film(page, folder, monkeypatch):
+    """A film of 144 x 80, which the page may read."""
     frames = render(Scene.from_seed(3, split="test"), num_frames=8, size=(80, 144))[0]
-    path = write_video(tmp_path / "wide.mp4", frames, fps=4)
-    folders = (*page.engine.media.access.allowed_local_media_path, os.path.realpath(tmp_path))
+    path = write_video(folder / "wide.mp4", frames, fps=4)
+    folders = (*page.engine.media.access.allowed_local_media_path, os.path.realpath(folder))
     monkeypatch.setattr(
         page.engine.media, "access", replace(page.engine.media.access, allowed_local_media_path=folders)
     )
-    visit, shown, about, figure = page.open(str(path), 4, False, True, None)
+    return str(path)
+
+
+def test_a_question_chooses_among_tiles_and_the_square_is_shown(page, tmp_path, monkeypatch):
+    path = wide_film(page, tmp_path, monkeypatch)
+    visit, shown, about, figure = page.open(path, 4, False, True, None)
     assert "each question chooses the patches among squares" in about and figure == ""
     height, width = visit.frames.shape[1:3]
     assert shown[0][0].shape == (height, width, 3) and abs(width / height - 144 / 80) < 0.1
@@ -118,7 +124,25 @@ def test_a_question_chooses_among_tiles_and_the_square_is_shown(page, tmp_path, 
     assert f"left:{100 * best.box[1]:.1f}%" in figure and 'src="data:image/png;base64,' in figure
     heated = page.attention(visit, None, 1, "local")
     assert heated.width >= 320 and abs(heated.width / heated.height - width / height) < 1e-6
-    assert page.open(str(path), 4, True, True, None)[2].endswith("both together are not implemented.")
+
+
+def test_a_question_chooses_frames_and_tiles_of_them_and_both_are_shown(page, tmp_path, monkeypatch):
+    path = wide_film(page, tmp_path, monkeypatch)
+    visit, _, about, _ = page.open(path, 4, True, True, None)
+    assert "chooses them among 8 per second" in about and "among squares of the frames" in about
+    how = {"selection": visit.source.selection, "tiles": FrameTiles(), **visit.source.sampling}
+    opened = page.engine.session.open(path, **how)
+    for number, text in enumerate((QUESTION, "Where is the circle?")):
+        chat, visit, line, shown, seen = last(page.ask(text, [], visit, "", 64))
+        answer = opened.ask(text, max_new_tokens=64)
+        assert number or chat[-1]["content"].startswith(f"{answer.answer}\n\n")  # later turns hold the earlier ones
+        times, best = answer.selection.times, answer.tiles.tiles[0]
+        assert [caption for _, caption in shown] == [f"{time:.2f} s" for time in times]
+        assert all(f"<title>{time:.2f} s</title>" in seen for time in times)
+        assert f"the best one, at {times[best.frame]:.2f} s" in seen and f"score {best.score:.2f}" in seen
+        height, width = shown[0][0].shape[:2]
+        assert abs(width / height - 144 / 80) < 0.1 and visit.mapped[-1].frames.shape[1:3] == (height, width)
+        assert ("first question, video encoded", "follow-up")[number] in line
 
 
 def test_sessions_free_what_they_hold_and_are_bounded_in_number(page, monkeypatch):

@@ -15,7 +15,6 @@ FPS_HELP = "frames per second of video, instead of a number of frames"
 SYSTEM_HELP = "system prompt (default: that of the model's chat template)"
 HOST_HELP = "address to listen at (default: 127.0.0.1, this machine only)"
 SHARD_SIZE_HELP = "largest size of a weight file (default 5GB)"
-TILES_OR_SELECT = "argument --tiles: not allowed with argument --select"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "int8")
 COMPILE = ("auto", "on", "off")

@@ -17,7 +17,6 @@ from .arguments import (
     FRAMES_HELP,
     SELECTION_RULES,
     SYSTEM_HELP,
-    TILES_OR_SELECT,
     above_zero,
     add_media_arguments,
     add_model_arguments,
@@ -67,13 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="write the summaries as JSON")
 
     _add_asking(parser)
-    needle = parser.add_argument_group("the task needle")
-    needle.add_argument(
-        "--lengths", type=at_least_one, nargs="+", metavar="N", help="frames of its videos (default: 256 1024)"
-    )
-    needle.add_argument("--clutter", choices=("sparse", "normal"), help="of the scenes around (default: sparse)")
-    needle.add_argument("--trials", type=at_least_one, metavar="N", help="questions of each group (default: 6)")
-    needle.add_argument("--seed", type=seed_number, metavar="N", help="of the scenes asked about (default: 0)")
+    _add_needle(parser)
 
     part = parser.add_argument_group("which questions")
     part.add_argument("--limit", type=at_least_one, metavar="N", help="the first N questions of each task")
@@ -96,6 +89,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_media_arguments(parser)
     add_model_arguments(parser, dtype=(None, "default: the protocol's; ours: as saved"))
+
+
+def _add_needle(parser: argparse.ArgumentParser) -> None:
+    """The videos that the task needle makes."""
+    needle = parser.add_argument_group("the task needle")
+    needle.add_argument(
+        "--lengths", type=at_least_one, nargs="+", metavar="N", help="frames of its videos (default: 256 1024)"
+    )
+    needle.add_argument("--clutter", choices=("sparse", "normal"), help="of the scenes around (default: sparse)")
+    needle.add_argument("--trials", type=at_least_one, metavar="N", help="questions of each group (default: 6)")
+    needle.add_argument("--seed", type=seed_number, metavar="N", help="of the scenes asked about (default: 0)")
+    needle.add_argument(
+        "--size",
+        type=at_least_one,
+        nargs="+",
+        metavar="PIXELS",
+        help="of its frames: side of a square, or height and width (default: 144)",
+    )
 
 
 def _add_asking(parser: argparse.ArgumentParser) -> None:
@@ -183,10 +194,13 @@ def _tasks(args: argparse.Namespace) -> list:
     """The tasks that are named; needle with its own arguments."""
     from ..evaluation.tasks import needle_task
 
-    wanted = {"lengths": args.lengths, "clutter": args.clutter, "count": args.trials, "seed": args.seed}
+    if args.size is not None and len(args.size) > 2:
+        args.parser.error(f"argument --size: takes one or two numbers, got {len(args.size)}")
+    size = None if args.size is None else (args.size[0], args.size[-1])
+    wanted = {"lengths": args.lengths, "clutter": args.clutter, "count": args.trials, "seed": args.seed, "size": size}
     given = {name: value for name, value in wanted.items() if value is not None}
     if given and "needle" not in args.tasks:
-        args.parser.error("arguments --lengths, --clutter, --trials and --seed: go with the task needle")
+        args.parser.error("arguments --lengths, --clutter, --trials, --seed and --size: go with the task needle")
     return [needle_task(**given) if name == "needle" else name for name in args.tasks]
 
 
@@ -201,8 +215,6 @@ def _check_frames(args: argparse.Namespace) -> None:
         if args.max_frames is not None and args.fps is None:
             error("argument --max-frames: bounds --fps, which is not given")
         return
-    if args.tiles is not None:
-        error(TILES_OR_SELECT)
     if args.frames is None:
         error("argument --select: --frames is missing, how many are chosen")
     if args.candidates is not None and (args.fps is not None or args.max_frames is not None):

@@ -5,8 +5,10 @@ lengths and places. Letters: T frames, P parts of a question.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ..hub.progress import Progress, no_progress
@@ -16,18 +18,22 @@ from ..shapes import Scene, render
 from ..shapes.rendering import DEFAULT_SIZE
 
 SCENE_FRAMES = 16
+Size = tuple[int, int]  # height and width of frames, in pixels
+SQUARE: Size = (DEFAULT_SIZE, DEFAULT_SIZE)
 
 
 class EncodedScenes(CandidateFrames):
     """Scenes of `SCENE_FRAMES` frames that were encoded; scores are kept until `forget_scores`.
 
     Args:
-        encoded: what `encode_scenes` returned.
+        encoded: what `encode_scenes` returned for the same scenes and size.
+        scenes, size: see there.
     """
 
-    def __init__(self, encoded: CandidateFrames):
+    def __init__(self, encoded: CandidateFrames, scenes: Sequence[Scene], size: Size = SQUARE):
         files = CandidateFiles(encoded.features, encoded.aligned_features, encoded.keys, encoded.scales)
         super().__init__(files, encoded.changes, None, encoded.seconds)
+        self.scenes, self.size = scenes, size
         self._scores: dict[bytes, torch.Tensor] = {}
 
     def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
@@ -50,19 +56,27 @@ def encode_scenes(
     scenes: Sequence[Scene],
     progress: Progress = no_progress,
     files: CandidateFiles | None = None,
+    size: Size = SQUARE,
 ) -> CandidateFrames:
     """Encode scenes, one behind the other; their `changes` are those inside of scenes.
 
     Args:
+        size: of their frames, which are padded to squares.
         files: new ones that stay; None for temporary ones in bfloat16.
     """
     files = files or CandidateFiles.temporary(torch.bfloat16)
     changes: list[float] = []
     for scene in progress(scenes, len(scenes), "scenes"):
-        frames = render(scene, num_frames=SCENE_FRAMES)[0]
+        frames = scene_frames(scene, size)
         pixels = processor.video_processor(frames, num_frames=SCENE_FRAMES)["pixel_values_videos"]
         changes += files.append(model, pixels, [])
     return CandidateFrames(files, changes, None, 0.0)
+
+
+@lru_cache(maxsize=64)  # as many as an even choice reads again as tiles; 1.8 MB each at 16:9
+def scene_frames(scene: Scene, size: Size) -> np.ndarray:
+    """The frames of a scene, uint8 (16, height, width, 3)."""
+    return render(scene, num_frames=SCENE_FRAMES, size=size)[0]
 
 
 class Part(NamedTuple):
@@ -104,8 +118,8 @@ class Film(CandidateFrames):
             frame_rate=1.0,
             stream_index=None,
             rotation=0,
-            height=DEFAULT_SIZE,
-            width=DEFAULT_SIZE,
+            height=parts[0].scenes.size[0],
+            width=parts[0].scenes.size[1],
             requested_frames=None,
             fewer_than_requested=False,
         )
@@ -114,6 +128,19 @@ class Film(CandidateFrames):
 
     def __len__(self) -> int:
         return len(self.parts) * SCENE_FRAMES
+
+    def names(self, rows: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+        """Which frames of which scenes these are, whatever the film."""
+        parts = [(self.parts[row // SCENE_FRAMES], row % SCENE_FRAMES) for row in rows]
+        return tuple((id(part.scenes), part.number, frame) for part, frame in parts)
+
+    def frames(self, rows: Sequence[int]) -> np.ndarray:
+        """Frames by their number as they are before they are padded, uint8 (n, height, width, 3)."""
+        found = []
+        for row in rows:
+            part = self.parts[row // SCENE_FRAMES]
+            found.append(scene_frames(part.scenes.scenes[part.number], part.scenes.size)[row % SCENE_FRAMES])
+        return np.stack(found)
 
     def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
         """Of each of P parts of a question, (P, T)."""

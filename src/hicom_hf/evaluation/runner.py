@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ..inference.session import ChoosingVideo, HiComSession, Video
+from ..inference.open_videos import ChoosingVideo, Video
+from ..inference.session import HiComSession
 from ..processors.answering_hicom import Answer
 from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.frame_tiles_hicom import FrameTiles
@@ -31,7 +32,7 @@ class Asking:
         selection: each question chooses among the sampled frames, which are then read by this process and not ahead; None lets
             it see all of them.
         tiles: each question chooses among overlapping squares of the frames, which are then read by this process as well; None
-            pads frames to squares. Not together with a selection.
+            pads frames to squares. With a selection, the frames that a question has chosen are read again as tiles.
     """
 
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -130,7 +131,11 @@ def _ask_choosing(video: ChoosingVideo, batch: Sequence[Question], asking: Askin
     records = video.choose_all([question.prompt for question in batch], conditions)
     for question, condition, record in zip(batch, conditions, records, strict=True):
         prompt = question.prompt_at(record.times, duration)
-        chosen = video.chosen(record)
+        try:
+            chosen = video.chosen(record)
+        except (VideoReadError, OSError) as error:  # with tiles, the chosen frames are read again
+            found.append(Asked(question, prompt, failure=str(error)))
+            continue
         [answer] = chosen.ask_all([prompt], instruction=condition, **_options(batch, asking))
         found.append(Asked(question, prompt, replace(answer, selection=record), chosen))
     return found

@@ -3,7 +3,8 @@
 from ..processors.answering_hicom import Answer, EncodedVideo
 from .attention_maps import AttentionFraction, AttentionMaps, attention_fraction, attention_maps, global_map, local_map
 from .attention_picture import Explained, picture, shown_frames, whole_frames
-from .session import AnswerStream, ChoosingVideo, HiComSession, Video
+from .open_videos import AnswerStream, ChoosingVideo, Video
+from .session import HiComSession
 
 __all__ = [
     "Answer",

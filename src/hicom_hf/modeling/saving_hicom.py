@@ -34,8 +34,6 @@ AUTO_MAP = {
 PIPELINE_FILES = (
     "video_text_to_text.py",
     "answering_hicom.py",
-    "candidate_frames_hicom.py",
-    "frame_selection_hicom.py",
     "pipeline_inputs_hicom.py",
 )
 MAX_SHARD_SIZE = "5GB"  # our choice: the Hub recommends less than 20 GB per file

@@ -7,7 +7,7 @@ width, S image side.
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .answering_hicom import EncodedVideo, own_instructions
+from .frame_sampling_hicom import FrameSampling
 from .frame_selection_hicom import (
     FrameSelection,
     SelectionRecord,
@@ -29,6 +30,7 @@ NOT_OF_CANDIDATES = {
     "do_sample_frames": 'num_frames="all" makes all frames candidates',
 }
 FRAMES_PER_READ = 256  # candidates whose keys are in memory together while frames are scored
+HOW_IT_IS_READ = ("on_decode_error", "frame_rate", "media_access", "media_bounds")  # not which frames
 
 
 class FeatureFile:
@@ -341,39 +343,16 @@ def chosen_video(model: Any, candidates: CandidateFrames, record: SelectionRecor
     )
 
 
-class ChosenVideos(NamedTuple):
-    """The frames that one instruction chose of each video of a prompt.
-
-    Attributes:
-        features: of all videos, one after another, as `generate` takes them.
-        num_frames, records, samplings: of each video.
-    """
-
-    features: dict[str, torch.Tensor]
-    num_frames: list[int]
-    records: list[SelectionRecord]
-    samplings: list[Any]
-
-
-def choose_for_prompt(
-    model: Any, processor: Any, candidates: Sequence[CandidateFrames], instruction: str, selection: FrameSelection
-) -> ChosenVideos:
-    """Choose frames of each video of a prompt; the budget is that of one video.
+def reading_of_chosen(
+    candidates: CandidateFrames, record: SelectionRecord, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What reads the frames that a question has chosen once more, as tiles: keywords that name them by their numbers.
 
     Args:
-        model, processor: see `encode_candidates`.
-        candidates: of at least one video.
-        instruction: of the prompt.
-        selection: the rule and the budget.
+        candidates: among which was chosen.
+        record: of the choice.
+        request: what read the candidates; how it is read stays the same.
     """
-    records = [
-        choose_for_questions(model, processor, one, [instruction], selection, instruction)[0] for one in candidates
-    ]
-    videos = [chosen_video(model, one, record) for one, record in zip(candidates, records, strict=True)]
-    names = ("features", "aligned_features", "num_frames")
-    return ChosenVideos(
-        {name: torch.cat([video.features[name] for video in videos]) for name in names},
-        [video.num_frames for video in videos],
-        records,
-        [video.sampling for video in videos],
-    )
+    numbers = tuple(candidates.sampling.indices[frame] for frame in record.frames)
+    reading = {name: request[name] for name in HOW_IT_IS_READ if request.get(name) is not None}
+    return {"sampling": FrameSampling(indices=numbers), **reading}

@@ -111,15 +111,6 @@ class TilesRecord:
         return asdict(self)
 
 
-def check_tiles_alone(selection: object) -> None:
-    """
-    Raises:
-        ValueError: a selection is given beside tiles.
-    """
-    if selection is not None:
-        raise ValueError("selection and tiles together are not implemented; give one of them")
-
-
 def zoom_levels(tiles: FrameTiles, height: int, width: int) -> dict[int, list[Square]]:
     """The squares of each zoom for frames of one size; under `OVERVIEW` the padded frame, if it is asked for and another.
 

@@ -159,14 +159,6 @@ def collate_requests(items: list[dict[str, Any]], pad_token_id: int | None) -> d
     return batch
 
 
-def without_sources(message: dict, parts: list[int]) -> dict:
-    """A message whose videos, known by their place in memory, are features already."""
-    content = message["content"]
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": [{"type": "video"} if id(part) in parts else part for part in content]}
-
-
 def only_item(items: list) -> Any:
     """The batch of one request."""
     return items[0]

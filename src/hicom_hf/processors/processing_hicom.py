@@ -15,10 +15,10 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin, TextKw
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .chat_content_hicom import ChatVideo, clear_template_errors, with_chat_videos, with_own_frames
+from .chosen_chats_hicom import ChosenChats
 from .frame_sampling_hicom import with_request
 from .instruction_encoding_hicom import InstructionEncoding, check_unicode
 from .instruction_hicom import InstructionRules, check_instruction_rules
-from .tiled_chats_hicom import TiledChats
 from .user_text_hicom import UserText
 from .video_sources_hicom import is_frame_list
 
@@ -50,7 +50,7 @@ OWN_KEYS = (*SAMPLING_KEYS, "instruction", "video_num_frames")
 SIGLIP_POSITIONS = 64  # instruction tokens; SigLIP pools the last of exactly these (official release)
 
 
-class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText, TiledChats):
+class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText, ChosenChats):
     """Tokenizer of the LLM, tokenizer of the instruction (SigLIP text) and video processor in one.
 
     Args:

@@ -92,6 +92,18 @@ class ReadTiles:
     seconds: float
 
 
+def levels_of(tiles: FrameTiles, name: str, height: int, width: int) -> dict[int, list[Square]]:
+    """The squares of each zoom for the frames of a video.
+
+    Raises:
+        VideoReadError: there are too many for one frame; names the video.
+    """
+    try:
+        return zoom_levels(tiles, height, width)
+    except ValueError as error:
+        raise VideoReadError(f"{name}: {error}") from error
+
+
 def read_tiles(
     processor: Any, video: Any, tiles: FrameTiles, *, max_squares: int | None = None, **sampling: Any
 ) -> ReadTiles:
@@ -152,10 +164,7 @@ def cut_tiles(
 
     def cut(frame: np.ndarray) -> np.ndarray:
         nonlocal num_cut
-        try:
-            levels.update(zoom_levels(tiles, *frame.shape[:2]))  # the frames of a video have one size
-        except ValueError as error:
-            raise VideoReadError(f"{name}: {error}") from error
+        levels.update(levels_of(tiles, name, *frame.shape[:2]))  # the frames of a video have one size
         squares = [square for some in levels.values() for square in some]
         num_cut += len(squares)
         check(num_cut, factor=2)  # a video whose end is missing is read twice

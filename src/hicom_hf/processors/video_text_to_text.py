@@ -21,9 +21,6 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from .answering_hicom import MAX_NEW_TOKENS, check_length, untrained_note
-from .candidate_frames_hicom import choose_for_prompt, encode_candidates
-from .frame_selection_hicom import FrameSelection
-from .frame_tiles_hicom import check_tiles_alone
 from .pipeline_inputs_hicom import (
     Request,
     Rows,
@@ -36,7 +33,6 @@ from .pipeline_inputs_hicom import (
     only_item,
     only_one,
     split_questions,
-    without_sources,
 )
 
 logger = logging.get_logger(__name__)
@@ -81,13 +77,7 @@ GENERATE_ARGUMENTS = {
 }
 GENERATE_KEYS = GENERATE_ARGUMENTS | {name for name in vars(GenerationConfig()) if not name.startswith("_")}
 # What this file imports, to be saved with it.
-IMPORTED_FILES = (
-    "answering_hicom.py",
-    "candidate_frames_hicom.py",
-    "frame_selection_hicom.py",
-    "frame_tiles_hicom.py",
-    "pipeline_inputs_hicom.py",
-)
+IMPORTED_FILES = ("answering_hicom.py", "pipeline_inputs_hicom.py")
 # Folder or repo -> the note for users of a pipeline that is loaded from it. The package fills in its own model.
 NOTES: dict[str, str] = {}
 
@@ -114,7 +104,8 @@ class VideoTextToTextPipeline(Pipeline):
         tiles: a `FrameTiles`, or its fields as a dictionary: frames are not padded, but the question chooses among overlapping
             squares of them. Images count as videos of one frame.
         selection: each question chooses among the frames of each video that are taken, which may then be hours: a
-            `FrameSelection`, or its fields as a dictionary, such as {"num_frames": 32}, for each video of a prompt.
+            `FrameSelection`, or its fields as a dictionary, such as {"num_frames": 32}, for each video of a prompt. With tiles,
+            frames are chosen as they are without them; those that were chosen are read again as tiles.
         instruction: the condition of the compression of all videos; default: the question.
         system: system prompt for chats that have none; default: that of the chat template.
         continue_final_message: continue the last message; default: if it is the assistant's.
@@ -194,14 +185,14 @@ class VideoTextToTextPipeline(Pipeline):
         params = {**self._preprocess_params, **self._sanitize_parameters(**_without_base_arguments(kwargs))[0]}
         sampling = {**(params.get("processor_kwargs") or {}), **{k: params[k] for k in SAMPLING_KEYS if k in params}}
         video = requests[0].chat[-1]["content"][0]["video"]
-        if params.get("tiles") is not None:
-            return self._about_tiles(video, requests, params, sampling)
         if params.get("selection") is not None:
             with self.device_placement():
-                candidates = [encode_candidates(self.model, self.processor, video, **sampling)]
+                candidates = [self.processor.encode_candidates(self.model, video, **sampling)]
             for request in requests:
                 request.candidates = candidates
             return requests
+        if params.get("tiles") is not None:
+            return self._about_tiles(video, requests, params, sampling)
         encoded = self.processor(videos=[video], **{**sampling, "return_metadata": True})
         with self.device_placement():
             features = self.model.encode_videos(encoded["pixel_values_videos"], encoded["video_num_frames"])
@@ -253,7 +244,7 @@ class VideoTextToTextPipeline(Pipeline):
         system: str | None = None,
         continue_final_message: bool | None = None,
         processor_kwargs: dict | None = None,
-        selection: FrameSelection | dict[str, Any] | None = None,
+        selection: Any = None,
         tiles: Any = None,
         **sampling: Any,
     ) -> dict[str, Any]:
@@ -268,14 +259,9 @@ class VideoTextToTextPipeline(Pipeline):
             arguments["instruction"] = instruction if request.instruction is None else request.instruction
         else:
             arguments["instruction"] = self.processor.instruction_of_chat(chat)
-        if tiles is not None:
-            check_tiles_alone(selection)
-        if selection is not None:
-            of_frames = {key: arguments.pop(key) for key in SAMPLING_KEYS if key in arguments}
-            request = self._with_chosen_frames(request, chat, selection, str(arguments["instruction"]), of_frames)
+        if (selection is not None or tiles is not None) and request.features is None:
+            request = self._with_choices(request, chat, {"selection": selection, "tiles": tiles}, arguments)
             chat = request.chat
-        if tiles is not None and request.features is None:
-            chat, request = self._as_tiles(chat, request, tiles, arguments)
         if request.features is not None:
             arguments["video_num_frames"] = request.num_frames
         tensors = self.processor.apply_chat_template(
@@ -304,48 +290,23 @@ class VideoTextToTextPipeline(Pipeline):
             ),
         }
 
-    def _as_tiles(self, chat: list[dict], request: Request, tiles: Any, arguments: dict) -> tuple[list[dict], Request]:
-        """The chat and its request with all videos and images encoded as tiles."""
-        if get_worker_info() is not None:
-            raise ValueError("tiles are encoded by the model, which worker processes do not have; pass num_workers=0")
-        with self.device_placement():
-            seen = self.processor.see_chat(self.model, chat, tiles, **arguments)
-        return seen.chat, replace(
-            request, features=seen.features, num_frames=seen.num_frames, metadata=seen.metadata, tiles=seen.records
-        )
-
-    def _with_chosen_frames(
-        self, request: Request, chat: list[dict], selection: Any, instruction: str, sampling: dict[str, Any]
-    ) -> Request:
-        """The request with the features of the frames that its instruction chooses, of each of its videos."""
+    def _with_choices(self, request: Request, chat: list[dict], choices: dict, arguments: dict) -> Request:
+        """The request with what its instruction sees of each video: frames that it chooses, tiles, or tiles of those frames."""
         if get_worker_info() is not None:
             raise ValueError(
-                "candidates are encoded by the model, which worker processes do not have; pass num_workers=0"
+                "under a selection, and with tiles, videos are encoded by the model, which worker processes do not have; pass "
+                "num_workers=0"
             )
-        if isinstance(selection, dict):
-            selection = FrameSelection(**selection)
-        parts = [
-            part
-            for message in chat
-            for part in (message["content"] if isinstance(message["content"], list) else ())
-            if part.get("type") == "video"
-        ]
-        if not parts:
-            return replace(request, chat=chat)
-        sources = [part.get("video", part.get("url", part.get("path"))) for part in parts]
         with self.device_placement():
-            candidates = request.candidates or [
-                encode_candidates(self.model, self.processor, source, **sampling) for source in sources
-            ]
-            chosen = choose_for_prompt(self.model, self.processor, candidates, instruction, selection)
-        named = [id(part) for part in parts]
+            seen = self.processor.see_chat(self.model, chat, candidates=request.candidates, **choices, **arguments)
         return replace(
             request,
-            chat=[without_sources(message, named) for message in chat],
-            features=chosen.features,
-            num_frames=chosen.num_frames,
-            metadata=chosen.samplings,
-            chosen=chosen.records,
+            chat=seen.chat,
+            features=seen.features,
+            num_frames=seen.num_frames,
+            metadata=seen.metadata,
+            chosen=seen.selections,
+            tiles=seen.tiles,
         )
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:

@@ -98,13 +98,22 @@ def read_candidates(
     return Candidates(frames, pictures)
 
 
+def choose_frames_for_chat(
+    session: HiComSession, candidates: Candidates, selection: FrameSelection, question: str, instruction: str | None
+) -> SelectionRecord:
+    """The frames that a question chooses; the model is held meanwhile."""
+    with session.lock:
+        [record] = choose_for_questions(
+            session.model, session.processor, candidates.frames, [question], selection, instruction
+        )
+    return record
+
+
 def choose_for_chat(
     session: HiComSession, candidates: Candidates, selection: FrameSelection, question: str, instruction: str | None
 ) -> tuple[SelectionRecord, EncodedVideo]:
     """The frames that a question chooses, and their features on the model's device."""
-    [record] = choose_for_questions(
-        session.model, session.processor, candidates.frames, [question], selection, instruction
-    )
+    record = choose_frames_for_chat(session, candidates, selection, question, instruction)
     video = chosen_video(session.model, candidates.frames, record)
     here = {name: video.features[name].to(session.model.device) for name in ("features", "aligned_features")}
     return record, replace(video, features={**video.features, **here})

@@ -17,19 +17,12 @@ passed over for ever.
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import torch
 
 from ..inference.attention_maps import AttentionMaps, attention_maps
 from ..inference.session import HiComSession
-from ..inference.video_cache import video_key
 from ..processors.answering_hicom import (
     Answer,
     Chat,
@@ -38,15 +31,12 @@ from ..processors.answering_hicom import (
     answer_chats,
     encode_video,
 )
-from ..processors.frame_selection_hicom import FrameSelection
-from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import MediaAccess
 from ..processors.media_bounds_hicom import MediaBounds
 from ..processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiles
-from ..processors.video_sources_hicom import VideoReadError
-from .admission import Admission
-from .candidates import Candidates, CandidateStore, choose_for_chat, read_candidates
+from .candidates import CandidateStore, choose_for_chat
 from .media import Media
+from .reading import Reading
 from .requests import (
     EngineClosed,
     Limits,
@@ -56,7 +46,6 @@ from .requests import (
     Settings,
     Ticket,
     VideoSlot,
-    VideoSource,
 )
 
 logger = logging.getLogger(__name__)
@@ -64,7 +53,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_CANDIDATE_BYTES = 16 * 2**30  # on disk; an hour of film at one frame per second is 12 GB at 7B in bf16
 
 
-class Engine(Admission):
+class Engine(Reading):
     """Answers requests of many threads with the model of a session.
 
     Args:
@@ -81,8 +70,6 @@ class Engine(Admission):
         can_choose: whether questions may choose among the frames of long videos, or among squares of frames.
     """
 
-    can_choose = True
-
     def __init__(
         self,
         session: HiComSession,
@@ -94,21 +81,18 @@ class Engine(Admission):
         candidate_bytes: int = DEFAULT_CANDIDATE_BYTES,
         keep_pictures: bool = False,
     ):
-        super().__init__(limits or Limits())
-        self.session = session
-        self.candidates = CandidateStore(candidate_bytes)
-        self.keep_pictures = keep_pictures
-        self.media = Media(
+        limits = limits or Limits()
+        media = Media(
             session.processor,
             MediaAccess.guarded() if access is None else access,
             num_workers,
-            self.limits.max_read_seconds,
+            limits.max_read_seconds,
             bounds or MediaBounds(),
         )
+        super().__init__(session, media, CandidateStore(candidate_bytes), limits, keep_pictures)
         self._waiting: list[Ticket] = []
         self._seconds_per_answer = 1.0
         self._ended = False
-        self._reading: dict[str, Future[Any]] = {}
         self._thread = threading.Thread(target=self._run, name="hicom-model", daemon=True)
         self._thread.start()
 
@@ -167,82 +151,6 @@ class Engine(Admission):
             self._changed.notify_all()
         if ticket.cancelled.is_set():
             self._leave(ticket)
-
-    def _slot(self, video: VideoSource, ticket: Ticket) -> VideoSlot:
-        sampling, chooses = dict(video.sampling), video.selection is not None
-        if sampling.get("num_frames") is None:  # bounds what fps, or the model's own setting, takes
-            limit = self.limits.max_candidates if chooses else self.limits.max_frames
-            sampling["max_frames"] = min(sampling.get("max_frames") or limit, limit)
-        with self.media.fetched(video.source) as path:
-            key = video_key(path, sampling if video.tiles is None else {**sampling, "tiles": video.tiles})
-            if key is None:
-                raise VideoReadError("the video: the file is no longer there")
-            if video.selection is not None:
-                return self._candidate_slot(path, f"{key}-candidates", sampling, video.selection, ticket)
-            if video.tiles is not None:
-                return self._tiled_slot(path, key, sampling, video.tiles)
-            encoded = self.session.cache.get(key)
-            if encoded is not None:
-                return VideoSlot(key, was_cached=True, encoded=encoded)
-            read = self._once(key, lambda: self.media.read(path, sampling))
-            return VideoSlot(key, was_cached=False, read=read)
-
-    def _candidate_slot(
-        self, path: Path, key: str, sampling: dict[str, Any], selection: FrameSelection, ticket: Ticket
-    ) -> VideoSlot:
-        if not self.can_choose:
-            raise ValueError("select: this server cannot let questions choose their frames")
-        if selection.max_video_tokens is not None:  # a budget in tokens is bounded in frames, as any other
-            num_frames = self.session.processor.max_frames_for(selection.max_video_tokens)
-            num_frames = min(num_frames, self.limits.max_frames)
-            selection = replace(selection, num_frames=num_frames, max_video_tokens=None)
-        found = self.candidates.get(key)
-        if found is not None:
-            return VideoSlot(key, was_cached=True, candidates=found, selection=selection)
-
-        was_cached = True  # unless this request is the one that reads them
-
-        def read() -> Candidates:
-            nonlocal was_cached
-            was_cached, check = False, partial(self._check_wanted, ticket)
-            return read_candidates(self.session, self.media, path, sampling, self.keep_pictures, check)
-
-        candidates = self._once(key, read)
-        self.candidates.put(key, candidates)
-        return VideoSlot(key, was_cached=was_cached, candidates=candidates, selection=selection)
-
-    def _tiled_slot(self, path: Path, key: str, sampling: dict[str, Any], tiles: FrameTiles) -> VideoSlot:
-        if not self.can_choose:
-            raise ValueError("tiles: this server cannot let questions choose parts of frames")
-        tiled = self.session.cache.get_tiled(key)
-        if tiled is not None:
-            return VideoSlot(key, was_cached=True, tiled=tiled)
-        read = self._once(key, lambda: self.media.read_tiles(path, tiles, self.limits.max_squares, sampling))
-        return VideoSlot(key, was_cached=False, squares=read)
-
-    def _check_wanted(self, ticket: Ticket) -> None:
-        ticket.check_wanted()
-        if self._closed:
-            raise EngineClosed
-
-    def _once(self, key: str, read: Callable[[], Any]) -> Any:
-        """Read a video; whoever asks for the same one meanwhile waits for the first to have read it."""
-        while True:
-            mine: Future[Any] = Future()
-            with self._changed:
-                found = self._reading.setdefault(key, mine)
-            if found is mine:
-                break
-            with suppress(RequestCancelled):  # the request that was reading it was cancelled: another one reads it
-                return found.result()
-        try:
-            mine.set_result(read())
-        except Exception as error:  # raised again below and where others wait
-            mine.set_exception(error)
-        finally:
-            with self._changed:
-                del self._reading[key]
-        return mine.result()
 
     # In the model's thread ---------------------------------------------------------------------------------------------
 

@@ -29,7 +29,6 @@ from .requests import Request, Result, Settings, VideoSource
 MAX_SHOWN_FRAMES = 64
 LEAST_SIDE = 320  # pixels of a frame under its attention
 SQUARE_SIDE = 240  # pixels of the frame on which the chosen square is outlined
-BOTH = "Let each question choose its frames, or take tiles; both together are not implemented."
 MAX_ANSWERS = 8  # of a session, whose attention can be looked at
 MAX_VISITS = 64  # sessions that hold frames; the one that was used longest ago goes first
 CANDIDATES_PER_FRAME = 4  # at least, where a short video would have fewer at one per second
@@ -128,8 +127,6 @@ class Page:
         self.forget(before)
         if not path:
             return None, [], "Choose a video.", ""
-        if chooses and tiles:
-            return None, [], BOTH, ""
         num_frames = int(num_frames)
         try:
             with self.engine.media.fetched(path) as file:
@@ -198,12 +195,18 @@ class Page:
         visit.turns = [*visit.turns, turn, reply]
         answer = self._map(visit, question, result)
         shown = f"{plain(result.texts[0]) or '(nothing)'}\n\n*compressed on: {plain(answer.maps.instruction)}*"
-        seen = (skip, skip)
+        gallery, pictures = skip, ""
         if result.selections[0] is not None:
-            seen = captioned(answer.frames, answer.times), timeline(result.selections[0], visit.duration)
-        elif result.tiles[0] is not None:
-            seen = skip, chosen_square(result.tiles[0], answer.frames, answer.times)
-        yield [*chat, {"role": "assistant", "content": shown}], visit, self._line(visit, result), *seen
+            gallery, pictures = captioned(answer.frames, answer.times), timeline(result.selections[0], visit.duration)
+        if result.tiles[0] is not None:
+            pictures += chosen_square(result.tiles[0], answer.frames, answer.times)
+        yield (
+            [*chat, {"role": "assistant", "content": shown}],
+            visit,
+            self._line(visit, result),
+            gallery,
+            pictures or skip,
+        )
 
     def _map(self, visit: Visit, question: str, result: Result) -> MappedAnswer:
         """Keep the attention of the compressor for an answer."""
@@ -212,17 +215,24 @@ class Page:
         record, candidates = result.selections[0], result.candidates[0]
         if record is not None and candidates is not None:
             frames, times = candidates.pictures(record.frames), list(record.times)
+            if result.tiles[0] is not None:
+                frames = whole_frames(self.engine.session.processor, frames, result.videos[0].sampling)
         visit.mapped = [*visit.mapped, MappedAnswer(question, maps, frames, times)][-MAX_ANSWERS:]
         return visit.mapped[-1]
 
     def _line(self, visit: Visit, result: Result) -> str:
         seconds = result.first_token_seconds
         line = f"Compressed on: **{plain(result.answers[0].instruction)}** · first token after {seconds:.2f} s "
-        if visit.first_seconds is None:
+        is_first = visit.first_seconds is None
+        if is_first:
             visit.first_seconds = seconds
-        if result.num_cached_tokens == 0:
+        if result.num_cached_tokens > 0:
+            return line + f"(follow-up, features kept; the first question took {visit.first_seconds:.2f} s)"
+        if is_first or result.selections[0] is None or result.tiles[0] is None:
             return line + "(first question, video encoded)"
-        return line + f"(follow-up, features kept; the first question took {visit.first_seconds:.2f} s)"
+        return (
+            line + f"(follow-up, other frames encoded as tiles; the first question took {visit.first_seconds:.2f} s)"
+        )
 
     # The attention -----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..processors.answering_hicom import Answer, Chat, EncodedVideo, ReadVideo
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
-from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord, check_tiles_alone
+from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
 from ..processors.tiled_video_hicom import ReadTiles, TiledVideo
 from .candidates import Candidates
 
@@ -124,7 +124,8 @@ class VideoSource:
         source: path, http(s), file or data URL, or bytes.
         sampling: which frames; keywords of `HiComProcessor`.
         selection: the question chooses among these frames, which may then be hours of video; None lets it see all of them.
-        tiles: the question chooses among squares of the frames; None pads frames. Goes without a selection.
+        tiles: the question chooses among squares of the frames; None pads frames. With a selection, the frames that the
+            question has chosen are read again as tiles.
     """
 
     source: Any
@@ -172,9 +173,6 @@ class Request:
         ):
             if value > limit:
                 raise ValueError(f"{name} is {value}, more than the {limit} that this server allows")
-        for video in self.videos:
-            if video.tiles is not None:
-                check_tiles_alone(video.selection)
         if not math.isfinite(self.settings.temperature):
             raise ValueError(f"temperature must be a finite number, got {self.settings.temperature}")
         if any(not text for text in self.stop):

@@ -4,7 +4,8 @@ Needs no download. A needle is a scene of normal clutter; the haystack are scene
 question names. A question is asked about videos of several lengths with the needle at five places: with the frames that it
 chooses, with as many frames spread evenly, with eight times as many, and with all frames of short videos. Three haystacks take
 turns. Questions about the whole video have no needle: every other scene of their videos has mainly the colour that is the
-answer, and the videos begin at five places. Condition: the question itself.
+answer, and the videos begin at five places. Frames may have any shape; with tiles, the frames of each way are read again as
+tiles. Condition: the question itself.
 """
 
 import random
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,9 +28,12 @@ from ...processors.candidate_frames_hicom import (
     chosen_video,
 )
 from ...processors.frame_selection_hicom import FrameSelection, SelectionRecord
+from ...processors.frame_tiles_hicom import FrameTiles, TilesRecord
+from ...processors.tiled_video_hicom import TiledVideo, choose_tiles, encode_tiled_video
 from ...shapes import Name, Scene, SceneObject, questions
 from ...shapes import Question as SceneQuestion
-from ..haystacks import SCENE_FRAMES, Cuts, EncodedScenes, Film, Part, encode_scenes
+from ...shapes.rendering import height_and_width
+from ..haystacks import SCENE_FRAMES, SQUARE, Cuts, EncodedScenes, Film, Part, Size, encode_scenes
 from ..needle_report import (
     ALONE,
     CHOSEN,
@@ -59,6 +63,14 @@ MOST_FRAMES_TO_READ = 256  # of "everything"; hicom-tiny's LLM reads 4,096 token
 # Scenes that haystacks are drawn from, for each one needed: many hold what a question names.
 SCENES_PER_PART = {"sparse": 2.0, "normal": 5.0}
 CHOSEN_METHODS = {CHOSEN: 1, EVENLY: 1, EVENLY_8: 8}  # and how many times the frames
+
+
+class Seen(NamedTuple):
+    """What a question sees, and why."""
+
+    video: EncodedVideo
+    selection: SelectionRecord
+    tiles: TilesRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ def _holds(scene: Scene, names: Sequence[Name]) -> bool:
 
 
 def read(
-    folder: Path, protocol: Protocol, lengths: tuple[int, ...], clutter: str, count: int, seed: int
+    folder: Path, protocol: Protocol, lengths: tuple[int, ...], clutter: str, count: int, seed: int, size: Size
 ) -> list[Question]:
     """One question per trial, length, place and method, trial by trial."""
     found = []
@@ -149,6 +161,8 @@ def read(
         for method, length, place in cells:
             needles = [SCENE_FRAMES * at for at in _needle_places(trial, length, place)]
             details = {"group": trial.group, "method": method, "length": length, "place": place, "needles": needles}
+            if size != SQUARE:
+                details["size"] = list(size)
             found.append(
                 Question(
                     id=f"{trial.name}, {method}, {length} frames, {place:.0%}",
@@ -184,6 +198,7 @@ def ask(
     clutter: str,
     count: int,
     seed: int,
+    size: Size,
 ) -> Iterator[list[Asked]]:
     """Answer trial by trial; the scenes of the haystacks are encoded first.
 
@@ -198,35 +213,40 @@ def ask(
     model, processor = session.model, session.processor
     selection = asking.selection or FrameSelection(num_frames=asking.sampling.get("num_frames", DEFAULT_FRAMES))
     scenes = hay_scenes(clutter, num_scenes(lengths, clutter))
-    hay, cut = _hay(session, scenes, clutter, progress), Cuts(model)
+    hay, cut = _hay(session, scenes, clutter, size, progress), Cuts(model)
     by_name = {trial.name: (number, trial) for number, trial in enumerate(trials(count, lengths, clutter, seed))}
     of_trial: dict[str, list[Question]] = {}
     for question in asked:
         of_trial.setdefault(question.video, []).append(question)
     for name, some in of_trial.items():
         number, trial = by_name[name]
-        needles = EncodedScenes(encode_scenes(model, processor, trial.needles))
+        needles = EncodedScenes(encode_scenes(model, processor, trial.needles, size=size), trial.needles, size)
         usable = _usable(scenes, trial, number // len(GROUPS) % HAYSTACKS, max(lengths) // SCENE_FRAMES)
         films: dict[tuple[int, float], Film] = {}
+        tiled: dict[tuple, TiledVideo] = {}
         seen = []
         for question in some:
             key = question.details["length"], question.details["place"]
             if key not in films:
                 films[key] = Film(_parts(question, hay, needles, usable), cut)
-            seen.append(_frames_of(model, processor, films[key], question, selection))
+            one = _frames_of(model, processor, films[key], question, selection)
+            if asking.tiles is not None:
+                one = _as_tiles(model, processor, films[key], question, one, asking.tiles, tiled)
+            seen.append(one)
         yield _answers(session, some, seen, asking)
         hay.forget_scores()
         cut.keep_within(hay)
 
 
-def _hay(session: Any, scenes: Sequence[Scene], clutter: str, progress: Progress) -> EncodedScenes:
+def _hay(session: Any, scenes: Sequence[Scene], clutter: str, size: Size, progress: Progress) -> EncodedScenes:
     """The scenes of the haystacks, from the session's folder of features if it has one and they are there."""
-    key = settings_fingerprint({"scenes": "needle", "clutter": clutter, "first": HAY_SEED, "number": len(scenes)})
+    described = {"scenes": "needle", "clutter": clutter, "first": HAY_SEED, "number": len(scenes)}
+    key = settings_fingerprint(described if size == SQUARE else {**described, "size": list(size)})
 
     def encode(files: CandidateFiles | None) -> CandidateFrames:
-        return encode_scenes(session.model, session.processor, scenes, progress, files)
+        return encode_scenes(session.model, session.processor, scenes, progress, files, size)
 
-    return EncodedScenes(session.cache.candidates(key, encode, torch.bfloat16))
+    return EncodedScenes(session.cache.candidates(key, encode, torch.bfloat16), scenes, size)
 
 
 def _usable(scenes: Sequence[Scene], trial: Trial, haystack: int, count: int) -> list[int]:
@@ -253,9 +273,7 @@ def _parts(question: Question, hay: EncodedScenes, needles: EncodedScenes, usabl
     return [Part(needles, at[place]) if place in at else Part(hay, next(rest)) for place in range(count)]
 
 
-def _frames_of(
-    model: Any, processor: Any, film: Film, question: Question, selection: FrameSelection
-) -> tuple[EncodedVideo, SelectionRecord]:
+def _frames_of(model: Any, processor: Any, film: Film, question: Question, selection: FrameSelection) -> Seen:
     """The frames that a question sees by its method."""
     method = question.details["method"]
     rule = selection.rule if method == CHOSEN else "uniform"
@@ -263,26 +281,43 @@ def _frames_of(
     wanted = len(film) if method == EVERYTHING else min(budget * CHOSEN_METHODS.get(method, 1), len(film))
     chosen_by = replace(selection, rule=rule, num_frames=wanted, max_video_tokens=None)
     [record] = choose_for_questions(model, processor, film, [question.prompt], chosen_by, question.instruction)
-    return chosen_video(model, film, record), record
+    return Seen(chosen_video(model, film, record), record)
 
 
-def _answers(
-    session: Any, some: Sequence[Question], seen: Sequence[tuple[EncodedVideo, SelectionRecord]], asking: Asking
-) -> list[Asked]:
+def _as_tiles(
+    model: Any,
+    processor: Any,
+    film: Film,
+    question: Question,
+    seen: Seen,
+    tiles: FrameTiles,
+    known: dict[tuple, TiledVideo],
+) -> Seen:
+    """The same frames, read again as tiles, and the patches that the question sees of them."""
+    rows = seen.selection.frames
+    key = film.names(rows)
+    tiled = known.get(key) or encode_tiled_video(model, processor, film.frames(rows), tiles, num_frames="all")
+    if question.details["method"] == CHOSEN:  # mostly the same frames of the needle at each place
+        known[key] = tiled
+    [(record, video)] = choose_tiles(model, processor, tiled, [question.prompt], question.instruction)
+    return Seen(replace(video, sampling=seen.video.sampling), seen.selection, record)
+
+
+def _answers(session: Any, some: Sequence[Question], seen: Sequence[Seen], asking: Asking) -> list[Asked]:
     """Answers to one trial's questions; those with equally many frames are asked together."""
-    from ...inference.session import Video
+    from ...inference.open_videos import Video
 
     found: dict[str, Asked] = {}
-    order = sorted(range(len(some)), key=lambda place: seen[place][0].num_frames)
+    order = sorted(range(len(some)), key=lambda place: seen[place].video.num_frames)
     while order:
-        frames = seen[order[0]][0].num_frames
-        batch = [place for place in order if seen[place][0].num_frames == frames][: asking.batch_size]
+        frames = seen[order[0]].video.num_frames
+        batch = [place for place in order if seen[place].video.num_frames == frames][: asking.batch_size]
         order = [place for place in order if place not in batch]
         before = [] if asking.system is None else [_turn("system", [{"type": "text", "text": asking.system}])]
         chats = [
             Chat(
                 [*before, _turn("user", [{"type": "video"}, {"type": "text", "text": some[place].prompt}])],
-                [seen[place][0]],
+                [seen[place].video],
                 some[place].instruction,
             )
             for place in batch
@@ -292,8 +327,8 @@ def _answers(
                 session.model, session.processor, chats, max_new_tokens=some[batch[0]].max_new_tokens
             )
         for place, answer in zip(batch, answers, strict=True):
-            video, record = seen[place]
-            told = replace(answer, selection=record)
+            video, selection, tiles = seen[place]
+            told = replace(answer, selection=selection, tiles=tiles)
             found[some[place].id] = Asked(some[place], some[place].prompt, told, Video(session, video))
     return [found[question.id] for question in some]
 
@@ -303,7 +338,11 @@ def _turn(role: str, content: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def needle_task(
-    lengths: Sequence[int] = DEFAULT_LENGTHS, clutter: str = "sparse", count: int = DEFAULT_TRIALS, seed: int = 0
+    lengths: Sequence[int] = DEFAULT_LENGTHS,
+    clutter: str = "sparse",
+    count: int = DEFAULT_TRIALS,
+    seed: int = 0,
+    size: Size = SQUARE,
 ) -> Task:
     """The task for other lengths, clutter or numbers of questions.
 
@@ -312,19 +351,22 @@ def needle_task(
         clutter: of the haystack's scenes, "sparse" (9 objects each) or "normal" (27, so that near misses are everywhere).
         count: questions of each group.
         seed: of the needles; other seeds give other questions.
+        size: height and width of the frames, in pixels.
 
     Raises:
-        ValueError: a length is no such multiple, or the clutter is unknown.
+        ValueError: a length is no such multiple, the clutter is unknown, or a side is below 48 pixels.
     """
     wrong = [length for length in lengths if length % SCENE_FRAMES or length < 4 * SCENE_FRAMES]
     if wrong:
         raise ValueError(f"needle: lengths are multiples of {SCENE_FRAMES} from {4 * SCENE_FRAMES} on, got {wrong[0]}")
     if clutter not in SCENES_PER_PART:
         raise ValueError(f"needle: clutter must be one of {', '.join(SCENES_PER_PART)}, got {clutter!r}")
-    options = {"lengths": tuple(lengths), "clutter": clutter, "count": count, "seed": seed}
+    size = height_and_width(size)
+    options = {"lengths": tuple(lengths), "clutter": clutter, "count": count, "seed": seed, "size": size}
+    shape = "" if size == SQUARE else f" of {size[1]} x {size[0]}"
     return Task(
         name="needle",
-        title=f"a scene among others, in {', '.join(f'{length:,}' for length in lengths)} frames",
+        title=f"a scene among others, in {', '.join(f'{length:,}' for length in lengths)} frames{shape}",
         data="made here from seeds; needs no download",
         read=partial(read, **options),
         mark=mark,
