@@ -21,6 +21,7 @@ from hicom_hf.evaluation.questions import Question, shard
 from hicom_hf.evaluation.reading_ahead import Unreadable, read_ahead
 from hicom_hf.evaluation.results import read_answers
 from hicom_hf.evaluation.runner import Asking
+from hicom_hf.evaluation.summaries import as_table
 from hicom_hf.evaluation.tasks import TASKS, Task, shapes
 from hicom_hf.evaluation.tasks.shapes import mark, read
 from hicom_hf.inference import HiComSession
@@ -86,10 +87,12 @@ def test_a_run_has_a_line_per_question_and_a_summary(whole):
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_lines(session, data, whole, tmp_path):
     command = ["eval", "shapes", "--output", str(tmp_path), "--data", str(data), "--limit", str(LIMIT)]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "hicom_hf", *command, "--device", "cpu", "--dtype", "float32", "--batch-size", "4"],
-        stderr=subprocess.DEVNULL,
+    command += ["--device", "cpu", "--dtype", "float32", "--batch-size", "4"]
+    with_fewer_videos = (
+        "import sys; from hicom_hf.cli.main import main; from hicom_hf.evaluation.tasks import shapes; "
+        f"shapes.NUM_VIDEOS = {shapes.NUM_VIDEOS}; main(sys.argv[1:])"
     )
+    running = subprocess.Popen([sys.executable, "-c", with_fewer_videos, *command], stderr=subprocess.DEVNULL)
     answers = tmp_path / "shapes" / "answers.jsonl"
     while not (answers.exists() and b"\n" in answers.read_bytes()):
         assert running.poll() is None, "it ended before it was killed"
@@ -322,6 +325,10 @@ def test_each_question_chooses_its_frames_and_the_line_says_which(session, path,
         assert line["times"] == pytest.approx(answer.selection.times, abs=0.001) and len(line["times"]) == 4
         assert line["selection"]["reason"] == answer.selection.reason
     assert summary["settings"]["selection"]["num_frames"] == 4 and summary["paper"] is None
+    used = [answer.selection.used for answer in alone]
+    assert summary["chosen_by"] == {rule: used.count(rule) for rule in used}
+    assert as_table([summary]).splitlines()[0].endswith("  frames chosen by")
+    assert f"{used[0]} {used.count(used[0])}" in as_table([summary])
     with pytest.raises(ValueError, match=r"other settings \(selection"):
         evaluate([task_of(asked)], session, tmp_path, asking=Asking({"num_frames": 16}))
 

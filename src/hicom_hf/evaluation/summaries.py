@@ -1,10 +1,12 @@
 """From the lines of a folder of results to numbers: headline, categories, what failed, what it cost."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from ..processors.frame_selection_hicom import RULES
 from .questions import Question
 from .scoring import Score, paper_text, score_answers
 from .tasks.task import Protocol, Task
@@ -60,6 +62,7 @@ def summarize(
             }
             for category in dict.fromkeys(name for question, _ in marked for name in question.categories)
         },
+        "chosen_by": _rules(read),
         "per_question": _costs(read),
         "report": None if task.report is None or not answered else task.report(questions, lines),
     }
@@ -93,6 +96,12 @@ def _protocol_score(task: Task, protocol: Protocol, marked: Sequence[tuple[Quest
     return _score(task, [pair for pair in values if pair[1]["value"] is not None])
 
 
+def _rules(read: Sequence[tuple[Question, Mapping]]) -> dict[str, int] | None:
+    """Questions by the rule that chose their frames in the end, "uniform" where nothing stood out; None without a selection."""
+    used = Counter(line["selection"]["used"] for _, line in read if "selection" in line)
+    return {rule: used[rule] for rule in RULES if rule in used} or None
+
+
 def _costs(read: Sequence[tuple[Question, Mapping]]) -> dict[str, float]:
     """Means of tokens per question, and of seconds per video (read, encode) and batch (answer, the mean over questions)."""
     if not read:
@@ -123,6 +132,10 @@ def as_table(summaries: Sequence[Mapping[str, Any]]) -> str:
                 str(len(summary["failed_videos"])),
             )
         )
+    if any(summary.get("chosen_by") for summary in summaries):
+        chosen = [summary.get("chosen_by") or {} for summary in summaries]
+        cells = [", ".join(f"{rule} {count}" for rule, count in one.items()) or "-" for one in chosen]
+        rows = [(*row, cell) for row, cell in zip(rows, ["frames chosen by", *cells], strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
