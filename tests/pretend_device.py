@@ -84,12 +84,15 @@ def main():
 
         features = model.encode_videos(pixels(1), listed)
         moved = {**features, "num_frames": there}
+        positions = torch.arange(num_tokens + 10)[None].to(DEVICE)
+        unmasked = {name: value for name, value in prompt(1, 1).items() if name != "attention_mask"}
         one, two = {"pixel_values_videos": pixels(1)}, {"pixel_values_videos": pixels(2)}
         ways = {
             "counts as a list": {**prompt(1, 1), **one, "video_num_frames": listed},
             "counts on the host": {**prompt(1, 1), **one, "video_num_frames": here},
             "one count on the device": {**prompt(1, 1), **one, "video_num_frames": there},
             "two videos": {**prompt(1, 2), **two, "video_num_frames": listed * 2},
+            "own positions": {**unmasked, **one, "video_num_frames": listed, "position_ids": positions},
             "follow-up": {**prompt(1, 1), "video_features": features},
             "follow-up, all on the device": {**prompt(1, 1), "video_features": moved},
             "8 questions on one video": {**prompt(8, 1), "video_features": features},

@@ -1,15 +1,19 @@
 """When the step of decoding is compiled by itself: on a GPU, once it pays. A pretended device stands in for the GPU."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from torch._dynamo.utils import counters
+from transformers import CompileConfig, DynamicCache, GenerationConfig
 
+from hicom_hf import example_videos
 from hicom_hf.hub import loading
 from hicom_hf.inference.session import HiComSession
 from hicom_hf.modeling import compiling_hicom
-from hicom_hf.modeling.compiling_hicom import STEPS_THAT_PAY, CompileWhenItPays, reason_not_to_compile
+from hicom_hf.modeling.cache_hicom import CACHE
+from hicom_hf.modeling.compiling_hicom import STEPS_THAT_PAY, CompileWhenItPays, compiled_step, reason_not_to_compile
 from hicom_hf.serving.replicas import EngineSettings
 
 needs_compile = pytest.mark.skipif(
@@ -18,14 +22,23 @@ needs_compile = pytest.mark.skipif(
 )
 
 
-def pretended(**fields):
+def pretended(attention="sdpa", **fields):
     """What the rule sees of a model."""
-    known = {"device": torch.device("cuda"), "dtype": torch.bfloat16, "generation_config": GenerationConfig()}
+    config = SimpleNamespace(text_config=SimpleNamespace(_attn_implementation=attention))
+    known = {"device": torch.device("cuda"), "dtype": torch.bfloat16, "config": config, "compile_settings": None}
     return SimpleNamespace(**known | fields)
 
 
 def is_compiled(model):
-    return model.generation_config.compile_config is not None
+    return model.compile_settings is not None
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
 
 
 @needs_compile
@@ -38,6 +51,7 @@ def is_compiled(model):
         ({"device": torch.device("mps")}, "is on mps"),
         ({"dtype": torch.float32}, "float32"),
         ({"hf_quantizer": object()}, "quantized"),
+        ({"attention": "flash_attention_2"}, "attention is flash_attention_2"),
         ({"hf_device_map": {"a": 0, "b": 1}}, "several devices"),
     ],
 )
@@ -60,16 +74,17 @@ def test_it_pays_once_as_much_time_was_lost_as_compiling_takes():
     assert not is_compiled(model) and model.compile_rule is rule
     rule.count(model, 1)
     assert is_compiled(model) and model.compile_rule is None
-    assert model.generation_config.cache_implementation == "static"
 
 
 @needs_compile
 @pytest.mark.parametrize("from_embeddings", [False, True])
 @torch.no_grad()
-def test_a_model_counts_the_steps_of_its_answers_and_answers_the_same_afterwards(model, monkeypatch, from_embeddings):
+def test_a_model_counts_the_steps_of_its_answers_and_answers_the_same_afterwards(
+    model, monkeypatch, from_embeddings, fresh_compiler
+):
     monkeypatch.setattr(compiling_hicom, "DEVICES", ("cpu",))
     monkeypatch.setattr(compiling_hicom, "DTYPES", (torch.float32,))
-    monkeypatch.setattr(model, "generation_config", GenerationConfig.from_dict(model.generation_config.to_dict()))
+    monkeypatch.setattr(model, "compile_settings", None, raising=False)
     monkeypatch.setattr(model, "compile_rule", CompileWhenItPays(steps=12), raising=False)
     prompt = {"input_ids": torch.full((2, 9), 5)}
     if from_embeddings:
@@ -82,10 +97,59 @@ def test_a_model_counts_the_steps_of_its_answers_and_answers_the_same_afterwards
     assert model.compile_rule.num_steps == 6 and not is_compiled(model)
     assert torch.equal(answer(), first)
     assert model.compile_rule is None and is_compiled(model)
-    model.generation_config.compile_config.backend = "eager"  # inductor takes minutes; what is compiled is the same
-    torch._dynamo.reset()
+    for_a_test(model)
     assert torch.equal(answer(), first)
-    torch._dynamo.reset()
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def for_a_test(model):
+    """With the compiler that takes seconds: inductor takes minutes, and what is compiled is the same."""
+    model.compile_settings.backend = "eager"
+
+
+@pytest.fixture(scope="module")
+def compiled_session():
+    session = HiComSession.load("hicom-tiny", device="cpu", compile="on")
+    for_a_test(session.model)
+    return session
+
+
+@needs_compile
+@pytest.mark.slow
+@torch.no_grad()
+def test_prompts_of_many_lengths_and_batches_are_compiled_three_times_in_all(compiled_session, fresh_compiler):
+    video, question = compiled_session.open(example_videos()[0]), "Which way does the cyan moon move?"
+    for rows, num_words in [(1, 4), (1, 4), (1, 9), (1, 5), (1, 12), (2, 4), (5, 4), (3, 20), (8, 4), (1, 4)]:
+        answers = video.ask_all([question] * rows, max_new_tokens=num_words)
+        assert [answer.answer for answer in answers] == ["left"] * rows
+    # one length; any length; any length and number of rows
+    assert counters["stats"]["unique_graphs"] == 3 and counters["graph_break"] == {}
+
+
+def test_what_a_cache_of_fixed_size_cannot_serve_is_not_compiled():
+    settings, own = CompileConfig(), GenerationConfig()
+    assert compiled_step(settings, own, {"max_new_tokens": 3}) == {
+        "cache_implementation": "static",
+        "compile_config": settings,
+    }
+    assert compiled_step(None, own, {}) == {}
+    cache = DynamicCache()
+    for name, value in {"past_key_values": cache, "assistant_model": object(), "use_cache": False}.items():
+        assert compiled_step(settings, own, {name: value}) == {}
+    for fields in ({"prompt_lookup_num_tokens": 3}, {"cache_implementation": "dynamic"}, {"use_cache": False}):
+        given = GenerationConfig(**fields)
+        assert compiled_step(settings, given, {}) == compiled_step(settings, own, {"generation_config": given}) == {}
+
+
+def test_a_model_that_compiles_drafts_and_takes_a_cache_as_before_and_saves_no_word_of_it(compiled_session, tmp_path):
+    model, prompt = compiled_session.model, {"input_ids": torch.full((1, 9), 5), "max_new_tokens": 4}
+    drafted = model.generate(**prompt, do_sample=False, prompt_lookup_num_tokens=3)
+    given = model.generate(**prompt, do_sample=False, **{CACHE: DynamicCache(config=model.config.text_config)})
+    by_position = model.generate(prompt["input_ids"], GenerationConfig(use_cache=False, max_new_tokens=4))
+    assert torch.equal(drafted, given) and torch.equal(by_position, given)
+    model.generation_config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    assert not {"cache_implementation", "compile_config"} & set(saved)
 
 
 @needs_compile

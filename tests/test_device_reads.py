@@ -22,7 +22,7 @@ def test_nothing_is_read_from_a_device_between_frames_and_logits():
     found = json.loads(run.stdout)
     read = found.pop("two counts on the device")  # shows that the device notices
     assert read is not None and "visual_tokens_hicom.py" in read
-    assert found == dict.fromkeys(found) and len(found) == 7
+    assert found == dict.fromkeys(found) and len(found) == 8
 
 
 def test_a_single_count_on_a_device_is_told_by_the_frames():

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.modeling import compressor_hicom, kept_video_hicom, local_hicom
@@ -63,6 +64,29 @@ def test_the_features_of_one_video_are_not_copied(model):
         hook.remove()
     assert [tensor.data_ptr() for tensor in seen] == [features[n].data_ptr() for n in ("features", "aligned_features")]
     assert {tensor.shape[0] for tensor in seen} == {1}
+
+
+class LargestResult(TorchDispatchMode):
+    """The most numbers that the memory of an operator's result holds; a view's is that of what it shows."""
+
+    num_numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in (result,) if isinstance(result, torch.Tensor) else ():
+            self.num_numbers = max(self.num_numbers, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.mark.parametrize("fields", VARIANTS)
+@torch.no_grad()
+def test_nothing_of_the_size_of_the_features_is_made_for_each_question(fields):
+    model = tiny_model(**fields)
+    features, _ = features_and_instructions(model)
+    instructions = torch.randint(2, 200, (16, 64), generator=torch.Generator().manual_seed(0))
+    with LargestResult() as largest:
+        model.model.compress(features, instructions, output_attentions=False)
+    assert largest.num_numbers < 16 * features["features"].numel()
 
 
 def test_a_batch_of_questions_answers_as_one_by_one_and_copies_no_features(model, processor):

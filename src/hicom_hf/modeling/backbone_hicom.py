@@ -394,7 +394,7 @@ class HiComModel(HiComPreTrainedModel):
             placeholders["image"] = self.placeholders(input_ids, embeds, self.config.image_token_id, prompt_length)
         if is_prefill or has_videos:
             placeholders["video"] = self.placeholders(input_ids, embeds, self.config.video_token_id, prompt_length)
-        counts, has_padding = _start_reading(placeholders, attention_mask if position_ids is None else None)
+        counts, has_padding, packed = _start_reading(placeholders, attention_mask, position_ids)
         if pixel_values is not None or image_features is not None:
             visual["image"] = self.get_image_features(
                 pixel_values,
@@ -416,7 +416,7 @@ class HiComModel(HiComPreTrainedModel):
                 output_attentions=False,
                 return_dict=True,
             )
-        if is_prefill and attention_mask is None and is_packed(position_ids):
+        if is_prefill and packed is not None and packed.read():
             check_packed_without_cache(use_cache, cache)
             use_cache = False
         for modality, mask in placeholders.items():
@@ -442,20 +442,26 @@ class HiComModel(HiComPreTrainedModel):
 
 
 def _start_reading(
-    placeholders: dict[str, torch.Tensor], attention_mask: torch.Tensor | None
-) -> tuple[dict[str, HostNumbers], HostNumbers | None]:
+    placeholders: dict[str, torch.Tensor], attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+) -> tuple[dict[str, HostNumbers], HostNumbers | None, HostNumbers | None]:
     """Sends to the host what it must know of a prompt, before the videos are queued, for which it would wait otherwise.
 
     Args:
         placeholders: (B, length) bool, by modality.
         attention_mask: (B, length), or anything else, which is not looked at.
+        position_ids: (B, length); with a mask they are not looked at.
 
     Returns:
-        Placeholders of each row by modality, and whether the mask hides anything, None if that is not asked for; nothing in a
-        graph of `torch.compile`.
+        Placeholders of each row by modality; whether the mask hides anything; whether rows are packed. None where that is not
+        asked for; nothing in a graph of `torch.compile`.
     """
     if torch.compiler.is_compiling():
-        return {}, None
+        return {}, None, None
     counts = {modality: HostNumbers(mask.sum(-1)) for modality, mask in placeholders.items()}
-    is_plain = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
-    return counts, HostNumbers((attention_mask == 0).any()) if is_plain and placeholders else None
+    if not placeholders:
+        return counts, None, None
+    if attention_mask is None:
+        restarts = is_packed(position_ids)
+        return counts, None, None if restarts is None else HostNumbers(restarts)
+    is_plain = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 and position_ids is None
+    return counts, HostNumbers((attention_mask == 0).any()) if is_plain else None, None

@@ -31,11 +31,14 @@ def starts_a_prompt(cache, num_new_tokens: int) -> bool:
     return length == 0 if isinstance(length, int) else num_new_tokens > 1
 
 
-def is_packed(position_ids: torch.Tensor | None) -> bool:
-    """Whether rows hold several samples one after another, whose positions (B, length) restart. Not asked in a graph."""
-    if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] < 2 or torch.compiler.is_compiling():
-        return False
-    return bool((position_ids[:, 1:] <= position_ids[:, :-1]).any())
+def is_packed(position_ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Whether rows hold several samples one after another, whose positions (B, length) restart: a bool on their device.
+
+    None where positions cannot show it.
+    """
+    if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] < 2:
+        return None
+    return (position_ids[:, 1:] <= position_ids[:, :-1]).any()
 
 
 def check_packed_without_cache(use_cache: bool | None, cache: object) -> None:

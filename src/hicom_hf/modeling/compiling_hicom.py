@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.torch_version import TorchVersion
-from transformers import CompileConfig
+from transformers import CompileConfig, GenerationConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -22,6 +22,16 @@ FIRST_COMPILING = "2.7"  # torch; under 2.6.0, transformers' own code does not c
 DEVICES = ("cuda",)
 # Answers in float32 are promised to be those of every batch and machine; a compiler adds in another order.
 DTYPES = (torch.bfloat16, torch.float16)
+# Arguments of `generate` that name a cache or how to compile, or that a cache of fixed size cannot serve.
+OTHER_CACHES = (
+    "cache_implementation",
+    "past_key_values",
+    "cache",
+    "compile_config",
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+)
 
 
 def this_torch_compiles() -> bool:
@@ -30,11 +40,35 @@ def this_torch_compiles() -> bool:
 
 
 def compile_decoding(model: Any) -> None:
-    """Let `generate` compile the step of decoding, over a cache whose size does not change; on CPUs as well."""
+    """Let `generate` compile the step of decoding, over a cache whose size does not change; on CPUs as well.
+
+    The model's own `generation_config` is not changed: it is saved with the model, and a folder says nothing of this machine.
+    """
     settings = CompileConfig()
     settings._compile_all_devices = True  # pyright: ignore[reportAttributeAccessIssue] transformers annotates it as None
-    model.generation_config.cache_implementation = "static"
-    model.generation_config.compile_config = settings
+    model.compile_settings = settings
+
+
+def compiled_step(settings: CompileConfig | None, own: GenerationConfig, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a call of `generate` needs besides its arguments for a compiled step.
+
+    Args:
+        settings: of `compile_decoding`; None if it was not called.
+        own: the model's.
+        arguments: of the call.
+
+    Returns:
+        Nothing where the call names a cache or how to compile, or does what a cache of fixed size cannot: drafting, which takes
+        tokens back, and answering without a cache.
+    """
+    given = arguments.get("generation_config") or own
+
+    def value(name: str) -> Any:
+        return arguments[name] if name in arguments else getattr(given, name, None)
+
+    if settings is None or value("use_cache") is False or any(value(name) is not None for name in OTHER_CACHES):
+        return {}
+    return {"cache_implementation": "static", "compile_config": settings}
 
 
 def reason_not_to_compile(model: Any) -> str | None:
@@ -51,6 +85,8 @@ def reason_not_to_compile(model: Any) -> str | None:
         return "the LLM is quantized; its kernels decide what a step costs"
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return "the layers lie on several devices, between which a graph ends"
+    if "flash" in (attention := str(model.config.text_config._attn_implementation)):
+        return f"the LLM's attention is {attention}, at which a graph ends in every layer"
     if not this_torch_compiles():
         return f"transformers' code does not compile under torch {torch.__version__}"
     return None

@@ -9,12 +9,12 @@ Letters: B batch rows, C LLM width.
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import CompileConfig, PreTrainedTokenizerBase
 from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.utils import GenerationMixin
 
 from .backbone_hicom import HiComModel
-from .compiling_hicom import CompileWhenItPays
+from .compiling_hicom import CompileWhenItPays, compiled_step
 from .configuration_hicom import HiComConfig
 from .outputs_hicom import HiComVisualOutput
 
@@ -57,6 +57,7 @@ class HiComGenerationMixin(GenerationMixin):
     config: HiComConfig
     model: HiComModel
     compile_rule: CompileWhenItPays | None = None
+    compile_settings: CompileConfig | None = None
 
     def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
         """As in transformers; rows may be padded on either side, as `attention_mask` shows; the output is padded left.
@@ -95,6 +96,8 @@ class HiComGenerationMixin(GenerationMixin):
         if inputs is None:
             # transformers takes the number of rows from the first tensor among the arguments: it must not be packed frames.
             kwargs = {"inputs_embeds": kwargs.pop("inputs_embeds", None), **kwargs}
+        named = {"generation_config": args[0], **kwargs} if args else kwargs
+        kwargs.update(compiled_step(self.compile_settings, self.generation_config, named))
         output = super().generate(inputs, *args, **kwargs)
         if self.compile_rule is not None:
             sequences = output if isinstance(output, torch.Tensor) else output.sequences

@@ -156,7 +156,13 @@ class HiComLocalBranch(nn.Module):
         """
         if queries.shape[1] == 1:
             # The query is the same everywhere, so the scores are collected in groups, not the D times larger keys.
-            return group(keys @ queries[:, None, None].transpose(-1, -2), self.ratio).squeeze(-1)
+            if len(keys) < len(
+                queries
+            ):  # one video for B queries: a product of two matrices, as keys are not to be copied
+                scores = (keys[0] @ queries[:, 0].T).movedim(-1, 0)[..., None]  # (B, T, H, W, 1)
+            else:
+                scores = keys @ queries[:, None, None].transpose(-1, -2)
+            return group(scores, self.ratio).squeeze(-1)
         return _by_group(queries, group(keys, self.ratio).transpose(-1, -2))
 
 

@@ -60,7 +60,7 @@ class EngineSettings:
     def open(self) -> Engine:
         """Load the model, and start the engine."""
         session = HiComSession.load(self.model, **self.loading, cache_bytes=self.cache_bytes, cache_dir=self.cache_dir)
-        if session.model.compile_rule is not None:  # a server answers many: the first client waits, and none later
+        if session.model.compile_rule is not None:  # a server answers many: its first clients wait
             session.model.compile_rule = CompileWhenItPays(steps=0)
             session.model.compile_rule.count(session.model, 0)
         return Engine(
