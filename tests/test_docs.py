@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hicom_hf.assets import example_videos, hicom_tiny
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
@@ -179,3 +181,12 @@ def test_snippets_about_the_packaged_model_and_world_run(page, capsys):
             printed = capsys.readouterr().out
             for expected in re.findall(r"^print\(.*\)  # (.+)$", code, re.MULTILINE):
                 assert expected in printed
+
+
+@pytest.mark.parametrize("page", ["long_video.md", "tiles.md"])
+def test_snippets_about_any_film_run_on_an_example(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    codes = [param.values[1] for param in blocks("python") if param.values[0].name == page]
+    assert codes
+    code = "\n".join(codes).replace("hicom-7b", str(hicom_tiny())).replace("film.mp4", str(example_videos()[2]))
+    exec(compile(code, page, "exec"), {})
