@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from video_files import write_video
-from without_package import MODEL_CLASSES, QUESTION, frames, logits_of, prompt
+from without_package import BOTH, MODEL_CLASSES, QUESTION, frames, logits_of, prompt
 
 import hicom_hf
 from hicom_hf.assembly.random_model import tiny_config, tiny_model, tiny_processor
@@ -237,6 +237,8 @@ def test_without_the_package_the_pipeline_gives_the_same_answers(run, model, pro
     [of_tiles] = pipe(frames(), text=QUESTION, tiles=hicom_hf.FrameTiles((1, 2)), return_metadata=True)
     assert results["of_tiles"] == json.loads(json.dumps(of_tiles))
     assert len(results["chosen_frames"]) == 2
+    [of_both] = pipe(frames(), text=QUESTION, num_frames="all", return_metadata=True, **BOTH)
+    assert results["of_both"] == json.loads(json.dumps(of_both)) and len(of_both["tiles"]) == 1
 
 
 def test_a_remotely_loaded_model_is_saved_with_code_and_pipeline(run, folder):

@@ -21,6 +21,10 @@ from safetensors.torch import save_file
 
 MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM")
 QUESTION = "What is it?"
+BOTH = {
+    "selection": {"num_frames": 2, "max_p_value": 1.0},
+    "tiles": {"zooms": [1]},
+}  # the question chooses frames, then squares
 
 
 def frames():
@@ -68,6 +72,7 @@ def examine(source, folder):
         "answer_again": again(frames(), text=QUESTION, max_new_tokens=8)[0]["generated_text"],
         "of_tiles": pipe(frames(), text=QUESTION, tiles={"zooms": [1, 2]}, return_metadata=True)[0],
         "chosen_frames": chosen["selection"][0]["frames"],
+        "of_both": pipe(frames(), text=QUESTION, num_frames="all", return_metadata=True, **BOTH)[0],
         "answers": [record[0]["generated_text"] for record in pipe(frames(), text=[QUESTION, "Who?"])],
     }
     (folder / "results.json").write_text(json.dumps(results))
