@@ -2,14 +2,18 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from video_files import write_video
 
+from hicom_hf import FrameTiles
 from hicom_hf.assets import example_scene, example_videos
+from hicom_hf.cli.choices import timeline
 from hicom_hf.cli.main import main
+from hicom_hf.inference import HiComSession
 from hicom_hf.inference.demo import (
     GENERAL_QUESTIONS,
     ask_all,
@@ -19,8 +23,12 @@ from hicom_hf.inference.demo import (
     make_video,
     seen_cover,
 )
+from hicom_hf.inference.demo_film import _object_boxes, ask_choosing, choice_picture, make_film
 from hicom_hf.processors.answering_hicom import answer_question
-from hicom_hf.shapes import Scene, patch_cover, render
+from hicom_hf.processors.frame_sampling_hicom import FrameSampling
+from hicom_hf.processors.frame_selection_hicom import FrameSelection
+from hicom_hf.processors.video_reading_hicom import read_video
+from hicom_hf.shapes import Scene, padded_boxes, patch_cover, render
 
 
 @pytest.fixture(scope="module")
@@ -194,9 +202,108 @@ def test_a_video_that_is_not_there_is_named(tmp_path, capsys):
 
 
 def test_the_new_video_shows_its_scene_after_encoding(tmp_path):
-    from hicom_hf.processors.frame_sampling_hicom import FrameSampling
-    from hicom_hf.processors.video_reading_hicom import read_video
-
     path, scene = make_video(tmp_path, 3)
     frames, _ = read_video(path, FrameSampling(fps=4.0))
     assert np.abs(frames.astype(float) - render(scene)[0]).mean() < 8  # of 255; encoding loses 3 to 5
+
+
+# What questions choose --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return make_film(tmp_path_factory.mktemp("films"), 7, (56, 100), num_scenes=4)
+
+
+@pytest.fixture(scope="module")
+def chosen(model, processor, film):
+    return ask_choosing(
+        model, processor, film, selection=FrameSelection(num_frames=4), tiles=FrameTiles((1, 2)), fps=4.0
+    )
+
+
+def test_a_film_hides_its_scene_among_others_in_which_nothing_is_called_what_is_asked(film, tmp_path):
+    frames, _ = read_video(film.path, FrameSampling(num_frames="all"))
+    assert frames.shape == (64, 56, 100, 3) and film.first == 7 % 4 * 16
+    scene = render(film.scene, 16, (56, 100))[0]
+    differences = [np.abs(frames[at : at + 16].astype(float) - scene).mean() for at in range(0, 64, 16)]
+    assert np.argmin(differences) == film.first // 16 and sorted(differences)[1] > 2 * min(differences)
+    assert 1 <= len(film.questions) <= 4 and all(len(question.referents) == 1 for question in film.questions)
+    alone = make_film(tmp_path, 7, (56, 100), num_scenes=1)
+    assert (alone.first, alone.questions) == (0, choose_questions(film.scene))
+
+
+def test_each_question_of_a_film_is_answered_about_what_it_chooses(model, processor, film, chosen):
+    session = HiComSession(model, processor, cache_bytes=0)
+    opened = session.open(film.path, fps=4.0, selection=FrameSelection(num_frames=4), tiles=FrameTiles((1, 2)))
+    for question, answer in zip(film.questions, chosen.answers, strict=True):
+        single = opened.ask(question.text, max_new_tokens=16)
+        assert (answer.answer, answer.selection, answer.tiles) == (single.answer, single.selection, single.tiles)
+    report = chosen.to_dict()
+    assert report["answers"][0]["selection"]["num_candidates"] == 64 and report["seconds"]["read"] == 0
+    assert report["answers"][0]["tiles"] == chosen.answers[0].tiles.to_dict()
+
+
+def test_the_picture_of_choices_shows_the_frames_of_each_question(model, processor, film, chosen, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "hicom_hf.inference.demo_film.picture", lambda *args: drawn.append(args) or Image.new("RGB", (9, 5))
+    )
+    assert choice_picture(processor, film, chosen, "title").size == (9, 5 * len(drawn)) and len(drawn) == 2
+    for number, (frames, times, [item], title) in zip(explained_questions(film.questions), drawn, strict=True):
+        answer = chosen.answers[number]
+        assert times == pytest.approx(answer.selection.times) and title == ("title" if number == 0 else "")
+        assert frames.shape[2] / frames.shape[1] == pytest.approx(100 / 56, rel=0.1)
+        *objects, square = item.boxes
+        top, left, bottom, right = answer.tiles.tiles[0].box
+        assert np.allclose(square[answer.tiles.tiles[0].frame], (left, top, right, bottom))
+        assert np.isnan(np.delete(square, answer.tiles.tiles[0].frame, axis=0)).all()
+        inside = [film.first <= frame < film.first + 16 for frame in answer.selection.frames]
+        seen = [
+            film.questions[number].referents[0].is_seen((frame - film.first + 0.5) / 16)
+            for frame in answer.selection.frames
+        ]
+        assert [not np.isnan(box).any() for box in objects[0]] == [a and b for a, b in zip(inside, seen, strict=True)]
+
+
+def test_of_padded_frames_objects_are_outlined_in_the_padded_square(model, processor, film):
+    asked = ask_choosing(
+        model, processor, film, tiles=None, selection=FrameSelection("uniform", num_frames=64), fps=4.0
+    )
+    assert asked.answers[0].tiles is None
+    question = film.questions[0]
+    boxes = _object_boxes(film, question, asked.video.sampling, padded=True)
+    expected = padded_boxes(question.referents, 16, (56, 100))
+    assert np.allclose(boxes[:, film.first : film.first + 16], expected, equal_nan=True)
+    wide = _object_boxes(film, question, asked.video.sampling, padded=False)[0, film.first : film.first + 16]
+    rows = wide[:, 1][~np.isnan(wide[:, 1])]
+    assert np.allclose(rows, (expected[0, :, 1][~np.isnan(expected[0, :, 1])] * 100 - 22) / 56)
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_questions_choose(tmp_path, capsys):
+    assert demo(tmp_path, "--seed", 7, "--select", "question", "--tiles", 1) == 0
+    out = capsys.readouterr().out
+    assert "a new film, seed 7: 8 of 384 frames" in out and out.count(" right; first question ") == 2
+    assert re.search(r"^ {4}[-#]{60}$", out, re.MULTILINE) and "8 of 384 frames from " in out
+    assert "zoom 1, 2 squares; best in rows 0 to 100 %" in out
+    assert "hicom demo --seed 7 --select question --tiles 1 makes the same new video again" in out
+    with Image.open(tmp_path / "demo.png") as drawn:
+        assert drawn.width == 1360
+    assert demo(tmp_path, "--seed", 7, "--tiles", 1, "--json") == 0
+    first, second = json.loads(capsys.readouterr().out)["videos"]
+    assert "selection" not in second["answers"][0] and len(second["answers"][0]["tiles"]["tiles"]) == 2
+    assert second["num_right"] >= 8 and len(first["answers"]) == 10
+
+
+def test_frames_of_the_demo_go_with_a_selection(tmp_path, capsys):
+    assert demo(tmp_path, "--frames", 4) == 2
+    assert "argument --frames: goes with --select" in capsys.readouterr().err
+    assert demo(tmp_path, "--fps", 4) == 2
+    assert "argument --fps: goes with --select" in capsys.readouterr().err
+
+
+def test_a_timeline_has_a_mark_where_frames_were_chosen():
+    record = SimpleNamespace(times=[0.0, 5.0, 5.1, 10.0])
+    assert timeline(record, 10.0) == "#" + "-" * 29 + "#" + "-" * 28 + "#"
+    assert timeline(record, None) == timeline(SimpleNamespace(times=[]), 10.0) == ""

@@ -13,7 +13,7 @@ from PIL import Image
 from hicom_hf import FrameTiles
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
-from hicom_hf.cli.ask import _describe_tiles
+from hicom_hf.cli.choices import describe_tiles
 from hicom_hf.cli.main import main
 from hicom_hf.inference import AttentionMaps, HiComSession, attention_maps, shown_frames, whole_frames
 from hicom_hf.inference.attention_maps import over_whole_frames
@@ -307,7 +307,7 @@ def test_the_command_says_which_square_is_best(capsys):
     assert len(answer["tiles"]["tiles"][0]["box"]) == 4
     tile = ChosenTile((0.0, 0.4375, 1.0, 1.0), 0.5, 3.0, 2)
     said = "zoom 1, 1 squares; best in rows 0 to 100 %, columns 44 to 100 % of frame 3"
-    assert _describe_tiles(TilesRecord(1, (1,), (3.0,), (tile,))) == said
+    assert describe_tiles(TilesRecord(1, (1,), (3.0,), (tile,))) == said
     for zooms, message in (
         ("0", "must be zooms from 1 on"),
         ("1,1", "each once"),

@@ -39,6 +39,7 @@ from .arguments import (
     readable_text,
     seed_number,
 )
+from .choices import describe_selection, describe_tiles
 
 HELP = "answer questions about a video or an image"
 SAMPLING = ("num_frames", "fps", "start", "end", "max_video_tokens", "short_video", "on_decode_error")
@@ -180,9 +181,9 @@ def run(args: argparse.Namespace) -> int:
             print(flush=True)
             _say(_describe_answer(answers[-1]))
             if answers[-1].selection is not None:
-                _say(_describe_selection(answers[-1].selection))
+                _say(describe_selection(answers[-1].selection))
             if answers[-1].tiles is not None:
-                _say(_describe_tiles(answers[-1].tiles))
+                _say(describe_tiles(answers[-1].tiles))
     if args.json:
         seconds = {"load": load_seconds, "decode": 0.0, "encode": video.encoded.seconds}
         if frames is not None:
@@ -358,22 +359,6 @@ def _describe_answer(answer) -> str:
         f"first token after {answer.first_token_seconds:.2f} s, {answer.num_new_tokens} tokens after "
         f"{answer.seconds:.2f} s{cut}; compressed on: {answer.instruction.translate(CONTROL_CHARACTERS)}"
     )
-
-
-def _describe_selection(selection) -> str:
-    """Which frames a question chose: the shots with their times, or why they are spread evenly."""
-    if selection.used == "uniform" or not selection.times:
-        return f"{len(selection.frames)} of {selection.num_candidates} frames: {selection.reason}"
-    times = ", ".join(f"{time:.1f}" for time in selection.times)
-    return f"{len(selection.frames)} of {selection.num_candidates} frames from {selection.reason}, at seconds {times}"
-
-
-def _describe_tiles(record) -> str:
-    """Where the patch lies that fits the question best."""
-    best = record.tiles[0]
-    zoom = "the whole frame, padded" if record.zoom == 0 else f"zoom {record.zoom}, {len(record.tiles)} squares"
-    top, left, bottom, right = (round(100 * part) for part in best.box)
-    return f"{zoom}; best in rows {top} to {bottom} %, columns {left} to {right} % of frame {best.frame + 1}"
 
 
 def _print_piece(text: str) -> None:

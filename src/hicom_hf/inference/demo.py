@@ -21,7 +21,7 @@ from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.answering_hicom import Answer, EncodedVideo, ReadVideo, answer_question, encode_video, read_frames
 from ..processors.processing_hicom import HiComProcessor
 from ..shapes import Question, Scene, is_right, padded_boxes, patch_cover, questions, render, write_video
-from . import Explained, attention_fraction, attention_maps, picture, shown_frames
+from . import Explained, Video, attention_fraction, attention_maps, picture, shown_frames
 
 FRESH_CLUTTER, FRESH_SPLIT = "normal", "test"  # of a video made on the spot; no training has seen this split
 # Questions about a video whose content is not known.
@@ -43,16 +43,23 @@ class AskedVideo:
         scene: what it shows; None for a video that is not of the shapes world.
         questions: as many as `answers`; those about a video without scene have an empty right answer.
         answers: the model's.
-        frames: what was read.
-        video: what was encoded, once for all questions.
+        frames: what was read; None where frames were encoded while they were read.
+        video: what was encoded, once for all questions; where they choose, what is seen without a choice.
+        opened: the video of which each question chose; None where all saw the same.
     """
 
     path: Path
     scene: Scene | None
     questions: list[Question]
     answers: list[Answer]
-    frames: ReadVideo
+    frames: ReadVideo | None
     video: EncodedVideo
+    opened: Video | None = None
+
+    @property
+    def read_seconds(self) -> float:
+        """Spent on reading; 0 where it is part of encoding."""
+        return 0.0 if self.frames is None else self.frames.seconds
 
     @property
     def num_right(self) -> int | None:
@@ -67,7 +74,7 @@ class AskedVideo:
     @property
     def first_seconds(self) -> float:
         """From the file to the end of the first answer: read, encode, answer."""
-        return self.frames.seconds + self.video.seconds + self.answers[0].seconds
+        return self.read_seconds + self.video.seconds + self.answers[0].seconds
 
     @property
     def follow_up_seconds(self) -> float | None:
@@ -86,7 +93,7 @@ class AskedVideo:
             "num_uncompressed_patches": self.video.num_patches,
             "num_visual_tokens": self.video.num_visual_tokens,
             "seconds": {
-                "read": self.frames.seconds,
+                "read": self.read_seconds,
                 "encode": self.video.seconds,
                 "first_question": self.first_seconds,
                 "follow_up_question": self.follow_up_seconds,
@@ -98,6 +105,11 @@ class AskedVideo:
                     "answer": answer.answer,
                     "right_answer": None if self.scene is None else question.answer,
                     "seconds": answer.seconds,
+                    **{
+                        name: getattr(answer, name).to_dict()
+                        for name in ("selection", "tiles")
+                        if getattr(answer, name) is not None
+                    },
                 }
                 for question, answer in zip(self.questions, self.answers, strict=True)
             ],
@@ -171,6 +183,7 @@ def attention_picture(
                 extra["boxes"] = _seen_boxes(asked, question)
                 extra["note"] = _describe_shares(maps, seen_cover(asked, question, model.config.grid))
         explained.append(Explained(question.text, answer.answer, maps, **extra))
+    assert asked.frames is not None  # by `ask_all`
     return picture(shown_frames(processor, asked.frames), asked.video.sampling.times, explained, title)
 
 

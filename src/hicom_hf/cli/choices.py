@@ -1,0 +1,32 @@
+"""What a question chose of a video, in a line for a person."""
+
+TIMELINE = 60  # characters
+
+
+def describe_selection(selection) -> str:
+    """Which frames a question chose: the shots with their times, or why they are spread evenly."""
+    if selection.used == "uniform" or not selection.times:
+        return f"{len(selection.frames)} of {selection.num_candidates} frames: {selection.reason}"
+    times = ", ".join(f"{time:.1f}" for time in selection.times)
+    return f"{len(selection.frames)} of {selection.num_candidates} frames from {selection.reason}, at seconds {times}"
+
+
+def describe_tiles(record) -> str:
+    """Where the patch lies that fits the question best."""
+    best = record.tiles[0]
+    zoom = "the whole frame, padded" if record.zoom == 0 else f"zoom {record.zoom}, {len(record.tiles)} squares"
+    top, left, bottom, right = (round(100 * part) for part in best.box)
+    return f"{zoom}; best in rows {top} to {bottom} %, columns {left} to {right} % of frame {best.frame + 1}"
+
+
+def timeline(selection, duration: float | None) -> str:
+    """A line as long as the video, with a mark where frames were chosen; empty without a clock.
+
+    Args:
+        selection: which frames were chosen.
+        duration: of the video, in seconds.
+    """
+    if not selection.times or not duration:
+        return ""
+    marks = {min(int(TIMELINE * time / duration), TIMELINE - 1) for time in selection.times}
+    return "".join("#" if place in marks else "-" for place in range(TIMELINE))
