@@ -1,7 +1,11 @@
 """How time and memory grow with the frames of a video and with the questions about it.
 
+Encoding, compressing and the LLM are measured apart: the first two are linear in frames, the LLM's attention is quadratic in the
+tokens of a prompt.
+
 In: nothing (a model of random weights and small width, random frames). Out: a table of CPU seconds and of memory above what was
-there before, with the line that fits them best; with --plot a picture. Linux with glibc only.
+there before, with the line that fits them best (for the LLM's time by frames also the parabola), and how far the points lie from
+it; with --plot a picture. Linux with glibc only.
 
     python benchmarks/growth.py --plot docs/images/growth.png
 """
@@ -24,7 +28,8 @@ from hicom_hf.assembly.random_model import tiny_config
 VISION = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3}
 TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
 IMAGE_SIZE, PATCH_SIZE, FRAMES_OF_QUESTIONS = 224, 16, 32
-MIB = 2**20
+ENCODING, COMPRESSING, LLM = "encoding, by frames", "compressing, by frames", "the LLM's prompt, by frames"
+MANY_COMPRESSED, MANY_READ = "compressing, by questions", "the LLM's prompts, by questions"
 
 Points = dict[int, tuple[float, float]]  # frames or questions -> CPU seconds, MiB
 
@@ -83,61 +88,92 @@ def question(model: HiComForConditionalGeneration, num_frames: int, rows: int) -
 def measure(most_frames: int, most_questions: int, runs: int) -> dict[str, Points]:
     torch.manual_seed(0)
     model, side = build(), IMAGE_SIZE
-    options = {"logits_to_keep": 1, "use_cache": False}
-    encoding: Points = {}
-    follow_up: Points = {}
-    questions: Points = {}
+    found: dict[str, Points] = {name: {} for name in (ENCODING, COMPRESSING, LLM, MANY_COMPRESSED, MANY_READ)}
     model.encode_videos(torch.randn(8, 3, side, side), [8])  # the first call of a process costs more
     for frames in [32 * 2**step for step in range(20) if 32 * 2**step <= most_frames]:
-        pixels, asked = torch.randn(frames, 3, side, side), question(model, frames, 1)
-        encoding[frames], features = cost(
+        pixels = torch.randn(frames, 3, side, side)
+        found[ENCODING][frames], features = cost(
             lambda pixels=pixels, frames=frames: model.encode_videos(pixels, [frames]), runs
         )
-        follow_up[frames], _ = cost(
-            lambda asked=asked, features=features: model(video_features=features, **asked, **options), runs
-        )
-        print(f"{frames} frames: {encoding[frames]}, {follow_up[frames]}", flush=True)
-        del pixels, features
+        del pixels
+        asked = question(model, frames, 1)
+        found[COMPRESSING][frames], found[LLM][frames] = cost_of_a_question(model, features, asked, runs)
+        print(f"{frames} frames: {[found[name][frames] for name in (ENCODING, COMPRESSING, LLM)]}", flush=True)
+        del features
     features = model.encode_videos(torch.randn(FRAMES_OF_QUESTIONS, 3, side, side), [FRAMES_OF_QUESTIONS])
     for rows in [2**step for step in range(20) if 2**step <= most_questions]:
         asked = question(model, FRAMES_OF_QUESTIONS, rows)
-        questions[rows], _ = cost(lambda asked=asked: model(video_features=features, **asked, **options), runs)
-        print(f"{rows} questions: {questions[rows]}", flush=True)
-    return {"encoding, by frames": encoding, "a question, by frames": follow_up, "a batch, by questions": questions}
+        found[MANY_COMPRESSED][rows], found[MANY_READ][rows] = cost_of_a_question(model, features, asked, runs)
+        print(f"{rows} questions: {[found[name][rows] for name in (MANY_COMPRESSED, MANY_READ)]}", flush=True)
+    return found
 
 
-def line_through(points: Points, which: int) -> tuple[float, float, float]:
-    """Slope, constant and r² of the best line; every point counts by its relative error."""
+def cost_of_a_question(
+    model: HiComForConditionalGeneration, features: Any, asked: dict[str, torch.Tensor], runs: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What the compressor takes, the instruction's encoder included, and what the LLM takes for the prompt."""
+    ids = asked["video_instruction_ids"]
+
+    def compress() -> Any:
+        return model.model.get_video_features(video_features=features, video_instruction_ids=ids)
+
+    compress()
+    compressing, visual = cost(compress, runs + 1)  # from the second question on, parts of the video are kept
+    reading, _ = cost(
+        lambda: model(
+            input_ids=asked["input_ids"], mm_encoder_outputs={"video": visual}, logits_to_keep=1, use_cache=False
+        ),
+        runs,
+    )
+    return compressing, reading
+
+
+def curve_through(points: Points, which: int, degree: int = 1) -> tuple[list[float], float, float]:
+    """Of the best line or parabola: its factors from the constant on, r², and the most that a point lies off, as a fraction.
+
+    Every point counts by its relative error.
+    """
     x = np.array(list(points), dtype=np.float64)
     y = np.array([values[which] for values in points.values()])
-    slope, constant = np.polyfit(x, y, 1, w=1 / np.maximum(y, 1e-9))
-    rest = ((y - slope * x - constant) ** 2).sum()
-    return float(slope), float(constant), float(1 - rest / max(((y - y.mean()) ** 2).sum(), 1e-9))
+    factors = np.polyfit(x, y, degree, w=1 / np.maximum(y, 1e-9))
+    at = np.polyval(factors, x)
+    fit = 1 - ((y - at) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-9)
+    return factors[::-1].tolist(), float(fit), float(np.abs(y / np.maximum(at, 1e-9) - 1).max())
+
+
+def degrees(name: str, which: int) -> tuple[int, ...]:
+    """The curves that are laid through what was measured: lines, and through the LLM's seconds by frames a parabola."""
+    return (1, 2) if name == LLM and which == 0 else (1,)
 
 
 def show(found: dict[str, Points]) -> None:
     for name, points in found.items():
         print(f"\n{name}\n{'':>8}{'CPU s':>10}{'MiB':>10}")
         for number, (seconds, memory) in points.items():
-            print(f"{number:>8}{seconds:>10.3f}{memory:>10.1f}")
+            print(f"{number:>8}{seconds:>10.4f}{memory:>10.1f}")
         for which, unit in enumerate(("s", "MiB")):
-            slope, constant, fit = line_through(points, which)
-            print(f"  {constant:.3g} {unit} and {slope:.3g} {unit} each, r² {fit:.4f}")
+            for degree in degrees(name, which):
+                factors, fit, off = curve_through(points, which, degree)
+                terms = [f"{factor:.3g} {unit}{('', ' n', ' n²')[power]}" for power, factor in enumerate(factors)]
+                print(f"  {' + '.join(terms)}, r² {fit:.4f}, points lie up to {off:.0%} off")
 
 
 def plot(found: dict[str, Points], path: Path) -> None:
     from matplotlib.figure import Figure  # without pyplot: no window and no state
 
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(found), 6), layout="constrained")
     axes = figure.subplots(2, len(found))
     for column, (name, points) in enumerate(found.items()):
-        x = list(points)
+        x = np.array(list(points), dtype=np.float64)
+        dense = np.linspace(0, x[-1], 100)
         for row, unit in enumerate(("CPU seconds", "MiB above the weights")):
             axis = axes[row][column]
-            slope, constant, fit = line_through(points, row)
             axis.plot(x, [values[row] for values in points.values()], "o")
-            axis.plot([0, x[-1]], [constant, constant + slope * x[-1]], "-", linewidth=1)
-            axis.set_title(f"{name}\n{constant:.2g} + {slope:.2g} each, r² {fit:.3f}", fontsize=9)
+            degree = degrees(name, row)[-1]
+            factors, fit, _ = curve_through(points, row, degree)
+            axis.plot(dense, np.polyval(factors[::-1], dense), "-", linewidth=1)
+            terms = [f"{factor:.2g}{('', ' n', ' n²')[power]}" for power, factor in enumerate(factors)]
+            axis.set_title(f"{name}\n{' + '.join(terms)}, r² {fit:.3f}", fontsize=9)
             axis.set_ylabel(unit)
             axis.set_xlabel(name.rpartition("by ")[2])
             axis.set_ylim(bottom=0)

@@ -136,8 +136,8 @@ class HiComCrossAttention(nn.Module):
         k_bias = self.k_proj.bias.unflatten(0, (self.num_heads, -1))[..., None]  # (heads, D / heads, 1)
         scores = (q @ k_weight).flatten(1, 2) @ keys.transpose(-1, -2)  # (B, heads * Q, N)
         # k_bias cancels in the softmax. It is kept so that its gradient exists; DDP would otherwise report an unused parameter.
-        scores = scores + (q @ k_bias).flatten(1, 2)
-        scores = scores * q.shape[-1] ** -0.5
+        # In place: of a long video, new memory costs more than the numbers.
+        scores.add_((q @ k_bias).flatten(1, 2)).mul_(q.shape[-1] ** -0.5)
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         seen = (weights @ values).unflatten(1, (self.num_heads, -1))  # (B, heads, Q, D)
         attended = (seen @ v_weight.transpose(-1, -2)).transpose(1, 2).flatten(2) + self.v_proj.bias  # (B, Q, D)
