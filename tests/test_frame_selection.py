@@ -31,6 +31,10 @@ from hicom_hf.shapes import Scene, questions, render
 BACKGROUND = [0.0, 0.1, -0.1, 0.05, -0.05, 0.02, -0.08, 0.07]  # scores of frames that do not fit
 
 
+# Heights of 30 shots of which none fits, spread as such heights are.
+USUAL = {shot: -math.log((7 * shot % 30 + 0.5) / 30) for shot in range(30)}
+
+
 def haystack(num_shots, fitting, length=8):
     """Scores of shots of equal length; `fitting` gives the height of those that fit."""
     return [
@@ -97,6 +101,20 @@ def test_no_shot_is_shorter_than_a_group_or_longer_than_asked_for():
         assert all(min(4, size) <= stop - start <= 16 for start, stop in shots)
 
 
+def test_a_cut_is_over_twice_the_median_of_the_changes_around():
+    for change, shots in ((2.1, [(0, 9), (9, 18)]), (1.9, [(0, 18)])):
+        assert find_shots([1.0] * 8 + [change] + [1.0] * 8, min_frames=4) == shots
+
+
+def test_at_least_four_changes_on_either_side_are_usual_ones():
+    cuts = [start for start, _ in find_shots([9, 9, 9, 1, 5, 1, 9, 9, 9], min_frames=1)]
+    assert 5 not in cuts
+
+
+def test_parts_of_a_long_shot_hold_a_group_also_where_shorter_ones_are_asked_for():
+    assert find_shots([0.0] * 9, min_frames=4, max_frames=4) == [(0, 5), (5, 10)]
+
+
 # The choice -------------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +140,13 @@ def test_the_shots_of_two_things_that_are_named_get_a_group_each_in_order_of_tim
     assert len(choose(FrameSelection(num_frames=4), scores).shots) == 1
 
 
+def test_the_part_that_stands_out_most_comes_first():
+    scores = [haystack(30, {**USUAL, 7: 9.0}), haystack(30, {**USUAL, 2: 12.0})]
+    for rows in (scores, scores[::-1]):
+        record = choose(FrameSelection(num_frames=4, max_p_value=1.0), rows)
+        assert [shot[0] // 8 for shot in record.shots] == [2]
+
+
 def test_groups_of_consecutive_frames_lie_within_one_shot():
     draw = np.random.default_rng(1)
     for _ in range(30):
@@ -144,6 +169,29 @@ def test_where_several_shots_fit_about_as_well_half_of_the_frames_are_spread():
     assert record.rule == "question" and record.used == "mixture" and record.p_value > 0.05
     assert [shot[0] // 8 for shot in record.shots] == [0, *uniform_indices(13, 2)]
     assert record.reason.endswith("half of them spread evenly: none is clearly the best")
+
+
+def test_the_bounds_are_those_of_the_request():
+    scores = haystack(30, {**USUAL, 7: 7.5})
+    found = choose(FrameSelection(num_frames=16), scores)
+    assert 0.01 < found.p_value < 0.5
+
+    def used(**bounds):
+        return choose(FrameSelection(num_frames=16, **bounds), scores).used
+
+    assert [used(max_p_value=found.p_value * factor) for factor in (0.99, 1.01)] == ["mixture", "question"]
+    heights = [found.prominence * factor for factor in (0.99, 1.01)]
+    assert [used(max_p_value=0.0, min_prominence=height) for height in heights] == ["mixture", "uniform"]
+
+
+def test_one_shot_alone_is_taken_beside_those_spread_evenly():
+    record = choose(FrameSelection(num_frames=16, max_p_value=0.0), haystack(30, {**USUAL, 1: 9.0, 11: 8.9}))
+    assert record.used == "mixture" and [shot[0] // 8 for shot in record.shots] == [1, *uniform_indices(30, 2)]
+
+
+def test_a_budget_below_a_group_is_spread_over_the_best_shot():
+    record = choose(FrameSelection(num_frames=2), haystack(10, {6: 5.0}))
+    assert record.frames == tuple(48 + place for place in uniform_indices(8, 2))
 
 
 def test_a_gap_is_judged_by_fishers_distribution():
@@ -189,13 +237,18 @@ def test_a_mixture_gives_half_of_the_groups_to_evenly_spread_shots():
 
 
 def test_spacing_leaves_out_a_shot_that_is_too_near_a_better_one():
-    scores, times = haystack(10, {2: 5.0, 3: 4.9, 8: 4.8}), [float(frame) for frame in range(80)]
-    near = choose(FrameSelection(num_frames=24), scores, times=times)
-    apart = choose(FrameSelection(num_frames=24, min_spacing=20.0), scores, times=times)
-    assert [shot[0] // 8 for shot in near.shots] == [2, 3, 8]
-    assert [shot[0] // 8 for shot in apart.shots] == [2, 3, 8]  # 3 by the groups that the others have no frames for
-    assert [len([frame for frame in apart.frames if frame // 8 == shot]) for shot in (2, 8)] == [8, 8]
+    scores, times = haystack(10, {2: 5.0, 3: 4.9, 8: 4.8}, length=16), [float(frame) for frame in range(160)]
+    near = choose(FrameSelection(num_frames=16), scores, length=16, times=times)
+    apart = choose(FrameSelection(num_frames=16, min_spacing=20.0), scores, length=16, times=times)
+    assert [shot[0] // 16 for shot in near.shots] == [2, 3]
+    assert [shot[0] // 16 for shot in apart.shots] == [2, 8]
     assert apart.times == tuple(float(frame) for frame in apart.frames)
+
+
+def test_groups_that_spaced_shots_have_no_frames_for_go_to_the_next_best_one():
+    scores, times = haystack(10, {2: 5.0, 3: 4.9, 8: 4.8}), [float(frame) for frame in range(80)]
+    record = choose(FrameSelection(num_frames=24, min_spacing=20.0), scores, times=times)
+    assert [shot[0] // 8 for shot in record.shots] == [2, 3, 8]
 
 
 def test_a_spacing_in_seconds_needs_a_clock():
@@ -204,8 +257,10 @@ def test_a_spacing_in_seconds_needs_a_clock():
 
 
 def test_max_shots_bounds_the_shots_that_fit():
-    record = choose(FrameSelection(num_frames=8, max_shots=1), haystack(10, {2: 5.0, 8: 5.0}))
-    assert [shot[0] // 8 for shot in record.shots] == [2]
+    scores = haystack(10, {2: 5.0, 8: 4.9}, length=16)
+    for max_shots, shots in ((None, [2, 8]), (1, [2])):
+        record = choose(FrameSelection(num_frames=16, max_shots=max_shots), scores, length=16)
+        assert [shot[0] // 16 for shot in record.shots] == shots
 
 
 def test_scores_that_are_missing_are_an_error():
@@ -262,9 +317,17 @@ def test_the_score_of_a_frame_is_that_of_a_loop_over_its_patches():
             assert scores[question, frame].item() == pytest.approx(best.item(), abs=1e-4)  # float32, other order
 
 
-@pytest.mark.parametrize("local_injection", ["none", "coarse", "fine"])
-def test_without_direct_injection_the_query_is_siglips_pooled_text(local_injection):
-    model, processor = tiny_model(local_injection=local_injection), tiny_processor()
+@pytest.mark.parametrize(
+    "compressor",
+    [
+        {"local_injection": "none"},
+        {"local_injection": "coarse"},
+        {"local_injection": "fine"},
+        {"local_injection": "direct", "bypass_injection": True},
+    ],
+)
+def test_without_direct_injection_the_query_is_siglips_pooled_text(compressor):
+    model, processor = tiny_model(**compressor), tiny_processor()
     ids = processor.encode_instructions(["What colour is the ring?"])
     keys = torch.randn(2, *model.config.grid, model.config.vision_config.hidden_size)
     scores = model.frame_scorer(ids).patch_scores(keys)
@@ -305,6 +368,15 @@ def test_a_question_chooses_and_is_answered_with_every_injection(film, formulati
     assert answer.selection.used == "question" and len(answer.selection.frames) == 8
     by_hand = video.session.open(film[list(answer.selection.frames)], num_frames="all")
     assert by_hand.ask("Where is the ring?", max_new_tokens=2).answer == answer.answer
+
+
+def test_scores_of_half_precision_are_added_in_float32():
+    model, processor = tiny_model().bfloat16(), tiny_processor()
+    scorer = model.frame_scorer(processor.encode_instructions(["What colour is the ring?"]))
+    keys = torch.randn(2, *model.config.grid, model.config.vision_config.hidden_size).bfloat16()
+    scores = scorer.patch_scores(keys)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores[0], keys.float() @ scorer.query[0].float(), atol=1e-4, rtol=0)
 
 
 def test_int8_keys_keep_a_score_to_a_hundredth_of_the_longest_key():
@@ -477,6 +549,25 @@ def test_rows_that_are_forgotten_are_not_numbered():
     assert file.take([0, 3, 4]).tolist() == [[4.0, 5.0], [10.0, 11.0], [20.0, 21.0]]
 
 
+def test_frames_that_were_read_by_a_wrong_clock_are_not_kept(session, film):
+    def read_twice(video, consume, chunk_size, **request):
+        for frames in (film[:3], film[8:18]):
+            consume(session.processor.video_processor(frames, num_frames="all")["pixel_values_videos"])
+        return None, list(range(3, 13))
+
+    candidates = encode_candidates(session.model, session.processor, film, read=read_twice)
+    expected = encode_candidates(session.model, session.processor, film[8:18], num_frames="all")
+    assert len(candidates) == 10 and candidates.changes == pytest.approx(expected.changes, abs=1e-5)  # float32
+    for kept, one in ((candidates.keys, expected.keys), (candidates.features, expected.features)):
+        torch.testing.assert_close(kept.take([0, 9]), one.take([0, 9]), atol=1e-5, rtol=0)  # float32, other chunks
+
+
+def test_the_instruction_chooses_not_what_a_prompt_says_about_the_answer(session, film):
+    video = session.open(film, num_frames="all", selection=FrameSelection(num_frames=8, max_p_value=1.0))
+    prompt = "Where is the red circle?\nAnswer the question using a single word or phrase."
+    assert video.choose(prompt) == video.choose("Where is the red circle?")
+
+
 def test_repeated_candidates_are_refused(session, film):
     with pytest.raises(ValueError, match="candidates must be different frames"):
         encode_candidates(session.model, session.processor, film, num_frames=50, short_video="repeat")
@@ -502,6 +593,15 @@ def test_every_question_is_answered_from_the_frames_that_it_chose(session, film)
         assert record.times == tuple(frame / 4 for frame in record.frames)
         by_hand = session.open(film[list(record.frames)], num_frames="all").ask(text, max_new_tokens=6)
         assert by_hand.answer == answer.answer
+
+
+def test_one_candidate_per_second_is_the_default_and_the_chosen_ones_are_described(session, film):
+    video = session.open(film, selection=FrameSelection("uniform", num_frames=4), frame_rate=4.0)
+    assert len(video.candidates) == 10
+    sampling = video.encoded.sampling
+    assert sampling.indices == [video.candidates.sampling.indices[frame] for frame in uniform_indices(10, 4)]
+    assert sampling.times == [index / 4 for index in sampling.indices]
+    assert sampling.requested_frames == 4 and not sampling.fewer_than_requested
 
 
 def test_an_instruction_chooses_in_place_of_the_question(session, film):
