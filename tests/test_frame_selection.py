@@ -526,6 +526,14 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch):
     assert raised.value.errno == errno.ENOSPC
 
 
+def test_a_request_is_of_its_class_or_a_dictionary(session, film):
+    assert session.open(film, num_frames=8, selection={"num_frames": 2}).selection == FrameSelection(num_frames=2)
+    with pytest.raises(TypeError, match="selection must be a FrameSelection or a dictionary of its fields, got int"):
+        session.open(film, num_frames=8, selection=2)
+    with pytest.raises(TypeError, match="tiles must be a FrameTiles or a dictionary of its fields, got list"):
+        session.open(film, num_frames=8, tiles=[1])
+
+
 def test_what_says_nothing_of_candidates_is_refused_with_a_remedy(session, film):
     selection = FrameSelection(num_frames=8)
     with pytest.raises(ValueError, match="max_video_tokens says nothing of candidates; give it to the selection"):

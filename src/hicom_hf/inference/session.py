@@ -20,6 +20,7 @@ from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.answering_hicom import ReadVideo, encode_video, read_frames, untrained_note
 from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames, encode_candidates, reading_of_chosen
+from ..processors.chosen_chats_hicom import as_selection, as_tiles
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.processing_hicom import HiComProcessor
@@ -132,9 +133,11 @@ class HiComSession:
                 on_decode_error; see `HiComProcessor`.
 
         Raises:
+            TypeError: selection or tiles are no request, nor a dictionary of its fields.
             VideoReadError: it cannot be read.
             ValueError: the request contradicts itself.
         """
+        selection, tiles = as_selection(selection), as_tiles(tiles)
         if tiles is not None:
             check_overview(tiles, self.processor.video_processor)
         if selection is not None:

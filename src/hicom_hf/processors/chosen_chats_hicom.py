@@ -58,21 +58,25 @@ class SeenChat:
 
 
 def as_tiles(value: Any) -> Any:
-    """A `FrameTiles`, which may be given as a dictionary of its fields, where its class cannot be imported.
+    """A `FrameTiles`, which may be given as a dictionary of its fields, where its class cannot be imported; None stays None.
 
     Raises:
         TypeError: it is something else, or has an unknown field.
     """
-    if isinstance(value, dict):
-        return FrameTiles(**value)
-    if type(value).__name__ != FrameTiles.__name__:  # remote code has a class of its own
-        raise TypeError(f"tiles must be a FrameTiles or a dictionary of its fields, got {type(value).__name__}")
-    return value
+    return _as_request(value, FrameTiles, "tiles")
 
 
 def as_selection(value: Any) -> Any:
     """A `FrameSelection`, likewise."""
-    return FrameSelection(**value) if isinstance(value, dict) else value
+    return _as_request(value, FrameSelection, "selection")
+
+
+def _as_request(value: Any, kind: type, name: str) -> Any:
+    if isinstance(value, dict):
+        return kind(**value)
+    if value is not None and type(value).__name__ != kind.__name__:  # remote code has a class of its own
+        raise TypeError(f"{name} must be a {kind.__name__} or a dictionary of its fields, got {type(value).__name__}")
+    return value
 
 
 class ChosenChats:
@@ -158,7 +162,7 @@ class ChosenChats:
             VideoReadError: a video cannot be read, or its shape makes too many squares.
             ValueError: a part has an unknown key, no source, or several; the overview is wanted of a model that does not pad.
         """
-        selection, tiles = as_selection(selection), None if tiles is None else as_tiles(tiles)
+        selection, tiles = as_selection(selection), as_tiles(tiles)
         if tiles is not None:
             check_overview(tiles, self.video_processor)
         seen, known = SeenChat(), iter(candidates or ())
