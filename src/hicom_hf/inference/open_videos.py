@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
+from ..modeling.vision_hicom import instructions_encoded_once
 from ..processors.answering_hicom import Answer, EncodedVideo, answer_questions, check_question, own_instructions
 from ..processors.candidate_frames_hicom import CandidateFrames, choose_for_questions, chosen_video
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
@@ -179,7 +180,7 @@ class ChoosingVideo(Video):
         An `instruction` also chooses the frames.
         """
         own = own_instructions(questions, instruction)
-        with self.session.lock:
+        with self.session.lock, instructions_encoded_once():
             started = perf_counter()
             records = self.choose_all(questions, own)
             seconds = (perf_counter() - started) / max(len(questions), 1)
@@ -248,7 +249,7 @@ class DetailedVideo(Video):
         An `instruction` also chooses the patches.
         """
         own = own_instructions(questions, instruction)
-        with self.session.lock:
+        with self.session.lock, instructions_encoded_once():
             started = perf_counter()
             chosen = self._choose_all(questions, own)
             seconds = perf_counter() - started

@@ -7,10 +7,14 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import torch
 from transformers import SiglipTextModel, SiglipVisionModel
+
+Encoded = tuple[torch.Tensor, torch.Tensor]
+_KNOWN: ContextVar[dict[tuple, Encoded] | None] = ContextVar("known", default=None)
 
 
 class HiComVisionTower(SiglipVisionModel):
@@ -51,7 +55,7 @@ class HiComInstructionEncoder(SiglipTextModel):
     Source: paper, section 3.1; official release (pooled: the last of 64 positions, padding included).
     """
 
-    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, input_ids: torch.Tensor) -> Encoded:
         """Encode instructions.
 
         Args:
@@ -60,8 +64,28 @@ class HiComInstructionEncoder(SiglipTextModel):
         Returns:
             Pooled (V, D) and tokens (V, L, D).
         """
+        known = None if torch.compiler.is_compiling() or torch.is_grad_enabled() else _KNOWN.get()
+        if known is None or input_ids.device.type != "cpu":  # reading ids from a GPU makes the host wait
+            return self._encode(input_ids)
+        key = (id(self), input_ids.shape, input_ids.numpy().tobytes())
+        if key not in known:
+            known[key] = self._encode(input_ids)
+        return known[key]
+
+    def _encode(self, input_ids: torch.Tensor) -> Encoded:
         tokens = self.head(super().forward(input_ids=input_ids).last_hidden_state)
         return tokens[:, -1], tokens
+
+
+@contextmanager
+def instructions_encoded_once() -> Iterator[None]:
+    """Inside of the `with`, this thread encodes equal instructions once, on a CPU and without gradients: the frames that a
+    question chooses are compressed for the same words. The weights must stay as they are meanwhile."""
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
 
 
 def encode_in_chunks(

@@ -216,10 +216,10 @@ class CandidateFrames:
 
         Questions are scored one by one, so that each has the bits that it has alone, and the same frames.
         """
-        parts = []
+        parts, device = [], model.device
         chunks = zip(self.keys.chunks(FRAMES_PER_READ), self.scales.chunks(FRAMES_PER_READ), strict=True)
         for keys, scales in chunks:
-            keys, scales = keys.to(model.device), scales.to(model.device)
+            keys, scales = keys.to(device), scales.to(device)
             parts.append(torch.cat([scorer.int8_frame_scores(keys, scales) for scorer in scorers]).cpu())
         return torch.cat(parts, dim=1)
 
