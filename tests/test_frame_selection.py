@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import threading
+import time
 from itertools import pairwise
 from statistics import median
 
@@ -500,6 +502,31 @@ def test_candidates_of_another_adapter_of_the_keys_are_not_taken(tmp_path):
         assert records[0] == records[1]
     assert len(list(tmp_path.iterdir())) == 2
     assert model.scoring_parts()["key_adapter"] is model.model.compressor.local_branch.key_adapter
+
+
+def test_threads_read_one_file_at_a_time():
+    file, wrong = FeatureFile(), []
+    file.append(torch.arange(400.0)[:, None].expand(-1, 64))
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(whole, name)
+
+        def seek(self, place, origin=0):
+            whole.seek(place, origin)
+            time.sleep(1e-4)  # another thread's turn
+
+    whole, file._file = file._file, Slow()
+
+    def read(rows):
+        wrong.extend(row for row in rows if file.read(row, row + 1)[0, 0] != row)
+
+    threads = [threading.Thread(target=read, args=(range(first, 400, 40),)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_a_file_of_features_that_became_shorter_is_an_error(tmp_path):

@@ -6,6 +6,7 @@ width, S image side.
 
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +35,7 @@ HOW_IT_IS_READ = ("on_decode_error", "frame_rate", "media_access", "media_bounds
 
 
 class FeatureFile:
-    """Rows of equal tensors in a file.
+    """Rows of equal tensors in a file; threads may read it at a time.
 
     Args:
         dtype: in which they are kept; None for that of the first rows.
@@ -61,6 +62,7 @@ class FeatureFile:
         self.shape: tuple[int, ...] = tuple(shape or ())
         self.num_rows = num_rows
         self._first = first
+        self._position = threading.Lock()  # of the file, between going to a place and reading there
         self._file: Any
         self._folder = (folder or tempfile.gettempdir()) if path is None else os.path.dirname(path)
         if path is None:
@@ -109,8 +111,10 @@ class FeatureFile:
         """
         size = (stop - start) * self.row_bytes
         content = bytearray(size) if into is None else into
-        self._file.seek((self._first + start) * self.row_bytes)
-        if self._file.readinto(memoryview(content)[:size]) < size:
+        with self._position:
+            self._file.seek((self._first + start) * self.row_bytes)
+            num_read = self._file.readinto(memoryview(content)[:size])
+        if num_read < size:
             raise OSError(
                 f"{self._folder}: a file of features has become shorter while it was in use; open the video again"
             )
