@@ -111,6 +111,22 @@ def test_if_one_process_is_told_to_stop_both_stop_at_the_same_step(start, tmp_pa
 
 @pytest.mark.slow
 def test_fsdp2_ends_with_the_weights_of_one_process_whatever_each_process_holds(start, tmp_path):
+    cases = {
+        "fsdp2": {},
+        "fsdp2_offload": {"gradient_checkpointing": True},
+        "fsdp2 with adapters": {"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}},
+    }
+    assert_sharded_as_one(cases, start, tmp_path)
+
+
+@pytest.mark.slow
+def test_questions_choose_frames_and_tiles_for_fsdp2_as_for_one_process(start, tmp_path):
+    choices = {"selection": {"num_frames": 2, "max_p_value": 1.0}, "tiles": {"zooms": [1, 2]}}
+    assert_sharded_as_one({"fsdp2": {"data": choices}}, start, tmp_path)
+
+
+def assert_sharded_as_one(cases: dict[str, dict], start, tmp_path: Path) -> None:
+    """Recipes whose name begins with their sharding end with the weights of one process."""
     records = json.loads(start[1].read_text())
     videos = [{"type": "video", "path": "red.mp4", "num_frames": 2}, {"type": "video", "path": "blue.mp4"}]
     question = {"role": "user", "content": [*videos, {"type": "text", "text": "Which?"}]}
@@ -119,13 +135,9 @@ def test_fsdp2_ends_with_the_weights_of_one_process_whatever_each_process_holds(
     }  # of two lengths: two calls of the compressor
     mixed = start[1].with_name("mixed.json")  # text, one video, two videos, an image
     mixed.write_text(json.dumps([records[9], two, records[0], records[10], records[1], records[8], two, records[9]]))
-    cases = {
-        "fsdp2": {},
-        "fsdp2_offload": {"gradient_checkpointing": True},
-        "fsdp2 with adapters": {"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}},
-    }
     recipes = {}
     for name, changes in cases.items():
+        data = {"files": [str(mixed)], "group_by": None, **changes.pop("data", {})}
         for processes in (1, 2):
             values = recipe_values(
                 "instruction_tuning",
@@ -134,7 +146,7 @@ def test_fsdp2_ends_with_the_weights_of_one_process_whatever_each_process_holds(
                 batch_size_per_device=2 // processes,
                 max_steps=4,
                 checkpoints={"every": 2},
-                data={"files": [str(mixed)], "group_by": None},
+                data=data,
                 sharding=name.split()[0] if processes == 2 else None,
                 **changes,
             )

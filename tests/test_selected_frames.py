@@ -305,7 +305,6 @@ def test_check_says_that_questions_choose(start, tmp_path):
             {"learning_rates": {"instruction_encoder": 1e-6}},
             r"data\.selection must be null while learning_rates\.instruction_encoder is set",
         ),
-        (STAGE, {"sharding": "fsdp2"}, r"data\.selection must be null with sharding"),
         (STAGE, {"data": {"selection": {"max_video_tokens": 40}}}, r"data\.selection\.num_frames is missing"),
         (STAGE, {"data": {"selection": {"rule": "question"}}}, r"data\.selection: a selection needs one budget"),
         (STAGE, {"data": {"selection": {"num_frames": 8, "rules": "x"}}}, r"unknown key data\.selection\.rules"),

@@ -6,7 +6,7 @@ inputs. Patches are chosen when the batch is about to go through the model, by i
 these weights chooses them. Letters: L = 64 instruction tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,11 @@ KEYS = {"video": "video_tiles", "image": "image_tiles"}
 def is_tiled(content: Any) -> bool:
     """Whether what was read of a medium is tiles, and not padded frames or their features."""
     return isinstance(content, (ReadTiles, TiledVideo))
+
+
+def has_tiles(inputs: Mapping[str, Any]) -> bool:
+    """Whether a sample or a batch holds tiles."""
+    return any(inputs.get(key) is not None for key in KEYS.values())
 
 
 def with_chosen_patches(
@@ -47,7 +52,7 @@ def with_chosen_patches(
     Example:
         >>> model(**with_chosen_patches(model, processor, collator(samples))).loss  # doctest: +SKIP
     """
-    kinds = [kind for kind, key in KEYS.items() if key in batch]
+    kinds = [kind for kind, key in KEYS.items() if batch.get(key) is not None]
     if kinds and any(parameter.requires_grad for parameter in model.model.vision_tower.parameters()):
         raise ValueError(
             "tiles need a frozen vision tower: the features of squares are computed without gradients; freeze it "
@@ -68,6 +73,20 @@ def with_chosen_patches(
                 parts.append(chosen_features(model, encoded[id(tiles)], ids))
             batch[f"{kind}_features"] = concatenated_features(parts)
     return batch
+
+
+def choose_when_called(model: "HiComForConditionalGeneration", processor: "HiComProcessor") -> None:
+    """Let questions choose among tiles when the model is called: before that, no process has all weights of a sharded model.
+
+    Args:
+        model: whose inner model gets the hook.
+        processor: of the same folder.
+    """
+
+    def choose(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        return (args, with_chosen_patches(model, processor, kwargs)) if has_tiles(kwargs) else None
+
+    model.model.register_forward_pre_hook(choose, with_kwargs=True)
 
 
 def encoded_tiles(model: Any, processor: Any, tiles: Tiles) -> TiledVideo:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .batch_tiles import KEYS
+from .batch_tiles import has_tiles
 from .collating import HiComDataCollator
 from .conversations import BAD_RECORD, Record, SampleError, TrainingItem, training_items
 from .encoding import IGNORED, ItemEncoder
@@ -108,6 +108,6 @@ def _check_pixels(encoder: ItemEncoder) -> None:
 
 def _padded(sample: dict[str, Any], item: TrainingItem) -> dict[str, Any]:
     """A sample, unless it sees tiles."""
-    if any(key in sample for key in KEYS.values()):
+    if has_tiles(sample):
         raise SampleError(item.source, BAD_RECORD, f'"tiles": {NO_TILES}; leave it out')
     return sample

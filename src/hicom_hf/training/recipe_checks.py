@@ -208,7 +208,7 @@ def _check_selection(recipe: Recipe, selection: FrameSelection, name: str) -> No
 
 
 def check_choosing(recipe: Recipe, name: str, what: str) -> None:
-    """Refuse to train what scores frames, or what is sharded, while questions choose frames.
+    """Refuse to train what scores frames while questions choose frames.
 
     Args:
         recipe: in which questions choose.
@@ -220,12 +220,10 @@ def check_choosing(recipe: Recipe, name: str, what: str) -> None:
             raise ValueError(
                 f"{name}: {what} while learning_rates.{part} is set: the scores that choose frames change with every step"
             )
-    if recipe.sharding is not None:
-        raise ValueError(f"{name}: {what} with sharding; frames are chosen by a whole model")
 
 
 def check_tiles(recipe: Recipe, name: str, what: str) -> None:
-    """Refuse to train the features of tiles, and to choose among them outside of a sharded model.
+    """Refuse to train the features of tiles.
 
     Args:
         recipe: in which frames are seen as tiles.
@@ -235,11 +233,6 @@ def check_tiles(recipe: Recipe, name: str, what: str) -> None:
     if recipe.learning_rates.vision_head is not None:
         raise ValueError(
             f"{name}: {what} while learning_rates.vision_head is set: the features of squares are computed without gradients"
-        )
-    if recipe.sharding in ("fsdp2", "fsdp2_offload"):
-        raise ValueError(
-            f"{name}: {what} with sharding {recipe.sharding}: questions choose before the model is called, when no process has "
-            "all of its weights; zero2 has them"
         )
 
 

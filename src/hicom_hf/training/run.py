@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -335,17 +336,32 @@ def _fill(
 ) -> bool:
     """Make what a store lacks of media or items, each process a part; whether there are other processes that did."""
     several = distributed.is_available() and distributed.is_initialized()
-    store.fill(
-        cast(HiComForConditionalGeneration, nn.Module.to(model, device)),
-        wanted,
-        on_bad_sample=recipe.data.on_bad_sample,
-        rank=distributed.get_rank() if several else 0,
-        world_size=distributed.get_world_size() if several else 1,
-        progress=lambda values, total, name: tqdm(values, total=total, desc=name, disable=None, file=sys.stderr),
-    )
+    with _without_llm_on(device, model):
+        store.fill(
+            model,
+            wanted,
+            on_bad_sample=recipe.data.on_bad_sample,
+            rank=distributed.get_rank() if several else 0,
+            world_size=distributed.get_world_size() if several else 1,
+            progress=lambda values, total, name: tqdm(values, total=total, desc=name, disable=None, file=sys.stderr),
+        )
     if several:
         distributed.barrier()
     return several
+
+
+@contextmanager
+def _without_llm_on(device: torch.device, model: HiComForConditionalGeneration) -> Iterator[None]:
+    """Towers and compressor on a device, and afterwards where they were: the whole model need not fit if it is to be sharded."""
+    parts = (model.model.vision_tower, model.model.instruction_encoder, model.model.compressor)
+    before = [next(part.parameters()).device for part in parts]
+    for part in parts:
+        nn.Module.to(part, device)
+    try:
+        yield
+    finally:
+        for part, place in zip(parts, before, strict=True):
+            nn.Module.to(part, place)
 
 
 def filled_cache(

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from ..data.batch_sampling import HiComGroupedSampler
-from ..data.batch_tiles import KEYS, with_chosen_patches
+from ..data.batch_tiles import choose_when_called, has_tiles, with_chosen_patches
 from ..data.datasets import HiComDataset, SkippedSample
 from ..data.epoch_padding import Collator, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from ..data.streaming import HiComStreamingDataset, StreamCollator
@@ -129,6 +129,10 @@ class HiComTrainer(Trainer):
         for callback in (_Bookkeeping(self), self.stop, ConsoleReport(progress_bar)):
             self.add_callback(callback)
         self._fingerprint = frozen_fingerprint(model) if trainable_only else None
+        if self.is_fsdp_enabled and self.processing_class is not None:
+            choose_when_called(
+                base_model(self.model), self.processing_class
+            )  # before it is looked whether a batch has videos
         use_visual_path_always(self.model, self.args.world_size)
 
     @property
@@ -224,29 +228,26 @@ class HiComTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """As in transformers; pixels that come as uint8 are normalised on the device, and questions choose among tiles."""
-        return self._with_chosen_patches(self._with_pixels(super()._prepare_inputs(inputs)))
+        inputs = self._with_pixels(super()._prepare_inputs(inputs))
+        if self.is_fsdp_enabled or not has_tiles(inputs):
+            return inputs
+        with self.accelerator.autocast():
+            return with_chosen_patches(base_model(self.model), self._processor("squares of tiles"), inputs)
 
     def _with_pixels(self, inputs: dict[str, Any]) -> dict[str, Any]:
         raw = [name for name in PIXELS if name in inputs and inputs[name].dtype == torch.uint8]
         if not raw:
             return inputs
-        if self.processing_class is None:
-            raise ValueError(
-                "the data set gives pixels as uint8 (raw_pixels=True): give HiComTrainer the processor as "
-                "processing_class, which normalises them"
-            )
-        normalised = self.processing_class.video_processor.normalised
+        normalised = self._processor("pixels as uint8 (raw_pixels=True)").video_processor.normalised
         return {**inputs, **{name: normalised(inputs[name]) for name in raw}}
 
-    def _with_chosen_patches(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if not any(key in inputs for key in KEYS.values()):
-            return inputs
+    def _processor(self, given: str) -> HiComProcessor:
+        """The processor, which is needed for what the data set gives."""
         if self.processing_class is None:
-            raise ValueError("give HiComTrainer the processor as processing_class: it normalises the squares of tiles")
-        if self.is_fsdp_enabled:
-            raise ValueError("tiles cannot be chosen by a model that FSDP shards: no process has all of its weights")
-        with self.accelerator.autocast():
-            return with_chosen_patches(base_model(self.model), self.processing_class, inputs)
+            raise ValueError(
+                f"the data set gives {given}: give HiComTrainer the processor as processing_class, which normalises them"
+            )
+        return self.processing_class
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # If every sample of a step was skipped, its loss is 0 / 1.
