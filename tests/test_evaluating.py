@@ -344,7 +344,7 @@ def test_each_question_chooses_its_tiles_and_the_line_says_which(session, path, 
         assert line["answer"] == answer.answer and len(line["times"]) == 4
         assert line["tiles"]["zoom"] == answer.tiles.zoom
         assert line["tiles"]["best"]["box"] == pytest.approx(answer.tiles.tiles[0].box, abs=0.001)
-    assert summary["settings"]["tiles"] == {"zooms": [1, 2], "overlap": 0.2, "overview": False}
+    assert FrameTiles(**summary["settings"]["tiles"]) == asking.tiles
     assert summary["paper"] is None
     with pytest.raises(ValueError, match=r"other settings \(tiles"):
         evaluate([task_of(asked)], session, tmp_path, asking=Asking({"num_frames": 4}))

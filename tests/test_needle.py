@@ -67,7 +67,7 @@ def test_another_seed_asks_about_other_scenes():
 def test_a_film_of_encoded_scenes_is_what_a_video_of_them_would_be(session):
     scenes = [Scene.from_seed(seed, clutter="sparse") for seed in (1, 2)]
     encoded = EncodedScenes(encode_scenes(session.model, session.processor, scenes), scenes)
-    film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model))
+    film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model, session.processor))
     frames = torch.cat(
         [torch.from_numpy(render(scene, num_frames=SCENE_FRAMES)[0]) for scene in (scenes[1], scenes[0])]
     )
@@ -84,24 +84,35 @@ def test_a_film_of_encoded_scenes_is_what_a_video_of_them_would_be(session):
 def test_frames_of_a_film_are_read_again_as_tiles(session):
     size, scenes = (56, 100), [Scene.from_seed(seed, clutter="sparse") for seed in (1, 2)]
     encoded = EncodedScenes(encode_scenes(session.model, session.processor, scenes, size=size), scenes, size)
-    film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model))
+    film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model, session.processor))
     rows = (3, 20)
     frames = np.stack([render(scenes[1], 16, size)[0][3], render(scenes[0], 16, size)[0][4]])
     assert np.array_equal(film.frames(rows), frames)
     assert (film.sampling.height, film.sampling.width) == size
     question = Question("q", "v", "Where is it?", "the circle", details={"method": CHOSEN})
     selection = FrameSelection("uniform", num_frames=2)
-    padded = _frames_of(session.model, session.processor, film, question, selection)
-    assert padded.tiles is None
-    padded = padded._replace(selection=replace(padded.selection, frames=rows))
-    known = {}
-    seen = [_as_tiles(session.model, session.processor, film, question, padded, FrameTiles(), known) for _ in range(2)]
+    record = replace(_frames_of(session.model, session.processor, film, question, selection), frames=rows)
+    how, known = (session.model, session.processor, film, question, record, FrameTiles()), {}
+    seen = [_as_tiles(*how, known) for _ in range(2)]
     opened = session.open(frames, num_frames="all", tiles=FrameTiles())
     for one in seen:
-        assert one.tiles == opened.choose("the circle") and one.video.sampling == padded.video.sampling
+        assert one.tiles == opened.choose("the circle") and one.video.sampling.indices == list(rows)
     assert len(known) == 1
     [(_, expected)] = opened._choose_all(["the circle"])
     assert torch.equal(seen[0].video.features["features"], expected.features["features"])
+
+
+def test_a_film_of_scenes_that_are_scored_as_squares_is_what_a_video_of_them_would_be(session):
+    size, tiles, scenes = (56, 100), FrameTiles(score_candidates=True), [Scene.from_seed(seed) for seed in (1, 2)]
+    encoded = encode_scenes(session.model, session.processor, scenes, size=size, tiles=tiles)
+    encoded = EncodedScenes(encoded, scenes, size, tiles)
+    film = Film([Part(encoded, 1), Part(encoded, 0)], Cuts(session.model, session.processor))
+    frames = film.frames(range(2 * SCENE_FRAMES))
+    video = session.open(frames, num_frames="all", selection=FrameSelection(num_frames=4), tiles=tiles)
+    assert film.changes == pytest.approx(video.candidates.changes, abs=0.02)  # the cut is measured in bfloat16
+    scorer = session.model.frame_scorer(session.processor.encode_instructions(["red circle"]))
+    there, here = film.scores(session.model, [scorer]), video.candidates.scores(session.model, [scorer])
+    assert torch.allclose(there, here, rtol=0.01)
 
 
 def test_the_size_of_frames_is_part_of_the_questions():

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hicom_hf import FrameTiles, VideoTextToTextPipeline
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.cli import eval as eval_command
-from hicom_hf.cli.main import build_parser
+from hicom_hf.cli.main import build_parser, main
 from hicom_hf.evaluation.evaluating import evaluate
 from hicom_hf.evaluation.questions import Question
 from hicom_hf.evaluation.results import read_answers
@@ -15,10 +16,12 @@ from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.tasks import Task
 from hicom_hf.evaluation.tasks.shapes import mark
 from hicom_hf.inference import HiComSession
+from hicom_hf.inference.demo_film import WIDE, make_film
 from hicom_hf.processors.candidate_frames_hicom import reading_of_chosen
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.media_access_hicom import MediaAccess
+from hicom_hf.processors.tiled_video_hicom import read_tiles
 from hicom_hf.processors.video_sources_hicom import VideoReadError
 from hicom_hf.serving.engine import Engine
 from hicom_hf.serving.requests import Limits, Request, Settings, VideoSource
@@ -27,7 +30,7 @@ from hicom_hf.shapes.writing import write_video
 
 QUESTION, OTHER = "Where is the red circle?", "What colour is the square?"
 SELECTION = FrameSelection(num_frames=4, max_p_value=1.0)
-TILES = FrameTiles()
+TILES, SCORED = FrameTiles(), FrameTiles(score_candidates=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +48,16 @@ def film(frames, tmp_path_factory):
     return str(write_video(tmp_path_factory.mktemp("films") / "wide.mp4", frames, fps=4))
 
 
+@pytest.fixture(scope="module", params=[TILES, SCORED], ids=["padded", "scored"])
+def tiles(request):
+    """How candidates are scored; the chosen frames are seen as the same squares."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def expected(session, film):
+def expected(session, film, tiles):
     """The session's answers, which the others are compared with."""
-    return session.open(film, selection=SELECTION, tiles=TILES, num_frames=12).ask_all(
+    return session.open(film, selection=SELECTION, tiles=tiles, num_frames=12).ask_all(
         [QUESTION, OTHER], max_new_tokens=6
     )
 
@@ -113,16 +122,78 @@ def test_what_no_question_could_be_shown_is_refused_when_the_video_is_opened(ses
         session.open(film, selection=SELECTION, tiles=FrameTiles(overview=True), num_frames=12)
 
 
+def test_candidates_are_scored_by_their_best_patch_in_any_square(session, film):
+    video = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
+    read = read_tiles(session.processor, film, TILES, num_frames=12)
+    assert video.candidates.sampling.indices == read.sampling.indices and len(video.candidates) == 12
+    scorer = session.model.frame_scorer(session.processor.encode_instructions(["the red circle"]))
+    prepare, expected = session.processor.video_processor, []
+    for squares in read.pictures:
+        _, aligned = session.model.encode_frames(prepare.normalised(torch.from_numpy(squares).movedim(-1, 1)))
+        expected.append(scorer.int8_frame_scores(*session.model.frame_keys(aligned)).max().item())
+    found = video.candidates.scores(session.model, [scorer])[0]
+    assert found.tolist() == pytest.approx(expected, rel=0.01)  # encoded in other chunks, then rounded to 8 bits
+    padded = session.open(film, selection=SELECTION, num_frames=12).candidates.scores(session.model, [scorer])[0]
+    assert not torch.allclose(padded, found, rtol=0.01)
+
+
+def test_of_scored_squares_only_keys_are_kept_and_chosen_frames_are_read_again(session, film, tmp_path, monkeypatch):
+    def opened():
+        own = HiComSession(session.model, session.processor, cache_dir=tmp_path, cache_bytes=0)
+        return own.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
+
+    video = opened()
+    assert not video.candidates.has_features and video.candidates.features.num_bytes == 0
+    padded = session.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
+    assert padded.candidates.has_features and video.candidates.keys.num_bytes == 2 * padded.candidates.keys.num_bytes
+    answer, record = video.ask(QUESTION, max_new_tokens=6), video.choose(QUESTION)
+    numbers = FrameSampling(indices=tuple(video.candidates.sampling.indices[frame] for frame in record.frames))
+    seen = session.open(film, tiles=TILES, sampling=numbers).ask(QUESTION, max_new_tokens=6)
+    assert (answer.answer, answer.tiles, answer.selection) == (seen.answer, seen.tiles, record)
+    assert video.encoded.num_frames == 4 and video.encoded.num_visual_tokens == padded.encoded.num_visual_tokens
+    monkeypatch.setattr("hicom_hf.inference.session.encode_candidates", None)  # they are there
+    assert opened().ask(QUESTION, max_new_tokens=6).selection == record
+
+
+@pytest.mark.parametrize("vision_batch_size", [1, 3, 64])
+def test_scores_and_shots_do_not_depend_on_the_chunk(session, film, monkeypatch, vision_batch_size):
+    expected = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
+    monkeypatch.setattr(session.model.config, "vision_batch_size", vision_batch_size)
+    monkeypatch.setattr("hicom_hf.processors.candidate_frames_hicom.PATCHES_PER_READ", 200)
+    video = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
+    assert video.candidates.changes == pytest.approx(expected.candidates.changes, abs=1e-4)
+    assert video.choose(QUESTION).frames == expected.choose(QUESTION).frames
+
+
+def test_scoring_of_candidates_needs_candidates(session, film, pipe):
+    message = "score_candidates says how a selection scores frames; give a selection, or leave it out"
+    with pytest.raises(ValueError, match=message):
+        session.open(film, tiles=SCORED, num_frames=4)
+    with pytest.raises(ValueError, match=message):
+        pipe(film, text=QUESTION, tiles=SCORED, num_frames=4)
+
+
+@pytest.mark.slow
+def test_squares_find_a_small_scene_that_padded_frames_miss(tmp_path):
+    session = HiComSession.load(dtype="float32", device="cpu")
+    film = make_film(tmp_path, 7, WIDE)
+    text, scene = film.questions[0].text, range(film.first, film.first + 16)
+    found = []
+    for tiles in (TILES, SCORED):
+        opened = session.open(film.path, fps=4.0, selection=FrameSelection(num_frames=8), tiles=tiles)
+        found.append(sum(frame in scene for frame in opened.choose(text).frames))
+    assert found == [0, 8]
+
+
 # The interfaces ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_pipeline_gives_what_a_session_gives(session, film, expected, pipe):
-    options = {"num_frames": 12, "selection": {"num_frames": 4, "max_p_value": 1.0}, "tiles": {"zooms": [1]}}
+def test_the_pipeline_gives_what_a_session_gives(film, tiles, expected, pipe):
+    fields = {"zooms": [1], "score_candidates": tiles.score_candidates}
+    options = {"num_frames": 12, "selection": {"num_frames": 4, "max_p_value": 1.0}, "tiles": fields}
     together = pipe(film, text=[QUESTION, OTHER], **options)
-    assert [
-        pipe(film, text=QUESTION, **options),
-        pipe(film, text=OTHER, selection=SELECTION, tiles=TILES, num_frames=12),
-    ] == together
+    assert pipe(film, text=QUESTION, **options) == together[0]
+    assert pipe(film, text=OTHER, num_frames=12, selection=SELECTION, tiles=tiles) == together[1]
     for [record], answer in zip(together, expected, strict=True):
         assert record["generated_text"] == answer.answer
         assert (record["selection"], record["tiles"]) == ([answer.selection.to_dict()], [answer.tiles.to_dict()])
@@ -164,33 +235,51 @@ def test_a_chat_of_the_pipeline_may_hold_several_videos_and_images(film, frames,
             pipe(content({"type": "image", "path": film}, {"type": "video", "video": frames}), **guarded, **choice)
 
 
-def test_an_engine_gives_what_a_session_gives_and_reads_beside_the_model(session, film, expected, monkeypatch):
+def test_an_engine_gives_what_a_session_gives(session, film, tiles, expected):
     own = HiComSession(session.model, session.processor)
     with engine_of(own, keep_pictures=True) as engine:
-        tickets = [engine.submit(request(film, question)) for question in (QUESTION, OTHER)]
+        tickets = [engine.submit(request(film, question, tiles=tiles)) for question in (QUESTION, OTHER)]
         results = [ticket.future.result() for ticket in tickets]
         for result, answer in zip(results, expected, strict=True):
             assert result.texts == [answer.answer]
             assert (result.selections, result.tiles) == ([answer.selection], [answer.tiles])
             assert result.videos[0].sampling.times == pytest.approx(answer.selection.times)
             assert result.videos[0].sampling.source == "the video"
-            assert result.candidates[0].pictures(answer.selection.frames).shape[0] == 4
-        again = engine.submit(request(film)).future.result()
+            if not tiles.score_candidates:
+                assert result.candidates[0].pictures(answer.selection.frames).shape[0] == 4
+        again = engine.submit(request(film, tiles=tiles)).future.result()
         assert again.texts == results[0].texts and again.num_cached_tokens == again.num_visual_tokens
         [encoded] = {id(result.candidates[0]) for result in (*results, again)}
         padded = engine.submit(request(film, tiles=None)).future.result()
-        assert (
-            id(padded.candidates[0]) == encoded and padded.selections == results[0].selections
-        )  # no tiles in their key
+        assert (id(padded.candidates[0]) == encoded) == (not tiles.score_candidates)
+        assert padded.selections == results[0].selections or tiles.score_candidates
 
 
 def test_what_an_engine_refuses_names_the_reason(session, film):
     with engine_of(session, limits=Limits(max_squares=7)) as engine:
         with pytest.raises(VideoReadError, match=r"^the video: its frames make more than the 7 squares"):
             engine.submit(request(film)).future.result()
+        with pytest.raises(ValueError, match="score_candidates says how a selection scores frames; give a selection"):
+            engine.submit(request(film, selection=None, tiles=SCORED)).future.result()
         engine.can_choose = False
         with pytest.raises(ValueError, match="select: this server cannot let questions choose"):
             engine.submit(request(film)).future.result()
+
+
+def test_squares_of_candidates_are_bounded_in_an_engine(session, film):
+    with engine_of(session, limits=Limits(max_candidates=12)) as engine:
+        assert engine.submit(request(film, tiles=SCORED)).future.result().tiles != [None]  # 24 squares
+        with pytest.raises(VideoReadError, match=r"^the video: its candidates make more than the 24 squares"):
+            engine.submit(request(film, tiles=FrameTiles((1, 2), score_candidates=True))).future.result()
+
+
+@pytest.mark.slow
+def test_squares_of_candidates_are_read_in_a_process_as_they_are_here(session, film):
+    found = []
+    for number in (0, 1):
+        with Engine(session, access=MediaAccess.open(), num_workers=number) as engine:
+            found.append(engine.submit(request(film, tiles=SCORED)).future.result())
+    assert found[0].selections == found[1].selections and found[0].texts == found[1].texts
 
 
 def question_about(film, number, prompt):
@@ -201,9 +290,9 @@ def task_of(questions):
     return Task("own", "a task of a test", "here", lambda folder, protocol: questions, mark, {"ours": 6}, ("ours",))
 
 
-def test_the_evaluation_gives_what_a_session_gives(session, film, expected, tmp_path):
+def test_the_evaluation_gives_what_a_session_gives(session, film, tiles, expected, tmp_path):
     asked = [question_about(film, number, text) for number, text in enumerate((QUESTION, OTHER))]
-    asking = Asking({"num_frames": 12}, selection=SELECTION, tiles=TILES)
+    asking = Asking({"num_frames": 12}, selection=SELECTION, tiles=tiles)
     [summary] = evaluate([task_of(asked)], session, tmp_path, asking=asking)
     lines = read_answers(tmp_path / "own")
     for name, answer in zip(("q0", "q1"), expected, strict=True):
@@ -235,3 +324,12 @@ def test_the_command_asks_with_both(monkeypatch):
     eval_command._check_frames(args)
     asking = eval_command._asking(args)
     assert asking.selection == FrameSelection("question", 4) and asking.tiles == FrameTiles(overview=True)
+    args = build_parser().parse_args([*arguments, "--score-tiles"])
+    assert eval_command._asking(args).tiles == FrameTiles(overview=True, score_candidates=True)
+
+
+@pytest.mark.parametrize("arguments", [["--tiles", "1"], ["--select", "question", "--frames", "4"]])
+@pytest.mark.parametrize("command", [["ask", "film.mp4", "Who?"], ["eval", "shapes", "--output", "out"], ["demo"]])
+def test_scoring_by_tiles_goes_with_both(command, arguments, capsys):
+    assert main([*command, *arguments, "--score-tiles"]) == 2
+    assert "argument --score-tiles: goes with --select and --tiles" in capsys.readouterr().err

@@ -130,7 +130,8 @@ def test_a_question_chooses_frames_and_tiles_of_them_and_both_are_shown(page, tm
     path = wide_film(page, tmp_path, monkeypatch)
     visit, _, about, _ = page.open(path, 4, True, True, None)
     assert "chooses them among 8 per second" in about and "among squares of the frames" in about
-    how = {"selection": visit.source.selection, "tiles": FrameTiles(), **visit.source.sampling}
+    assert visit.source.tiles == FrameTiles(score_candidates=True)
+    how = {"selection": visit.source.selection, "tiles": visit.source.tiles, **visit.source.sampling}
     opened = page.engine.session.open(path, **how)
     for number, text in enumerate((QUESTION, "Where is the circle?")):
         chat, visit, line, shown, seen = last(page.ask(text, [], visit, "", 64))
@@ -142,7 +143,7 @@ def test_a_question_chooses_frames_and_tiles_of_them_and_both_are_shown(page, tm
         assert f"the best one, at {times[best.frame]:.2f} s" in seen and f"score {best.score:.2f}" in seen
         height, width = shown[0][0].shape[:2]
         assert abs(width / height - 144 / 80) < 0.1 and visit.mapped[-1].frames.shape[1:3] == (height, width)
-        assert ("first question, video encoded", "follow-up")[number] in line
+        assert ("(first question, ", "(follow-up, ")[number] in line
 
 
 def test_sessions_free_what_they_hold_and_are_bounded_in_number(page, monkeypatch):

@@ -255,13 +255,21 @@ def add_tiles_argument(group: Any) -> None:
         help="do not pad frames, but let each question choose among overlapping squares: 1 for squares of the shorter side, "
         "2 for half of it; 1,2 for either; 0,1 also for the padded frame",
     )
+    group.add_argument(
+        "--score-tiles",
+        action="store_true",
+        help="with --select and --tiles: choose frames by their squares, too, not padded; finds smaller things",
+    )
 
 
 def frame_tiles(args: Namespace) -> Any:
     """The `FrameTiles` that `--tiles` asks for; None without it."""
+    if args.score_tiles and (args.tiles is None or args.select is None):
+        args.parser.error("argument --score-tiles: goes with --select and --tiles")
+
     from ..processors.frame_tiles_hicom import FrameTiles
 
-    return None if args.tiles is None else FrameTiles.of_zooms(args.tiles)
+    return None if args.tiles is None else FrameTiles.of_zooms(args.tiles, args.score_tiles)
 
 
 def progress_bar(iterable, total: int, name: str):

@@ -201,6 +201,7 @@ def _check(args: argparse.Namespace) -> None:
     for number, question in enumerate(args.questions, start=1):
         if not question.strip():
             args.parser.error(f"argument QUESTION: question {number} is empty")
+    frame_tiles(args)
     if args.end is not None and args.end <= (args.start or 0):
         args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
     if (args.frames is None) != (args.select is None or args.max_video_tokens is not None):

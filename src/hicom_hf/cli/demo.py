@@ -5,7 +5,7 @@ too; the questions are about coloured shapes either way. Nothing is downloaded.
 
     hicom demo
     hicom demo --seed 7 --output attention.png
-    hicom demo --select question --tiles 1
+    hicom demo --select question --tiles 1 --score-tiles
 
 With --select the second video is a film of 24 scenes, one of which is asked about; with --tiles it is wide. Each question then
 chooses what it sees.
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     # Cheap checks that can fail come before the weights are loaded.
     if args.select is None and (args.frames is not None or args.fps is not None):
         args.parser.error(f"argument --{'fps' if args.frames is None else 'frames'}: goes with --select")
+    frame_tiles(args)
     output = Path(args.output)
     check_picture(output, "--output")
     check_options(args.device, args.device_map, args.quantize, args.attn_implementation, args.compile)
@@ -140,7 +141,7 @@ def _show_choices(args, model, processor, video, scene, seed):
 def _choice_arguments(args: argparse.Namespace) -> str:
     """The arguments of choices, as they were given."""
     tiles = "" if args.tiles is None else f" --tiles {','.join(map(str, args.tiles))}"
-    return (f" --select {args.select}" if args.select else "") + tiles
+    return (f" --select {args.select}" if args.select else "") + tiles + " --score-tiles" * args.score_tiles
 
 
 def _print(args: argparse.Namespace, lines: list[str]) -> None:

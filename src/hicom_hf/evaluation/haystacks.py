@@ -13,6 +13,7 @@ import torch
 
 from ..hub.progress import Progress, no_progress
 from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames
+from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.video_reading_hicom import SamplingRecord
 from ..shapes import Scene, render
 from ..shapes.rendering import DEFAULT_SIZE
@@ -26,14 +27,17 @@ class EncodedScenes(CandidateFrames):
     """Scenes of `SCENE_FRAMES` frames that were encoded; scores are kept until `forget_scores`.
 
     Args:
-        encoded: what `encode_scenes` returned for the same scenes and size.
-        scenes, size: see there.
+        encoded: what `encode_scenes` returned for the same scenes, size and tiles.
+        scenes, size, tiles: see there.
     """
 
-    def __init__(self, encoded: CandidateFrames, scenes: Sequence[Scene], size: Size = SQUARE):
+    def __init__(
+        self, encoded: CandidateFrames, scenes: Sequence[Scene], size: Size = SQUARE, tiles: FrameTiles | None = None
+    ):
         files = CandidateFiles(encoded.features, encoded.aligned_features, encoded.keys, encoded.scales)
         super().__init__(files, encoded.changes, None, encoded.seconds)
-        self.scenes, self.size = scenes, size
+        self.scenes, self.size, self.tiles = scenes, size, tiles
+        self._borders: dict[int, torch.Tensor] = {}
         self._scores: dict[bytes, torch.Tensor] = {}
 
     def scores(self, model: Any, scorers: Sequence[Any]) -> torch.Tensor:
@@ -49,6 +53,17 @@ class EncodedScenes(CandidateFrames):
     def forget_scores(self) -> None:
         self._scores.clear()
 
+    def frame_features(self, model: Any, processor: Any, row: int) -> torch.Tensor:
+        """The features of one frame, (1, H, W, D), for what changes at a cut; those of squares are encoded again, once."""
+        if self.has_features:
+            return self.features.take([row])
+        if row not in self._borders:
+            frame = scene_frames(self.scenes[row // SCENE_FRAMES], self.size)[row % SCENE_FRAMES]
+            pixels: list[torch.Tensor] = []
+            processor.video_processor.read_in_chunks(frame[None], pixels.append, 1, num_frames="all", tiles=self.tiles)
+            self._borders[row] = model.encode_frames(pixels[0][0])[0].flatten(0, 1)[None].to(torch.bfloat16)
+        return self._borders[row]
+
 
 def encode_scenes(
     model: Any,
@@ -57,19 +72,26 @@ def encode_scenes(
     progress: Progress = no_progress,
     files: CandidateFiles | None = None,
     size: Size = SQUARE,
+    tiles: FrameTiles | None = None,
 ) -> CandidateFrames:
     """Encode scenes, one behind the other; their `changes` are those inside of scenes.
 
     Args:
-        size: of their frames, which are padded to squares.
+        size: of their frames.
+        tiles: frames are scored as squares; None pads them.
         files: new ones that stay; None for temporary ones in bfloat16.
     """
     files = files or CandidateFiles.temporary(torch.bfloat16)
     changes: list[float] = []
     for scene in progress(scenes, len(scenes), "scenes"):
-        frames = scene_frames(scene, size)
-        pixels = processor.video_processor(frames, num_frames=SCENE_FRAMES)["pixel_values_videos"]
-        changes += files.append(model, pixels, [])
+        last: list[torch.Tensor] = []
+        processor.video_processor.read_in_chunks(
+            scene_frames(scene, size),
+            lambda pixels, last=last: changes.extend(files.append(model, pixels, last)),
+            SCENE_FRAMES,
+            num_frames="all",
+            tiles=tiles,
+        )
     return CandidateFrames(files, changes, None, 0.0)
 
 
@@ -167,19 +189,15 @@ class _Joined:
 class Cuts:
     """How much changes between two scenes; measured once for each pair."""
 
-    def __init__(self, model: Any):
-        self.model, self._known = model, {}
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.processor, self._known = model, processor, {}
 
     def __call__(self, before: Part, after: Part) -> float:
         key = (id(before.scenes), before.number, id(after.scenes), after.number)
         if key not in self._known:
-            pair = torch.cat(
-                [
-                    before.scenes.features.take([before.row(SCENE_FRAMES - 1)]),
-                    after.scenes.features.take([after.row(0)]),
-                ]
-            )
-            self._known[key] = self.model.frame_changes(pair).item()
+            ends = (before.scenes, before.row(SCENE_FRAMES - 1)), (after.scenes, after.row(0))
+            pair = [scenes.frame_features(self.model, self.processor, row) for scenes, row in ends]
+            self._known[key] = self.model.frame_changes(torch.cat(pair)).item()
         return self._known[key]
 
     def keep_within(self, scenes: EncodedScenes) -> None:

@@ -138,7 +138,11 @@ class ChoosingVideo(Video):
             [evenly] = choose_for_questions(
                 session.model, session.processor, candidates, [""], replace(selection, rule="uniform")
             )
-            super().__init__(session, chosen_video(session.model, candidates, evenly))
+            if detailed is None or candidates.has_features:
+                encoded = chosen_video(session.model, candidates, evenly)
+            else:
+                encoded = detailed(candidates, evenly).encoded
+            super().__init__(session, encoded)
 
     def choose(self, question: str) -> SelectionRecord:
         """Which frames a question sees, without asking it."""

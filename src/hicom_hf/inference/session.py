@@ -22,10 +22,10 @@ from ..processors.answering_hicom import ReadVideo, encode_video, read_frames, u
 from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames, encode_candidates, reading_of_chosen
 from ..processors.chosen_chats_hicom import as_selection, as_tiles
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
-from ..processors.frame_tiles_hicom import FrameTiles
+from ..processors.frame_tiles_hicom import FrameTiles, levels_of
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.source_names_hicom import source_name
-from ..processors.tiled_video_hicom import check_overview, encode_tiles, levels_of, read_tiles
+from ..processors.tiled_video_hicom import check_overview, encode_tiles, read_tiles
 from .open_videos import ChoosingVideo, DetailedVideo, Video
 from .video_cache import VideoCache, video_key
 
@@ -128,7 +128,8 @@ class HiComSession:
             selection: each question chooses among the frames that are taken, which may then be hours of video; they are encoded
                 in chunks and kept in a temporary file, or in `cache_dir`. None lets every question see all frames.
             tiles: each question chooses among overlapping squares of each frame. None pads frames to squares. With a selection,
-                frames are chosen as they are without tiles; those that a question has chosen are read once more, as tiles.
+                frames are chosen as they are without tiles, or by their squares (`score_candidates`); those that a question has
+                chosen are read once more, as tiles.
             **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
                 on_decode_error; see `HiComProcessor`.
 
@@ -141,12 +142,14 @@ class HiComSession:
         if tiles is not None:
             check_overview(tiles, self.processor.video_processor)
         if selection is not None:
-            candidates = self._candidates(video, sampling)
+            scored = {} if tiles is None or not tiles.score_candidates else {"tiles": tiles}
+            candidates = self._candidates(video, {**sampling, **scored})
             if tiles is None:
                 return ChoosingVideo(self, candidates, selection)
             size = candidates.sampling.height, candidates.sampling.width
             levels_of(tiles, source_name(video), *size)  # too many squares are refused here, not when it is asked
-            return ChoosingVideo(self, candidates, selection, partial(self._chosen_tiles, video, tiles, sampling))
+            detailed = partial(self._chosen_tiles, video, tiles.of_chosen(), sampling)
+            return ChoosingVideo(self, candidates, selection, detailed)
         if tiles is not None:
             key = video_key(video, {**sampling, "tiles": tiles})
             tiled = self.cache.get_tiled(key)

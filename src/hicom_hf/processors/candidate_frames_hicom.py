@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ NOT_OF_CANDIDATES = {
     "max_video_tokens": "give it to the selection, as the budget of each question",
     "do_sample_frames": 'num_frames="all" makes all frames candidates',
 }
-FRAMES_PER_READ = 256  # candidates whose keys are in memory together while frames are scored
+FRAMES_PER_READ = 256  # candidates whose keys are in memory together while frames are scored, at most
+PATCHES_PER_READ = FRAMES_PER_READ * 27 * 27  # and their patches, where frames are scored as squares
 HOW_IT_IS_READ = ("on_decode_error", "frame_rate", "media_access", "media_bounds")  # not which frames
 
 
@@ -151,8 +153,9 @@ class CandidateFiles(NamedTuple):
     """What is kept of the frames of a video, a row for each.
 
     Attributes:
-        features, aligned_features: of the frames that a question will choose, (H, W, D) each.
-        keys, scales: of the patches as they are scored, int8 (H, W, D) and float32 (H, W); see `int8_rows`.
+        features, aligned_features: of the frames that a question will choose, (H, W, D) each; empty rows for frames as squares.
+        keys, scales: of the patches as they are scored, int8 (H, W, D) and float32 (H, W); see `int8_rows`. For frames as n
+            squares (n * H, W, D) and (n * H, W).
     """
 
     features: FeatureFile
@@ -167,7 +170,10 @@ class CandidateFiles(NamedTuple):
         return cls(features, aligned_features, FeatureFile(torch.int8, folder), FeatureFile(torch.float32, folder))
 
     def append(self, model: Any, pixel_values: torch.Tensor, last: list[torch.Tensor]) -> list[float]:
-        """Encode frames (n, 3, S, S) and keep them.
+        """Encode frames (T, 3, S, S), or (T, n, 3, S, S) as n squares each, and keep them.
+
+        Of squares only what scores them is kept: frames that a question chooses are read again, as their mean colour and their
+        places in the whole frame are part of their features.
 
         Args:
             last: features of the frame before, (1, H, W, D), or nothing; then those of the last of these frames.
@@ -175,10 +181,19 @@ class CandidateFiles(NamedTuple):
         Returns:
             How much each frame differs from the one before it.
         """
-        features, aligned_features = model.encode_frames(pixel_values)
+        as_squares = pixel_values.ndim == 5
+        features, aligned_features = model.encode_frames(pixel_values.flatten(0, 1) if as_squares else pixel_values)
+        if as_squares:
+            features, aligned_features = (
+                part.unflatten(0, pixel_values.shape[:2]).flatten(1, 2)  # (T, n * H, W, D)
+                for part in (features, aligned_features)
+            )
         changes = model.frame_changes(torch.cat([*last, features])).tolist()
         last[:] = [features[-1:]]
-        for file, rows in zip(self, (features, aligned_features, *model.frame_keys(aligned_features)), strict=True):
+        keys = model.frame_keys(aligned_features)
+        if as_squares:
+            features = aligned_features = features.new_empty(len(features), 0)
+        for file, rows in zip(self, (features, aligned_features, *keys), strict=True):
             file.append(rows)
         return changes
 
@@ -204,6 +219,11 @@ class CandidateFrames:
         return self.features.num_rows
 
     @property
+    def has_features(self) -> bool:
+        """Whether chosen frames can be asked about as they are; frames as squares are read again."""
+        return self.features.shape != (0,)
+
+    @property
     def num_bytes(self) -> int:
         """Of the files."""
         return sum(file.num_bytes for file in (self.features, self.aligned_features, self.keys, self.scales))
@@ -221,7 +241,8 @@ class CandidateFrames:
         Questions are scored one by one, so that each has the bits that it has alone, and the same frames.
         """
         parts, device = [], model.device
-        chunks = zip(self.keys.chunks(FRAMES_PER_READ), self.scales.chunks(FRAMES_PER_READ), strict=True)
+        size = min(FRAMES_PER_READ, max(1, PATCHES_PER_READ // prod(self.scales.shape)))
+        chunks = zip(self.keys.chunks(size), self.scales.chunks(size), strict=True)
         for keys, scales in chunks:
             keys, scales = keys.to(device), scales.to(device)
             parts.append(torch.cat([scorer.int8_frame_scores(keys, scales) for scorer in scorers]).cpu())
@@ -249,7 +270,7 @@ def encode_candidates(
         files: new ones that stay, in place of `dtype` and `folder`.
         read: reads in place of the video processor's `read_in_chunks`.
         **request: which frames are candidates: `sampling`, or num_frames, fps (default 1 per second), start, end, max_frames,
-            indices; and on_decode_error, frame_rate, media_access.
+            indices; on_decode_error, frame_rate, media_access; and tiles, which are scored in place of padded frames.
 
     Raises:
         VideoReadError: it cannot be read.
@@ -320,17 +341,21 @@ def choose_for_questions(
     return [choose_frames(selection, num_frames, group_length, len(candidates), scores=row, **common) for row in rows]
 
 
-def chosen_video(model: Any, candidates: CandidateFrames, record: SelectionRecord) -> EncodedVideo:
-    """The chosen frames as a video of their own, ready to be asked about."""
-    frames = list(record.frames)
-    taken = candidates.sampling
-    sampling = replace(
+def chosen_sampling(candidates: CandidateFrames, record: SelectionRecord) -> Any:
+    """The `SamplingRecord` of the chosen frames."""
+    frames, taken = record.frames, candidates.sampling
+    return replace(
         taken,
         indices=[taken.indices[frame] for frame in frames],
         times=[taken.times[frame] for frame in frames] if taken.times else [],
         requested_frames=len(frames),
         fewer_than_requested=False,
     )
+
+
+def chosen_video(model: Any, candidates: CandidateFrames, record: SelectionRecord) -> EncodedVideo:
+    """The chosen frames as a video of their own, ready to be asked about; the candidates have features."""
+    frames = list(record.frames)
     features = {
         "features": candidates.features.take(frames),
         "aligned_features": candidates.aligned_features.take(frames),
@@ -339,7 +364,7 @@ def chosen_video(model: Any, candidates: CandidateFrames, record: SelectionRecor
     rows, columns = model.config.grid
     return EncodedVideo(
         features=features,
-        sampling=sampling,
+        sampling=chosen_sampling(candidates, record),
         num_frames=len(frames),
         num_patches=len(frames) * rows * columns,
         num_visual_tokens=model.config.num_visual_tokens(len(frames)),

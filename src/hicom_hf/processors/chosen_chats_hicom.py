@@ -130,9 +130,14 @@ class ChosenChats:
         [chosen] = choose_tiles(model, self, video, [instruction], [instruction])
         return chosen
 
-    def encode_candidates(self, model: Any, video: Any, **sampling: Any) -> CandidateFrames:
-        """Encode the candidates of a video for any number of questions; arguments as of `encode_tiles`, but tiles."""
-        return encode_candidates(model, self, video, **_of_frames(sampling))
+    def encode_candidates(self, model: Any, video: Any, tiles: Any = None, **sampling: Any) -> CandidateFrames:
+        """Encode the candidates of a video for any number of questions; arguments as of `encode_tiles`.
+
+        They are padded unless tiles say `score_candidates`.
+        """
+        tiles = None if tiles is None else as_tiles(tiles)
+        scored = {} if tiles is None or not tiles.score_candidates else {"tiles": tiles}
+        return encode_candidates(model, self, video, **scored, **_of_frames(sampling))
 
     def see_chat(
         self,
@@ -199,11 +204,11 @@ class ChosenChats:
         record = None
         if selection is not None:
             if candidates is None:
-                candidates = self.encode_candidates(model, source, **frames)
+                candidates = self.encode_candidates(model, source, tiles, **frames)
             [record] = choose_for_questions(model, self, candidates, [instruction], selection, instruction)
             if tiles is None:
                 return chosen_video(model, candidates, record), record, None
-            frames = reading_of_chosen(candidates, record, frames)
+            frames, tiles = reading_of_chosen(candidates, record, frames), tiles.of_chosen()
         patches, encoded = self.choose_tiles(model, self.encode_tiles(model, source, tiles, **frames), instruction)
         return encoded, record, patches
 

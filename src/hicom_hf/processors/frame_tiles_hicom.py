@@ -4,12 +4,14 @@
 G patches along a square's side, P patches of all squares that are kept, H/W rows and columns of the compressor's grid.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .source_names_hicom import VideoReadError
 
 OVERVIEW = 0  # the zoom of the whole frame, padded to a square
 # Our choices, measured in the shapes world (docs/tiles.md).
@@ -28,6 +30,8 @@ class FrameTiles:
         zooms: whole numbers, each once. With several, each question chooses one of them.
         overlap: least fraction of a square's side that it shares with its neighbour, 0 to 0.9.
         overview: the whole frame, padded to a square, is one more choice. Not needed for square frames with zoom 1.
+        score_candidates: with a selection, frames are chosen by these squares, too. It finds smaller things, and encodes all
+            squares of each candidate. By default they are chosen as they are without tiles, padded.
 
     Raises:
         TypeError: a zoom is no whole number.
@@ -41,6 +45,7 @@ class FrameTiles:
     zooms: tuple[int, ...] = (1,)
     overlap: float = DEFAULT_OVERLAP
     overview: bool = False
+    score_candidates: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.zooms, (str, int)):
@@ -55,14 +60,19 @@ class FrameTiles:
             raise ValueError(f"overlap must be from 0 to 0.9, got {self.overlap!r}")
 
     @classmethod
-    def of_zooms(cls, zooms: Sequence[int]) -> "FrameTiles":
+    def of_zooms(cls, zooms: Sequence[int], score_candidates: bool = False) -> "FrameTiles":
         """The request that is written as a list of zooms, where 0 is the overview.
 
         Example:
-            >>> FrameTiles.of_zooms([0, 1])
-            FrameTiles(zooms=(1,), overlap=0.2, overview=True)
+            >>> FrameTiles.of_zooms([0, 1]) == FrameTiles(zooms=(1,), overview=True)
+            True
         """
-        return cls(tuple(zoom for zoom in zooms if zoom != OVERVIEW), overview=OVERVIEW in zooms)
+        own = tuple(zoom for zoom in zooms if zoom != OVERVIEW)
+        return cls(own, overview=OVERVIEW in zooms, score_candidates=score_candidates)
+
+    def of_chosen(self) -> "FrameTiles":
+        """How frames that a question has chosen are seen."""
+        return replace(self, score_candidates=False)
 
 
 class Square(NamedTuple):
@@ -142,12 +152,36 @@ def zoom_levels(tiles: FrameTiles, height: int, width: int) -> dict[int, list[Sq
     return levels
 
 
+def levels_of(tiles: FrameTiles, name: str, height: int, width: int) -> dict[int, list[Square]]:
+    """The squares of each zoom for the frames of a video.
+
+    Raises:
+        VideoReadError: there are too many for one frame; names the video.
+    """
+    try:
+        return zoom_levels(tiles, height, width)
+    except ValueError as error:
+        raise VideoReadError(f"{name}: {error}") from error
+
+
 def cut_square(frame: np.ndarray, square: Square) -> np.ndarray:
     """The part of a frame (height, width, 3) that lies in a square; the whole frame for an overview."""
     if square.top < 0 or square.left < 0 or square.side > max(frame.shape[:2]):
         return frame
     rows, columns = (slice(start, start + square.side) for start in (square.top, square.left))
     return np.ascontiguousarray(frame[rows, columns])
+
+
+def cut_frame(
+    frame: np.ndarray, levels: dict[int, list[Square]], make_square: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The squares of a frame (height, width, 3), one zoom after another: (n, S, S, 3).
+
+    Args:
+        levels: see `zoom_levels`.
+        make_square: gives a part of a frame its size.
+    """
+    return np.stack([make_square(cut_square(frame, square)) for some in levels.values() for square in some])
 
 
 def patch_centres(squares: list[Square], height: int, width: int, patches: int) -> np.ndarray:

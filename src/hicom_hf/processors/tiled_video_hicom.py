@@ -23,10 +23,10 @@ from .frame_tiles_hicom import (
     Square,
     TilesRecord,
     cell_members,
-    cut_square,
+    cut_frame,
+    levels_of,
     patch_centres,
     seen_centrally,
-    zoom_levels,
 )
 from .source_names_hicom import VideoReadError, source_name
 
@@ -92,18 +92,6 @@ class ReadTiles:
     seconds: float
 
 
-def levels_of(tiles: FrameTiles, name: str, height: int, width: int) -> dict[int, list[Square]]:
-    """The squares of each zoom for the frames of a video.
-
-    Raises:
-        VideoReadError: there are too many for one frame; names the video.
-    """
-    try:
-        return zoom_levels(tiles, height, width)
-    except ValueError as error:
-        raise VideoReadError(f"{name}: {error}") from error
-
-
 def read_tiles(
     processor: Any, video: Any, tiles: FrameTiles, *, max_squares: int | None = None, **sampling: Any
 ) -> ReadTiles:
@@ -151,6 +139,8 @@ def cut_tiles(
     """
     started = perf_counter()
     check_overview(tiles, video_processor)
+    if tiles.score_candidates:
+        raise ValueError("score_candidates says how a selection scores frames; give a selection, or leave it out")
     make_square = video_processor.square_frame
     levels: dict[int, list[Square]] = {}
     num_cut = 0
@@ -165,10 +155,9 @@ def cut_tiles(
     def cut(frame: np.ndarray) -> np.ndarray:
         nonlocal num_cut
         levels.update(levels_of(tiles, name, *frame.shape[:2]))  # the frames of a video have one size
-        squares = [square for some in levels.values() for square in some]
-        num_cut += len(squares)
+        num_cut += sum(map(len, levels.values()))
         check(num_cut, factor=2)  # a video whose end is missing is read twice
-        return np.stack([make_square(cut_square(frame, square)) for square in squares])
+        return cut_frame(frame, levels, make_square)
 
     pictures, record = read(cut)  # (T, n, S, S, 3)
     check(pictures.shape[0] * pictures.shape[1])

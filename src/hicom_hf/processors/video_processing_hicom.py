@@ -16,9 +16,11 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .frame_sampling_hicom import DEFAULT_NUM_FRAMES, FrameSampling
+from .frame_tiles_hicom import FrameTiles, cut_frame, levels_of
 from .media_access_hicom import OPEN_ACCESS, MediaAccess
 from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from .picture_settings_hicom import PictureSettings
+from .source_names_hicom import source_name
 from .square_frames_hicom import BICUBIC, PAD_VALUE, pad_to_square, resize_frame
 from .video_reading_hicom import OnDecodeError, SamplingRecord, check_on_decode_error, read_video
 from .video_sources_hicom import is_frame_list, load_image
@@ -230,16 +232,19 @@ class HiComVideoProcessor(BaseVideoProcessor):
         frame_rate: float | None = None,
         media_access: MediaAccess | None = None,
         media_bounds: MediaBounds | None = None,
+        tiles: FrameTiles | None = None,
         **request: Any,
     ) -> tuple[SamplingRecord, list[int]]:
         """Reads a video of any length and passes its frames on as they are read.
 
         Args:
             video: one source.
-            consume: called with normalised frames, float32 (chunk_size, 3, S, S); the last chunk may be shorter.
+            consume: called with normalised frames, float32 (chunk_size, 3, S, S); the last chunk may be shorter. With tiles,
+                which make n squares of a frame, it is called with (chunk_size // n, n, 3, S, S).
             chunk_size: see above.
             sampling: which frames, or the fields of `FrameSampling` as keywords; the processor's own are not used.
             on_decode_error, frame_rate, media_access, media_bounds: see `read_video`.
+            tiles: cuts frames into squares in place of padding them.
 
         Returns:
             The record, and for each of its frames the number of the frame that was passed on. These are consecutive numbers,
@@ -254,12 +259,19 @@ class HiComVideoProcessor(BaseVideoProcessor):
 
         def hand_on(frame: np.ndarray) -> np.ndarray:
             nonlocal num_read
-            chunk.append(self.square_frame(frame))
-            if len(chunk) == chunk_size:
-                consume(self.normalised(torch.from_numpy(np.stack(chunk)).movedim(-1, 1)))
-                chunk.clear()
+            if tiles is None:
+                chunk.append(self.square_frame(frame))
+            else:
+                levels = levels_of(tiles, source_name(video), *frame.shape[:2])
+                chunk.append(cut_frame(frame, levels, self.square_frame))
+            if len(chunk) == max(1, chunk_size // (1 if tiles is None else len(chunk[0]))):
+                hand_on_chunk()
             num_read += 1
             return np.array(num_read - 1)
+
+        def hand_on_chunk() -> None:
+            consume(self.normalised(torch.from_numpy(np.stack(chunk)).movedim(-1, -3)))
+            chunk.clear()
 
         rows, record = read_video(
             video,
@@ -272,7 +284,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             bounds=media_bounds or DEFAULT_BOUNDS,
         )
         if chunk:
-            consume(self.normalised(torch.from_numpy(np.stack(chunk)).movedim(-1, 1)))
+            hand_on_chunk()
         return record, rows.tolist()
 
     def preprocess_images(
@@ -361,10 +373,10 @@ class HiComVideoProcessor(BaseVideoProcessor):
         """Pixels as the vision tower takes them, the same values on every device.
 
         Args:
-            frames: uint8 (T, 3, S, S), of any memory layout and on any device.
+            frames: uint8 (T, 3, S, S) or (T, n, 3, S, S), of any memory layout and on any device.
 
         Returns:
-            float32 (T, 3, S, S), contiguous, on the same device.
+            float32 of the same shape, contiguous, on the same device.
         """
         pixels = torch.empty(frames.shape, dtype=torch.float32, device=frames.device)
         scale = torch.tensor(1 / self.rescale_factor, device=frames.device)

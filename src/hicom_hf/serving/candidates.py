@@ -24,6 +24,7 @@ from ..processors.candidate_frames_hicom import (
     encode_candidates,
 )
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
+from ..processors.video_sources_hicom import VideoReadError
 from .media import NAME, Media
 
 
@@ -64,6 +65,7 @@ def read_candidates(
     sampling: dict[str, Any],
     keep_pictures: bool,
     check: Callable[[], None],
+    max_squares: int | None = None,
 ) -> Candidates:
     """Read and encode the candidates of a fetched video.
 
@@ -72,18 +74,27 @@ def read_candidates(
         media: reads.
         path: of the file.
         sampling: which frames are candidates, see `encode_candidates`.
-        keep_pictures: for `Candidates.pictures`.
+        keep_pictures: for `Candidates.pictures`; candidates that are scored as squares have none.
         check: called before each chunk is encoded; what it raises ends the reading.
+        max_squares: of all candidates that are scored as squares; None for no bound.
 
     Raises:
         VideoReadError: it cannot be read.
         ValueError: the request contradicts itself.
     """
-    pictures = FeatureFile() if keep_pictures else None
+    pictures = FeatureFile() if keep_pictures and sampling.get("tiles") is None else None
+    num_squares = 0
 
     def read(video: Path, consume: Callable[[torch.Tensor], None], chunk_size: int, **request: Any) -> tuple:
         def take(pixel_values: torch.Tensor) -> None:
+            nonlocal num_squares
             check()
+            num_squares += pixel_values.shape[:-3].numel() if pixel_values.ndim == 5 else 0
+            if max_squares is not None and num_squares > max_squares:
+                raise VideoReadError(
+                    f"{NAME}: its candidates make more than the {max_squares} squares that are allowed; take fewer, or do not "
+                    "score them as tiles"
+                )
             with session.lock:
                 consume(pixel_values)
             if pictures is not None:

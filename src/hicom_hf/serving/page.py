@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..inference.attention_maps import AttentionMaps
 from ..inference.attention_picture import heated_frame, shown_frames, whole_frames
-from ..processors.candidate_frames_hicom import CANDIDATE_FPS
+from ..processors.candidate_frames_hicom import CANDIDATE_FPS, reading_of_chosen
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ..processors.frame_tiles_hicom import FrameTiles, TilesRecord
 from .engine import Engine
@@ -139,7 +139,7 @@ class Page:
             source = VideoSource(path, {"fps": fps}, FrameSelection(num_frames=num_frames))
         frames = shown_frames(self.engine.session.processor, read)
         if tiles:
-            source = replace(source, tiles=FrameTiles())
+            source = replace(source, tiles=FrameTiles(score_candidates=source.selection is not None))
             frames = whole_frames(self.engine.session.processor, frames, record)
         visit = Visit(path, source, frames, record.times, record.duration)
         self._remember(visit)
@@ -214,25 +214,31 @@ class Page:
         frames, times = visit.frames, visit.times
         record, candidates = result.selections[0], result.candidates[0]
         if record is not None and candidates is not None:
-            frames, times = candidates.pictures(record.frames), list(record.times)
-            if result.tiles[0] is not None:
-                frames = whole_frames(self.engine.session.processor, frames, result.videos[0].sampling)
+            times = list(record.times)
+            frames = (
+                self._chosen_frames(visit, reading_of_chosen(candidates.frames, record, {}))
+                if result.tiles[0]
+                else (candidates.pictures(record.frames))
+            )
         visit.mapped = [*visit.mapped, MappedAnswer(question, maps, frames, times)][-MAX_ANSWERS:]
         return visit.mapped[-1]
+
+    def _chosen_frames(self, visit: Visit, request: dict[str, Any]) -> np.ndarray:
+        """Frames that a question has chosen, read again as they are, without margins."""
+        processor = self.engine.session.processor
+        with self.engine.media.fetched(visit.path) as file:
+            read = self.engine.media.read(file, request)
+        return whole_frames(processor, shown_frames(processor, read), read.sampling)
 
     def _line(self, visit: Visit, result: Result) -> str:
         seconds = result.first_token_seconds
         line = f"Compressed on: **{plain(result.answers[0].instruction)}** · first token after {seconds:.2f} s "
-        is_first = visit.first_seconds is None
-        if is_first:
+        was_cached = result.num_cached_tokens > 0
+        if visit.first_seconds is None:
             visit.first_seconds = seconds
-        if result.num_cached_tokens > 0:
-            return line + f"(follow-up, features kept; the first question took {visit.first_seconds:.2f} s)"
-        if is_first or result.selections[0] is None or result.tiles[0] is None:
-            return line + "(first question, video encoded)"
-        return (
-            line + f"(follow-up, other frames encoded as tiles; the first question took {visit.first_seconds:.2f} s)"
-        )
+            return line + f"(first question, {'features kept' if was_cached else 'video encoded'})"
+        kept = "features kept" if was_cached else "frames encoded"
+        return line + f"(follow-up, {kept}; the first question took {visit.first_seconds:.2f} s)"
 
     # The attention -----------------------------------------------------------------------------------------------------
 

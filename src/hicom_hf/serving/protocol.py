@@ -7,7 +7,7 @@ import base64
 import binascii
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, field_validator
 
 from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.frame_tiles_hicom import FrameTiles
@@ -131,15 +131,18 @@ class Extras(Strict):
     select: Literal["question", "mixture", "uniform"] | None = None
     frames: int | None = Field(default=None, ge=1)
     tiles: list[StrictInt] | None = Field(default=None, min_length=1, max_length=8)
+    score_tiles: StrictBool = False
 
     def frame_tiles(self) -> FrameTiles | None:
         """How the question chooses among squares of the frames.
 
         Raises:
-            ValueError: the zooms contradict each other.
+            ValueError: the zooms contradict each other, or candidates are to be scored that there are not.
         """
+        if self.score_tiles and (self.tiles is None or self.select is None):
+            raise ValueError("mm_processor_kwargs.score_tiles goes with select and tiles")
         try:
-            return None if self.tiles is None else FrameTiles.of_zooms(self.tiles)
+            return None if self.tiles is None else FrameTiles.of_zooms(self.tiles, self.score_tiles)
         except ValueError as error:
             raise ValueError(f"mm_processor_kwargs.tiles: {error}") from None
 
@@ -202,7 +205,14 @@ class ChatCompletionRequest(BaseModel):
         self._check_unknown()
         extras = self.mm_processor_kwargs or Extras()
         selection, tiles = extras.selection(), extras.frame_tiles()
-        others = {"instruction", "select", "frames", "tiles", *(() if selection is None else ("max_video_tokens",))}
+        others = {
+            "instruction",
+            "select",
+            "frames",
+            "tiles",
+            "score_tiles",
+            *(() if selection is None else ("max_video_tokens",)),
+        }
         sampling = extras.model_dump(exclude_none=True, exclude=others)
         turns, videos = [], []
         for message in self.messages:
@@ -212,8 +222,10 @@ class ChatCompletionRequest(BaseModel):
                     content.append({"type": "text", "text": part.text})
                 else:
                     content.append({"type": "video"})  # an image is a video of one frame
-                    own = ({}, None) if part.type == "image_url" else (sampling, selection)
-                    videos.append(VideoSource(part.source(), *own, tiles))
+                    own = (sampling, selection, tiles)
+                    if part.type == "image_url":
+                        own = ({}, None, None if tiles is None else tiles.of_chosen())
+                    videos.append(VideoSource(part.source(), *own))
             turns.append({"role": "system" if message.role == "developer" else message.role, "content": content})
         if turns[-1]["role"] != "user":
             raise ValueError(f"the last message must be the user's, got that of {turns[-1]['role']!r}")

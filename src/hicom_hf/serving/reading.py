@@ -19,6 +19,8 @@ from .candidates import Candidates, CandidateStore, choose_frames_for_chat, read
 from .media import Media
 from .requests import EngineClosed, Limits, RequestCancelled, Ticket, VideoSlot, VideoSource
 
+SQUARES_PER_CANDIDATE = 2  # on average, at most: as of 16:9
+
 
 class Reading(Admission):
     """The part of an engine that reads videos; several threads read at a time, each video once.
@@ -54,8 +56,11 @@ class Reading(Admission):
             sampling["max_frames"] = min(sampling.get("max_frames") or limit, limit)
         with self.media.fetched(video.source) as path:
             if video.selection is not None:
-                slot = self._candidate_slot(path, sampling, video.selection, ticket)
-                return slot if video.tiles is None else self._chosen_slot(path, slot, sampling, video.tiles, ticket)
+                if video.tiles is None:
+                    return self._candidate_slot(path, sampling, video.selection, ticket)
+                scored = {"tiles": video.tiles} if video.tiles.score_candidates else {}
+                slot = self._candidate_slot(path, {**sampling, **scored}, video.selection, ticket)
+                return self._chosen_slot(path, slot, sampling, video.tiles.of_chosen(), ticket)
             if video.tiles is not None:
                 return self._tiled_slot(path, sampling, video.tiles)
             key = _key(path, sampling)
@@ -85,7 +90,8 @@ class Reading(Admission):
         def read() -> Candidates:
             nonlocal was_cached
             was_cached, check = False, partial(self._check_wanted, ticket)
-            return read_candidates(self.session, self.media, path, sampling, self.keep_pictures, check)
+            most = self.limits.max_candidates * SQUARES_PER_CANDIDATE
+            return read_candidates(self.session, self.media, path, sampling, self.keep_pictures, check, most)
 
         candidates = self._once(key, read)
         self.candidates.put(key, candidates)

@@ -25,6 +25,7 @@ from ...processors.candidate_frames_hicom import (
     CandidateFiles,
     CandidateFrames,
     choose_for_questions,
+    chosen_sampling,
     chosen_video,
 )
 from ...processors.frame_selection_hicom import FrameSelection, SelectionRecord
@@ -213,14 +214,16 @@ def ask(
     model, processor = session.model, session.processor
     selection = asking.selection or FrameSelection(num_frames=asking.sampling.get("num_frames", DEFAULT_FRAMES))
     scenes = hay_scenes(clutter, num_scenes(lengths, clutter))
-    hay, cut = _hay(session, scenes, clutter, size, progress), Cuts(model)
+    scored = asking.tiles if asking.tiles is not None and asking.tiles.score_candidates else None
+    hay, cut = _hay(session, scenes, clutter, size, scored, progress), Cuts(model, processor)
     by_name = {trial.name: (number, trial) for number, trial in enumerate(trials(count, lengths, clutter, seed))}
     of_trial: dict[str, list[Question]] = {}
     for question in asked:
         of_trial.setdefault(question.video, []).append(question)
     for name, some in of_trial.items():
         number, trial = by_name[name]
-        needles = EncodedScenes(encode_scenes(model, processor, trial.needles, size=size), trial.needles, size)
+        encoded = encode_scenes(model, processor, trial.needles, size=size, tiles=scored)
+        needles = EncodedScenes(encoded, trial.needles, size, scored)
         usable = _usable(scenes, trial, number // len(GROUPS) % HAYSTACKS, max(lengths) // SCENE_FRAMES)
         films: dict[tuple[int, float], Film] = {}
         tiled: dict[tuple, TiledVideo] = {}
@@ -229,24 +232,32 @@ def ask(
             key = question.details["length"], question.details["place"]
             if key not in films:
                 films[key] = Film(_parts(question, hay, needles, usable), cut)
-            one = _frames_of(model, processor, films[key], question, selection)
-            if asking.tiles is not None:
-                one = _as_tiles(model, processor, films[key], question, one, asking.tiles, tiled)
-            seen.append(one)
+            record = _frames_of(model, processor, films[key], question, selection)
+            if asking.tiles is None:
+                seen.append(Seen(chosen_video(model, films[key], record), record))
+            else:
+                tiles = asking.tiles.of_chosen()
+                seen.append(_as_tiles(model, processor, films[key], question, record, tiles, tiled))
         yield _answers(session, some, seen, asking)
         hay.forget_scores()
         cut.keep_within(hay)
 
 
-def _hay(session: Any, scenes: Sequence[Scene], clutter: str, size: Size, progress: Progress) -> EncodedScenes:
+def _hay(
+    session: Any, scenes: Sequence[Scene], clutter: str, size: Size, tiles: FrameTiles | None, progress: Progress
+) -> EncodedScenes:
     """The scenes of the haystacks, from the session's folder of features if it has one and they are there."""
     described = {"scenes": "needle", "clutter": clutter, "first": HAY_SEED, "number": len(scenes)}
-    key = settings_fingerprint(described if size == SQUARE else {**described, "size": list(size)})
+    if size != SQUARE:
+        described["size"] = list(size)
+    if tiles is not None:
+        described["tiles"] = [list(tiles.zooms), tiles.overlap, tiles.overview]
+    key = settings_fingerprint(described)
 
     def encode(files: CandidateFiles | None) -> CandidateFrames:
-        return encode_scenes(session.model, session.processor, scenes, progress, files, size)
+        return encode_scenes(session.model, session.processor, scenes, progress, files, size, tiles)
 
-    return EncodedScenes(session.cache.candidates(key, encode, torch.bfloat16), scenes, size)
+    return EncodedScenes(session.cache.candidates(key, encode, torch.bfloat16), scenes, size, tiles)
 
 
 def _usable(scenes: Sequence[Scene], trial: Trial, haystack: int, count: int) -> list[int]:
@@ -273,15 +284,16 @@ def _parts(question: Question, hay: EncodedScenes, needles: EncodedScenes, usabl
     return [Part(needles, at[place]) if place in at else Part(hay, next(rest)) for place in range(count)]
 
 
-def _frames_of(model: Any, processor: Any, film: Film, question: Question, selection: FrameSelection) -> Seen:
+def _frames_of(
+    model: Any, processor: Any, film: Film, question: Question, selection: FrameSelection
+) -> SelectionRecord:
     """The frames that a question sees by its method."""
     method = question.details["method"]
     rule = selection.rule if method == CHOSEN else "uniform"
     budget = selection.num_frames or processor.max_frames_for(selection.max_video_tokens)
     wanted = len(film) if method == EVERYTHING else min(budget * CHOSEN_METHODS.get(method, 1), len(film))
     chosen_by = replace(selection, rule=rule, num_frames=wanted, max_video_tokens=None)
-    [record] = choose_for_questions(model, processor, film, [question.prompt], chosen_by, question.instruction)
-    return Seen(chosen_video(model, film, record), record)
+    return choose_for_questions(model, processor, film, [question.prompt], chosen_by, question.instruction)[0]
 
 
 def _as_tiles(
@@ -289,18 +301,18 @@ def _as_tiles(
     processor: Any,
     film: Film,
     question: Question,
-    seen: Seen,
+    selection: SelectionRecord,
     tiles: FrameTiles,
     known: dict[tuple, TiledVideo],
 ) -> Seen:
-    """The same frames, read again as tiles, and the patches that the question sees of them."""
-    rows = seen.selection.frames
+    """Chosen frames, read again as tiles, and the patches that the question sees of them."""
+    rows = selection.frames
     key = film.names(rows)
     tiled = known.get(key) or encode_tiled_video(model, processor, film.frames(rows), tiles, num_frames="all")
     if question.details["method"] == CHOSEN:  # mostly the same frames of the needle at each place
         known[key] = tiled
     [(record, video)] = choose_tiles(model, processor, tiled, [question.prompt], question.instruction)
-    return Seen(replace(video, sampling=seen.video.sampling), seen.selection, record)
+    return Seen(replace(video, sampling=chosen_sampling(film, selection)), selection, record)
 
 
 def _answers(session: Any, some: Sequence[Question], seen: Sequence[Seen], asking: Asking) -> list[Asked]:
