@@ -8,8 +8,6 @@ An interrupted command resumes when it is run again. Prints tables, and writes c
 import argparse
 from dataclasses import replace
 
-import torch
-
 from .comparing import Budget, as_markdown, compare
 
 
@@ -21,7 +19,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=budget.steps, help="of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="orders of the samples (default: 0 1)")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     budget = replace(budget, films=replace(budget.films, number=args.films), steps=args.steps)
     print(as_markdown(compare(args.folder, budget, args.seeds)))
 

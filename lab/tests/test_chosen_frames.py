@@ -59,7 +59,7 @@ def test_answers_are_counted_again_by_how_frames_were_chosen():
 def test_variants_differ_in_the_frames_of_long_videos_alone(tmp_path):
     budget = Budget(Films(1, (64,)), 5, 1, 1, 1, 2, 4, (("sparse", (64,), 1),), 0, ("64 frames in the video",), 1)
     record = compare(tmp_path, budget, (0,))
-    assert list(record["scores"]) == ["before", *(f"{variant}-0" for variant in VARIANTS)]
+    assert set(record["scores"]) == {"before", *(f"{variant}-0" for variant in VARIANTS)}
     chosen, even, without = (json.loads((tmp_path / "records" / f"{name}.json").read_text()) for name in VARIANTS)
     differing = [place for place in range(len(without)) if chosen[place] != without[place]]
     assert len(chosen) == len(even) == len(without) and len(differing) == record["records"]["long"]
