@@ -17,10 +17,11 @@ def main() -> None:
     budget = Budget()
     parser.add_argument("--films", type=int, default=budget.films.number, help="long videos (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=budget.steps, help="of each training (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="orders of the samples (default: 0 1)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="orders of the samples (default: 0)")
+    parser.add_argument("--processes", type=int, default=2, help="variants at a time (default: %(default)s)")
     args = parser.parse_args()
     budget = replace(budget, films=replace(budget.films, number=args.films), steps=args.steps)
-    print(as_markdown(compare(args.folder, budget, args.seeds)))
+    print(as_markdown(compare(args.folder, budget, args.seeds, args.processes)))
 
 
 if __name__ == "__main__":
