@@ -279,8 +279,9 @@ def test_features_from_the_disk_are_those_that_were_encoded(frozen, processor, f
     records[1]["tiles"] = {"zooms": [1]}  # of its own, of the same video
     plain, cached = dataset_of(records, processor, folder), dataset_of(records, processor, folder)
     cached.encoder.feature_cache = FeatureCache(tmp_path, frozen, cached.encoder.reader)
-    cached.encoder.feature_cache.fill(frozen, cached.media(), report=lambda line: None)
-    assert len(cached.encoder.feature_cache) == 4
+    reported = []
+    cached.encoder.feature_cache.fill(frozen, cached.media(), report=reported.append)
+    assert len(cached.encoder.feature_cache) == 4 and "4 to encode take at least 0.00 GiB" in reported[0]
     again = FeatureCache(tmp_path, frozen, cached.encoder.reader)
     again.refresh()
     assert len(again) == 4 and len(list(tmp_path.iterdir())) == 1

@@ -231,9 +231,10 @@ class FeatureCache:
         needed = self.num_bytes(missing)
         existing = next(parent for parent in (self.folder, *self.folder.absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free
+        at_least = "at least " if any(map(self.reader.tiles_of, missing)) else ""
         report(
             f"feature cache {self.folder}: {len(self._shards)} videos and images are there, {len(missing)} to encode take "
-            f"{needed / GIB:.2f} GiB; {free / GIB:.2f} GiB are free"
+            f"{at_least}{needed / GIB:.2f} GiB; {free / GIB:.2f} GiB are free"
         )
         if missing and needed + SPARE_SPACE > free:
             raise OSError(
