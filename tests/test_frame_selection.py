@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import threading
 import time
 from itertools import pairwise
@@ -17,7 +18,7 @@ from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.assets import example_videos
 from hicom_hf.cli.main import main
 from hicom_hf.inference import HiComSession
-from hicom_hf.modeling.frame_scores_hicom import HiComFrameScorer, frame_changes, int8_rows
+from hicom_hf.modeling.frame_scores_hicom import HiComFrameScorer, best_pairs, frame_changes, int8_rows
 from hicom_hf.processors.candidate_frames_hicom import FeatureFile, encode_candidates
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling, uniform_indices
 from hicom_hf.processors.frame_selection_hicom import (
@@ -160,9 +161,41 @@ def test_groups_of_consecutive_frames_lie_within_one_shot():
 
 
 def test_a_flat_score_gives_even_frames_and_says_so():
-    record = choose(FrameSelection(num_frames=8), haystack(10, {}))
+    record = choose(FrameSelection(num_frames=8), np.random.default_rng(0).normal(size=80))
     assert record.used == "uniform" and record.frames == tuple(uniform_indices(80, 8))
-    assert record.reason.startswith("spread evenly: no frame stands out for this question (1.")
+    assert re.match(r"spread evenly: no shot stands out for this question \(\d\.\d deviations, 6 are", record.reason)
+
+
+def test_a_shot_is_as_good_as_the_frame_that_fits_least_of_its_best_group():
+    scores = haystack(12, {2: 3.0})
+    for frame, height in enumerate([9.0, 9.0, 9.0, 0.0, 9.0, 9.0], start=66):  # never four in a row
+        scores[frame] = height
+    record = choose(FrameSelection(num_frames=8), scores)
+    assert record.used == "question" and [shot[:2] for shot in record.shots] == [(16, 24)]
+    assert record.shots[0][2] == pytest.approx(3.0 + min(BACKGROUND[4:8]))  # of the eight, the last four fit best
+
+
+def test_frames_on_either_side_of_a_cut_are_no_group():
+    scores = haystack(12, {2: 3.0})
+    scores[70:74] = [9.0] * 4
+    assert [shot[0] for shot in choose(FrameSelection(num_frames=8), scores).shots] == [16]
+
+
+def test_what_is_seen_for_less_than_a_group_does_not_stand_out():
+    scores = np.random.default_rng(0).normal(size=40 * 8)
+    scores[70:74] += 40.0  # two frames on either side of a cut
+    scores[160:163] += 40.0
+    assert choose(FrameSelection(num_frames=8), scores).used != "question"
+    scores[70:74] -= 40.0
+    assert choose(FrameSelection(num_frames=8), scores).used == "uniform"
+    scores[163] += 40.0
+    record = choose(FrameSelection(num_frames=8), scores)
+    assert record.used == "question" and [shot[0] for shot in record.shots] == [160]
+
+
+def test_a_video_of_fewer_frames_than_a_group_is_chosen_from():
+    record = choose_frames(FrameSelection(num_frames=2), 2, 4, 3, scores=[0.0, 1.0, 2.0], shots=[(0, 3)])
+    assert record.used == "uniform" and record.frames == tuple(uniform_indices(3, 2))
 
 
 def test_where_several_shots_fit_about_as_well_half_of_the_frames_are_spread():
@@ -296,7 +329,7 @@ def test_scores_of_several_parts_are_reported_on_one_scale():
 
 
 def test_where_no_part_stands_out_the_score_is_that_of_the_most_prominent_part():
-    flat = haystack(10, {})
+    flat = np.random.default_rng(0).normal(size=80).tolist()
     record = choose(FrameSelection(num_frames=8), [[0.0] * 80, flat])
     assert record.used == "uniform" and record.scores == tuple(flat[frame] for frame in record.frames)
 
@@ -314,9 +347,25 @@ def test_the_score_of_a_frame_is_that_of_a_loop_over_its_patches():
     queries = model.model.compressor.local_branch.injection(None, pooled, tokens)
     for question in range(2):
         for frame in range(3):
-            patches = keys[frame].flatten(0, 1)
-            best = max(sum(a * b for a, b in zip(patch, queries[question, 0], strict=True)) for patch in patches)
-            assert scores[question, frame].item() == pytest.approx(best.item(), abs=1e-4)  # float32, other order
+            rows, columns = range(grid[1]), range(grid[2])
+            of = {(y, x): (keys[frame, y, x] @ queries[question, 0]).item() for y in rows for x in columns}
+            pairs = [min(of[y, x], of[other]) for y, x in of for other in ((y + 1, x), (y, x + 1)) if other in of]
+            assert scores[question, frame].item() == pytest.approx(max(pairs), abs=1e-4)  # float32, other order
+
+
+def test_two_patches_side_by_side_or_one_above_the_other_make_the_score_of_a_frame():
+    patches = torch.zeros(5, 3, 4)
+    patches[0, 1, 1] = 9.0  # alone
+    patches[1, [0, 1], [0, 1]] = 9.0  # at a corner
+    patches[2, [0, 2], 2] = 9.0  # apart
+    patches[3, 2, 2:], patches[4, 1:, 3] = torch.tensor([7.0, 5.0]), torch.tensor([5.0, 7.0])
+    assert best_pairs(patches).tolist() == [0.0, 0.0, 0.0, 5.0, 5.0]
+    assert best_pairs(patches[None]).shape == (1, 5)
+
+
+def test_a_frame_of_one_patch_has_the_score_of_that_patch():
+    assert best_pairs(torch.tensor([[[3.0]]])).tolist() == [3.0]
+    assert best_pairs(torch.tensor([[[3.0, 4.0, 1.0]]])).tolist() == [3.0]
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ class HiComFrameScorer:
         return scores.T.unflatten(1, keys.shape[:3])
 
     def frame_scores(self, aligned_features: torch.Tensor) -> torch.Tensor:
-        """The score of the best patch of each frame: aligned features (T, H, W, D) -> (B, T)."""
-        return self.patch_scores(aligned_features).flatten(2).amax(dim=2)
+        """The score of each frame, see `best_pairs`: aligned features (T, H, W, D) -> (B, T)."""
+        return best_pairs(self.patch_scores(aligned_features))
 
     def int8_frame_scores(self, keys: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """`frame_scores` from the keys of `int8_rows`, int8 (T, H, W, D) and float32 (T, H, W): (B, T), in float32.
@@ -60,7 +60,25 @@ class HiComFrameScorer:
         queries, query_scales = int8_rows(self.query)
         sums = _int8_product(keys.flatten(0, 2), queries.T)  # (T * H * W, B)
         scores = sums.T * scales.flatten() * query_scales[:, None]
-        return scores.unflatten(1, (len(keys), -1)).amax(dim=2)
+        return best_pairs(scores.unflatten(1, scales.shape))
+
+
+def best_pairs(patch_scores: torch.Tensor) -> torch.Tensor:
+    """The score of a frame: that of two patches side by side or one above the other, of which the lesser counts; the best two.
+
+    What is there covers more than one patch. A vision tower also sees what is not there, as a rule at a single patch: the tip
+    of one thing, or the edge of two, resembles another. Of a frame of one patch, it is that patch's score.
+
+    Args:
+        patch_scores: (..., H, W).
+
+    Returns:
+        (...).
+    """
+    above = torch.minimum(patch_scores[..., 1:, :], patch_scores[..., :-1, :])
+    beside = torch.minimum(patch_scores[..., 1:], patch_scores[..., :-1])
+    pairs = torch.cat([above.flatten(-2), beside.flatten(-2)], dim=-1)
+    return (pairs if pairs.shape[-1] else patch_scores.flatten(-2)).amax(dim=-1)
 
 
 def int8_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ Rule = Literal["uniform", "question", "mixture"]
 RULES = ("uniform", "question", "mixture")
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
 # Our choices, measured in the shapes world (docs/long_video.md).
-MIN_PROMINENCE = 3.0
+MIN_PROMINENCE = 6.0
 MAX_P_VALUE = 0.05
 CUT_RATIO = 2.0
 PART_BOUNDARIES = re.compile(r"[,;]|\b(?:or|and)\b")
@@ -46,7 +46,7 @@ class FrameSelection:
             have no frames for goes to the next best shot all the same.
         max_p_value: shots stand out if the gap below them is found in at most this fraction of videos in which nothing fits, see
             `outstanding`. Where none stand out, rule "question" chooses as "mixture" does.
-        min_prominence: standard deviations (robustly estimated) by which the best frame must exceed the median frame; otherwise
+        min_prominence: standard deviations (robustly estimated) by which the best group must exceed the median group; otherwise
             no shot that does not stand out is taken, and frames are spread evenly.
         max_shot_frames: longer shots are cut into equal parts, in candidates.
         min_spacing: seconds between the best frames of two shots that the question chooses, with the same exception; 0 for any.
@@ -95,7 +95,7 @@ class SelectionRecord:
         used: the rule that chose; "mixture" or "uniform" where nothing stood out.
         reason: in words.
         num_candidates: T.
-        prominence: of the best frame, see `prominence`; None without scores.
+        prominence: of the best group of consecutive frames, see `prominence`; None without scores.
         p_value: of the shots that stand out most, see `outstanding`; None without scores.
         frames: numbers of the chosen candidates, ascending.
         times: seconds of the chosen frames; empty for a video without a clock.
@@ -126,7 +126,7 @@ class Standing(NamedTuple):
         p_value: of the `count` best shots, see `outstanding`.
         count: how many shots stand out together.
         order: numbers of all shots, best first.
-        prominence: of the best frame.
+        prominence: of the best group.
         scores: of the frames, (T).
     """
 
@@ -255,12 +255,15 @@ def choose_frames(
 ) -> SelectionRecord:
     """Choose frames; the same arguments give the same frames.
 
-    A shot's score is the mean of its `group_length` best frames. For each part of the question, the shots that stand out are
-    taken (`outstanding`); parts for which none do are left out. The best shot of each part comes first. A shot gets
-    `GROUPS_PER_SHOT` groups before another gets any, but the best shots of two parts get one each before either gets more.
-    Groups that are left go to the shots that have the fewest. The frames of a shot are spread evenly over it.
+    A shot's score is that of its best `group_length` consecutive frames, of which the one that fits least counts: what is there
+    stays for a while, what a vision tower sees by mistake comes and goes.
 
-    If no shot stands out, but a frame is prominent, half of the groups go to the best shot, the others to shots spread evenly
+    For each part of the question, the shots that stand out are taken (`outstanding`); parts for which none do are left out. The
+    best shot of each part comes first. A shot gets `GROUPS_PER_SHOT` groups before another gets any, but the best shots of two
+    parts get one each before either gets more. Groups that are left go to the shots that have the fewest. The frames of a shot
+    are spread evenly over it.
+
+    If no shot stands out, but a group is prominent, half of the groups go to the best shot, the others to shots spread evenly
     over the video. If none is, the frames are spread evenly.
 
     Args:
@@ -289,7 +292,8 @@ def choose_frames(
     if selection.min_spacing and not times:
         raise ValueError("min_spacing is in seconds, but this video has no clock; pass frame_rate, or leave it out")
     num_groups = max(1, num_frames // group_length)
-    standings = _standings(rows, shots, group_length, num_groups)
+    shot_length = min(group_length, num_candidates)  # a video of fewer frames is one shot
+    standings = _standings(rows, shots, shot_length, num_groups)
     found = sorted((one for one in standings if one.p_value <= selection.max_p_value), key=lambda one: one.p_value)
     used, others = selection.rule, ""
     if not found:
@@ -297,7 +301,7 @@ def choose_frames(
         if best.prominence < selection.min_prominence:
             shown = f"{best.prominence:.1f} deviations, {selection.min_prominence:g} are needed"
             return record(
-                "uniform", f"spread evenly: no frame stands out for this question ({shown})", evenly, standings
+                "uniform", f"spread evenly: no shot stands out for this question ({shown})", evenly, standings
             )
         found = [best._replace(count=1)]
         used, others = "mixture", ", half of them spread evenly: none is clearly the best"
@@ -309,7 +313,7 @@ def choose_frames(
         start, stop = shots[shot]
         wanted = min(quota * group_length, num_frames, stop - start)
         frames += [start + place for place in uniform_indices(stop - start, wanted)]
-    heights = _shot_scores(fit, shots, group_length)
+    heights = _shot_scores(_group_scores(fit, shot_length), shots, shot_length)
     taken = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
     return record(used, f"{len(quotas)} of {len(shots)} shots{others}", sorted(frames), standings, fit, taken)
 
@@ -342,13 +346,16 @@ def _record(
     )
 
 
-def _shot_scores(scores: np.ndarray, shots: Sequence[tuple[int, int]], group_length: int) -> np.ndarray:
-    """The mean of the best frames of each shot, `group_length` of them: scores (T) -> (S)."""
-    starts, stops = np.asarray(shots).T
-    number = np.repeat(np.arange(len(starts)), stops - starts)  # of each frame's shot
-    falling = scores[np.lexsort((-scores, number))]  # inside of each shot
-    counted = np.arange(len(scores)) - starts[number] < group_length
-    return np.bincount(number, falling * counted) / np.minimum(stops - starts, group_length)
+def _group_scores(scores: np.ndarray, group_length: int) -> np.ndarray:
+    """The frame that fits least, of each `group_length` consecutive ones: (T) -> (T - a + 1), by their first frame."""
+    count = len(scores) - group_length + 1
+    return np.minimum.reduce([scores[place : place + count] for place in range(group_length)])
+
+
+def _shot_scores(groups: np.ndarray, shots: Sequence[tuple[int, int]], group_length: int) -> np.ndarray:
+    """The best group of each shot: `_group_scores` -> (S)."""
+    firsts = [first for start, stop in shots for first in (start, stop - group_length + 1)]
+    return np.maximum.reduceat(np.append(groups, -np.inf), firsts)[::2]
 
 
 def _standings(
@@ -356,9 +363,10 @@ def _standings(
 ) -> list[Standing]:
     found = []
     for row in rows:
-        scores = _shot_scores(row, shots, group_length)
+        groups = _group_scores(row, group_length)
+        scores = _shot_scores(groups, shots, group_length)
         order = np.argsort(-scores, kind="stable").tolist()
-        found.append(Standing(*outstanding(scores, num_groups), order, prominence(row), row))
+        found.append(Standing(*outstanding(scores, num_groups), order, prominence(groups), row))
     return found
 
 
