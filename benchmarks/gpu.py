@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,13 @@ BEGIN, END = "<!-- benchmarks/gpu.py -->", "<!-- end -->"
 Measured = dict[str, Any]  # of one line
 
 # Paper, table A6: LLaVA-OneVision-7B and HICom-7B, 32 frames. Milliseconds, but for the last one.
-PAPER = {"encode": (11.1, 11.1), "compress": (2.3, 23.9), "llm": (553.7, 102.7), "request": (4.25, 1.51)}
+PAPER = {
+    "encode": (11.1, 11.1),
+    "compress": (2.3, 23.9),
+    "llm": (553.7, 102.7),
+    "first question": (567.1, 137.7),
+    "request": (4.25, 1.51),
+}
 # Row, what was measured, its field, the goal.
 GOALS = [
     ("a token of the answer, compiled", "decode, static cache, compiled", "ms", "6 ms"),
@@ -49,6 +56,7 @@ GOALS = [
     ("first question, 32 frames", "first question", "ms", "60 ms"),
     ("follow-up question", "follow-up question", "ms", "20 ms"),
     ("follow-up question and 32 words, compiled", "follow-up and 32 words, compiled", "ms", "250 ms"),
+    ("the same, prompts of other lengths", "follow-ups of other lengths and 32 words, compiled", "ms", "250 ms"),
     (
         "8 questions on one video and 32 words, one batch, compiled",
         "8 questions and 32 words, compiled",
@@ -63,10 +71,18 @@ GOALS = [
     ("instruction encoder", "instruction encoder", "ms", ""),
     ("compressor", "compressor", "ms", ""),
     ("floor of a first question: products at the measured rate", "floor of a first question", "ms", ""),
+    ("floor of a follow-up: likewise", "floor of a follow-up", "ms", ""),
     ("floor of a token: weights read once at the measured rate", "floor of a token", "ms", ""),
     ("matrix product, bf16", "matrix product", "tflops", ""),
     ("copy", "copy", "tb_per_s", ""),
 ]
+# What is measured -> the floor that it is divided by.
+FLOORS = {
+    "decode, static cache, compiled": "floor of a token",
+    "decode, dynamic cache": "floor of a token",
+    "first question": "floor of a first question",
+    "follow-up question": "floor of a follow-up",
+}
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn3")
 # What is attended to: SigLIP's heads have a width of 72, the global branch 32 queries and all patches as keys.
 ATTENDING = {
@@ -201,6 +217,12 @@ def prompt(run: Run, num_visual: int, rows: int = 1) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+def shortened(question: dict[str, Any], number: int) -> dict[str, Any]:
+    """A question with so many tokens of text less."""
+    end = question["input_ids"].shape[1] - number
+    return {**question, **{name: question[name][:, :end] for name in ("input_ids", "attention_mask")}}
+
+
 def words(model, question: dict, number: int, **options) -> Callable[[], torch.Tensor]:
     """Generates exactly so many words."""
     return lambda: model.generate(**question, max_new_tokens=number, min_new_tokens=number, do_sample=False, **options)
@@ -244,17 +266,27 @@ def questions(
     length = follow_up["input_ids"].shape[1]
     embeds = torch.zeros(1, length, model.config.text_config.hidden_size, device=run.device, dtype=run.dtype)
     run.measure("llm", lambda: model.model.language_model(inputs_embeds=embeds))
-    parts = {"vision": model.model.vision_tower, "llm": model.model.language_model}
-    weights = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    say_floors(run, model, length)
+
+
+def say_floors(run: Run, model: HiComForConditionalGeneration, length: int) -> None:
+    """What questions of so many tokens cost at the rates of `floors`: products without those of attention, weights read once."""
+
+    def weights(part: torch.nn.Module) -> int:
+        return sum(weight.numel() for weight in part.parameters())
+
+    layers = weights(model.model.language_model) - weights(
+        model.get_input_embeddings()
+    )  # of which a row is read per token
     rows, columns = model.config.grid
-    work = 2 * (
-        weights["vision"] * run.num_frames * rows * columns + weights["llm"] * length
-    )  # without attention's own
+    llm = 2 * layers * length
+    vision = 2 * weights(model.model.vision_tower) * run.num_frames * rows * columns
     rate = next((line["tflops"] for line in run.lines if "tflops" in line), None)
     speed = next((line["tb_per_s"] for line in run.lines if "tb_per_s" in line), None)
     if rate and speed:
-        run.say("floor of a first question", ms=round(work / rate / 1e9, 2))
-        size = weights["llm"] * torch.finfo(run.dtype).bits // 8
+        run.say("floor of a first question", ms=round((vision + llm) / rate / 1e9, 3))
+        run.say("floor of a follow-up", ms=round(llm / rate / 1e9, 3))
+        size = (layers + weights(model.lm_head)) * torch.finfo(run.dtype).bits // 8
         run.say("floor of a token", ms=round(size / speed / 1e9, 3))
 
 
@@ -280,6 +312,12 @@ def decoding(run: Run, model: HiComForConditionalGeneration, follow_up: dict, ei
     number = min(32, run.words[1] - 1)  # fits into the cache that is compiled already
     per_token(run, "decode, static cache, compiled", model, follow_up, **run.compiled)
     run.measure("follow-up and 32 words, compiled", words(model, follow_up, number, **run.compiled), 3)
+    asked = cycle([shortened(follow_up, number_of_tokens) for number_of_tokens in range(NUM_TEXT_TOKENS // 2)])
+
+    def ask_next():  # a new cache for each, as in a session; the longest prompt came before
+        words(model, next(asked), number, **run.compiled)()
+
+    run.measure("follow-ups of other lengths and 32 words, compiled", ask_next)
     run.measure("8 questions and 32 words, compiled", words(model, eight, number, **run.compiled), 3)
     run.measure("8 questions, one batch", lambda: model(**eight, logits_to_keep=1), 3)
     run.measure("8 questions, one by one", lambda: [model(**follow_up, logits_to_keep=1) for _ in range(8)], 3)
@@ -295,6 +333,14 @@ def rival(run: Run, pixels: torch.Tensor) -> None:
         "LLaVA-OneVision, first question", lambda: model(**question, logits_to_keep=1), visual_tokens=num_visual
     )
     run.measure("LLaVA-OneVision, encode", lambda: model.model.vision_tower(pixels))
+    patches = torch.zeros(
+        len(pixels),
+        (pixels.shape[-1] // model.config.vision_config.patch_size) ** 2,
+        model.config.vision_config.hidden_size,
+    ).to(pixels)
+    run.measure(
+        "LLaVA-OneVision, compress", lambda: model.model.apply_pooling(model.model.multi_modal_projector(patches))
+    )
     length = num_visual + NUM_TEXT_TOKENS
     embeds = torch.zeros(1, length, model.config.text_config.hidden_size, device=run.device, dtype=run.dtype)
     run.measure("LLaVA-OneVision, llm", lambda: model.model.language_model(inputs_embeds=embeds))
@@ -395,35 +441,39 @@ def table(lines: list[Measured]) -> str:
             return "failed" if {f"{what}: failed", f"{what.split(',')[0]}: failed"} & set(found) else "not measured"
         return f"{value} {unit}".strip()
 
+    def ratio(above: str, below: str) -> str:
+        values = [found.get(what, {}).get("ms") for what in (above, below)]
+        return f"{values[0] / values[1]:.1f}" if values[0] and values[1] else ""
+
     machine = found.get("machine")
     about = "No GPU was there when this table was made."
     if machine is not None:
         about = f"{machine['device']}, torch {machine['torch']}, transformers {machine['transformers']}, {machine['dtype']}."
     text = [
-        about,
+        f"{about} Ratios of this table are LLaVA-OneVision / HICom; the goal of a first question is 4.",
         "",
-        "| 32 frames | paper: LLaVA-OV-7B | paper: HICom-7B | here: LLaVA-OneVision | here: HICom |",
-        "|" + "---|" * 5,
+        "| 32 frames | paper: LLaVA-OV-7B | paper: HICom-7B | ratio | here: LLaVA-OneVision | here: HICom | ratio |",
+        "|" + "---|" * 7,
     ]
     rows = {
         "encode": "vision encoder",
-        "compress": "compressor, text encoder included",
+        "compress": "compressor, text encoder included; there projector and pooling",
         "llm": "LLM, first token",
+        "first question": "first question, all",
         "request": "whole request, 33 tokens (paper: from the file, as many tokens as it takes)",
     }
     for what, label in rows.items():
         unit = "s" if what == "request" else "ms"
-        theirs, ours = (f"{value} {unit}" for value in PAPER[what])
-        text.append(f"| {label} | {theirs} | {ours} | {cell(f'LLaVA-OneVision, {what}')} | {cell(what)} |")
-    text.append(
-        f"| first question, all | 567.1 ms | 137.7 ms | {cell('LLaVA-OneVision, first question')} | {cell('first question')} |"
-    )
-    text += ["", "| | measured | least to most | goal |", "|---|---|---|---|"]
+        theirs, ours = PAPER[what]
+        measured = f"{cell(f'LLaVA-OneVision, {what}')} | {cell(what)} | {ratio(f'LLaVA-OneVision, {what}', what)}"
+        text.append(f"| {label} | {theirs} {unit} | {ours} {unit} | {theirs / ours:.1f} | {measured} |")
+    text += ["", "| | measured | least to most | goal | times its floor |", "|---|---|---|---|---|"]
     units = {"ms": "ms", "first_ms": "ms", "peak_gib": "GiB", "tflops": "TFLOP/s", "tb_per_s": "TB/s", "number": ""}
     for label, what, field, goal in GOALS:
         spread = found.get(what, {}).get("spread") if field == "ms" else None
         between = f"{spread[0]} to {spread[1]}" if spread else ""
-        text.append(f"| {label} | {cell(what, field, units[field])} | {between} | {goal} |")
+        times = ratio(what, FLOORS.get(what, "")) if field == "ms" else ""
+        text.append(f"| {label} | {cell(what, field, units[field])} | {between} | {goal} | {times} |")
     text += ["", f"| attention | {' | '.join(ATTENDING.values())} |", "|" + "---|" * (len(ATTENDING) + 1)]
     for name in ATTENTION:
         text.append(f"| {name} | {' | '.join(cell(f'attention {name}, {part}') for part in ATTENDING)} |")

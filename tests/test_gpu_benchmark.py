@@ -44,12 +44,14 @@ def test_every_part_that_needs_no_gpu_is_measured(gpu, lines):
         "decode, static cache, compiled",
         "follow-up and 32 words, compiled",
         "8 questions and 32 words, compiled",
+        "follow-ups of other lengths and 32 words, compiled",
+        *gpu.FLOORS.values(),
         "encode, compiled",
         "instruction encoder, compiled",
         *(f"attention {name}, {part}" for name in ("sdpa", "eager") for part in gpu.ATTENDING),
     ):
         assert "ms" in found[row]
-    for row in ("first question", "encode", "llm", "request"):
+    for row in gpu.PAPER:
         assert found[f"LLaVA-OneVision, {row}"]["ms"] > 0
     assert found["LLaVA-OneVision, first question"]["visual_tokens"] == 65  # 4 frames of 4 x 4, and the end
 
@@ -59,8 +61,21 @@ def test_what_was_not_measured_is_said(gpu, lines):
     table = gpu.table(lines)
     assert re.search(r"^\| reads from the device in a follow-up \| not measured \|", table, re.MULTILINE)
     assert re.search(r"^\| flash_attention_2 \| failed \|", table, re.MULTILINE)
-    assert re.search(r"^\| first question, 32 frames \| \d+\.\d+ ms \| \d", table, re.MULTILINE)
+    assert re.search(r"^\| first question, 32 frames \| \d+\.\d+ ms \| \d.* \| \d+\.\d \|$", table, re.MULTILINE)
     assert "measured" in gpu.table([]) and "No GPU" in gpu.table([])
+
+
+def test_the_table_divides_by_the_rival_and_by_the_floor(gpu):
+    times = {
+        "first question": 50,
+        "LLaVA-OneVision, first question": 225,
+        "floor of a first question": 25,
+        "decode, static cache, compiled": 5,
+    }
+    table = gpu.table([{"what": what, "ms": ms} for what, ms in times.items()])
+    assert "| first question, all | 567.1 ms | 137.7 ms | 4.1 | 225 ms | 50 ms | 4.5 |" in table
+    assert "| first question, 32 frames | 50 ms |  | 60 ms | 2.0 |" in table
+    assert "| a token of the answer, compiled | 5 ms |  | 6 ms |  |" in table
 
 
 def test_nothing_is_begun_when_the_time_is_up(gpu, monkeypatch, capsys):
