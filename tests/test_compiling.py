@@ -1,6 +1,7 @@
 """When the step of decoding is compiled by itself: on a GPU, once it pays. A pretended device stands in for the GPU."""
 
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -124,6 +125,21 @@ def test_prompts_of_many_lengths_and_batches_are_compiled_three_times_in_all(com
         assert [answer.answer for answer in answers] == ["left"] * rows
     # one length; any length; any length and number of rows
     assert counters["stats"]["unique_graphs"] == 3 and counters["graph_break"] == {}
+
+
+def test_compiled_answers_come_from_one_thread_whoever_asks(compiled_session, monkeypatch):
+    model, question, threads = compiled_session.model, "Which way does the cyan moon move?", set()
+    hook = model.lm_head.register_forward_pre_hook(lambda *_: threads.add(threading.current_thread().name))
+    video = compiled_session.open(example_videos()[0])
+    try:
+        assert list(video.stream(question, max_new_tokens=1)) == ["left"]
+        assert video.ask(question, max_new_tokens=1).answer == "left"
+        assert threads == {"hicom-compiled_0"}
+        monkeypatch.setattr(model, "compile_settings", None)
+        video.ask(question, max_new_tokens=1)
+        assert threads == {"hicom-compiled_0", threading.current_thread().name}
+    finally:
+        hook.remove()
 
 
 def test_what_a_cache_of_fixed_size_cannot_serve_is_not_compiled():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.utils import is_flash_attn_2_available
 
-from hicom_hf import HiComForConditionalGeneration
+from hicom_hf import HiComForConditionalGeneration, HiComSession, example_videos
 from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub.loading import load_model, load_processor
@@ -93,6 +93,17 @@ def test_the_host_never_waits_between_frames_and_the_last_logits(batch, from_fea
 def test_a_static_cache_that_is_compiled_gives_the_same_answer(batch):
     model, inputs = tiny_model().cuda(), on_gpu(batch)
     assert torch.equal(greedy(model, inputs, cache_implementation="static"), greedy(model, inputs))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # PyTorch's compiler, about itself
+def test_a_compiled_session_answers_streams_and_batches_of_any_length():
+    plain, compiled = (HiComSession.load(device="cuda", compile=choice) for choice in ("off", "on"))
+    question = "Which way does the cyan moon move?"
+    expected = plain.open(example_videos()[0]).ask(question).answer
+    video = compiled.open(example_videos()[0])
+    for rows, num_words in [(1, 4), (1, 9), (4, 4), (2, 12), (1, 4)]:
+        assert [one.answer for one in video.ask_all([question] * rows, max_new_tokens=num_words)] == [expected] * rows
+        assert "".join(video.stream(question)) == expected
 
 
 @pytest.mark.filterwarnings("ignore:inner dimension:UserWarning")  # the tiny model's sizes are no multiples of 64

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -27,6 +28,10 @@ class Opener(Protocol):
     model: HiComForConditionalGeneration
     processor: HiComProcessor
     lock: Any
+
+    def generate(self, answer: Callable[[], list[Answer]]) -> list[Answer]:
+        """Calls what generates in the thread for it."""
+        ...
 
 
 class Video:
@@ -94,16 +99,8 @@ class Video:
         if cancel is not None and len(cancel) != len(questions):
             raise ValueError(f"cancel takes one event per question, got {len(cancel)} for {len(questions)} questions")
         is_cancelled = None if cancel is None else lambda row: cancel[row].is_set()
-        with self.session.lock:
-            return answer_questions(
-                self.session.model,
-                self.session.processor,
-                encoded,
-                questions,
-                on_text=on_text,
-                is_cancelled=is_cancelled,
-                **options,
-            )
+        answer = partial(answer_questions, self.session.model, self.session.processor, encoded, questions)
+        return self.session.generate(partial(answer, on_text=on_text, is_cancelled=is_cancelled, **options))
 
     def stream(self, question: str, **options: Any) -> "AnswerStream":
         """Answer one question piece by piece; iterate over what is returned. Arguments and errors as for `ask`."""

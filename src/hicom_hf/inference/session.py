@@ -9,6 +9,9 @@ or terminals.
 """
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from ..hub.loading import Compile, Quantization, check_fits, check_options, load
 from ..hub.places import ModelPlace, find_model
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
-from ..processors.answering_hicom import ReadVideo, encode_video, read_frames, untrained_note
+from ..processors.answering_hicom import Answer, ReadVideo, encode_video, read_frames, untrained_note
 from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames, encode_candidates, reading_of_chosen
 from ..processors.chosen_chats_hicom import as_selection, as_tiles
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
@@ -68,6 +71,7 @@ class HiComSession:
         self.note = note
         self.cache = VideoCache(cache_bytes, None if cache_dir is None else Path(cache_dir), model)
         self.lock = threading.RLock()  # one thread at a time runs the model
+        self._compiled_thread: ThreadPoolExecutor | None = None
 
     @classmethod
     def load(
@@ -190,6 +194,19 @@ class HiComSession:
         """Encode frames that `read_frames` has read; the cache is not searched for them."""
         with self.lock:
             return Video(self, encode_video(self.model, frames))
+
+    def generate(self, answer: Callable[[], list[Answer]]) -> list[Answer]:
+        """Calls a function that lets the model generate, while no other thread runs it.
+
+        With a compiled step, all calls run in one thread of the session's own: PyTorch keeps the CUDA graphs that it records by
+        thread, and before 2.13 in one thread only (pytorch/pytorch#123177). A stream has a thread of its own for each answer.
+        """
+        with self.lock:
+            if self.model.compile_settings is None:
+                return answer()
+            if self._compiled_thread is None:
+                self._compiled_thread = ThreadPoolExecutor(1, "hicom-compiled")
+            return self._compiled_thread.submit(copy_context().run, answer).result()
 
 
 def model_notes(model: str | Path | ModelPlace, config: HiComConfig) -> str | None:
