@@ -174,6 +174,13 @@ def test_frames_of_several_videos_are_packed_one_after_another(processor, tmp_pa
     assert torch.equal(single, pixels[:4])
 
 
+def test_the_pixels_of_a_single_video_are_not_copied(processor, monkeypatch):
+    made, normalised = [], HiComVideoProcessor.normalised
+    monkeypatch.setattr(HiComVideoProcessor, "normalised", lambda *args: made.append(normalised(*args)) or made[-1])
+    pixels = processor(numbered_frames(3), num_frames=2)["pixel_values_videos"]
+    assert pixels.data_ptr() == made[0].data_ptr()
+
+
 def test_what_counts_as_one_video_and_what_as_several(processor, tmp_path):
     array = numbered_frames(3)
     images = [Image.fromarray(frame) for frame in array]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..processors.square_frames_hicom import joined
 from ..processors.tiled_video_hicom import ReadTiles, TiledVideo, choose_by_scores, encode_tiles
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def chosen_features(model: Any, video: TiledVideo, instruction_ids: torch.Tensor
 
 def concatenated_features(parts: Sequence[dict]) -> dict[str, torch.Tensor]:
     """Features of several videos as those of one batch, see `HiComVideoFeatures`."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: joined([part[name] for part in parts]) for name in parts[0]}
 
 
 def _padded(model: Any, kind: str, batch: dict[str, Any]) -> list[dict[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..processors.processing_hicom import HiComProcessor
+from ..processors.square_frames_hicom import joined
 from .batch_tiles import concatenated_features
 from .datasets import SkippedSample
 from .encoding import IGNORED
@@ -115,7 +116,7 @@ class HiComDataCollator:
         for name in PACKED_TENSORS:
             parts = [row[name] for row in rows if name in row]
             if parts:
-                batch[name] = torch.cat(parts)
+                batch[name] = joined(parts)
         for name in PACKED_FEATURES:
             parts = [row[name] for row in rows if name in row]
             if parts:

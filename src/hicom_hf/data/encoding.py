@@ -14,6 +14,7 @@ from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.processing_hicom import HiComProcessor
+from ..processors.square_frames_hicom import joined
 from ..processors.tiled_video_hicom import TiledVideo
 from ..processors.video_reading_hicom import OnDecodeError
 from .batch_tiles import concatenated_features, is_tiled
@@ -129,7 +130,7 @@ class ItemEncoder:
         if padded and self.feature_cache is not None:
             inputs[f"{kind}_features"] = concatenated_features(contents)
         elif padded:
-            inputs["pixel_values" if kind == "image" else "pixel_values_videos"] = torch.cat(contents)
+            inputs["pixel_values" if kind == "image" else "pixel_values_videos"] = joined(contents)
             if kind == "video":
                 inputs["video_num_frames"] = torch.tensor([frames for frames, _ in padded])
         return inputs

@@ -8,7 +8,6 @@ from math import ceil, prod
 from numbers import Integral
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin, TextKwargs
@@ -19,6 +18,7 @@ from .chosen_chats_hicom import ChosenChats
 from .frame_sampling_hicom import with_request
 from .instruction_encoding_hicom import InstructionEncoding, check_unicode
 from .instruction_hicom import InstructionRules, check_instruction_rules
+from .square_frames_hicom import joined
 from .user_text_hicom import UserText
 from .video_sources_hicom import is_frame_list
 
@@ -379,7 +379,7 @@ class HiComProcessor(ProcessorMixin, InstructionEncoding, UserText, ChosenChats)
             source = video.source if isinstance(video, ChatVideo) else video
             read.append(self.video_processor([source], **options, **self._sampling(with_own_frames(sampling, own))))
         data: dict[str, Any] = {
-            name: torch.cat([one[name] for one in read]) for name in ("pixel_values_videos", "video_num_frames")
+            name: joined([one[name] for one in read]) for name in ("pixel_values_videos", "video_num_frames")
         }
         if return_metadata:
             data["video_metadata"] = [record for one in read for record in one["video_metadata"]]

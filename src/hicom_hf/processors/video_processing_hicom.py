@@ -21,7 +21,7 @@ from .media_access_hicom import OPEN_ACCESS, MediaAccess
 from .media_bounds_hicom import DEFAULT_BOUNDS, MediaBounds
 from .picture_settings_hicom import PictureSettings
 from .source_names_hicom import source_name
-from .square_frames_hicom import BICUBIC, PAD_VALUE, pad_to_square, resize_frame
+from .square_frames_hicom import BICUBIC, PAD_VALUE, joined, pad_to_square, resize_frame
 from .video_reading_hicom import OnDecodeError, SamplingRecord, check_on_decode_error, read_video
 from .video_sources_hicom import is_frame_list, load_image
 
@@ -213,7 +213,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             stacks.append(self.normalised(torch.from_numpy(frames).movedim(-1, 1)))
             records.append(record)
         data = {
-            "pixel_values_videos": torch.cat(stacks),
+            "pixel_values_videos": joined(stacks),
             "video_num_frames": torch.tensor([len(stack) for stack in stacks]),
         }
         features = BatchFeature(_converted(data, return_tensors))
