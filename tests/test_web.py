@@ -321,7 +321,7 @@ def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatc
         page.fill("#instruction textarea", "")
         page.focus("#choose input")
         page.keyboard.press("Space")
-        window.upload(film, "each question chooses")
+        window.upload(film, "among 1.33 per second")  # what was open before is shorter
         window.ask("What colour is the striped circle?", "first question")
         page.wait_for_selector("#timeline svg rect:nth-of-type(5)")
         window.until_attention_is_another(before)
