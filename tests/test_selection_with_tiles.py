@@ -1,5 +1,8 @@
 """A question chooses frames, and then parts of them: one rule in session, pipeline, evaluation, server and commands."""
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +166,26 @@ def test_scores_and_shots_do_not_depend_on_the_chunk(session, film, monkeypatch,
     video = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
     assert video.candidates.changes == pytest.approx(expected.candidates.changes, abs=1e-4)
     assert video.choose(QUESTION).frames == expected.choose(QUESTION).frames
+
+
+def test_squares_come_in_chunks_of_whole_frames(session, film):
+    found = []
+    for size in (1, 5, 64):
+        shapes = []
+        session.processor.video_processor.read_in_chunks(
+            film, lambda pixels, shapes=shapes: shapes.append(pixels.shape), size, num_frames=7, tiles=TILES
+        )
+        found.append([shape[0] for shape in shapes])
+        assert {shape[1:3] for shape in shapes} == {(2, 3)}  # two squares of three colours
+    assert found == [[1] * 7, [2, 2, 2, 1], [7]]
+
+
+def test_a_source_in_memory_is_read_twice(session, film, expected, tiles):
+    for source in (Path(film).read_bytes(), io.BytesIO(Path(film).read_bytes())):
+        opened = session.open(source, selection=SELECTION, tiles=tiles, num_frames=12)
+        answers = opened.ask_all([QUESTION, OTHER], max_new_tokens=6)
+        for answer, known in zip(answers, expected, strict=True):
+            assert (answer.answer, answer.selection, answer.tiles) == (known.answer, known.selection, known.tiles)
 
 
 def test_scoring_of_candidates_needs_candidates(session, film, pipe):

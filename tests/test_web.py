@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hicom_hf.assets import FOLDER, example_videos
-from hicom_hf.inference import HiComSession
-from hicom_hf.processors.answering_hicom import end_tokens
+from hicom_hf.inference import HiComSession, shown_frames, whole_frames
+from hicom_hf.processors.answering_hicom import end_tokens, read_frames
 from hicom_hf.processors.frame_selection_hicom import SelectionRecord
 from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
@@ -142,7 +142,13 @@ def test_a_question_chooses_frames_and_tiles_of_them_and_both_are_shown(page, tm
         assert all(f"<title>{time:.2f} s</title>" in seen for time in times)
         assert f"the best one, at {times[best.frame]:.2f} s" in seen and f"score {best.score:.2f}" in seen
         height, width = shown[0][0].shape[:2]
-        assert abs(width / height - 144 / 80) < 0.1 and visit.mapped[-1].frames.shape[1:3] == (height, width)
+        assert abs(width / height - 144 / 80) < 0.1
+        numbers = [opened.candidates.sampling.indices[frame] for frame in answer.selection.frames]
+        read = read_frames(page.engine.session.processor, path, indices=numbers)
+        whole = whole_frames(
+            page.engine.session.processor, shown_frames(page.engine.session.processor, read), read.sampling
+        )
+        assert np.array_equal(visit.mapped[-1].frames, whole)
         assert ("(first question, ", "(follow-up, ")[number] in line
 
 
