@@ -153,6 +153,7 @@ def test_of_scored_squares_only_keys_are_kept_and_chosen_frames_are_read_again(s
     numbers = FrameSampling(indices=tuple(video.candidates.sampling.indices[frame] for frame in record.frames))
     seen = session.open(film, tiles=TILES, sampling=numbers).ask(QUESTION, max_new_tokens=6)
     assert (answer.answer, answer.tiles, answer.selection) == (seen.answer, seen.tiles, record)
+    assert video.encoded.seconds > video.candidates.seconds > 0
     assert video.encoded.num_frames == 4 and video.encoded.num_visual_tokens == padded.encoded.num_visual_tokens
     monkeypatch.setattr("hicom_hf.inference.session.encode_candidates", None)  # they are there
     assert opened().ask(QUESTION, max_new_tokens=6).selection == record
@@ -166,6 +167,15 @@ def test_scores_and_shots_do_not_depend_on_the_chunk(session, film, monkeypatch,
     video = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
     assert video.candidates.changes == pytest.approx(expected.candidates.changes, abs=1e-4)
     assert video.choose(QUESTION).frames == expected.choose(QUESTION).frames
+
+
+def test_square_frames_are_scored_as_they_are_without_tiles(session):
+    frames = render(Scene.from_seed(10, split="test"), num_frames=12, size=56)[0]
+    padded, scored = (
+        session.open(frames, selection=SELECTION, tiles=one, num_frames="all") for one in (TILES, SCORED)
+    )
+    assert padded.choose(QUESTION) == scored.choose(QUESTION)
+    assert padded.candidates.changes == scored.candidates.changes
 
 
 def test_squares_come_in_chunks_of_whole_frames(session, film):

@@ -139,6 +139,7 @@ class ChoosingVideo(Video):
                 encoded = chosen_video(session.model, candidates, evenly)
             else:
                 encoded = detailed(candidates, evenly).encoded
+                encoded = replace(encoded, seconds=candidates.seconds + encoded.seconds)
             super().__init__(session, encoded)
 
     def choose(self, question: str) -> SelectionRecord:
