@@ -40,6 +40,7 @@ class HiComFrameScorer:
             self.query = nn.functional.normalize(pooled, dim=-1)  # (B, D)
         else:
             self.query = self._branch.injection(None, pooled, tokens)[:, 0]
+        self._int8_query = int8_rows(self.query)
 
     def patch_scores(self, aligned_features: torch.Tensor) -> torch.Tensor:
         """How well each patch fits: aligned features (T, H, W, D) of one video -> (B, T, H, W), in float32."""
@@ -57,7 +58,7 @@ class HiComFrameScorer:
 
         Sums are whole numbers, so that a question has the same bits alone and beside others.
         """
-        queries, query_scales = int8_rows(self.query)
+        queries, query_scales = self._int8_query
         sums = _int8_product(keys.flatten(0, 2), queries.T)  # (T * H * W, B)
         scores = sums.T * scales.flatten() * query_scales[:, None]
         return best_pairs(scores.unflatten(1, scales.shape))
@@ -77,8 +78,8 @@ def best_pairs(patch_scores: torch.Tensor) -> torch.Tensor:
     """
     above = torch.minimum(patch_scores[..., 1:, :], patch_scores[..., :-1, :])
     beside = torch.minimum(patch_scores[..., 1:], patch_scores[..., :-1])
-    pairs = torch.cat([above.flatten(-2), beside.flatten(-2)], dim=-1)
-    return (pairs if pairs.shape[-1] else patch_scores.flatten(-2)).amax(dim=-1)
+    best = [pairs.flatten(-2).amax(dim=-1) for pairs in (above, beside) if pairs.numel()]
+    return torch.stack(best).amax(dim=0) if best else patch_scores.flatten(-2).amax(dim=-1)
 
 
 def int8_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
