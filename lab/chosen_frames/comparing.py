@@ -1,4 +1,4 @@
-"""hicom-tiny trained further, three times: on frames that questions choose, on even ones of the same videos, on no long videos.
+"""hicom-tiny trained further: on frames that questions choose, on even ones of the same videos, on no long videos.
 
 ```
 FOLDER/
@@ -32,24 +32,25 @@ from hicom_hf.evaluation.tasks.needle import needle_task
 from hicom_hf.hub.files import write_text
 from hicom_hf.inference.session import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
-from hicom_hf.shapes.dice import Dice
 
-from ..hicom_tiny.data_sets import FILES, LONG, TALL, WIDE, Dataset, write_datasets
+from ..hicom_tiny.data_sets import LONG, TALL, WIDE, Dataset, write_datasets
 from ..hicom_tiny.evaluating import CONDITIONS, Condition, evaluate
-from ..hicom_tiny.making import run_stage
+from ..hicom_tiny.making import run_stage, stage_recipe
 from ..hicom_tiny.processes import in_parallel, progress_bar
 from ..hicom_tiny.record import commit
 from ..hicom_tiny.sizes import NUM_FRAMES
 from .films import Films, write_films
+from .records import (
+    TUNING,
+    VARIANTS,
+    choose_frames,
+    long_records,
+    repeated_mistakes,
+    usual_records,
+    write_records,
+)
 
-CHOSEN_FRAMES, EVEN_FRAMES, WITHOUT, BEFORE = "chosen", "even", "without", "before"
-VARIANTS = {
-    CHOSEN_FRAMES: "frames that questions choose",
-    EVEN_FRAMES: "even frames of the same videos",
-    WITHOUT: "no long videos",
-}
-TUNING = "instruction_tuning"
-SHUFFLE_STREAM = 32
+BEFORE = "before"
 ASKED_PLACES = (0.25, 0.75)  # of the needle
 ASKED_METHODS = (ALONE, CHOSEN)
 CHECKPOINT_EVERY = 50  # steps
@@ -67,22 +68,22 @@ class Budget:
         films: long videos.
         square, wide, tall, longer: usual videos; of the last, 16 or 32 frames are sampled.
         steps, batch_size: of the training.
-        needles: by clutter of the haystack, lengths in frames and questions of each group.
+        needles: by clutter of the haystack, lengths in frames, questions of each group, and of "exist".
         needle_seed: of these questions.
         conditions: of `lab.hicom_tiny.evaluating`.
         test_videos: at most so many of each condition; None for all.
     """
 
     films: Films = field(default_factory=Films)
-    square: int = 70
-    wide: int = 24
-    tall: int = 24
-    longer: int = 8
-    steps: int = 100
+    square: int = 110
+    wide: int = 45
+    tall: int = 45
+    longer: int = 15
+    steps: int = 200
     batch_size: int = 64
-    needles: tuple[tuple[str, tuple[int, ...], int], ...] = (
-        ("sparse", (256, 1024, 4096), 24),
-        ("normal", (256, 1024), 16),
+    needles: tuple[tuple[str, tuple[int, ...], int, int], ...] = (
+        ("sparse", (256, 1024, 4096), 24, 64),
+        ("normal", (256, 1024), 24, 64),
     )
     needle_seed: int = 7
     conditions: tuple[str, ...] = ("unseen videos", "64 frames in the video")
@@ -128,7 +129,7 @@ def compare(
     write_datasets(
         folder / "data", (*budget.usual(), *{one.dataset.name: one.dataset for one in budget.tests()}.values())
     )
-    counts = _write_records(folder, budget, films)
+    counts = _write_records(folder, budget, films, processes)
     record = {"budget": asdict(budget), "commit": commit(), "records": counts, "scores": {}}
     for number, seed in enumerate(seeds):
         jobs = [(BEFORE, seed)] * (number == 0) + [(variant, seed) for variant in VARIANTS]
@@ -191,46 +192,14 @@ def _claim(folder: Path, budget: Budget) -> None:
     write_text(note, asked)
 
 
-def _write_records(folder: Path, budget: Budget, films: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The records of each variant: those of long videos stand in place of usual ones of as many frames, at the same places.
-
-    Returns:
-        How many records there are, and how many of them are about long videos.
-    """
-    usual = []
-    for dataset in budget.usual():
-        place = folder / "data" / dataset.name
-        for name in FILES[TUNING]:
-            usual += [{**one, "video": str(place / one["video"])} for one in json.loads((place / name).read_text())]
-    dice = Dice(SHUFFLE_STREAM)
-    usual = dice.shuffled(usual)
-    asked = dice.shuffled([(one, *question) for one in films for question in one["asked"]])
-    places = [place for place, one in enumerate(usual) if "num_frames" not in one][: len(asked)]
-    if len(places) < len(asked):
-        raise ValueError(
-            f"{len(asked)} records of long videos need as many usual ones, got {len(places)}; raise `square`"
-        )
-    for variant in VARIANTS:
-        records = list(usual)
-        if variant != WITHOUT:
-            for place, (one, *question) in zip(places, asked, strict=True):
-                records[place] = _long_record(variant, one, *question)
-        write_text(folder / "records" / f"{variant}.json", json.dumps(records, indent=1))
-    return {"all": len(usual), "long": len(asked)}
-
-
-def _long_record(variant: str, film: Mapping[str, Any], kind: str, question: str, answer: str) -> dict[str, Any]:
-    frames: dict[str, Any] = {"num_frames": NUM_FRAMES}
-    if variant == CHOSEN_FRAMES:
-        frames = {"num_frames": film["frames"], "selection": {"num_frames": NUM_FRAMES}}
-    turns = [{"from": "human", "value": f"<video>\n{question}"}, {"from": "gpt", "value": answer}]
-    return {
-        "id": f"{Path(film['video']).stem} {question}",
-        "video": film["video"],
-        **frames,
-        "kind": kind,
-        "conversations": turns,
-    }
+def _write_records(folder: Path, budget: Budget, films: Sequence[Mapping[str, Any]], processes: int) -> dict[str, int]:
+    """The records of each variant; returns how many there are, how many of them about long videos, and mistakes beside them."""
+    usual, long = usual_records(folder / "data", budget.usual()), long_records(films)
+    write_text(folder / "records" / "long.json", json.dumps(long, indent=1))
+    recipe = stage_recipe(TUNING, folder / "choosing", folder, (), 0, _overrides(folder, budget, "long"))
+    mistakes = repeated_mistakes(long, choose_frames(recipe, processes))
+    write_records(folder / "records", usual, long, mistakes)
+    return {"all": len(usual), "long": len(long), "mistakes": len(mistakes)}
 
 
 # Training and scores -------------------------------------------------------------------------------------------------------
@@ -248,9 +217,17 @@ def _trained_and_scored(folder: Path, budget: Budget, jobs: Sequence[tuple[str, 
 
 def _trained(folder: Path, budget: Budget, variant: str, seed: int) -> Path:
     place = folder / f"{variant}-{seed}"
+    model = run_stage(TUNING, place, folder / "data", (), seed, _overrides(folder, budget, variant))
+    for checkpoint in (place / TUNING).glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return model
+
+
+def _overrides(folder: Path, budget: Budget, records: str) -> list[str]:
+    """What differs from the recipe of hicom-tiny."""
     shared = {"model": hicom_tiny(), "data.feature_cache": folder / "features", "data.index": folder / "choices"}
-    overrides = [
-        f"data.files={json.dumps([str(folder / 'records' / f'{variant}.json')])}",
+    return [
+        f"data.files={json.dumps([str(folder / 'records' / f'{records}.json')])}",
         *(f"{key}={json.dumps(str(path))}" for key, path in shared.items()),
         *(f"learning_rates.{part}={json.dumps(rate)}" for part, rate in RATES.items()),
         f"max_steps={budget.steps}",
@@ -259,10 +236,6 @@ def _trained(folder: Path, budget: Budget, variant: str, seed: int) -> Path:
         f"checkpoints.every={CHECKPOINT_EVERY}",
         "logging.progress_bar=false",
     ]
-    model = run_stage(TUNING, place, folder / "data", (), seed, overrides)
-    for checkpoint in (place / TUNING).glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    return model
 
 
 def _scores(place: Path, folder: Path, budget: Budget, model: Path) -> dict[str, Any]:
@@ -279,25 +252,28 @@ def _scores(place: Path, folder: Path, budget: Budget, model: Path) -> dict[str,
 
 
 def _needle_scores(
-    place: Path, session: HiComSession, seed: int, clutter: str, lengths: tuple[int, ...], number: int
+    place: Path, session: HiComSession, seed: int, clutter: str, lengths: tuple[int, ...], number: int, exist: int
 ) -> dict[str, Any]:
     """Right answers of `hicom eval needle` with the needle at two places; those of "no" apart by how frames were chosen."""
-    task = needle_task(lengths, clutter, number, seed)
+    task = needle_task(lengths, clutter, max(number, exist), seed)
     read = task.read
 
     def fewer(*arguments: Any) -> list[Question]:
-        places = (0.0, *ASKED_PLACES)  # the scene alone is noted at 0
-        return [
-            one for one in read(*arguments)
-            if one.details["method"] in ASKED_METHODS and (one.details["place"] in places)
-            and (one.details["method"] == ALONE) == (one.details["place"] == 0)
-        ]  # fmt: skip
+        return [one for one in read(*arguments) if _is_asked(one, number, exist)]
 
     asking = Asking(selection=FrameSelection(num_frames=NUM_FRAMES))
     evaluate_tasks([replace(task, read=fewer)], session, place, asking=asking, progress=progress_bar)
     lines = read_answers(place / task.name)
     rows = [(one.details, lines[one.id]) for one in fewer(place, "ours")]
     return by_group(rows)
+
+
+def _is_asked(question: Question, number: int, exist: int) -> bool:
+    details = question.details
+    most = exist if details["group"].startswith("exist") else number
+    places = (0.0,) if details["method"] == ALONE else ASKED_PLACES  # the scene alone is noted at 0
+    of_trial = int(question.video.rsplit(" ", 1)[1])
+    return details["method"] in ASKED_METHODS and details["place"] in places and of_trial < most
 
 
 def by_group(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Table:

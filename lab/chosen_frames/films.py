@@ -42,7 +42,7 @@ class Films:
         lengths: in frames, in turn; multiples of `SCENE_FRAMES`.
     """
 
-    number: int = 48
+    number: int = 96
     lengths: tuple[int, ...] = (256, 256, 256, 1024)
 
 

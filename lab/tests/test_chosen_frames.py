@@ -5,8 +5,9 @@ import json
 import pytest
 
 from hicom_hf.shapes.questions import TEMPLATES, THEME_ANSWERS
-from lab.chosen_frames.comparing import VARIANTS, Budget, as_markdown, by_group, compare
+from lab.chosen_frames.comparing import Budget, as_markdown, by_group, compare
 from lab.chosen_frames.films import Films, film
+from lab.chosen_frames.records import VARIANTS, long_records, repeated_mistakes, write_records
 
 FILMS = Films(lengths=(64,))
 
@@ -55,20 +56,45 @@ def test_answers_are_counted_again_by_how_frames_were_chosen():
     }
 
 
-@pytest.mark.slow
+def long_videos():
+    asked = [
+        ["exist", f"Is there {number}?", answer] for number, answer in enumerate(("yes", "yes", "yes", "no", "no"))
+    ]
+    return long_records([{"video": "/films/0000.mp4", "frames": 64, "asked": asked}])
+
+
 def test_variants_differ_in_the_frames_of_long_videos_alone(tmp_path):
-    budget = Budget(Films(1, (64,)), 5, 1, 1, 1, 2, 4, (("sparse", (64,), 1),), 0, ("64 frames in the video",), 1)
+    usual = [{"id": number, **({"num_frames": 16} if number < 2 else {})} for number in range(20)]
+    long = long_videos()
+    write_records(tmp_path, usual, long, long[:2])
+    of = {variant: json.loads((tmp_path / f"{variant}.json").read_text()) for variant in VARIANTS}
+    assert of["without"] == usual and of["chosen"] == usual[:2] + long + usual[7:]
+    assert of["mistakes"] == usual[:2] + long + long[:2] + usual[9:]
+    for one, other in zip(of["chosen"][2:7], of["even"][2:7], strict=True):
+        assert one.pop("selection") == {"num_frames": 8}
+        assert (one.pop("num_frames"), other.pop("num_frames")) == (64, 8)
+    assert of["chosen"] == of["even"]
+    with pytest.raises(ValueError, match="need as many usual ones, got 18"):
+        write_records(tmp_path, usual, long * 4, [])
+
+
+def test_a_no_to_a_shot_that_stands_out_is_repeated_as_often_as_a_yes():
+    long, used = long_videos(), ("question", "question", "question", "question", "mixture")
+    by_question = {("/films/0000.mp4", f"Is there {number}?"): rule for number, rule in enumerate(used)}
+    found = repeated_mistakes(long, by_question)
+    assert [one["conversations"][0]["value"] for one in found] == ["<video>\nIs there 3?"] * 2
+    assert repeated_mistakes(long, dict.fromkeys(by_question, "mixture")) == []
+
+
+@pytest.mark.slow
+def test_all_variants_are_trained_and_scored_and_nothing_is_done_twice(tmp_path):
+    budget = Budget(Films(1, (64,)), 5, 1, 1, 1, 2, 4, (("sparse", (64,), 1, 2),), 0, ("64 frames in the video",), 1)
     record = compare(tmp_path, budget, (0,))
     assert set(record["scores"]) == {"before", *(f"{variant}-0" for variant in VARIANTS)}
-    chosen, even, without = (json.loads((tmp_path / "records" / f"{name}.json").read_text()) for name in VARIANTS)
-    differing = [place for place in range(len(without)) if chosen[place] != without[place]]
-    assert len(chosen) == len(even) == len(without) and len(differing) == record["records"]["long"]
-    for place in differing:
-        assert chosen[place].pop("selection") == {"num_frames": 8}
-        assert (chosen[place].pop("num_frames"), even[place].pop("num_frames")) == (64, 8)
-    assert chosen == even
+    alone = record["scores"]["before"]["needle"]["sparse"]
+    assert [alone[group]["alone"]["16"][1] for group in ("attributes", "exist: no")] == [1, 2]
     table = as_markdown(record)
     assert "| question: exist: no | " in table and "64 frames in the video: all" in table
-    assert compare(tmp_path, budget, (0,))["scores"] == record["scores"]  # nothing is trained again
+    assert compare(tmp_path, budget, (0,))["scores"] == record["scores"]
     with pytest.raises(ValueError, match="another budget"):
         compare(tmp_path, Budget())
