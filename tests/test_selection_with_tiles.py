@@ -134,7 +134,7 @@ def test_candidates_are_scored_by_their_best_patch_in_any_square(session, film):
     for squares in read.pictures:
         _, aligned = session.model.encode_frames(prepare.normalised(torch.from_numpy(squares).movedim(-1, 1)))
         expected.append(scorer.int8_frame_scores(*session.model.frame_keys(aligned)).max().item())
-    found = video.candidates.scores(session.model, [scorer])[0]
+    [found] = video.candidates.scores(session.model, [scorer])
     assert found.tolist() == pytest.approx(expected, rel=0.01)  # encoded in other chunks, then rounded to 8 bits
     padded = session.open(film, selection=SELECTION, num_frames=12).candidates.scores(session.model, [scorer])[0]
     assert not torch.allclose(padded, found, rtol=0.01)
@@ -215,7 +215,7 @@ def test_squares_find_a_small_scene_that_padded_frames_miss(tmp_path):
     for tiles in (TILES, SCORED):
         opened = session.open(film.path, fps=4.0, selection=FrameSelection(num_frames=8), tiles=tiles)
         found.append(sum(frame in scene for frame in opened.choose(text).frames))
-    assert found == [0, 8]
+    assert found[0] <= 1 and found[1] == 8
 
 
 # The interfaces ---------------------------------------------------------------------------------------------------------

@@ -73,14 +73,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         default=7200,
         metavar="N",
-        help="frames among which a question chooses (default 7200)",
+        help="frames among which a question chooses (default 7200); twice as many squares with score_tiles",
     )
     engine.add_argument(
         "--max-squares",
         type=at_least_one,
         default=256,
         metavar="N",
-        help="of all frames of one video that is asked about with tiles (default 256)",
+        help="of all frames of one video that a question sees with tiles (default 256)",
     )
     engine.add_argument(
         "--candidates-gb", type=not_negative, default=16.0, metavar="N", help="of their files, in GiB (default 16)"

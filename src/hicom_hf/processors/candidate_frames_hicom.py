@@ -155,7 +155,7 @@ class CandidateFiles(NamedTuple):
     Attributes:
         features, aligned_features: of the frames that a question will choose, (H, W, D) each; empty rows for frames as squares.
         keys, scales: of the patches as they are scored, int8 (H, W, D) and float32 (H, W); see `int8_rows`. For frames as n
-            squares (n * H, W, D) and (n * H, W).
+            squares (n, H, W, D) and (n, H, W).
     """
 
     features: FeatureFile
@@ -181,17 +181,15 @@ class CandidateFiles(NamedTuple):
         Returns:
             How much each frame differs from the one before it.
         """
-        as_squares = pixel_values.ndim == 5
-        features, aligned_features = model.encode_frames(pixel_values.flatten(0, 1) if as_squares else pixel_values)
-        if as_squares:
-            features, aligned_features = (
-                part.unflatten(0, pixel_values.shape[:2]).flatten(1, 2)  # (T, n * H, W, D)
-                for part in (features, aligned_features)
-            )
+        features, aligned_features = model.encode_frames(pixel_values.flatten(0, -4))
+        keys = model.frame_keys(aligned_features)
+        if pixel_values.ndim == 5:
+            counts = pixel_values.shape[:2]  # T, n
+            keys = [part.unflatten(0, counts) for part in keys]
+            features = features.unflatten(0, counts).flatten(1, 2)  # (T, n * H, W, D)
         changes = model.frame_changes(torch.cat([*last, features])).tolist()
         last[:] = [features[-1:]]
-        keys = model.frame_keys(aligned_features)
-        if as_squares:
+        if pixel_values.ndim == 5:
             features = aligned_features = features.new_empty(len(features), 0)
         for file, rows in zip(self, (features, aligned_features, *keys), strict=True):
             file.append(rows)
@@ -245,7 +243,12 @@ class CandidateFrames:
         chunks = zip(self.keys.chunks(size), self.scales.chunks(size), strict=True)
         for keys, scales in chunks:
             keys, scales = keys.to(device), scales.to(device)
-            parts.append(torch.cat([scorer.int8_frame_scores(keys, scales) for scorer in scorers]).cpu())
+            squares = (
+                keys.flatten(0, -4),
+                scales.flatten(0, -3),
+            )  # (T * n, H, W, D), so that no patches of two are neighbours
+            found = torch.cat([scorer.int8_frame_scores(*squares) for scorer in scorers])
+            parts.append(found.unflatten(1, (len(keys), -1)).amax(dim=2).cpu())
         return torch.cat(parts, dim=1)
 
 
