@@ -1,6 +1,7 @@
 """Tiles in training: a sample sees the patches that its question chooses in a session with the same weights."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -231,6 +232,34 @@ def test_frames_that_a_question_has_chosen_are_seen_as_tiles(frozen, processor, 
     )
     found = SelectedFrames(tmp_path, frozen, processor, plain.encoder.reader)
     assert len(found) == 1 and found.fill(frozen, plain.items()) == [] and len(found) == 1
+
+
+def test_squares_choose_frames_where_tiles_say_so(frozen, processor, folder, tmp_path):
+    selection, tiles = (
+        FrameSelection(num_frames=NUM_FRAMES, max_p_value=1.0),
+        replace(TWO_ZOOMS, score_candidates=True),
+    )
+    question = "What shape is it?"
+    chosen = {}
+    for name, one in (("padded", TWO_ZOOMS), ("squares", tiles)):
+        encoder = encoder_of(processor, 12, selection=selection, tiles=one)
+        dataset = HiComDataset([record(question, video="long.mp4")], encoder, folder)
+        encoder.selected_frames = SelectedFrames(tmp_path, frozen, processor, encoder.reader)
+        encoder.selected_frames.fill(frozen, dataset.items())
+        [medium] = encoder.media(dataset.item(0))
+        chosen[name] = medium.indices
+        film = HiComSession(frozen, processor).open(
+            str(folder / "long.mp4"), num_frames=12, selection=selection, tiles=one
+        )
+        answer = film.ask(question, max_new_tokens=1)
+        assert medium.indices == tuple(film.candidates.sampling.indices[frame] for frame in answer.selection.frames)
+        seen = with_chosen_patches(frozen, processor, batch_of(dataset, 0))["video_features"]
+        sampling = FrameSampling(indices=medium.indices)
+        assert_same(seen, of_session(frozen, processor, folder / "long.mp4", question, sampling=sampling)[0])
+    assert len(encoder.selected_frames) == 2  # each is kept
+    assert chosen["padded"] != chosen["squares"]
+    with pytest.raises(SampleError, match="score_candidates of its tiles says how a selection scores frames"):
+        dataset_of([record(question, video="long.mp4", tiles={"score_candidates": True})], processor, folder)
 
 
 def test_an_image_is_one_frame_whatever_is_sampled_of_videos(processor, folder):

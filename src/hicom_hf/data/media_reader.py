@@ -90,6 +90,24 @@ class MediaReader:
         """As which squares the frames of a medium are encoded; None where they are padded."""
         return medium.tiles or self.tiles
 
+    def scored_tiles(self, medium: Medium) -> FrameTiles | None:
+        """By which squares a question chooses among the frames of a medium; None where it does by padded frames."""
+        tiles = self.tiles_of(medium)
+        return tiles if tiles is not None and tiles.score_candidates else None
+
+    def check_choice(self, medium: Medium) -> None:
+        """
+        Raises:
+            SampleError: squares are to score frames among which no question chooses.
+        """
+        is_chosen = medium.kind == "image" or medium.indices is not None or self.selection_of(medium) is not None
+        if self.scored_tiles(medium) is not None and not is_chosen:
+            raise SampleError(
+                media_name(medium),
+                BAD_RECORD,
+                "score_candidates of its tiles says how a selection scores frames; give a selection, or leave it out",
+            )
+
     def request(self, medium: Medium) -> FrameSampling:
         """Which frames of a video are taken: what its record says comes before the request for all.
 
@@ -141,6 +159,7 @@ class MediaReader:
             SampleError: it is not there, cannot be read or makes too many squares, or the overview of a model that does not
                 pad is wanted.
         """
+        self.check_choice(medium)
         tiles = self.tiles_of(medium)
         assert tiles is not None  # the caller asks only then
         try:
@@ -160,7 +179,7 @@ class MediaReader:
             )
 
         with sample_errors(medium):
-            return cut_tiles(read, self.video_processor, tiles, media_name(medium))
+            return cut_tiles(read, self.video_processor, tiles.of_chosen(), media_name(medium))
 
     def pixels(self, medium: Medium) -> torch.Tensor:
         """Pixels as the vision tower takes them, float32 (T, 3, S, S); errors as of `frames`."""

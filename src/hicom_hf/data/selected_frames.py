@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # part of the fingerprint
-NOT_OF_CANDIDATES = ("selection", "tiles")  # settings: the first is in each key, and candidates are always padded
+NOT_OF_CANDIDATES = ("selection", "tiles")  # settings: each key has what they say of candidates
 
 
 @dataclass
@@ -120,7 +120,7 @@ class SelectedFrames:
         """
         selection = self.reader.selection_of(medium)
         assert selection is not None  # the caller asks only then
-        indices = self._chosen.get(_key(medium, self._instruction(question), selection))
+        indices = self._chosen.get(self._key(medium, self._instruction(question), selection))
         if indices is None:
             raise SampleError(
                 media_name(medium),
@@ -204,9 +204,9 @@ class SelectedFrames:
                 if selection is None:
                     continue
                 instruction = self._instruction(item.question)
-                key = _key(medium, instruction, selection)
+                key = self._key(medium, instruction, selection)
                 if key not in self._chosen:
-                    video = missing.setdefault(medium_key(_candidates_of(medium)), _Questions(medium))
+                    video = missing.setdefault(medium_key(self._candidates_of(medium)), _Questions(medium))
                     video.choices[key] = instruction, selection
         return missing
 
@@ -246,15 +246,14 @@ class SelectedFrames:
                 on_decode_error=self.reader.on_decode_error,
                 frame_rate=medium.frame_rate,
                 media_access=self.reader.media_access,
+                tiles=self.reader.scored_tiles(medium),
             )
 
+    def _key(self, medium: Medium, instruction: str, selection: FrameSelection) -> str:
+        """What identifies a choice: the video with its candidates, the words that choose, and how."""
+        identity = [medium_key(self._candidates_of(medium)), instruction, asdict(selection)]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
-def _key(medium: Medium, instruction: str, selection: FrameSelection) -> str:
-    """What identifies a choice: the video with its candidates, the words that choose, and how."""
-    identity = [medium_key(_candidates_of(medium)), instruction, asdict(selection)]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _candidates_of(medium: Medium) -> Medium:
-    """A video as its candidates are read; only the chosen frames are seen as tiles."""
-    return medium._replace(tiles=None)
+    def _candidates_of(self, medium: Medium) -> Medium:
+        """A video as its candidates are read: padded, unless their squares are scored."""
+        return medium._replace(tiles=self.reader.scored_tiles(medium))
