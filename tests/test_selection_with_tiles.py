@@ -361,6 +361,15 @@ def test_the_command_asks_with_both(monkeypatch):
     assert eval_command._asking(args).tiles == FrameTiles(overview=True, score_candidates=True)
 
 
+def test_the_command_says_how_frames_of_wide_films_are_chosen(film, capsys):
+    arguments = ["ask", film, QUESTION, "--num-frames", "8", "--select", "question", "--frames", "4", "--tiles", "1"]
+    said = []
+    for more in ([], ["--score-tiles"]):
+        assert main([*arguments, *more, "--max-new-tokens", "2", "--device", "cpu"]) == 0
+        said.append(capsys.readouterr().err)
+    assert "frames are chosen padded; --score-tiles" in said[0] and "chosen padded" not in said[1]
+
+
 @pytest.mark.parametrize("arguments", [["--tiles", "1"], ["--select", "question", "--frames", "4"]])
 @pytest.mark.parametrize("command", [["ask", "film.mp4", "Who?"], ["eval", "shapes", "--output", "out"], ["demo"]])
 def test_scoring_by_tiles_goes_with_both(command, arguments, capsys):

@@ -271,6 +271,8 @@ def _open(session, args: argparse.Namespace, access):
         f"{candidates.num_bytes / 1e6:.0f} MB of features; each question sees {video.encoded.num_frames} of them, "
         f"{video.encoded.num_visual_tokens} visual tokens"
     )
+    if tiles is not None and not tiles.score_candidates and candidates.sampling.height != candidates.sampling.width:
+        _say("frames are chosen padded; --score-tiles chooses them by their squares, and finds smaller things")
     return video
 
 
