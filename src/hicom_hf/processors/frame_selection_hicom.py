@@ -353,9 +353,9 @@ def _group_scores(scores: np.ndarray, group_length: int) -> np.ndarray:
 
 
 def _shot_scores(groups: np.ndarray, shots: Sequence[tuple[int, int]], group_length: int) -> np.ndarray:
-    """The best group of each shot: `_group_scores` -> (S)."""
-    firsts = [first for start, stop in shots for first in (start, stop - group_length + 1)]
-    return np.maximum.reduceat(np.append(groups, -np.inf), firsts)[::2]
+    """The best group of each shot: `_group_scores` -> (S). A group belongs to the shot of its middle."""
+    firsts = [max(start - group_length // 2, 0) for start, _ in shots]
+    return np.maximum.reduceat(groups, firsts)
 
 
 def _standings(
