@@ -218,8 +218,9 @@ def test_the_bounds_are_those_of_the_request():
 
 
 def test_one_shot_alone_is_taken_beside_those_spread_evenly():
-    record = choose(FrameSelection(num_frames=16, max_p_value=0.0), haystack(30, {**USUAL, 1: 9.0, 11: 8.9}))
-    assert record.used == "mixture" and [shot[0] // 8 for shot in record.shots] == [1, *uniform_indices(30, 2)]
+    scores = haystack(30, {**USUAL, 1: 9.0, 5: 8.9}, length=16)
+    record = choose(FrameSelection(num_frames=32, max_p_value=0.0), scores, length=16)
+    assert record.used == "mixture" and [shot[0] // 16 for shot in record.shots] == [1, *uniform_indices(30, 4)]
 
 
 def test_a_budget_below_a_group_is_spread_over_the_best_shot():

@@ -63,6 +63,7 @@ def test_squares_of_known_frames():
         1: [(0, 0, 100)],
         2: [(0, 0, 50), (0, 50, 50), (50, 0, 50), (50, 50, 50)],
     }
+    assert {square.side for square in zoom_levels(FrameTiles((2,)), 143, 256)[2]} == {72}
     assert zoom_levels(FrameTiles(overview=True), 100, 100) == {1: [(0, 0, 100)]}
     assert list(zoom_levels(FrameTiles(overview=True), 100, 151)) == [OVERVIEW, 1]
     assert zoom_levels(FrameTiles(overview=True), 100, 151)[OVERVIEW] == [(-25, 0, 151)]
@@ -121,6 +122,12 @@ def test_a_cell_has_the_patches_whose_centre_lies_in_it_or_the_nearest_one(size,
         assert found == inside
         used.update(found)
     assert used == set(range(len(centres)))  # no patch is left out
+
+
+def test_a_centre_on_a_border_lies_in_the_cell_behind_it_however_it_was_rounded():
+    border = np.nextafter(0.5, 0)
+    centres = np.array([[0.25, 0.5], [border, 0.5], [0.75, 0.5]])
+    assert cell_members(centres, (2, 1)).tolist() == [[0, -1], [1, 2]]
 
 
 def test_a_cell_without_a_centre_takes_the_nearest_patch():
