@@ -1,6 +1,7 @@
 """Which frames a question chooses: the rules as pure functions, the scores against loops, the session end to end."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -279,10 +280,43 @@ def test_spacing_leaves_out_a_shot_that_is_too_near_a_better_one():
     assert apart.times == tuple(float(frame) for frame in apart.frames)
 
 
-def test_groups_that_spaced_shots_have_no_frames_for_go_to_the_next_best_one():
+def test_groups_that_spaced_shots_have_no_frames_for_go_to_the_next_best_one_that_is_apart():
     scores, times = haystack(10, {2: 5.0, 3: 4.9, 8: 4.8}), [float(frame) for frame in range(80)]
-    record = choose(FrameSelection(num_frames=24, min_spacing=20.0), scores, times=times)
-    assert [shot[0] // 8 for shot in record.shots] == [2, 3, 8]
+    spaced = FrameSelection(num_frames=24, min_spacing=20.0)
+    record = choose(spaced, scores, times=times)
+    assert len(record.frames) == 24 and not {3, 9} & {shot[0] // 8 for shot in record.shots}
+    best = [max(range(*shot[:2]), key=scores.__getitem__) for shot in record.shots]
+    assert min(np.diff(best)) >= 20 and record.reason == "3 of 10 shots"
+
+
+@pytest.mark.parametrize("bound", [{"min_spacing": 1e5}, {"max_shots": 1}])
+@pytest.mark.parametrize(("rule", "spread"), [("question", []), ("mixture", [2, 5, 8])])
+def test_where_the_bounds_leave_too_few_shots_fewer_frames_are_seen(bound, rule, spread):
+    scores, times = haystack(10, {3: 5.0, 6: 4.9}), [float(frame) for frame in range(80)]
+    record = choose(FrameSelection(rule, num_frames=24, **bound), scores, times=times)
+    assert [shot[0] // 8 for shot in record.shots] == sorted([3, *spread])
+    seen = 8 + 4 * len(spread)  # all of the best shot
+    assert len(record.frames) == seen
+    assert record.reason.endswith(
+        f"shots; {seen} frames in place of 24: max_shots or min_spacing excludes other shots"
+    )
+
+
+def test_without_bounds_the_frames_are_those_of_the_published_figures():
+    draw, chosen = np.random.RandomState(24), []  # the same numbers in every version of numpy
+    for _ in range(200):
+        num_candidates, parts = draw.randint(5, 300), draw.randint(1, 4)
+        group_length, num_frames = int(draw.choice([1, 2, 4])), int(draw.randint(1, 40))
+        shots = find_shots(draw.exponential(size=num_candidates - 1), group_length)
+        scores = draw.normal(size=(parts, num_candidates))
+        for start, stop in [shots[place] for place in draw.randint(len(shots), size=4)]:
+            scores[draw.randint(parts), start:stop] += draw.choice([0.0, 4.0, 12.0])
+        rule = str(draw.choice(["question", "mixture"]))
+        selection = FrameSelection(rule, num_frames=num_frames, max_p_value=0.3, min_prominence=3.0)
+        chosen.append(choose_frames(selection, num_frames, group_length, num_candidates, scores=scores, shots=shots))
+    assert {record.used for record in chosen} == {"question", "mixture", "uniform"}
+    frames = repr([record.frames for record in chosen])
+    assert hashlib.sha256(frames.encode()).hexdigest()[:16] == "09eb4e6699a1963c"  # of docs/images/needle*.json
 
 
 def test_a_spacing_in_seconds_needs_a_clock():

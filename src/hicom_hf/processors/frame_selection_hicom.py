@@ -7,7 +7,7 @@ of the local branch.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -42,14 +42,15 @@ class FrameSelection:
             "mixture" gives half of the groups to the best shots, the other half to shots spread evenly over the video.
         num_frames: n, at least 1.
         max_video_tokens: as many frames as fit this many visual tokens.
-        max_shots: upper bound on the shots that the question chooses; None for as many as there are groups. A group that these
-            have no frames for goes to the next best shot all the same.
+        max_shots: upper bound on the shots that the question chooses; None for as many as there are groups. Where these have too
+            few frames, fewer than the budget are seen.
         max_p_value: shots stand out if the gap below them is found in at most this fraction of videos in which nothing fits, see
             `outstanding`. Where none stand out, rule "question" chooses as "mixture" does.
         min_prominence: standard deviations (robustly estimated) by which the best group must exceed the median group; otherwise
             no shot that does not stand out is taken, and frames are spread evenly.
         max_shot_frames: longer shots are cut into equal parts, in candidates.
-        min_spacing: seconds between the best frames of two shots that the question chooses, with the same exception; 0 for any.
+        min_spacing: least seconds between the best frames of two shots that the question chooses, likewise; 0 for any. Shots that
+            are spread evenly over the video are bound by neither.
 
     Raises:
         TypeError: a budget is no whole number.
@@ -260,8 +261,9 @@ def choose_frames(
 
     For each part of the question, the shots that stand out are taken (`outstanding`); parts for which none do are left out. The
     best shot of each part comes first. A shot gets `GROUPS_PER_SHOT` groups before another gets any, but the best shots of two
-    parts get one each before either gets more. Groups that are left go to the shots that have the fewest. The frames of a shot
-    are spread evenly over it.
+    parts get one each before either gets more. Groups that are left go to the shots that have the fewest; where these have no
+    frames any more, to the next best shots, unless `max_shots` or `min_spacing` exclude them. The frames of a shot are spread
+    evenly over it.
 
     If no shot stands out, but a group is prominent, half of the groups go to the best shot, the others to shots spread evenly
     over the video. If none is, the frames are spread evenly.
@@ -307,7 +309,7 @@ def choose_frames(
         used, others = "mixture", ", half of them spread evenly: none is clearly the best"
     fit = _together(found)
     num_spread = num_groups // 2 if used == "mixture" else 0
-    quotas = _quotas(found, fit, shots, selection, (num_groups, num_spread, group_length), times)
+    quotas, num_left = _quotas(found, fit, shots, selection, (num_groups, num_spread, group_length), times)
     frames = []
     for shot, quota in quotas.items():
         start, stop = shots[shot]
@@ -315,6 +317,8 @@ def choose_frames(
         frames += [start + place for place in uniform_indices(stop - start, wanted)]
     heights = _shot_scores(_group_scores(fit, shot_length), shots, shot_length)
     taken = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
+    if num_left:
+        others += f"; {len(frames)} frames in place of {num_frames}: max_shots or min_spacing excludes other shots"
     return record(used, f"{len(quotas)} of {len(shots)} shots{others}", sorted(frames), standings, fit, taken)
 
 
@@ -387,51 +391,66 @@ def _quotas(
     selection: FrameSelection,
     groups: tuple[int, int, int],
     times: Sequence[float],
-) -> dict[int, int]:
-    """How many groups each shot gets; `groups` are their number, how many are spread evenly, and the frames of each."""
+) -> tuple[dict[int, int], int]:
+    """How many groups each shot gets, and how many the bounds of the request leave over; `groups` are their number, how many
+    are spread evenly, and the frames of each."""
     num_groups, num_spread, group_length = groups
-    taken = _taken(found, fit, shots, selection, num_groups - num_spread, times)
+    may_join = _bounds(fit, shots, selection, times)
+    taken = _taken(found, num_groups - num_spread, may_join)
     spread = dict.fromkeys(uniform_indices(len(shots), num_spread), 1) if num_spread else {}
     following = [shot for shot in found[0].order if shot not in taken]
     room = [max(1, (stop - start) // group_length) for start, stop in shots]
-    return _deal(spread, taken, following, num_groups - len(spread), room)
+    return _deal(spread, taken, following, num_groups - len(spread), room, may_join)
 
 
-def _taken(
-    found: Sequence[Standing],
-    fit: np.ndarray,
-    shots: Sequence[tuple[int, int]],
-    selection: FrameSelection,
-    num_groups: int,
-    times: Sequence[float],
-) -> list[int]:
-    """The numbers of the shots that are taken: the best one of each part, then others that stand out, the parts in turn."""
+def _bounds(
+    fit: np.ndarray, shots: Sequence[tuple[int, int]], selection: FrameSelection, times: Sequence[float]
+) -> Callable[[int, Sequence[int]], bool]:
+    """Whether `max_shots` and `min_spacing` let a shot be chosen beside others."""
     best = [int(start + fit[start:stop].argmax()) for start, stop in shots] if selection.min_spacing else []
+
+    def may_join(shot: int, others: Sequence[int]) -> bool:
+        is_apart = not best or all(
+            abs(times[best[shot]] - times[best[other]]) >= selection.min_spacing for other in others
+        )
+        return is_apart and len(others) < (selection.max_shots or len(shots))
+
+    return may_join
+
+
+def _taken(found: Sequence[Standing], num_groups: int, may_join: Callable[[int, Sequence[int]], bool]) -> list[int]:
+    """The numbers of the shots that are taken: the best one of each part, then others that stand out, the parts in turn."""
     taken: list[int] = []
     for rank in range(max(one.count for one in found)):
         bound = num_groups if rank == 0 else max(len(taken), num_groups // GROUPS_PER_SHOT)
-        bound = min(bound, selection.max_shots or bound)
         for shot in (one.order[rank] for one in found if rank < one.count):
-            is_apart = not best or all(
-                abs(times[best[shot]] - times[best[other]]) >= selection.min_spacing for other in taken
-            )
-            if shot not in taken and is_apart and len(taken) < bound:
+            if shot not in taken and len(taken) < bound and may_join(shot, taken):
                 taken.append(shot)
     return taken
 
 
 def _deal(
-    quotas: dict[int, int], taken: Sequence[int], following: Sequence[int], num_groups: int, room: Sequence[int]
-) -> dict[int, int]:
-    """How many groups each shot gets, beside those of `quotas`: the shots with the fewest first, as long as they have frames."""
-    served, waiting = list(taken), iter(following)
-    for _ in range(num_groups):
+    quotas: dict[int, int],
+    taken: Sequence[int],
+    following: Sequence[int],
+    num_groups: int,
+    room: Sequence[int],
+    may_join: Callable[[int, Sequence[int]], bool],
+) -> tuple[dict[int, int], int]:
+    """How many groups each shot gets, beside those of `quotas`: the shots with the fewest first, as long as they have frames;
+    and how many groups are left because the next shots may not join."""
+    served, waiting, is_bound = list(taken), iter(following), False
+    for number in range(num_groups):
         roomy = [shot for shot in served if quotas.get(shot, 0) < room[shot]]
-        if not roomy:
-            roomy = [next((shot for shot in waiting if quotas.get(shot, 0) < room[shot]), -1)]
-            if roomy == [-1]:
-                break
-            served += roomy
+        while not roomy:
+            shot = next(waiting, None)
+            if shot is None:
+                return quotas, num_groups - number if is_bound else 0
+            if quotas.get(shot, 0) < room[shot]:
+                is_allowed = may_join(shot, served)
+                is_bound |= not is_allowed
+                roomy = [shot] if is_allowed else []
+        served += [shot for shot in roomy if shot not in served]
         least = min(roomy, key=lambda shot: quotas.get(shot, 0))
         quotas[least] = quotas.get(least, 0) + 1
-    return quotas
+    return quotas, 0
