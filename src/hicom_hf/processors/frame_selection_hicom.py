@@ -49,8 +49,8 @@ class FrameSelection:
         min_prominence: standard deviations (robustly estimated) by which the best group must exceed the median group; otherwise
             no shot that does not stand out is taken, and frames are spread evenly.
         max_shot_frames: longer shots are cut into equal parts, in candidates.
-        min_spacing: least seconds between the best frames of two shots that the question chooses, likewise; 0 for any. Shots that
-            are spread evenly over the video are bound by neither.
+        min_spacing: least seconds between the best frames of two shots that the question chooses, likewise; 0 for any. Shots
+            that are spread evenly over the video are bound by neither.
 
     Raises:
         TypeError: a budget is no whole number.
