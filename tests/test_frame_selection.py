@@ -20,10 +20,12 @@ from hicom_hf.assets import example_videos
 from hicom_hf.cli.main import main
 from hicom_hf.inference import HiComSession
 from hicom_hf.modeling.frame_scores_hicom import HiComFrameScorer, best_pairs, frame_changes, int8_rows
+from hicom_hf.processors import candidate_frames_hicom
 from hicom_hf.processors.candidate_frames_hicom import FeatureFile, encode_candidates
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling, uniform_indices
 from hicom_hf.processors.frame_selection_hicom import (
     FrameSelection,
+    SelectionRecord,
     choose_frames,
     find_shots,
     outstanding,
@@ -707,7 +709,7 @@ def test_every_question_is_answered_from_the_frames_that_it_chose(session, film)
     for text, answer in zip(texts, answers, strict=True):
         record = video.choose(text)
         assert answer.selection == record and len(record.frames) == 8
-        assert record.times == tuple(frame / 4 for frame in record.frames)
+        assert record.times == tuple(frame / 4 for frame in record.frames) and record.indices == record.frames
         by_hand = session.open(film[list(record.frames)], num_frames="all").ask(text, max_new_tokens=6)
         assert by_hand.answer == answer.answer
 
@@ -770,6 +772,28 @@ def test_the_command_answers_from_the_chosen_frames_and_names_them(capsys):
     [answer] = report["answers"]
     assert len(answer["selection"]["frames"]) == 8 and answer["selection"]["num_candidates"] == 16
     assert "16 candidates" in printed.err and "each question sees 8 of them" in printed.err
+
+
+def test_the_report_has_the_frames_that_the_questions_chose(capsys, monkeypatch):
+    chosen = iter([(0, 1, 4, 6, 7), (1, 2)])  # of 8 candidates, the odd frames of the file
+
+    def choose_others(selection, *_, times, **__):
+        frames = (0, 7) if selection.rule == "uniform" else next(chosen)
+        seconds = tuple(times[frame] for frame in frames)
+        return SelectionRecord("question", "question", "", 8, None, None, frames, seconds, (), ())
+
+    monkeypatch.setattr(candidate_frames_hicom, "choose_frames", choose_others)
+    asked = [str(example_videos()[0]), "What colour is the ring?", "Where is the ring?"]
+    options = ["--fps", "2", "--select", "question", "--frames", "4", "--max-new-tokens", "1", "--json"]
+    assert main(["ask", *asked, *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    one, other = (answer["selection"] for answer in report["answers"])
+    assert one["indices"] == [1, 3, 9, 13, 15] and other["indices"] == [3, 5]
+    assert report["video"]["indices"] == [1, 3, 5, 9, 13, 15]
+    times = dict(zip(one["indices"] + other["indices"], one["times"] + other["times"], strict=True))
+    assert report["video"]["times"] == [times[index] for index in report["video"]["indices"]]
+    assert report["num_frames"] == 5 and report["num_uncompressed_patches"] == 5 * 12 * 12
+    assert report["num_visual_tokens"] == HiComSession.load().model.config.num_visual_tokens(5) > 24
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter
 
 from .arguments import (
@@ -188,7 +188,8 @@ def run(args: argparse.Namespace) -> int:
         seconds = {"load": load_seconds, "decode": 0.0, "encode": video.encoded.seconds}
         if frames is not None:
             seconds["decode"] = frames.seconds
-        print(_as_json(_report(name, config, video.encoded, answers, seconds, session.note)))
+        seen = _seen(video, config, answers) if args.select else video.encoded
+        print(_as_json(_report(name, config, seen, answers, seconds, session.note)))
     return 0
 
 
@@ -315,6 +316,23 @@ def _as_json(report: dict) -> str:
     """Indented, with each list of numbers on one line; inside a JSON string a line break is never a plain one."""
     text = json.dumps(report, ensure_ascii=False, indent=2)
     return re.sub(r'\[\n([^\[\]{}"]*)\n *\]', lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
+def _seen(video, config, answers):
+    """The frames that questions chose, those of all of them together; the numbers are of the question that saw the most."""
+    from ..processors.candidate_frames_hicom import chosen_sampling
+
+    records = [answer.selection for answer in answers]
+    frames = sorted({frame for record in records for frame in record.frames})
+    num_frames = max(len(record.frames) for record in records)
+    rows, columns = config.grid
+    return replace(
+        video.encoded,
+        sampling=chosen_sampling(video.candidates, replace(records[0], frames=tuple(frames))),
+        num_frames=num_frames,
+        num_patches=num_frames * rows * columns,
+        num_visual_tokens=config.num_visual_tokens(num_frames),
+    )
 
 
 def _report(model, config, video, answers, seconds, note) -> dict:

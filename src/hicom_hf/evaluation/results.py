@@ -143,7 +143,12 @@ def answer_line(asked: Asked, mark: Mark) -> dict[str, Any]:
     chosen = {}
     if selection is not None:
         scores = [round(score, DECIMALS) for score in selection.scores]
-        chosen["selection"] = {"used": selection.used, "reason": selection.reason, "scores": scores}
+        chosen["selection"] = {
+            "used": selection.used,
+            "reason": selection.reason,
+            "indices": list(selection.indices),
+            "scores": scores,
+        }
     if answer.tiles is not None:
         best = answer.tiles.tiles[0]
         box = [round(part, DECIMALS) for part in best.box]

@@ -341,7 +341,11 @@ def choose_for_questions(
             of_text = dict(zip(texts, scores, strict=True))
             rows = [[of_text[text] for text in some] for some in parts]
         common["shots"] = candidates.shots(group_length, selection.max_shot_frames)
-    return [choose_frames(selection, num_frames, group_length, len(candidates), scores=row, **common) for row in rows]
+    records = [
+        choose_frames(selection, num_frames, group_length, len(candidates), scores=row, **common) for row in rows
+    ]
+    numbers = candidates.sampling.indices
+    return [replace(record, indices=tuple(numbers[frame] for frame in record.frames)) for record in records]
 
 
 def chosen_sampling(candidates: CandidateFrames, record: SelectionRecord) -> Any:

@@ -102,6 +102,7 @@ class SelectionRecord:
         times: seconds of the chosen frames; empty for a video without a clock.
         scores: of the chosen frames, of a question of several parts that of the best part, on one scale; empty without scores.
         shots: first candidate, the candidate behind the last, and the score of each shot that was taken, in order of time.
+        indices: numbers of the chosen frames in the video; empty where only the candidates are known, as in `choose_frames`.
     """
 
     rule: str
@@ -114,6 +115,7 @@ class SelectionRecord:
     times: tuple[float, ...]
     scores: tuple[float, ...]
     shots: tuple[tuple[int, int, float], ...]
+    indices: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values that json can write."""
