@@ -324,6 +324,7 @@ def test_each_question_chooses_its_frames_and_the_line_says_which(session, path,
         assert line["answer"] == answer.answer and line["instruction"] == answer.instruction
         assert line["times"] == pytest.approx(answer.selection.times, abs=0.001) and len(line["times"]) == 4
         assert line["selection"]["reason"] == answer.selection.reason
+        assert line["selection"]["indices"] == list(answer.selection.indices)
     assert summary["settings"]["selection"]["num_frames"] == 4 and summary["paper"] is None
     used = [answer.selection.used for answer in alone]
     assert summary["chosen_by"] == {rule: used.count(rule) for rule in used}

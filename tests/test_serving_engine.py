@@ -324,6 +324,22 @@ def test_by_default_neither_local_files_nor_private_servers_are_read(session, pa
             assert "secret-name" not in str(caught.value) and path.name not in str(caught.value)
 
 
+def test_messages_about_local_files_repeat_no_path(session, tmp_path):
+    (tmp_path / "empty secret.mp4").touch()
+    missing, long = tmp_path / "not secret.mp4", tmp_path / f"{'secret' * 60}.mp4"
+    with open_engine(session) as engine:
+        for source, message in (
+            (missing, "the video: there is no such file or folder"),
+            (missing.as_uri(), "the video: there is no such file or folder"),
+            (tmp_path / ".." / tmp_path.name / missing.name, "the video: there is no such file or folder"),
+            ((tmp_path / "empty secret.mp4").as_uri(), "the video: the file is empty"),
+            (long.as_uri(), r"the video: the file cannot be opened \(File name too long\)"),
+        ):
+            with pytest.raises(VideoReadError, match=message) as caught:
+                engine.submit(asked("a", source)).future.result()
+            assert "secret" not in str(caught.value) and tmp_path.name not in str(caught.value)
+
+
 def test_a_folder_is_refused(session, tmp_path):
     with open_engine(session) as engine, pytest.raises(VideoReadError, match="the video: this is a folder"):
         engine.submit(asked("a", tmp_path)).future.result()

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hicom_hf.assets import FOLDER, example_videos
 from hicom_hf.inference import HiComSession, shown_frames, whole_frames
@@ -95,15 +96,31 @@ def test_a_question_chooses_its_frames_and_the_timeline_shows_them(page):
     assert "of 16 frames" in bar and mapped.frames.shape == visit.frames.shape
 
 
+def test_the_page_says_that_what_has_no_duration_is_seen_in_full(page, tmp_path, monkeypatch):
+    allow(page, tmp_path, monkeypatch)
+    picture = Image.fromarray(render(Scene.from_seed(3, split="test"), num_frames=1, size=80)[0][0])
+    picture.save(tmp_path / "one.png")
+    said = "; **questions do not choose frames of this video**, as it has no duration: all see these"
+    for chooses in (True, False):
+        visit, _, about, _ = page.open(str(tmp_path / "one.png"), 4, chooses, False, None)
+        assert visit.source.selection is None and (said in about) == chooses
+    assert said not in opened(page, chooses=True)[2]
+
+
 def wide_film(page, folder, monkeypatch):
     """A film of 144 x 80, which the page may read."""
     frames = render(Scene.from_seed(3, split="test"), num_frames=8, size=(80, 144))[0]
     path = write_video(folder / "wide.mp4", frames, fps=4)
+    allow(page, folder, monkeypatch)
+    return str(path)
+
+
+def allow(page, folder, monkeypatch):
+    """Let the page read the files of a folder."""
     folders = (*page.engine.media.access.allowed_local_media_path, os.path.realpath(folder))
     monkeypatch.setattr(
         page.engine.media, "access", replace(page.engine.media.access, allowed_local_media_path=folders)
     )
-    return str(path)
 
 
 def test_a_question_chooses_among_tiles_and_the_square_is_shown(page, tmp_path, monkeypatch):

@@ -84,11 +84,12 @@ class Media:
         Raises:
             VideoReadError: it is not allowed, not there, too large, or a folder.
         """
-        name = source_name(source)
+        names = [source_name(source)]
         try:
             if url_scheme(source) in (None, "file") and isinstance(source, (str, os.PathLike)):
                 path = local_path(source, self.access)
-                if path.is_dir():
+                names.append(source_name(path))
+                if os.path.isdir(path):  # false for a name that the system refuses, which opening reports
                     raise VideoReadError(f"{NAME}: this is a folder; the server reads files")
                 open_binary(path, self.access).close()
                 self._count(path)
@@ -96,7 +97,7 @@ class Media:
                 return
             path = self._written(source)
         except VideoReadError as error:
-            raise _without_name(error, name) from None
+            raise _without_name(error, *names) from None
         try:
             yield path
         finally:
@@ -204,8 +205,11 @@ class Media:
         self._folder.cleanup()
 
 
-def _without_name(error: VideoReadError, name: str) -> VideoReadError:
-    return VideoReadError(str(error).replace(name, NAME))
+def _without_name(error: VideoReadError, *names: str) -> VideoReadError:
+    text = str(error)
+    for name in names:
+        text = text.replace(name, NAME)
+    return VideoReadError(text)
 
 
 # In a worker ---------------------------------------------------------------------------------------------------------------

@@ -150,6 +150,8 @@ class Page:
         )
         if source.selection is not None:
             line += f"; each question chooses them among {source.sampling['fps']:.3g} per second"
+        elif chooses:
+            line += "; **questions do not choose frames of this video**, as it has no duration: all see these"
         if tiles:
             line += "; each question chooses the patches among squares of the frames"
         return visit, captioned(frames, record.times), line, ""
