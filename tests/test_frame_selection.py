@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
@@ -32,6 +33,7 @@ from hicom_hf.processors.frame_selection_hicom import (
     prominence,
     question_parts,
 )
+from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.shapes import Scene, questions, render
 
 BACKGROUND = [0.0, 0.1, -0.1, 0.05, -0.05, 0.02, -0.08, 0.07]  # scores of frames that do not fit
@@ -712,6 +714,44 @@ def test_every_question_is_answered_from_the_frames_that_it_chose(session, film)
         assert record.times == tuple(frame / 4 for frame in record.frames) and record.indices == record.frames
         by_hand = session.open(film[list(record.frames)], num_frames="all").ask(text, max_new_tokens=6)
         assert by_hand.answer == answer.answer
+
+
+@pytest.mark.parametrize("tiles", [None, FrameTiles()])
+def test_questions_that_see_other_frames_are_answered_in_one_batch(session, film, monkeypatch, tiles):
+    video = session.open(film[:, :32], num_frames="all", tiles=tiles, selection=FrameSelection(num_frames=8))
+    rows = {"one": (0, 1, 2, 3, 20, 21, 22, 23), "two": (8, 9, 10, 11), "three": (8, 9, 10, 11)}
+    even = video.choose("Anything?")
+
+    def choose_all(questions, instruction=None):
+        return [replace(even, frames=rows[words], indices=rows[words]) for words in instruction or questions]
+
+    monkeypatch.setattr(video, "choose_all", choose_all)
+    texts = ["What shape is it?", "Where is the red circle?", "Which way?"]
+    one_by_one = [
+        video.ask(text, instruction=words, max_new_tokens=6) for text, words in zip(texts, rows, strict=True)
+    ]
+    batches, encoded, pieces = [], [], ["", "", ""]
+    monkeypatch.setattr(session, "generate", lambda answer: batches.append(answer()) or batches[-1])
+    monkeypatch.setattr(session, "open", lambda *_, open=session.open, **how: encoded.append(how) or open(*_, **how))
+    cancel = [threading.Event() for _ in texts]
+    cancel[1].set()
+
+    def on_text(number, text):
+        pieces[number] += text
+
+    together = video.ask_all(texts, instruction=list(rows), max_new_tokens=6, on_text=on_text, cancel=cancel)
+    assert len(batches) == 1
+    assert len(encoded) == (0 if tiles is None else 2)  # the same frames once
+    for number, (alone, answer) in enumerate(zip(one_by_one, together, strict=True)):
+        assert answer.instruction == list(rows)[number]
+        assert answer.selection == alone.selection and answer.selection.frames == rows[answer.instruction]
+        assert answer.tiles == alone.tiles
+        if tiles is not None:
+            assert answer.tiles == video.chosen(answer.selection).choose(answer.instruction)
+        assert answer.cancelled == (number == 1)
+        assert alone.answer.startswith(answer.answer) if answer.cancelled else alone.answer == answer.answer
+        assert pieces[number].strip() == answer.answer
+        assert answer.first_token_seconds <= answer.seconds
 
 
 def test_one_candidate_per_second_is_the_default_and_the_chosen_ones_are_described(session, film):

@@ -102,6 +102,10 @@ class Video:
         answer = partial(answer_questions, self.session.model, self.session.processor, encoded, questions)
         return self.session.generate(partial(answer, on_text=on_text, is_cancelled=is_cancelled, **options))
 
+    def _seen_by(self, question: str, instruction: str | None = None) -> tuple[EncodedVideo, TilesRecord | None]:
+        """What a question sees of the video, and which parts of the frames these are, where it chooses among them."""
+        return self.encoded, None
+
     def stream(self, question: str, **options: Any) -> "AnswerStream":
         """Answer one question piece by piece; iterate over what is returned. Arguments and errors as for `ask`."""
         check_question(question)
@@ -177,30 +181,28 @@ class ChoosingVideo(Video):
         instruction: str | Sequence[str | None] | None = None,
         **options: Any,
     ) -> list[Answer]:
-        """Answer several questions, one after another, as each sees other frames; see `Video.ask_all`.
+        """Answer several questions together, each about the frames that it chooses; see `Video.ask_all`.
 
-        An `instruction` also chooses the frames.
+        An `instruction` also chooses the frames. Memory holds the features of the frames of all questions.
         """
         own = own_instructions(questions, instruction)
         with self.session.lock, instructions_encoded_once():
             started = perf_counter()
             records = self.choose_all(questions, own)
-            seconds = (perf_counter() - started) / max(len(questions), 1)
-            answers = []
-            for number, (question, record) in enumerate(zip(questions, records, strict=True)):
-                pieces = None if on_text is None else lambda _, text, number=number: on_text(number, text)
-                began = perf_counter()
-                video = self.chosen(record)
-                before = seconds + perf_counter() - began
-                [answer] = video.ask_all(
-                    [question],
-                    on_text=pieces,
-                    cancel=None if cancel is None else [cancel[number]],
-                    instruction=own[number],
-                    **options,
-                )
-                answers.append(replace(_after(answer, before), selection=record))
-        return answers
+            different = {record.frames: record for record in records}
+            videos = {frames: self.chosen(record) for frames, record in different.items()}
+            seen = [
+                videos[record.frames]._seen_by(question, words)
+                for record, question, words in zip(records, questions, own, strict=True)
+            ]
+            seconds = perf_counter() - started
+            answers = self._answer(
+                [encoded for encoded, _ in seen], questions, on_text, cancel, instruction=own, **options
+            )
+        return [
+            replace(_after(answer, seconds), selection=record, tiles=tiles)
+            for answer, record, (_, tiles) in zip(answers, records, seen, strict=True)
+        ]
 
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question, in the frames that it chooses. See `attention_maps`."""
@@ -228,6 +230,10 @@ class DetailedVideo(Video):
     def choose(self, question: str) -> TilesRecord:
         """Which parts of the frames a question sees, without asking it."""
         return self._choose_all([question])[0][0]
+
+    def _seen_by(self, question: str, instruction: str | None = None) -> tuple[EncodedVideo, TilesRecord | None]:
+        [(record, encoded)] = self._choose_all([question], instruction)
+        return encoded, record
 
     def _choose_all(
         self, questions: Sequence[str], instruction: str | Sequence[str | None] | None = None
