@@ -245,6 +245,7 @@ def test_a_gap_is_judged_by_fishers_distribution():
     assert outstanding(list(reversed(scores)), 2) == (p_value, count)
     assert outstanding([1.0] * 9, 3) == (1.0, 1) and outstanding([5.0, 1.0], 2) == (1.0, 1)
     assert outstanding([2.0] + [1.0] * 9, 1) == (0.0, 1)
+    assert outstanding([5.0], 1) == outstanding([5.0, 4.0, 1.0, 0.0], 0) == (1.0, 1)  # nothing to compare with
 
 
 @pytest.mark.parametrize("count", [16, 160, 1024])
@@ -543,10 +544,13 @@ def test_features_may_be_kept_in_half_the_bytes(session, film):
 def test_candidates_are_encoded_once_for_all_sessions_with_one_folder(tmp_path, monkeypatch):
     selection, film = FrameSelection(num_frames=8, max_p_value=1.0), str(example_videos()[0])
     first = HiComSession(tiny_model(), tiny_processor(), cache_bytes=0, cache_dir=tmp_path)
-    asked = first.open(film, num_frames=16, selection=selection).ask("Where is the ring?", max_new_tokens=4)
+    opened = first.open(film, num_frames=16, selection=selection)
+    asked = opened.ask("Where is the ring?", max_new_tokens=4)
     second = HiComSession(first.model, first.processor, cache_bytes=0, cache_dir=tmp_path)
     monkeypatch.setattr(type(first.model), "encode_frames", None)
     video = second.open(film, num_frames=16, selection=selection)
+    assert opened.candidates.seconds > 0 and opened.encoded.seconds == opened.candidates.seconds
+    assert video.candidates.seconds == 0.0  # nothing was read
     again = video.ask("Where is the ring?", max_new_tokens=4)
     assert again.selection == asked.selection and again.answer == asked.answer
     assert video.candidates.sampling.times and second.cache.hits == 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -30,7 +31,15 @@ from hicom_hf.processors.frame_tiles_hicom import (
     seen_centrally,
     zoom_levels,
 )
-from hicom_hf.processors.tiled_video_hicom import _moved, choose_patches, encode_tiled_video, height, read_tiles
+from hicom_hf.processors.tiled_video_hicom import (
+    _moved,
+    choose_by_scores,
+    choose_patches,
+    cut_tiles,
+    encode_tiled_video,
+    height,
+    read_tiles,
+)
 from hicom_hf.processors.video_sources_hicom import VideoReadError
 from hicom_hf.shapes import Scene, questions, render
 from hicom_hf.shapes.writing import write_video as write_film
@@ -418,6 +427,44 @@ def test_squares_of_all_frames_are_bounded(session):
     for most in (7, 3):
         with pytest.raises(VideoReadError, match=rf"^<array>: its frames make more than the {most} squares"):
             read_tiles(session.processor, frames, FrameTiles(), max_squares=most, num_frames=4)
+
+
+@pytest.mark.parametrize(("times", "seen"), [(2, 8), (3, 9)])
+def test_a_reader_may_begin_once_more_within_the_bound(session, times, seen):
+    frames, cut_frames = frames_of(9, (56, 100)), []
+
+    def read(cut):
+        for _ in range(times):  # the last time is the one that counts
+            pictures = []
+            for frame in frames:
+                cut_frames.append(frame)
+                pictures.append(cut(frame))
+        return np.stack(pictures), None
+
+    within = (
+        nullcontext() if times == 2 else pytest.raises(VideoReadError, match="it: its frames make more than the 8")
+    )
+    with within:
+        cut_tiles(read, session.processor.video_processor, FrameTiles(), "it", max_squares=8)
+    assert len(cut_frames) == seen  # of two squares each
+
+
+def test_of_zooms_that_stand_out_alike_the_first_is_chosen(session):
+    tiled = session.open(frames_of(2, (56, 100)), num_frames=2, tiles=FrameTiles()).tiled
+    ids = session.processor.encode_instructions(["the circle"])
+    for zooms in ((1, 2), (2, 1)):
+        twice = replace(tiled, levels=[replace(tiled.levels[0], zoom=zoom) for zoom in zooms])
+        record, _ = choose_by_scores(session.model, twice, session.model.frame_scorer(ids))
+        assert record.zoom == zooms[0] and record.heights[0] == record.heights[1]
+
+
+@pytest.mark.parametrize("size", [(56, 100), (100, 56)])
+def test_the_box_of_an_overview_ends_with_the_frame(session, size):
+    tiled = session.open(frames_of(2, size), num_frames=2, tiles=FrameTiles(overview=True)).tiled
+    ids = session.processor.encode_instructions(["the circle"])
+    alone = replace(tiled, levels=tiled.levels[:1])
+    [tile] = choose_by_scores(session.model, alone, session.model.frame_scorer(ids))[0].tiles
+    assert tile.box == (0.0, 0.0, 1.0, 1.0)
 
 
 # hicom-tiny -------------------------------------------------------------------------------------------------------------

@@ -222,8 +222,6 @@ def outstanding(scores: Sequence[float] | np.ndarray, most: int) -> tuple[float,
     falling = np.sort(np.asarray(scores, dtype=float))[::-1]
     num_above = len(falling) // 2
     most = min(most, num_above - 1)
-    if most < 1:
-        return 1.0, 1
     gaps = (falling[:num_above] - falling[1 : num_above + 1]) * np.arange(1, num_above + 1)
     best = (1.0, 1)
     for k in range(1, most + 1):

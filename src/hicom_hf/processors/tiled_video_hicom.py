@@ -229,7 +229,7 @@ def _encode_level(
         members = np.arange(side * side)[:, None]
     else:
         members = cell_members(centres[kept], (side, side))
-        if len(squares) > 1 or size[0] != size[1]:
+        if len(squares) > 1:  # one square is the whole frame, with its own places
             found = found + _moved(effect, torch.from_numpy(centres))[mask].to(found)
     inside = np.all((centres > 0) & (centres < 1), axis=-1)[kept]
     return ZoomLevel(
