@@ -118,13 +118,22 @@ def compiled_session():
 @needs_compile
 @pytest.mark.slow
 @torch.no_grad()
-def test_prompts_of_many_lengths_and_batches_are_compiled_three_times_in_all(compiled_session, fresh_compiler):
+def test_batches_of_all_sizes_are_compiled_twice_and_longer_answers_once_more(compiled_session, fresh_compiler):
     video, question = compiled_session.open(example_videos()[0]), "Which way does the cyan moon move?"
-    for rows, num_words in [(1, 4), (1, 4), (1, 9), (1, 5), (1, 12), (2, 4), (5, 4), (3, 20), (8, 4), (1, 4)]:
+    caches = compiled_session.model.answer_caches
+    caches.clear()
+
+    def ask(rows, num_words):
         answers = video.ask_all([question] * rows, max_new_tokens=num_words)
         assert [answer.answer for answer in answers] == ["left"] * rows
-    # one length; any length; any length and number of rows
-    assert counters["stats"]["unique_graphs"] == 3 and counters["graph_break"] == {}
+
+    for rows, num_words in [(1, 4), (1, 4), (1, 9), (1, 5), (1, 12), (2, 4), (5, 4), (3, 20), (8, 4), (1, 4)]:
+        ask(rows, num_words)
+    # one row; any number of rows. All lengths are rounded up to one.
+    assert counters["stats"]["unique_graphs"] == 2 and len(caches) == 5
+    for rows, num_words in [(1, 300), (2, 300), (1, 700), (4, 700), (1, 4)]:
+        ask(rows, num_words)
+    assert counters["stats"]["unique_graphs"] == 4 and counters["graph_break"] == {}
 
 
 def test_compiled_answers_come_from_one_thread_whoever_asks(compiled_session, monkeypatch):
@@ -177,6 +186,7 @@ def test_a_session_has_the_rule_where_it_may_pay_and_a_server_compiles_at_once(m
     monkeypatch.setattr(compiling_hicom, "reason_not_to_compile", lambda model: None)
     with EngineSettings().open() as engine:
         assert is_compiled(engine.session.model)
+        assert engine.gauges()["answer_cache_bytes"] == 0
 
 
 @pytest.mark.parametrize("value", ["yes", None, 3])

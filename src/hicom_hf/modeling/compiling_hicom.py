@@ -5,12 +5,17 @@ follow is not known beforehand. The rule (that of the ski-rental problem): compi
 as compiling takes. The time lost is then at most twice what it would be if the number of steps were known.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.torch_version import TorchVersion
 from transformers import CompileConfig, GenerationConfig
 from transformers.utils import logging
+
+from .answer_caches_hicom import AnswerCache, AnswerCaches
+from .cache_hicom import CACHE
 
 logger = logging.get_logger(__name__)
 
@@ -47,6 +52,41 @@ def compile_decoding(model: Any) -> None:
     settings = CompileConfig()
     settings._compile_all_devices = True  # pyright: ignore[reportAttributeAccessIssue] transformers annotates it as None
     model.compile_settings = settings
+    model.answer_caches = AnswerCaches()
+
+
+@contextmanager
+def compiled_answer(model: Any, prompt: torch.Tensor | None, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a call of `generate` needs besides its arguments for a compiled step, with a cache that later answers use again.
+
+    Args:
+        model: of `compile_decoding` or not.
+        prompt: (B, length) token ids, or (B, length, C) embeddings.
+        arguments: of the call.
+    """
+    step = compiled_step(model.compile_settings, model.generation_config, arguments)
+    size = answer_size(model.generation_config, prompt, arguments) if step else None
+    config = model.config.get_text_config(decoder=True)
+    if size is None or model.answer_caches is None or not AnswerCache.suits(config):
+        yield step
+        return
+    with model.answer_caches.cache(config, *size) as cache:
+        yield {"compile_config": step["compile_config"], CACHE: cache}
+
+
+def answer_size(
+    own: GenerationConfig, prompt: torch.Tensor | None, arguments: dict[str, Any]
+) -> tuple[int, int] | None:
+    """Rows of the cache and tokens of prompt and answer. None where a kept cache cannot serve: the caller gets the cache, beams
+    exchange its rows, a prompt comes in chunks, or it is not known how long an answer gets."""
+    value = _values(own, arguments)
+    beams, new_tokens = value("num_beams") or 1, value("max_new_tokens")
+    both = arguments.get("input_ids") is not None and arguments.get("inputs_embeds") is not None
+    kinds = beams > 1, value("return_dict_in_generate"), value("prefill_chunk_size"), value("custom_generate"), both
+    if prompt is None or new_tokens is None or any(kinds):
+        return None
+    length = max(prompt.shape[1] + new_tokens, value("max_cache_len") or 0)
+    return len(prompt) * (value("num_return_sequences") or 1), length
 
 
 def compiled_step(settings: CompileConfig | None, own: GenerationConfig, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -61,14 +101,23 @@ def compiled_step(settings: CompileConfig | None, own: GenerationConfig, argumen
         Nothing where the call names a cache or how to compile, or does what a cache of fixed size cannot: drafting, which takes
         tokens back, and answering without a cache.
     """
-    given = arguments.get("generation_config") or own
-
-    def value(name: str) -> Any:
-        return arguments[name] if name in arguments else getattr(given, name, None)
-
+    value = _values(own, arguments)
     if settings is None or value("use_cache") is False or any(value(name) is not None for name in OTHER_CACHES):
         return {}
     return {"cache_implementation": "static", "compile_config": settings}
+
+
+def _values(own: GenerationConfig, arguments: dict[str, Any]) -> Callable[[str], Any]:
+    """What holds in a call of `generate`, by name: arguments before the given config before the model's own."""
+    given = arguments.get("generation_config") or own
+
+    def value(name: str) -> Any:
+        if name in arguments:
+            return arguments[name]
+        found = getattr(given, name, None)
+        return getattr(own, name, None) if found is None else found
+
+    return value
 
 
 def reason_not_to_compile(model: Any) -> str | None:

@@ -13,8 +13,9 @@ from transformers import CompileConfig, PreTrainedTokenizerBase
 from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.utils import GenerationMixin
 
+from .answer_caches_hicom import AnswerCaches
 from .backbone_hicom import HiComModel
-from .compiling_hicom import CompileWhenItPays, compiled_step
+from .compiling_hicom import CompileWhenItPays, compiled_answer
 from .configuration_hicom import HiComConfig
 from .outputs_hicom import HiComVisualOutput
 
@@ -56,6 +57,7 @@ class HiComGenerationMixin(GenerationMixin):
 
     config: HiComConfig
     model: HiComModel
+    answer_caches: AnswerCaches | None = None
     compile_rule: CompileWhenItPays | None = None
     compile_settings: CompileConfig | None = None
 
@@ -97,8 +99,8 @@ class HiComGenerationMixin(GenerationMixin):
             # transformers takes the number of rows from the first tensor among the arguments: it must not be packed frames.
             kwargs = {"inputs_embeds": kwargs.pop("inputs_embeds", None), **kwargs}
         named = {"generation_config": args[0], **kwargs} if args else kwargs
-        kwargs.update(compiled_step(self.compile_settings, self.generation_config, named))
-        output = super().generate(inputs, *args, **kwargs)
+        with compiled_answer(self, prompt, named) as step:
+            output = super().generate(inputs, *args, **kwargs, **step)
         if self.compile_rule is not None:
             sequences = output if isinstance(output, torch.Tensor) else output.sequences
             self.compile_rule.count(self, sequences.shape[1] - (0 if inputs is None else inputs.shape[1]))

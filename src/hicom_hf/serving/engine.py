@@ -109,8 +109,10 @@ class Engine(Reading):
 
     def gauges(self) -> dict[str, float]:
         """What may go up and down, by name."""
+        answer_caches = self.session.model.answer_caches
         return {
             "requests_inside": self.num_inside,
+            "answer_cache_bytes": 0 if answer_caches is None else answer_caches.num_bytes,
             "cache_bytes": self.session.cache.num_bytes,
             "cache_limit_bytes": self.session.cache.max_bytes,
             "candidate_bytes": self.candidates.num_bytes,
