@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from statistics import median
@@ -554,6 +555,60 @@ def test_candidates_are_encoded_once_for_all_sessions_with_one_folder(tmp_path, 
     again = video.ask("Where is the ring?", max_new_tokens=4)
     assert again.selection == asked.selection and again.answer == asked.answer
     assert video.candidates.sampling.times and second.cache.hits == 1
+
+
+@pytest.mark.parametrize("own_reader", [False, True])
+def test_the_model_is_held_for_one_chunk_of_candidates_at_a_time(session, film, monkeypatch, own_reader):
+    read_in_chunks, encode = session.processor.video_processor.read_in_chunks, session.model.encode_frames
+    other, answers = session.open(film, num_frames=4), []
+
+    def is_free():
+        return session.lock.acquire(blocking=False) and (session.lock.release() or True)
+
+    def read(video, consume, chunk_size, **request):
+        def take(pixel_values):
+            assert threads.submit(is_free).result()  # else a question would wait here without an end
+            answers.append(threads.submit(other.ask, "Where is it?", max_new_tokens=2).result().answer)
+            consume(pixel_values)
+
+        return read_in_chunks(video, take, chunk_size, **request)
+
+    def encode_frames(pixel_values):
+        assert not threads.submit(is_free).result()
+        return encode(pixel_values)
+
+    session.model.config.vision_batch_size = 8
+    monkeypatch.setattr(session.model, "encode_frames", encode_frames)
+    if not own_reader:
+        monkeypatch.setattr(session.processor.video_processor, "read_in_chunks", read)
+    with ThreadPoolExecutor(1) as threads:
+        how = {"read": read} if own_reader else {}
+        video = session.open(film, num_frames="all", selection=FrameSelection(num_frames=8), **how)
+    assert len(video.candidates) == 40
+    assert answers == [other.ask("Where is it?", max_new_tokens=2).answer] * 5
+
+
+def test_threads_that_open_the_same_candidates_encode_them_once(tmp_path, monkeypatch):
+    session = HiComSession(tiny_model(), tiny_processor(), cache_bytes=0, cache_dir=tmp_path)
+    read_in_chunks, readers = session.processor.video_processor.read_in_chunks, []
+    two_read, together = threading.Event(), threading.Barrier(3)
+
+    def read(*arguments, **request):
+        readers.append(threading.get_ident())
+        if len(readers) > 1:
+            two_read.set()
+        two_read.wait(0.2)  # for a second reader, which must not come
+        return read_in_chunks(*arguments, **request)
+
+    def open_film(number):
+        together.wait()
+        return session.open(str(example_videos()[0]), num_frames=16, selection=FrameSelection(num_frames=8))
+
+    monkeypatch.setattr(session.processor.video_processor, "read_in_chunks", read)
+    with ThreadPoolExecutor(3) as threads:
+        films = list(threads.map(open_film, range(3)))
+    assert len(readers) == 1 and not session.cache._turns
+    assert len({film.choose("Where is the ring?") for film in films}) == 1 and session.cache.hits == 2
 
 
 @pytest.mark.parametrize(

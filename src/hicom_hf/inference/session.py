@@ -171,11 +171,21 @@ class HiComSession:
         return Video(self, encoded)
 
     def _candidates(self, video: Any, sampling: dict[str, Any]) -> CandidateFrames:
-        """Encode candidates, or take them from the folder of the cache."""
+        """Encode candidates, or take them from the folder of the cache.
+
+        The model is held for one chunk at a time, so that other threads' questions are answered meanwhile.
+        """
+        read_in_chunks = sampling.get("read") or self.processor.video_processor.read_in_chunks
+
+        def read(source: Any, consume: Callable[[Any], None], chunk_size: int, **request: Any) -> Any:
+            def take(pixel_values: Any) -> None:
+                with self.lock:
+                    consume(pixel_values)
+
+            return read_in_chunks(source, take, chunk_size, **request)
 
         def encode(files: CandidateFiles | None) -> CandidateFrames:
-            with self.lock:
-                return encode_candidates(self.model, self.processor, video, files=files, **sampling)
+            return encode_candidates(self.model, self.processor, video, files=files, **{**sampling, "read": read})
 
         return self.cache.candidates(None if "read" in sampling else video_key(video, sampling), encode)
 

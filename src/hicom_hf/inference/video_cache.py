@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,6 +52,9 @@ class VideoCache:
         self.hits = self.misses = 0
         self._videos: OrderedDict[str, EncodedVideo | TiledVideo] = OrderedDict()
         self._lock = threading.Lock()
+        self._turns: WeakValueDictionary[str, Any] = (
+            WeakValueDictionary()
+        )  # locks, by the folder that is being written
         self._model = self._keys = None
         if folder is not None:
             self._model = tower_fingerprint(model.model.vision_tower)[:16]
@@ -117,7 +121,7 @@ class VideoCache:
         encode: Callable[[CandidateFiles | None], CandidateFrames],
         dtype: torch.dtype | None = None,
     ) -> CandidateFrames:
-        """The candidates of a key from the folder, or encoded into it.
+        """The candidates of a key from the folder, or encoded into it; threads that ask for the same ones wait for the first.
 
         Args:
             key: of `video_key`, or None.
@@ -129,14 +133,17 @@ class VideoCache:
         # Keys for scoring are kept as well, which an adapter of the local branch may have changed.
         parts = [key, self._model, self._keys, "candidates"]
         folder = self.folder / "-".join(part for part in parts if part is not None)
-        found = read_from(folder)
         with self._lock:
-            self.hits += found is not None
-            self.misses += found is None
-        if found is None:
-            with suppress(FileExistsError):  # another process was faster
-                return encode_into(folder, encode, dtype)
+            turn = self._turns.setdefault(folder.name, threading.Lock())
+        with turn:
             found = read_from(folder)
+            with self._lock:
+                self.hits += found is not None
+                self.misses += found is None
+            if found is None:
+                with suppress(FileExistsError):  # another process was faster
+                    return encode_into(folder, encode, dtype)
+                found = read_from(folder)
         assert found is not None  # it has the other process's version, which is this one
         return found
 
