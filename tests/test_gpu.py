@@ -8,6 +8,7 @@ from hicom_hf import HiComForConditionalGeneration, HiComSession, example_videos
 from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.assets import hicom_tiny
 from hicom_hf.hub.loading import load_model, load_processor
+from hicom_hf.modeling.compiling_hicom import compile_decoding
 from hicom_hf.shapes import write_dataset
 from lab.hicom_tiny.scoring import score
 
@@ -104,6 +105,32 @@ def test_a_compiled_session_answers_streams_and_batches_of_any_length():
     for rows, num_words in [(1, 4), (1, 9), (4, 4), (2, 12), (1, 4)]:
         assert [one.answer for one in video.ask_all([question] * rows, max_new_tokens=num_words)] == [expected] * rows
         assert "".join(video.stream(question)) == expected
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # PyTorch's compiler, about itself
+def test_answers_of_one_size_replay_one_recording():
+    from torch._inductor.cudagraph_trees import get_manager
+
+    model = tiny_model().cuda()
+    compile_decoding(model)
+
+    def answer(rows, length, num_words):
+        ids = torch.full((rows, length), 5).cuda()
+        model.generate(input_ids=ids, max_new_tokens=num_words, do_sample=False, eos_token_id=-1, pad_token_id=0)
+
+    def num_recordings():
+        manager = get_manager(torch.cuda.current_device(), create_if_none_exists=False)
+        nodes = [node for nodes in manager.roots.values() for node in nodes]
+        for node in nodes:  # grows by those that follow others
+            nodes += [child for children in node.children.values() for child in children]
+        return len(nodes)
+
+    for rows in (1, 3):
+        answer(rows, 9, 8)
+        first = num_recordings()
+        for length, num_words in [(20, 8), (9, 30), (12, 5), (40, 40)]:
+            answer(rows, length, num_words)
+        assert num_recordings() == first > 0
 
 
 @pytest.mark.filterwarnings("ignore:inner dimension:UserWarning")  # the tiny model's sizes are no multiples of 64
