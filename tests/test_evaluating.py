@@ -313,10 +313,13 @@ def test_worker_processes_read_the_same_frames_and_survive_what_kills_one(sessio
             assert torch.equal(one.pixel_values, other.pixel_values) and one.sampling == other.sampling
 
 
-def test_each_question_chooses_its_frames_and_the_line_says_which(session, path, tmp_path):
+def test_each_question_chooses_its_frames_and_the_line_says_which(session, path, tmp_path, monkeypatch):
     asked = [question_about(path, 0), Question("q1", str(path), "Where is it?", "the red circle", "left")]
     asking = Asking({"num_frames": 16}, selection=FrameSelection(num_frames=4))
+    batches, generate = [], session.generate
+    monkeypatch.setattr(session, "generate", lambda answer: batches.append(generate(answer)) or batches[-1])
     [summary] = evaluate([task_of(asked)], session, tmp_path, asking=asking)
+    assert [len(batch) for batch in batches] == [2]
     opened = session.open(path, num_frames=16, selection=asking.selection)
     alone = opened.ask_all([one.prompt for one in asked], instruction=[one.instruction for one in asked])
     for name, answer in zip(("q0", "q1"), alone, strict=True):

@@ -18,7 +18,7 @@ from hicom_hf.evaluation.results import read_answers
 from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.tasks import Task
 from hicom_hf.evaluation.tasks.shapes import mark
-from hicom_hf.inference import HiComSession
+from hicom_hf.inference import ChoosingVideo, HiComSession, ask_each
 from hicom_hf.inference.demo_film import WIDE, make_film
 from hicom_hf.processors.candidate_frames_hicom import reading_of_chosen
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
@@ -349,6 +349,48 @@ def test_a_video_of_the_evaluation_that_cannot_be_read_again_counts_as_wrong(ses
     for name, asking, reason in (("again", again, "it is gone"), ("high", high, "180 squares of a frame")):
         [summary] = evaluate([task_of(asked)], session, tmp_path / name, asking=asking)
         assert reason in summary["failed_videos"][film] and summary["score"]["mean"] == 0
+
+
+def test_the_other_questions_of_a_batch_are_answered_where_frames_of_one_cannot_be_read_again(
+    session, film, expected, tmp_path, monkeypatch
+):
+    chosen, failing = ChoosingVideo.chosen, [False, True, False]
+
+    def chosen_or_broken(video, record):
+        if failing.pop(0):
+            raise VideoReadError("wide.mp4: it is gone")
+        return chosen(video, record)
+
+    monkeypatch.setattr(ChoosingVideo, "chosen", chosen_or_broken)
+    asked = [question_about(film, number, text) for number, text in enumerate((QUESTION, QUESTION, OTHER))]
+    asking = Asking({"num_frames": 12}, selection=SELECTION, tiles=TILES)
+    evaluate([task_of(asked)], session, tmp_path, asking=asking)
+    lines = read_answers(tmp_path / "own")
+    assert [lines[f"q{number}"]["failure"] for number in range(3)] == [None, "wide.mp4: it is gone", None]
+    alone = session.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
+    for name, text in (("q0", QUESTION), ("q2", OTHER)):
+        failing.append(False)
+        answer = alone.ask(text, instruction=text, max_new_tokens=6)
+        assert lines[name]["answer"] == answer.answer
+        assert lines[name]["selection"]["indices"] == list(answer.selection.indices)
+        assert lines[name]["tiles"]["best"]["box"] == pytest.approx(answer.tiles.tiles[0].box, abs=0.001)
+
+
+def test_questions_about_a_video_each_are_answered_in_one_batch(session, film, monkeypatch):
+    how = ({}, {"selection": SELECTION}, {"tiles": TILES}, {"selection": SELECTION, "tiles": TILES})
+    videos = [session.open(film, num_frames=12, **one) for one in how]
+    texts = [QUESTION, OTHER, QUESTION, OTHER]
+    alone = [video.ask(text, max_new_tokens=6) for video, text in zip(videos, texts, strict=True)]
+    batches, generate = [], session.generate
+    monkeypatch.setattr(session, "generate", lambda answer: batches.append(generate(answer)) or batches[-1])
+    for one, answer in zip(alone, ask_each(videos, texts, max_new_tokens=6), strict=True):
+        assert answer.answer == one.answer and (answer.selection, answer.tiles) == (one.selection, one.tiles)
+    assert len(batches) == 1 and ask_each([], []) == []
+    with pytest.raises(ValueError, match="each question needs a video, got 4 videos for 1 questions"):
+        ask_each(videos, [QUESTION])
+    other = HiComSession(session.model, session.processor, cache_bytes=0)
+    with pytest.raises(ValueError, match="videos of several sessions cannot be asked together"):
+        ask_each([videos[0], other.open(film, num_frames=4)], [QUESTION, OTHER])
 
 
 def test_the_command_asks_with_both(monkeypatch):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..inference.open_videos import ChoosingVideo, Video
+from ..inference.open_videos import ChoosingVideo, Video, ask_each
 from ..inference.session import HiComSession
 from ..processors.answering_hicom import Answer
 from ..processors.frame_selection_hicom import FrameSelection
@@ -26,7 +26,7 @@ class Asking:
     Attributes:
         sampling: keywords of `HiComSession.open`, without start and end, which are of the question.
         system: system prompt; None for that of the chat template.
-        batch_size: questions of one video that are answered together.
+        batch_size: questions of one video that are answered together; with a selection, memory holds the frames of all of them.
         workers: processes that read videos ahead; 0 for a thread.
         media_access: which files and servers may be read, see `read_video`.
         selection: each question chooses among the sampled frames, which are then read by this process and not ahead; None lets
@@ -125,19 +125,25 @@ def _ask_together(video: Video, batch: Sequence[Question], asking: Asking, read_
 
 
 def _ask_choosing(video: ChoosingVideo, batch: Sequence[Question], asking: Asking) -> list[Asked]:
-    """Questions that each see the frames that they choose, and the subtitles of those."""
+    """Questions that each see the frames that they choose, and the subtitles of those, as one batch."""
     conditions = _conditions(video, batch)
-    duration, found = video.candidates.sampling.duration, []
+    duration, found, waiting = video.candidates.sampling.duration, [], []
     records = video.choose_all([question.prompt for question in batch], conditions)
     for question, condition, record in zip(batch, conditions, records, strict=True):
         prompt = question.prompt_at(record.times, duration)
         try:
-            chosen = video.chosen(record)
+            waiting.append((len(found), condition, record, video.chosen(record)))
+            found.append(Asked(question, prompt))
         except (VideoReadError, OSError) as error:  # with tiles, the chosen frames are read again
             found.append(Asked(question, prompt, failure=str(error)))
-            continue
-        [answer] = chosen.ask_all([prompt], instruction=condition, **_options(batch, asking))
-        found.append(Asked(question, prompt, replace(answer, selection=record), chosen))
+    answers = ask_each(
+        [chosen for *_, chosen in waiting],
+        [found[place].prompt for place, *_ in waiting],
+        instruction=[condition for _, condition, *_ in waiting],
+        **_options(batch, asking),
+    )
+    for (place, _, record, chosen), answer in zip(waiting, answers, strict=True):
+        found[place] = replace(found[place], answer=replace(answer, selection=record), video=chosen)
     return found
 
 

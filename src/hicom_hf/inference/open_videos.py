@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..modeling.vision_hicom import instructions_encoded_once
@@ -32,6 +32,52 @@ class Opener(Protocol):
     def generate(self, answer: Callable[[], list[Answer]]) -> list[Answer]:
         """Calls what generates in the thread for it."""
         ...
+
+
+class Seen(NamedTuple):
+    """What a question sees of a video; and which frames, and parts of frames, it chose for that."""
+
+    encoded: EncodedVideo
+    selection: SelectionRecord | None = None
+    tiles: TilesRecord | None = None
+
+
+def ask_each(
+    videos: "Sequence[Video]",
+    questions: Sequence[str],
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    cancel: Sequence[threading.Event] | None = None,
+    instruction: str | Sequence[str | None] | None = None,
+    **options: Any,
+) -> list[Answer]:
+    """Answer questions about an open video each together, in one batch.
+
+    Args:
+        videos: B of one session; the same one may come several times.
+        questions: B of them, none empty.
+        on_text, cancel, instruction, **options: as of `Video.ask_all`.
+
+    Raises:
+        ValueError: there are more or fewer videos than questions, or videos of several sessions; or as of `Video.ask_all`.
+    """
+    if len({id(video.session) for video in videos}) > 1:
+        raise ValueError("videos of several sessions cannot be asked together; open them with one session")
+    own = own_instructions(questions, instruction)
+    if len(videos) != len(questions):
+        raise ValueError(f"each question needs a video, got {len(videos)} videos for {len(questions)} questions")
+    if not videos:
+        return []
+    with videos[0].session.lock, instructions_encoded_once():
+        started = perf_counter()
+        seen = [video._seen_by(question, words) for video, question, words in zip(videos, questions, own, strict=True)]
+        seconds = perf_counter() - started
+        encoded = [one.encoded for one in seen]
+        answers = videos[0]._answer(encoded, questions, on_text, cancel, instruction=own, **options)
+    return [
+        replace(_after(answer, seconds), selection=one.selection, tiles=one.tiles)
+        for answer, one in zip(answers, seen, strict=True)
+    ]
 
 
 class Video:
@@ -102,9 +148,9 @@ class Video:
         answer = partial(answer_questions, self.session.model, self.session.processor, encoded, questions)
         return self.session.generate(partial(answer, on_text=on_text, is_cancelled=is_cancelled, **options))
 
-    def _seen_by(self, question: str, instruction: str | None = None) -> tuple[EncodedVideo, TilesRecord | None]:
-        """What a question sees of the video, and which parts of the frames these are, where it chooses among them."""
-        return self.encoded, None
+    def _seen_by(self, question: str, instruction: str | None = None) -> Seen:
+        """What a question, or an instruction in its place, sees of the video."""
+        return Seen(self.encoded)
 
     def stream(self, question: str, **options: Any) -> "AnswerStream":
         """Answer one question piece by piece; iterate over what is returned. Arguments and errors as for `ask`."""
@@ -191,18 +237,22 @@ class ChoosingVideo(Video):
             records = self.choose_all(questions, own)
             different = {record.frames: record for record in records}
             videos = {frames: self.chosen(record) for frames, record in different.items()}
-            seen = [
-                videos[record.frames]._seen_by(question, words)
-                for record, question, words in zip(records, questions, own, strict=True)
-            ]
             seconds = perf_counter() - started
-            answers = self._answer(
-                [encoded for encoded, _ in seen], questions, on_text, cancel, instruction=own, **options
+            answers = ask_each(
+                [videos[record.frames] for record in records],
+                questions,
+                on_text=on_text,
+                cancel=cancel,
+                instruction=own,
+                **options,
             )
         return [
-            replace(_after(answer, seconds), selection=record, tiles=tiles)
-            for answer, record, (_, tiles) in zip(answers, records, seen, strict=True)
+            replace(_after(answer, seconds), selection=record) for answer, record in zip(answers, records, strict=True)
         ]
+
+    def _seen_by(self, question: str, instruction: str | None = None) -> Seen:
+        [record] = self.choose_all([question], [instruction])
+        return self.chosen(record)._seen_by(question, instruction)._replace(selection=record)
 
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question, in the frames that it chooses. See `attention_maps`."""
@@ -231,9 +281,9 @@ class DetailedVideo(Video):
         """Which parts of the frames a question sees, without asking it."""
         return self._choose_all([question])[0][0]
 
-    def _seen_by(self, question: str, instruction: str | None = None) -> tuple[EncodedVideo, TilesRecord | None]:
+    def _seen_by(self, question: str, instruction: str | None = None) -> Seen:
         [(record, encoded)] = self._choose_all([question], instruction)
-        return encoded, record
+        return Seen(encoded, tiles=record)
 
     def _choose_all(
         self, questions: Sequence[str], instruction: str | Sequence[str | None] | None = None

@@ -80,8 +80,9 @@ class HiComInstructionEncoder(SiglipTextModel):
 @contextmanager
 def instructions_encoded_once() -> Iterator[None]:
     """Inside of the `with`, this thread encodes equal instructions once, on a CPU and without gradients: the frames that a
-    question chooses are compressed for the same words. The weights must stay as they are meanwhile."""
-    token = _KNOWN.set({})
+    question chooses are compressed for the same words. The weights must stay as they are meanwhile, until the outermost ends."""
+    known = _KNOWN.get()
+    token = _KNOWN.set({} if known is None else known)
     try:
         yield
     finally:
