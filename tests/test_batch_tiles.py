@@ -226,22 +226,24 @@ def test_frames_that_a_question_has_chosen_are_seen_as_tiles(frozen, processor, 
     )
     assert chosen == answer.tiles
     assert_same(seen["video_features"], expected)
-    # Candidates are padded: with or without tiles, of a recipe or of a record, the choice is one.
-    plain = HiComDataset(
-        [record(question, video="long.mp4", tiles={})], encoder_of(processor, 12, selection=selection), folder
+    # With tiles of a recipe or of a record, the choice is one.
+    own = HiComDataset(
+        [record(question, video="long.mp4", tiles={"zooms": [1, 2]})],
+        encoder_of(processor, 12, selection=selection),
+        folder,
     )
-    found = SelectedFrames(tmp_path, frozen, processor, plain.encoder.reader)
-    assert len(found) == 1 and found.fill(frozen, plain.items()) == [] and len(found) == 1
+    found = SelectedFrames(tmp_path, frozen, processor, own.encoder.reader)
+    assert len(found) == 1 and found.fill(frozen, own.items()) == [] and len(found) == 1
 
 
-def test_squares_choose_frames_where_tiles_say_so(frozen, processor, folder, tmp_path):
-    selection, tiles = (
+def test_squares_choose_frames_unless_tiles_say_otherwise(frozen, processor, folder, tmp_path):
+    selection, padded = (
         FrameSelection(num_frames=NUM_FRAMES, max_p_value=1.0),
-        replace(TWO_ZOOMS, score_candidates=True),
+        replace(TWO_ZOOMS, score_candidates=False),
     )
     question = "What shape is it?"
     chosen = {}
-    for name, one in (("padded", TWO_ZOOMS), ("squares", tiles)):
+    for name, one in (("padded", padded), ("squares", TWO_ZOOMS)):
         encoder = encoder_of(processor, 12, selection=selection, tiles=one)
         dataset = HiComDataset([record(question, video="long.mp4")], encoder, folder)
         encoder.selected_frames = SelectedFrames(tmp_path, frozen, processor, encoder.reader)
@@ -258,8 +260,10 @@ def test_squares_choose_frames_where_tiles_say_so(frozen, processor, folder, tmp
         assert_same(seen, of_session(frozen, processor, folder / "long.mp4", question, sampling=sampling)[0])
     assert len(encoder.selected_frames) == 2  # each is kept
     assert chosen["padded"] != chosen["squares"]
-    with pytest.raises(SampleError, match="score_candidates of its tiles says how a selection scores frames"):
-        dataset_of([record(question, video="long.mp4", tiles={"score_candidates": True})], processor, folder)
+    # Chosen padded, the choice is that without tiles.
+    plain = HiComDataset([record(question, video="long.mp4")], encoder_of(processor, 12, selection=selection), folder)
+    found = SelectedFrames(tmp_path, frozen, processor, plain.encoder.reader)
+    assert len(found) == 2 and found.fill(frozen, plain.items()) == [] and len(found) == 2
 
 
 def test_an_image_is_one_frame_whatever_is_sampled_of_videos(processor, folder):
@@ -320,6 +324,11 @@ def test_features_from_the_disk_are_those_that_were_encoded(frozen, processor, f
         assert_same(found[kind], expected[kind])
     other = FeatureCache(tmp_path, frozen, encoder_of(processor, NUM_FRAMES, tiles=FrameTiles()).reader)
     assert other.folder != again.folder
+    records[1]["tiles"]["score_candidates"] = False  # no question chooses frames: nothing is encoded anew
+    padded = dataset_of(records, processor, folder, tiles=replace(TWO_ZOOMS, score_candidates=False))
+    known = FeatureCache(tmp_path, frozen, padded.encoder.reader)
+    known.refresh()
+    assert len(known) == 4 and all(medium in known for medium in padded.media())
 
 
 def test_a_cache_of_half_the_type_keeps_numbers_of_patches(frozen, processor, folder, records, tmp_path):

@@ -1,6 +1,7 @@
 """A question chooses frames, and then parts of them: one rule in session, pipeline, evaluation, server and commands."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hicom_hf.evaluation.tasks import Task
 from hicom_hf.evaluation.tasks.shapes import mark
 from hicom_hf.inference import ChoosingVideo, HiComSession, ask_each
 from hicom_hf.inference.demo_film import WIDE, make_film
+from hicom_hf.inference.video_cache import video_key
 from hicom_hf.processors.candidate_frames_hicom import reading_of_chosen
 from hicom_hf.processors.frame_sampling_hicom import FrameSampling
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
@@ -33,7 +35,7 @@ from hicom_hf.shapes.writing import write_video
 
 QUESTION, OTHER = "Where is the red circle?", "What colour is the square?"
 SELECTION = FrameSelection(num_frames=4, max_p_value=1.0)
-TILES, SCORED = FrameTiles(), FrameTiles(score_candidates=True)
+TILES, PADDED = FrameTiles(), FrameTiles(score_candidates=False)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def film(frames, tmp_path_factory):
     return str(write_video(tmp_path_factory.mktemp("films") / "wide.mp4", frames, fps=4))
 
 
-@pytest.fixture(scope="module", params=[TILES, SCORED], ids=["padded", "scored"])
+@pytest.fixture(scope="module", params=[TILES, PADDED], ids=["squares", "padded"])
 def tiles(request):
     """How candidates are scored; the chosen frames are seen as the same squares."""
     return request.param
@@ -83,9 +85,9 @@ def request(film, question=QUESTION, selection=SELECTION, tiles=TILES):
 # The rule ---------------------------------------------------------------------------------------------------------------
 
 
-def test_frames_are_chosen_as_without_tiles_and_seen_as_tiles(session, film):
+def test_frames_may_be_chosen_as_without_tiles_and_seen_as_tiles(session, film):
     choosing = session.open(film, selection=SELECTION, num_frames=12)
-    both = session.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
+    both = session.open(film, selection=SELECTION, tiles=PADDED, num_frames=12)
     answer = both.ask(QUESTION, max_new_tokens=6)
     assert (
         answer.selection == choosing.ask(QUESTION, max_new_tokens=6).selection and answer.selection.used == "question"
@@ -94,7 +96,7 @@ def test_frames_are_chosen_as_without_tiles_and_seen_as_tiles(session, film):
     assert (
         any(one % 2 for one in numbers) or numbers != answer.selection.frames
     )  # numbers of the video, not of candidates
-    alone = session.open(film, tiles=TILES, sampling=FrameSampling(indices=numbers))
+    alone = session.open(film, tiles=PADDED, sampling=FrameSampling(indices=numbers))
     seen = alone.ask(QUESTION, max_new_tokens=6)
     assert (answer.answer, answer.tiles) == (seen.answer, seen.tiles)
     assert alone.tiled.sampling.times == pytest.approx(answer.selection.times)
@@ -126,8 +128,8 @@ def test_what_no_question_could_be_shown_is_refused_when_the_video_is_opened(ses
 
 
 def test_candidates_are_scored_by_their_best_patch_in_any_square(session, film):
-    video = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
-    read = read_tiles(session.processor, film, TILES, num_frames=12)
+    video = session.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
+    read = read_tiles(session.processor, film, PADDED, num_frames=12)
     assert video.candidates.sampling.indices == read.sampling.indices and len(video.candidates) == 12
     scorer = session.model.frame_scorer(session.processor.encode_instructions(["the red circle"]))
     prepare, expected = session.processor.video_processor, []
@@ -143,15 +145,15 @@ def test_candidates_are_scored_by_their_best_patch_in_any_square(session, film):
 def test_of_scored_squares_only_keys_are_kept_and_chosen_frames_are_read_again(session, film, tmp_path, monkeypatch):
     def opened():
         own = HiComSession(session.model, session.processor, cache_dir=tmp_path, cache_bytes=0)
-        return own.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
+        return own.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
 
     video = opened()
     assert not video.candidates.has_features and video.candidates.features.num_bytes == 0
-    padded = session.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
+    padded = session.open(film, selection=SELECTION, tiles=PADDED, num_frames=12)
     assert padded.candidates.has_features and video.candidates.keys.num_bytes == 2 * padded.candidates.keys.num_bytes
     answer, record = video.ask(QUESTION, max_new_tokens=6), video.choose(QUESTION)
     numbers = FrameSampling(indices=tuple(video.candidates.sampling.indices[frame] for frame in record.frames))
-    seen = session.open(film, tiles=TILES, sampling=numbers).ask(QUESTION, max_new_tokens=6)
+    seen = session.open(film, tiles=PADDED, sampling=numbers).ask(QUESTION, max_new_tokens=6)
     assert (answer.answer, answer.tiles, answer.selection) == (seen.answer, seen.tiles, record)
     assert video.encoded.seconds > video.candidates.seconds > 0
     assert video.encoded.num_frames == 4 and video.encoded.num_visual_tokens == padded.encoded.num_visual_tokens
@@ -161,10 +163,10 @@ def test_of_scored_squares_only_keys_are_kept_and_chosen_frames_are_read_again(s
 
 @pytest.mark.parametrize("vision_batch_size", [1, 3, 64])
 def test_scores_and_shots_do_not_depend_on_the_chunk(session, film, monkeypatch, vision_batch_size):
-    expected = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
+    expected = session.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
     monkeypatch.setattr(session.model.config, "vision_batch_size", vision_batch_size)
     monkeypatch.setattr("hicom_hf.processors.candidate_frames_hicom.PATCHES_PER_READ", 200)
-    video = session.open(film, selection=SELECTION, tiles=SCORED, num_frames=12)
+    video = session.open(film, selection=SELECTION, tiles=TILES, num_frames=12)
     assert video.candidates.changes == pytest.approx(expected.candidates.changes, abs=1e-4)
     assert video.choose(QUESTION).frames == expected.choose(QUESTION).frames
 
@@ -172,7 +174,7 @@ def test_scores_and_shots_do_not_depend_on_the_chunk(session, film, monkeypatch,
 def test_square_frames_are_scored_as_they_are_without_tiles(session):
     frames = render(Scene.from_seed(10, split="test"), num_frames=12, size=56)[0]
     padded, scored = (
-        session.open(frames, selection=SELECTION, tiles=one, num_frames="all") for one in (TILES, SCORED)
+        session.open(frames, selection=SELECTION, tiles=one, num_frames="all") for one in (PADDED, TILES)
     )
     assert padded.choose(QUESTION) == scored.choose(QUESTION)
     assert padded.candidates.changes == scored.candidates.changes
@@ -183,7 +185,7 @@ def test_squares_come_in_chunks_of_whole_frames(session, film):
     for size in (1, 5, 64):
         shapes = []
         session.processor.video_processor.read_in_chunks(
-            film, lambda pixels, shapes=shapes: shapes.append(pixels.shape), size, num_frames=7, tiles=TILES
+            film, lambda pixels, shapes=shapes: shapes.append(pixels.shape), size, num_frames=7, tiles=PADDED
         )
         found.append([shape[0] for shape in shapes])
         assert {shape[1:3] for shape in shapes} == {(2, 3)}  # two squares of three colours
@@ -198,12 +200,23 @@ def test_a_source_in_memory_is_read_twice(session, film, expected, tiles):
             assert (answer.answer, answer.selection, answer.tiles) == (known.answer, known.selection, known.tiles)
 
 
-def test_scoring_of_candidates_needs_candidates(session, film, pipe):
-    message = "score_candidates says how a selection scores frames; give a selection, or leave it out"
-    with pytest.raises(ValueError, match=message):
-        session.open(film, tiles=SCORED, num_frames=4)
-    with pytest.raises(ValueError, match=message):
-        pipe(film, text=QUESTION, tiles=SCORED, num_frames=4)
+def test_frames_that_are_not_scored_are_not_encoded_as_squares(session, film):
+    even = FrameSelection("uniform", num_frames=4)
+    video = session.open(film, selection=even, tiles=TILES, num_frames=12)
+    assert video.candidates.has_features and video.choose(QUESTION).used == "uniform"
+    assert video.ask(QUESTION, max_new_tokens=2).tiles is not None
+
+
+def test_without_a_selection_it_makes_no_difference_how_candidates_would_be_scored(session, film, tmp_path):
+    own = HiComSession(session.model, session.processor, cache_dir=tmp_path)
+    answers = [own.open(film, tiles=one, num_frames=4).ask(QUESTION, max_new_tokens=2) for one in (TILES, PADDED)]
+    assert answers[0].tiles == answers[1].tiles and (own.cache.hits, own.cache.misses) == (1, 1)
+    assert len(list(tmp_path.iterdir())) == 1
+    key = video_key(film, {"num_frames": 4, "tiles": PADDED})  # as before there was a choice
+    assert list(tmp_path.glob(f"{key}-*"))
+    with engine_of(own) as engine:
+        found = [engine.submit(request(film, selection=None, tiles=one)).future.result() for one in (TILES, PADDED)]
+        assert found[0].num_cached_tokens == 0 and found[1].num_cached_tokens == found[1].num_visual_tokens
 
 
 @pytest.mark.slow
@@ -212,7 +225,7 @@ def test_squares_find_a_small_scene_that_padded_frames_miss(tmp_path):
     film = make_film(tmp_path, 7, WIDE)
     text, scene = film.questions[0].text, range(film.first, film.first + 16)
     found = []
-    for tiles in (TILES, SCORED):
+    for tiles in (PADDED, TILES):
         opened = session.open(film.path, fps=4.0, selection=FrameSelection(num_frames=8), tiles=tiles)
         found.append(sum(frame in scene for frame in opened.choose(text).frames))
     assert found[0] <= 1 and found[1] == 8
@@ -238,10 +251,11 @@ def test_several_questions_to_the_pipeline_encode_candidates_once(session, film,
     monkeypatch.setattr(
         type(session.model), "encode_frames", lambda self, pixels: calls.append(len(pixels)) or encode(self, pixels)
     )
-    pipe(film, text=[QUESTION, OTHER], num_frames=12, selection=SELECTION, tiles=TILES)
-    assert sum(calls) == 12 + 2 * (
-        4 * 2 + 1
-    )  # candidates; per question two squares of four frames, and a plain picture
+    for tiles, squares in (({"zooms": [1]}, 2), ({"zooms": [1], "score_candidates": False}, 1)):
+        calls.clear()
+        pipe(film, text=[QUESTION, OTHER], num_frames=12, selection=SELECTION, tiles=tiles)
+        # Candidates; per question two squares of four frames, and a plain picture.
+        assert sum(calls) == 12 * squares + 2 * (4 * 2 + 1)
 
 
 def test_a_chat_of_the_pipeline_may_hold_several_videos_and_images(film, frames, pipe):
@@ -252,7 +266,7 @@ def test_a_chat_of_the_pipeline_may_hold_several_videos_and_images(film, frames,
         {"type": "image", "image": Image.fromarray(frames[0])},
         {"type": "video", "path": film, "num_frames": 6},
     )
-    options = {"selection": SELECTION, "tiles": TILES}
+    options = {"selection": SELECTION, "tiles": PADDED}
     [record] = pipe(content({"type": "video", "video": frames}, picture, part), num_frames=12, **options)
     assert [len(one["indices"]) for one in record["video_metadata"]] == [4, 1, 4]
     assert [one["num_candidates"] for one in record["selection"]] == [12, 6] and len(record["tiles"]) == 3
@@ -292,8 +306,6 @@ def test_what_an_engine_refuses_names_the_reason(session, film):
     with engine_of(session, limits=Limits(max_squares=7)) as engine:
         with pytest.raises(VideoReadError, match=r"^the video: its frames make more than the 7 squares"):
             engine.submit(request(film)).future.result()
-        with pytest.raises(ValueError, match="score_candidates says how a selection scores frames; give a selection"):
-            engine.submit(request(film, selection=None, tiles=SCORED)).future.result()
         engine.can_choose = False
         with pytest.raises(ValueError, match="select: this server cannot let questions choose"):
             engine.submit(request(film)).future.result()
@@ -301,9 +313,14 @@ def test_what_an_engine_refuses_names_the_reason(session, film):
 
 def test_squares_of_candidates_are_bounded_in_an_engine(session, film):
     with engine_of(session, limits=Limits(max_candidates=12)) as engine:
-        assert engine.submit(request(film, tiles=SCORED)).future.result().tiles != [None]  # 24 squares
-        with pytest.raises(VideoReadError, match=r"^the video: its candidates make more than the 24 squares"):
-            engine.submit(request(film, tiles=FrameTiles((1, 2), score_candidates=True))).future.result()
+        assert engine.submit(request(film, tiles=TILES)).future.result().tiles != [None]  # 24 squares
+        many, remedy = FrameTiles((1, 2)), 'or choose padded frames \\("score_tiles": false\\)'
+        with pytest.raises(
+            VideoReadError, match=f"^the video: its candidates make more than the 24 squares.*{remedy}"
+        ):
+            engine.submit(request(film, tiles=many)).future.result()
+        padded = replace(many, score_candidates=False)
+        assert engine.submit(request(film, tiles=padded)).future.result().tiles != [None]
 
 
 @pytest.mark.slow
@@ -311,7 +328,7 @@ def test_squares_of_candidates_are_read_in_a_process_as_they_are_here(session, f
     found = []
     for number in (0, 1):
         with Engine(session, access=MediaAccess.open(), num_workers=number) as engine:
-            found.append(engine.submit(request(film, tiles=SCORED)).future.result())
+            found.append(engine.submit(request(film, tiles=TILES)).future.result())
     assert found[0].selections == found[1].selections and found[0].texts == found[1].texts
 
 
@@ -345,7 +362,7 @@ def test_a_video_of_the_evaluation_that_cannot_be_read_again_counts_as_wrong(ses
         [question_about(film, 0, QUESTION)],
         Asking({"num_frames": 12}, selection=SELECTION, tiles=FrameTiles((8,))),
     )
-    again = Asking({"num_frames": 12}, selection=SELECTION, tiles=TILES)
+    again = Asking({"num_frames": 12}, selection=SELECTION, tiles=PADDED)
     for name, asking, reason in (("again", again, "it is gone"), ("high", high, "180 squares of a frame")):
         [summary] = evaluate([task_of(asked)], session, tmp_path / name, asking=asking)
         assert reason in summary["failed_videos"][film] and summary["score"]["mean"] == 0
@@ -399,21 +416,24 @@ def test_the_command_asks_with_both(monkeypatch):
     eval_command._check_frames(args)
     asking = eval_command._asking(args)
     assert asking.selection == FrameSelection("question", 4) and asking.tiles == FrameTiles(overview=True)
-    args = build_parser().parse_args([*arguments, "--score-tiles"])
-    assert eval_command._asking(args).tiles == FrameTiles(overview=True, score_candidates=True)
+    for option, scored in (("--score-tiles", True), ("--no-score-tiles", False)):
+        args = build_parser().parse_args([*arguments, option])
+        assert eval_command._asking(args).tiles == FrameTiles(overview=True, score_candidates=scored)
 
 
 def test_the_command_says_how_frames_of_wide_films_are_chosen(film, capsys):
     arguments = ["ask", film, QUESTION, "--num-frames", "8", "--select", "question", "--frames", "4", "--tiles", "1"]
     said = []
-    for more in ([], ["--score-tiles"]):
+    for more in ([], ["--no-score-tiles"]):
         assert main([*arguments, *more, "--max-new-tokens", "2", "--device", "cpu"]) == 0
         said.append(capsys.readouterr().err)
-    assert "frames are chosen padded; --score-tiles" in said[0] and "chosen padded" not in said[1]
+    assert "8 candidates of 24 frames, each as 2 squares, " in said[0]
+    assert "8 candidates of 24 frames, 0 MB" in said[1]
 
 
 @pytest.mark.parametrize("arguments", [["--tiles", "1"], ["--select", "question", "--frames", "4"]])
 @pytest.mark.parametrize("command", [["ask", "film.mp4", "Who?"], ["eval", "shapes", "--output", "out"], ["demo"]])
-def test_scoring_by_tiles_goes_with_both(command, arguments, capsys):
-    assert main([*command, *arguments, "--score-tiles"]) == 2
-    assert "argument --score-tiles: goes with --select and --tiles" in capsys.readouterr().err
+def test_how_frames_are_scored_goes_with_both(command, arguments, capsys):
+    for option in ("--score-tiles", "--no-score-tiles"):
+        assert main([*command, *arguments, option]) == 2
+        assert f"argument {option}: goes with --select and --tiles" in capsys.readouterr().err

@@ -211,8 +211,8 @@ def test_a_question_can_choose_among_tiles_of_a_video_or_an_image(client, sessio
         assert record == json.loads(json.dumps(alone[name].tiles.to_dict()))
         assert record["zoom"] == 1 and len(record["tiles"][0]["box"]) == 4 and answer["hicom"]["selection"] == [None]
     asked = {"role": "user", "content": [film, {"type": "text", "text": QUESTION}]}
-    for scored in (False, True):
-        both = {"num_frames": 8, "select": "question", "frames": 4, "tiles": [1], "score_tiles": scored}
+    for own, scored in (({"score_tiles": False}, False), ({}, True), ({"score_tiles": True}, True)):
+        both = {"num_frames": 8, "select": "question", "frames": 4, "tiles": [1], **own}
         answer = client.post(PATH, json=body(asked, mm_processor_kwargs=both)).json()
         how = {"selection": FrameSelection(num_frames=4), "tiles": FrameTiles(score_candidates=scored)}
         expected = session.open(path, num_frames=8, **how).ask(QUESTION, max_new_tokens=8)
@@ -262,6 +262,7 @@ def test_a_stop_text_and_a_length_end_answers(client, urls):
         ({"mm_processor_kwargs": {"tiles": [0]}}, "mm_processor_kwargs.tiles: zooms must be"),
         ({"mm_processor_kwargs": {"frames": 3}}, "mm_processor_kwargs.frames goes with select"),
         ({"mm_processor_kwargs": {"tiles": [1], "score_tiles": True}}, "score_tiles goes with select and tiles"),
+        ({"mm_processor_kwargs": {"tiles": [1], "score_tiles": False}}, "score_tiles goes with select and tiles"),
         ({"mm_processor_kwargs": {"select": "question"}}, "select takes frames or max_video_tokens, one of them"),
         ({"mm_processor_kwargs": {"select": "question", "frames": 500}}, "frames is 500, more than the 128"),
         ({"mm_processor_kwargs": {"num_frames": 500}}, "num_frames is 500, more than the 128"),

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -257,19 +257,20 @@ def add_tiles_argument(group: Any) -> None:
     )
     group.add_argument(
         "--score-tiles",
-        action="store_true",
-        help="with --select and --tiles: choose frames by their squares, too, not padded; finds smaller things",
+        action=BooleanOptionalAction,
+        help="with --select and --tiles: choose frames by their squares, too (default), or padded, which encodes fewer squares "
+        "and misses small things",
     )
 
 
 def frame_tiles(args: Namespace) -> Any:
     """The `FrameTiles` that `--tiles` asks for; None without it."""
-    if args.score_tiles and (args.tiles is None or args.select is None):
-        args.parser.error("argument --score-tiles: goes with --select and --tiles")
+    if args.score_tiles is not None and (args.tiles is None or args.select is None):
+        args.parser.error(f"argument --{'' if args.score_tiles else 'no-'}score-tiles: goes with --select and --tiles")
 
     from ..processors.frame_tiles_hicom import FrameTiles
 
-    return None if args.tiles is None else FrameTiles.of_zooms(args.tiles, args.score_tiles)
+    return None if args.tiles is None else FrameTiles.of_zooms(args.tiles, args.score_tiles is not False)
 
 
 def progress_bar(iterable, total: int, name: str):

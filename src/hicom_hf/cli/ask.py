@@ -267,13 +267,13 @@ def _open(session, args: argparse.Namespace, access):
     candidates = video.candidates
     for warning in candidates.sampling.warnings:
         _say(f"warning: {args.video}: {warning}")
+    squares = 1 if candidates.has_features else candidates.keys.shape[0]
+    by_squares = f", each as {squares} squares" if squares > 1 else ""
     _say(
-        f"{candidates.sampling.source}: {len(candidates)} candidates of {candidates.sampling.num_source_frames} frames, "
-        f"{candidates.num_bytes / 1e6:.0f} MB of features; each question sees {video.encoded.num_frames} of them, "
+        f"{candidates.sampling.source}: {len(candidates)} candidates of {candidates.sampling.num_source_frames} frames"
+        f"{by_squares}, {candidates.num_bytes / 1e6:.0f} MB of features; each question sees {video.encoded.num_frames} of them, "
         f"{video.encoded.num_visual_tokens} visual tokens"
     )
-    if tiles is not None and not tiles.score_candidates and candidates.sampling.height != candidates.sampling.width:
-        _say("frames are chosen padded; --score-tiles chooses them by their squares, and finds smaller things")
     return video
 
 

@@ -5,7 +5,7 @@ too; the questions are about coloured shapes either way. Nothing is downloaded.
 
     hicom demo
     hicom demo --seed 7 --output attention.png
-    hicom demo --select question --tiles 1 --score-tiles
+    hicom demo --select question --tiles 1
 
 With --select the second video is a film of 24 scenes, one of which is asked about; with --tiles it is wide. Each question then
 chooses what it sees.
@@ -141,7 +141,8 @@ def _show_choices(args, model, processor, video, scene, seed):
 def _choice_arguments(args: argparse.Namespace) -> str:
     """The arguments of choices, as they were given."""
     tiles = "" if args.tiles is None else f" --tiles {','.join(map(str, args.tiles))}"
-    return (f" --select {args.select}" if args.select else "") + tiles + " --score-tiles" * args.score_tiles
+    scored = {None: "", True: " --score-tiles", False: " --no-score-tiles"}[args.score_tiles]
+    return (f" --select {args.select}" if args.select else "") + tiles + scored
 
 
 def _print(args: argparse.Namespace, lines: list[str]) -> None:

@@ -73,7 +73,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         default=7200,
         metavar="N",
-        help="frames among which a question chooses (default 7200); twice as many squares with score_tiles",
+        help="frames among which a question chooses (default 7200); with tiles, twice as many squares of them",
     )
     engine.add_argument(
         "--max-squares",

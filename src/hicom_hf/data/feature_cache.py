@@ -309,7 +309,7 @@ def medium_key(medium: Medium) -> str:
         [name, value] for name in ("fps", "max_frames", "indices") if (value := getattr(medium, name)) is not None
     ]
     if medium.tiles is not None:
-        identity.append(["tiles", asdict(medium.tiles)])
+        identity.append(["tiles", asdict(medium.tiles.of_chosen())])
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..processors.candidate_frames_hicom import scored_tiles
 from ..processors.chat_content_hicom import FRAME_KEYS, with_own_frames
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.frame_selection_hicom import FrameSelection
@@ -72,7 +73,7 @@ class MediaReader:
         sampling = asdict(self.sampling)
         if sampling["indices"] is None:  # so that what was kept before there were indices stays valid
             del sampling["indices"]
-        choices = {"selection": self.selection, "tiles": self.tiles}
+        choices = {"selection": self.selection, "tiles": self.tiles and self.tiles.of_chosen()}
         return {
             "sampling": sampling,
             "on_decode_error": self.on_decode_error,
@@ -92,21 +93,7 @@ class MediaReader:
 
     def scored_tiles(self, medium: Medium) -> FrameTiles | None:
         """By which squares a question chooses among the frames of a medium; None where it does by padded frames."""
-        tiles = self.tiles_of(medium)
-        return tiles if tiles is not None and tiles.score_candidates else None
-
-    def check_choice(self, medium: Medium) -> None:
-        """
-        Raises:
-            SampleError: squares are to score frames among which no question chooses.
-        """
-        is_chosen = medium.kind == "image" or medium.indices is not None or self.selection_of(medium) is not None
-        if self.scored_tiles(medium) is not None and not is_chosen:
-            raise SampleError(
-                media_name(medium),
-                BAD_RECORD,
-                "score_candidates of its tiles says how a selection scores frames; give a selection, or leave it out",
-            )
+        return scored_tiles(self.selection_of(medium), self.tiles_of(medium))
 
     def request(self, medium: Medium) -> FrameSampling:
         """Which frames of a video are taken: what its record says comes before the request for all.
@@ -159,7 +146,6 @@ class MediaReader:
             SampleError: it is not there, cannot be read or makes too many squares, or the overview of a model that does not
                 pad is wanted.
         """
-        self.check_choice(medium)
         tiles = self.tiles_of(medium)
         assert tiles is not None  # the caller asks only then
         try:

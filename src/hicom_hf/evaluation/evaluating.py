@@ -170,6 +170,11 @@ def _settings(
     task: Task, session: HiComSession, protocol: Protocol, asking: Asking, published: Sequence[Question]
 ) -> dict[str, Any]:
     """All that an answer depends on; the number of questions asked (`limit`, shards) and batches are not."""
+    tiles = asking.tiles
+    if (
+        tiles is not None and asking.selection is None and task.ask is None
+    ):  # a task that asks by itself always chooses
+        tiles = tiles.of_chosen()
     return {
         "version": RESULTS_VERSION,
         "task": task.name,
@@ -181,7 +186,7 @@ def _settings(
         "sampling": dict(asking.sampling),
         "model_sampling": _model_sampling(session),
         **({} if asking.selection is None else {"selection": asdict(asking.selection)}),
-        **({} if asking.tiles is None else {"tiles": json.loads(json.dumps(asdict(asking.tiles)))}),
+        **({} if tiles is None else {"tiles": json.loads(json.dumps(asdict(tiles)))}),
         "system": asking.system,
         "max_new_tokens": task.max_new_tokens[protocol],
         "questions": questions_fingerprint(published),

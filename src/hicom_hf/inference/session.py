@@ -22,7 +22,13 @@ from ..hub.places import ModelPlace, find_model
 from ..modeling.configuration_hicom import HiComConfig
 from ..modeling.modeling_hicom import HiComForConditionalGeneration
 from ..processors.answering_hicom import Answer, ReadVideo, encode_video, read_frames, untrained_note
-from ..processors.candidate_frames_hicom import CandidateFiles, CandidateFrames, encode_candidates, reading_of_chosen
+from ..processors.candidate_frames_hicom import (
+    CandidateFiles,
+    CandidateFrames,
+    encode_candidates,
+    reading_of_chosen,
+    scored_tiles,
+)
 from ..processors.chosen_chats_hicom import as_selection, as_tiles
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ..processors.frame_tiles_hicom import FrameTiles, levels_of
@@ -132,8 +138,8 @@ class HiComSession:
             selection: each question chooses among the frames that are taken, which may then be hours of video; they are encoded
                 in chunks and kept in a temporary file, or in `cache_dir`. None lets every question see all frames.
             tiles: each question chooses among overlapping squares of each frame. None pads frames to squares. With a selection,
-                frames are chosen as they are without tiles, or by their squares (`score_candidates`); those that a question has
-                chosen are read once more, as tiles.
+                frames are chosen by their squares (as they are without tiles, where `score_candidates` is False); those that a
+                question has chosen are read once more, as tiles.
             **sampling: sampling (a `FrameSampling`), or num_frames, fps, start, end, max_frames, max_video_tokens, short_video,
                 on_decode_error; see `HiComProcessor`.
 
@@ -146,8 +152,7 @@ class HiComSession:
         if tiles is not None:
             check_overview(tiles, self.processor.video_processor)
         if selection is not None:
-            scored = {} if tiles is None or not tiles.score_candidates else {"tiles": tiles}
-            candidates = self._candidates(video, {**sampling, **scored})
+            candidates = self._candidates(video, {**sampling, "tiles": scored_tiles(selection, tiles)})
             if tiles is None:
                 return ChoosingVideo(self, candidates, selection)
             size = candidates.sampling.height, candidates.sampling.width
@@ -155,6 +160,7 @@ class HiComSession:
             detailed = partial(self._chosen_tiles, video, tiles.of_chosen(), sampling)
             return ChoosingVideo(self, candidates, selection, detailed)
         if tiles is not None:
+            tiles = tiles.of_chosen()
             key = video_key(video, {**sampling, "tiles": tiles})
             tiled = self.cache.get_tiled(key)
             if tiled is None:

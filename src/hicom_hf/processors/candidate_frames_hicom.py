@@ -25,6 +25,7 @@ from .frame_selection_hicom import (
     find_shots,
     question_parts,
 )
+from .frame_tiles_hicom import FrameTiles
 
 CANDIDATE_FPS = 1.0  # candidates per second of video where the request names no number
 NOT_OF_CANDIDATES = {
@@ -303,6 +304,15 @@ def encode_candidates(
         file.forget(rows[0])
     del changes[: rows[0]]
     return CandidateFrames(files, changes, sampling, perf_counter() - started)
+
+
+def scored_tiles(selection: FrameSelection | None, tiles: FrameTiles | None) -> FrameTiles | None:
+    """The squares by which candidates are scored.
+
+    None where they are padded: there are no tiles, these say so, or nothing is scored (no selection, or the rule "uniform").
+    """
+    scores = selection is not None and selection.rule != "uniform"
+    return tiles if scores and tiles is not None and tiles.score_candidates else None
 
 
 def choose_for_questions(

@@ -13,6 +13,7 @@ from .candidate_frames_hicom import (
     chosen_video,
     encode_candidates,
     reading_of_chosen,
+    scored_tiles,
 )
 from .chat_content_hicom import SOURCE_KEYS, ChatVideo, with_chat_videos, with_own_frames
 from .frame_selection_hicom import FrameSelection, SelectionRecord
@@ -130,14 +131,15 @@ class ChosenChats:
         [chosen] = choose_tiles(model, self, video, [instruction], [instruction])
         return chosen
 
-    def encode_candidates(self, model: Any, video: Any, tiles: Any = None, **sampling: Any) -> CandidateFrames:
-        """Encode the candidates of a video for any number of questions; arguments as of `encode_tiles`.
+    def encode_candidates(
+        self, model: Any, video: Any, selection: Any, tiles: Any = None, **sampling: Any
+    ) -> CandidateFrames:
+        """Encode the candidates of a selection for any number of questions; other arguments as of `encode_tiles`.
 
-        They are padded unless tiles say `score_candidates`.
+        With tiles they are encoded as squares, unless nothing is scored by these (see `scored_tiles`).
         """
-        tiles = None if tiles is None else as_tiles(tiles)
-        scored = {} if tiles is None or not tiles.score_candidates else {"tiles": tiles}
-        return encode_candidates(model, self, video, **scored, **_of_frames(sampling))
+        scored = scored_tiles(as_selection(selection), as_tiles(tiles))
+        return encode_candidates(model, self, video, tiles=scored, **_of_frames(sampling))
 
     def see_chat(
         self,
@@ -204,7 +206,7 @@ class ChosenChats:
         record = None
         if selection is not None:
             if candidates is None:
-                candidates = self.encode_candidates(model, source, tiles, **frames)
+                candidates = self.encode_candidates(model, source, selection, tiles, **frames)
             [record] = choose_for_questions(model, self, candidates, [instruction], selection, instruction)
             if tiles is None:
                 return chosen_video(model, candidates, record), record, None

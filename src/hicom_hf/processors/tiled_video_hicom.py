@@ -139,8 +139,6 @@ def cut_tiles(
     """
     started = perf_counter()
     check_overview(tiles, video_processor)
-    if tiles.score_candidates:
-        raise ValueError("score_candidates says how a selection scores frames; give a selection, or leave it out")
     make_square = video_processor.square_frame
     levels: dict[int, list[Square]] = {}
     num_cut = 0

@@ -105,8 +105,8 @@ class VideoTextToTextPipeline(Pipeline):
             squares of them. Images count as videos of one frame.
         selection: each question chooses among the frames of each video that are taken, which may then be hours: a
             `FrameSelection`, or its fields as a dictionary, such as {"num_frames": 32}, for each video of a prompt. With tiles,
-            frames are chosen as they are without them (or by their squares, `score_candidates` of tiles); those that were
-            chosen are read again as tiles.
+            frames are chosen by their squares (as they are without tiles, where `score_candidates` of tiles is False); those
+            that were chosen are read again as tiles.
         instruction: the condition of the compression of all videos; default: the question.
         system: system prompt for chats that have none; default: that of the chat template.
         continue_final_message: continue the last message; default: if it is the assistant's.
@@ -188,7 +188,8 @@ class VideoTextToTextPipeline(Pipeline):
         video = requests[0].chat[-1]["content"][0]["video"]
         if params.get("selection") is not None:
             with self.device_placement():
-                candidates = [self.processor.encode_candidates(self.model, video, params.get("tiles"), **sampling)]
+                choices = params["selection"], params.get("tiles")
+                candidates = [self.processor.encode_candidates(self.model, video, *choices, **sampling)]
             for request in requests:
                 request.candidates = candidates
             return requests

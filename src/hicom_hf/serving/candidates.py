@@ -92,8 +92,8 @@ def read_candidates(
             num_squares += pixel_values.shape[:-3].numel() if pixel_values.ndim == 5 else 0
             if max_squares is not None and num_squares > max_squares:
                 raise VideoReadError(
-                    f"{NAME}: its candidates make more than the {max_squares} squares that are allowed; take fewer, or do not "
-                    "score them as tiles"
+                    f"{NAME}: its candidates make more than the {max_squares} squares that are allowed; take fewer of them "
+                    '(fps, num_frames), a lower zoom, or choose padded frames ("score_tiles": false)'
                 )
             with session.lock:
                 consume(pixel_values)

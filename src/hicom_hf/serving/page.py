@@ -139,7 +139,7 @@ class Page:
             source = VideoSource(path, {"fps": fps}, FrameSelection(num_frames=num_frames))
         frames = shown_frames(self.engine.session.processor, read)
         if tiles:
-            source = replace(source, tiles=FrameTiles(score_candidates=source.selection is not None))
+            source = replace(source, tiles=FrameTiles())
             frames = whole_frames(self.engine.session.processor, frames, record)
         visit = Visit(path, source, frames, record.times, record.duration)
         self._remember(visit)

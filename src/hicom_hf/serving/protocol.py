@@ -131,18 +131,18 @@ class Extras(Strict):
     select: Literal["question", "mixture", "uniform"] | None = None
     frames: int | None = Field(default=None, ge=1)
     tiles: list[StrictInt] | None = Field(default=None, min_length=1, max_length=8)
-    score_tiles: StrictBool = False
+    score_tiles: StrictBool | None = None  # as true; see `FrameTiles.score_candidates`
 
     def frame_tiles(self) -> FrameTiles | None:
         """How the question chooses among squares of the frames.
 
         Raises:
-            ValueError: the zooms contradict each other, or candidates are to be scored that there are not.
+            ValueError: the zooms contradict each other, or it is said how candidates are scored that there are not.
         """
-        if self.score_tiles and (self.tiles is None or self.select is None):
+        if self.score_tiles is not None and (self.tiles is None or self.select is None):
             raise ValueError("mm_processor_kwargs.score_tiles goes with select and tiles")
         try:
-            return None if self.tiles is None else FrameTiles.of_zooms(self.tiles, self.score_tiles)
+            return None if self.tiles is None else FrameTiles.of_zooms(self.tiles, self.score_tiles is not False)
         except ValueError as error:
             raise ValueError(f"mm_processor_kwargs.tiles: {error}") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..inference.session import HiComSession
 from ..inference.video_cache import video_key
-from ..processors.candidate_frames_hicom import reading_of_chosen
+from ..processors.candidate_frames_hicom import reading_of_chosen, scored_tiles
 from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.video_sources_hicom import VideoReadError
@@ -58,11 +58,11 @@ class Reading(Admission):
             if video.selection is not None:
                 if video.tiles is None:
                     return self._candidate_slot(path, sampling, video.selection, ticket)
-                scored = {"tiles": video.tiles} if video.tiles.score_candidates else {}
-                slot = self._candidate_slot(path, {**sampling, **scored}, video.selection, ticket)
+                scored = scored_tiles(video.selection, video.tiles)
+                slot = self._candidate_slot(path, {**sampling, "tiles": scored}, video.selection, ticket)
                 return self._chosen_slot(path, slot, sampling, video.tiles.of_chosen(), ticket)
             if video.tiles is not None:
-                return self._tiled_slot(path, sampling, video.tiles)
+                return self._tiled_slot(path, sampling, video.tiles.of_chosen())
             key = _key(path, sampling)
             encoded = self.session.cache.get(key)
             if encoded is not None:

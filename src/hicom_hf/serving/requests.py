@@ -124,8 +124,8 @@ class VideoSource:
         source: path, http(s), file or data URL, or bytes.
         sampling: which frames; keywords of `HiComProcessor`.
         selection: the question chooses among these frames, which may then be hours of video; None lets it see all of them.
-        tiles: the question chooses among squares of the frames; None pads frames. With a selection, the frames that the
-            question has chosen are read again as tiles.
+        tiles: the question chooses among squares of the frames; None pads frames. With a selection, frames are chosen by their
+            squares (padded, where tiles say so), and those that were chosen are read again as tiles.
     """
 
     source: Any

@@ -27,6 +27,7 @@ from ...processors.candidate_frames_hicom import (
     choose_for_questions,
     chosen_sampling,
     chosen_video,
+    scored_tiles,
 )
 from ...processors.frame_selection_hicom import FrameSelection, SelectionRecord
 from ...processors.frame_tiles_hicom import FrameTiles, TilesRecord
@@ -214,7 +215,7 @@ def ask(
     model, processor = session.model, session.processor
     selection = asking.selection or FrameSelection(num_frames=asking.sampling.get("num_frames", DEFAULT_FRAMES))
     scenes = hay_scenes(clutter, num_scenes(lengths, clutter))
-    scored = asking.tiles if asking.tiles is not None and asking.tiles.score_candidates else None
+    scored = scored_tiles(selection, asking.tiles)
     hay, cut = _hay(session, scenes, clutter, size, scored, progress), Cuts(model, processor)
     by_name = {trial.name: (number, trial) for number, trial in enumerate(trials(count, lengths, clutter, seed))}
     of_trial: dict[str, list[Question]] = {}
