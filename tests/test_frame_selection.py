@@ -266,6 +266,12 @@ def test_prominence_is_that_of_its_formula():
     assert prominence(scores) == pytest.approx((7.0 - 0.5) / spread)
 
 
+def test_a_record_can_be_written_as_json():
+    record = choose(FrameSelection(num_frames=8), [0.0] * 40 + [5.0] * 8 + [0.0] * 40)
+    assert record.prominence == math.inf  # all others are alike
+    assert json.loads(json.dumps(record.to_dict(), allow_nan=False))["prominence"] is None
+
+
 def test_a_budget_that_holds_everything_takes_everything():
     assert choose(FrameSelection(num_frames=99), haystack(4, {1: 5.0})).frames == tuple(range(32))
 

@@ -1,6 +1,7 @@
 """A question chooses frames, and then parts of them: one rule in session, pipeline, evaluation, server and commands."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from hicom_hf.shapes.writing import write_video
 
 QUESTION, OTHER = "Where is the red circle?", "What colour is the square?"
 SELECTION = FrameSelection(num_frames=4, max_p_value=1.0)
+FEATURES = ("features", "aligned_features")
 TILES, PADDED = FrameTiles(), FrameTiles(score_candidates=False)
 
 
@@ -171,13 +173,20 @@ def test_scores_and_shots_do_not_depend_on_the_chunk(session, film, monkeypatch,
     assert video.choose(QUESTION).frames == expected.choose(QUESTION).frames
 
 
-def test_square_frames_are_scored_as_they_are_without_tiles(session):
+def test_square_frames_are_scored_as_they_are_without_tiles_at_the_same_cost(session, monkeypatch):
+    calls, encode = [], type(session.model).encode_frames
+    monkeypatch.setattr(
+        type(session.model), "encode_frames", lambda self, pixels: calls.append(len(pixels)) or encode(self, pixels)
+    )
     frames = render(Scene.from_seed(10, split="test"), num_frames=12, size=56)[0]
     padded, scored = (
         session.open(frames, selection=SELECTION, tiles=one, num_frames="all") for one in (PADDED, TILES)
     )
+    assert sum(calls) == 2 * len(frames)
     assert padded.choose(QUESTION) == scored.choose(QUESTION)
     assert padded.candidates.changes == scored.candidates.changes
+    assert scored.candidates.has_features and scored.candidates.num_bytes == padded.candidates.num_bytes
+    assert all(torch.equal(padded.encoded.features[name], scored.encoded.features[name]) for name in FEATURES)
 
 
 def test_squares_come_in_chunks_of_whole_frames(session, film):
@@ -427,8 +436,8 @@ def test_the_command_says_how_frames_of_wide_films_are_chosen(film, capsys):
     for more in ([], ["--no-score-tiles"]):
         assert main([*arguments, *more, "--max-new-tokens", "2", "--device", "cpu"]) == 0
         said.append(capsys.readouterr().err)
-    assert "8 candidates of 24 frames, each as 2 squares, " in said[0]
-    assert "8 candidates of 24 frames, 0 MB" in said[1]
+    found = [re.findall(r"8 candidates of 24 frames, (each as 2 squares|\d+ MB)", one) for one in said]
+    assert found[0] == ["each as 2 squares"] and found[1][0].endswith(" MB")
 
 
 @pytest.mark.parametrize("arguments", [["--tiles", "1"], ["--select", "question", "--frames", "4"]])

@@ -174,7 +174,7 @@ class CandidateFiles(NamedTuple):
         """Encode frames (T, 3, S, S), or (T, n, 3, S, S) as n squares each, and keep them.
 
         Of squares only what scores them is kept: frames that a question chooses are read again, as their mean colour and their
-        places in the whole frame are part of their features.
+        places in the whole frame are part of their features. A single square is the frame, as it is without tiles.
 
         Args:
             last: features of the frame before, (1, H, W, D), or nothing; then those of the last of these frames.
@@ -182,6 +182,8 @@ class CandidateFiles(NamedTuple):
         Returns:
             How much each frame differs from the one before it.
         """
+        if pixel_values.ndim == 5 and pixel_values.shape[1] == 1:
+            pixel_values = pixel_values[:, 0]
         features, aligned_features = model.encode_frames(pixel_values.flatten(0, -4))
         keys = model.frame_keys(aligned_features)
         if pixel_values.ndim == 5:

@@ -118,8 +118,11 @@ class SelectionRecord:
     indices: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain values that json can write."""
-        return asdict(self)
+        """The record as plain values that JSON can write; an infinite prominence is None, as JSON has no infinity."""
+        plain = asdict(self)
+        if self.prominence == float("inf"):
+            plain["prominence"] = None
+        return plain
 
 
 class Standing(NamedTuple):

@@ -31,8 +31,8 @@ class FrameTiles:
         overlap: least fraction of a square's side that it shares with its neighbour, 0 to 0.9.
         overview: the whole frame, padded to a square, is one more choice. Not needed for square frames with zoom 1.
         score_candidates: matters with a selection only: its candidates are scored by these squares. That finds smaller things,
-            and encodes all squares of each candidate: those of 16:9 take about twice the time, and 0.4 times the bytes, as only
-            keys are kept. False: frames are chosen as they are without tiles, padded.
+            and encodes all squares of each candidate, twice as many for 16:9 at zoom 1; only keys of them are kept. Square
+            frames at zoom 1 cost what they do without tiles. False: frames are chosen as they are without tiles, padded.
 
     Raises:
         TypeError: a zoom is no whole number.
