@@ -131,7 +131,7 @@ class Extras(Strict):
     select: Literal["question", "mixture", "uniform"] | None = None
     frames: int | None = Field(default=None, ge=1)
     tiles: list[StrictInt] | None = Field(default=None, min_length=1, max_length=8)
-    score_tiles: StrictBool | None = None  # as true; see `FrameTiles.score_candidates`
+    score_tiles: StrictBool | None = None  # as true
 
     def frame_tiles(self) -> FrameTiles | None:
         """How the question chooses among squares of the frames.
