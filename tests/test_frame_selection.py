@@ -272,6 +272,13 @@ def test_a_record_can_be_written_as_json():
     assert json.loads(json.dumps(record.to_dict(), allow_nan=False))["prominence"] is None
 
 
+def test_a_part_whose_scores_are_all_alike_changes_nothing():
+    scores = haystack(10, {6: 5.0})
+    record = choose(FrameSelection(num_frames=4, max_p_value=1.0), [scores, [1.0] * 80])
+    assert record.frames == choose(FrameSelection(num_frames=4), scores).frames
+    assert np.isfinite(record.scores).all()
+
+
 def test_a_budget_that_holds_everything_takes_everything():
     assert choose(FrameSelection(num_frames=99), haystack(4, {1: 5.0})).frames == tuple(range(32))
 
@@ -885,7 +892,7 @@ def test_the_report_has_the_frames_that_the_questions_chose(capsys, monkeypatch)
     def choose_others(selection, *_, times, **__):
         frames = (0, 7) if selection.rule == "uniform" else next(chosen)
         seconds = tuple(times[frame] for frame in frames)
-        return SelectionRecord("question", "question", "", 8, None, None, frames, seconds, (), ())
+        return SelectionRecord("question", "question", "", 8, math.inf, None, frames, seconds, (), ())
 
     monkeypatch.setattr(candidate_frames_hicom, "choose_frames", choose_others)
     asked = [str(example_videos()[0]), "What colour is the ring?", "Where is the ring?"]
@@ -893,6 +900,7 @@ def test_the_report_has_the_frames_that_the_questions_chose(capsys, monkeypatch)
     assert main(["ask", *asked, *options]) == 0
     report = json.loads(capsys.readouterr().out)
     one, other = (answer["selection"] for answer in report["answers"])
+    assert one["prominence"] is None  # JSON has no infinity
     assert one["indices"] == [1, 3, 9, 13, 15] and other["indices"] == [3, 5]
     assert report["video"]["indices"] == [1, 3, 5, 9, 13, 15]
     times = dict(zip(one["indices"] + other["indices"], one["times"] + other["times"], strict=True))

@@ -353,8 +353,11 @@ def _report(model, config, video, answers, seconds, note) -> dict:
 def _answer_report(answer) -> dict:
     fields = asdict(answer)
     for name in ("selection", "tiles"):
-        if fields[name] is None:
+        record = getattr(answer, name)
+        if record is None:
             del fields[name]
+        else:
+            fields[name] = record.to_dict()
     seconds = {"first_token": fields.pop("first_token_seconds"), "generate": fields.pop("seconds")}
     return {**fields, "seconds": seconds}
 

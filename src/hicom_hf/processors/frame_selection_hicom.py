@@ -383,7 +383,10 @@ def _together(found: Sequence[Standing]) -> np.ndarray:
     if len(found) == 1:
         return found[0].scores
     middles = [float(np.median(one.scores)) for one in found]
-    heights = [(one.scores - middle) / (one.scores.max() - middle) for one, middle in zip(found, middles, strict=True)]
+    heights = [
+        (one.scores - middle) / (float(one.scores.max() - middle) or 1.0)  # a part may have one and the same score
+        for one, middle in zip(found, middles, strict=True)
+    ]
     return np.max(heights, axis=0)
 
 
