@@ -12,7 +12,8 @@ from video_files import write_video
 from hicom_hf import FrameTiles
 from hicom_hf.assets import example_scene, example_videos
 from hicom_hf.cli.choices import timeline
-from hicom_hf.cli.main import main
+from hicom_hf.cli.demo import _choice_arguments
+from hicom_hf.cli.main import build_parser, main
 from hicom_hf.inference import HiComSession
 from hicom_hf.inference.demo import (
     GENERAL_QUESTIONS,
@@ -294,6 +295,12 @@ def test_the_demo_shows_what_questions_choose(tmp_path, capsys):
     first, second = json.loads(capsys.readouterr().out)["videos"]
     assert "selection" not in second["answers"][0] and len(second["answers"][0]["tiles"]["tiles"]) == 2
     assert second["num_right"] >= 8 and len(first["answers"]) == 10
+
+
+@pytest.mark.parametrize("choices", ["", "--score-tiles", "--no-score-tiles"])
+def test_the_demo_repeats_how_frames_are_chosen(choices):
+    line = f"--select question --tiles 1,2 {choices}".rstrip()
+    assert _choice_arguments(build_parser().parse_args(["demo", *line.split()])) == f" {line}"
 
 
 def test_frames_of_the_demo_go_with_a_selection(tmp_path, capsys):

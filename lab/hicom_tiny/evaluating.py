@@ -123,6 +123,7 @@ def main() -> None:
     names = f"{'; '.join(known)} (default: all but the last)"
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=f"conditions, of: {names}")
     add_tiles_argument(parser)
+    parser.set_defaults(parser=parser, select=None)  # all frames are seen
     args = parser.parse_args()
     chosen = [known[name] for name in args.only] if args.only else CONDITIONS
     try:

@@ -61,7 +61,8 @@ class DataRecipe:
             chooses once before training. Null: every question sees all frames.
         tiles: frames and images are seen as overlapping squares, and the question of each sample chooses among their patches:
             the fields of `FrameTiles` (docs/tiles.md). A record's own `tiles` comes before it. The model chooses in every step,
-            by its weights of that step. Null: frames are padded.
+            by its weights of that step. With `selection`, frames are chosen by these squares, too, unless `score_candidates` is
+            false. Null: frames are padded.
         max_length: tokens of a sample, visual ones included. 4096: release script.
         per_turn: one sample per answer, conditioned on its question; false: whole dialogues, no instruction (alignment).
         on_bad_sample: "raise" stops with the sample's path, "skip" counts it and lists it in
