@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import pytest
 import torch
@@ -55,3 +56,11 @@ def world_films(tmp_path_factory):
         frames, takes[f"film{seed:02}.mp4"] = film(seed)
         write_video(folder / f"film{seed:02}.mp4", frames, fps=8.0)
     return folder, takes
+
+
+@pytest.fixture
+def ctrl_c_interrupts():
+    """A background job of a shell that is not interactive ignores SIGINT, and so would tests that run in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

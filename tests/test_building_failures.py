@@ -112,7 +112,7 @@ def test_a_server_that_ends_or_hangs_up_stops_the_run_and_costs_no_clip(world_fi
 
 
 def test_ctrl_c_while_answers_are_awaited_is_no_error_and_keeps_what_is_there(
-    world_films, scenes, output_dir, tmp_path, capsys
+    ctrl_c_interrupts, world_films, scenes, output_dir, tmp_path, capsys
 ):
     def faults(number):
         if number == 3:

@@ -49,7 +49,7 @@ from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import run_recipe
 from hicom_hf.training.trainer import HiComTrainer
 
-pytestmark = pytest.mark.usefixtures("no_curves")
+pytestmark = pytest.mark.usefixtures("no_curves", "ctrl_c_interrupts")
 NUM_STEPS = 6
 CHANGES = {"max_steps": NUM_STEPS, "checkpoints": {"every": 1, "keep": 3}, "logging": {"every": 2}}
 VARIANTS = {
@@ -89,14 +89,6 @@ def assert_same(folder: Path, expected) -> None:
     assert set(result) == set(weights)
     assert all(torch.equal(result[name], weights[name]) for name in weights)  # bit by bit
     assert losses_of(folder) == losses
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c_interrupts():
-    """A background job of a shell that is not interactive ignores SIGINT, and so would tests that run in one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 class InterruptAt(TrainerCallback):

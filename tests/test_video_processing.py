@@ -13,7 +13,7 @@ from PIL import Image
 from shared_data import GOLDEN_DIR, VIDEOS_DIR, needs_golden, needs_videos
 from video_files import numbered_frames, write_frame_folder, write_truncated_video, write_video
 
-from hicom_hf.processors.square_frames_hicom import pad_to_square, resize_frame
+from hicom_hf.processors.square_frames_hicom import joined, pad_to_square, resize_frame
 from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
 from hicom_hf.processors.video_reading_hicom import VideoReadError
 
@@ -363,3 +363,11 @@ def test_each_readable_real_video_becomes_pixels(processor):
     features = processor([VIDEOS_DIR / name for name in names])
     assert features["video_num_frames"].tolist() == [4, 4, 3, 3, 4, 4, 4]
     assert features["pixel_values_videos"].abs().max() <= 1
+
+
+def test_a_single_tensor_is_copied_only_where_its_memory_begins_between_two_steps():
+    memory = torch.arange(64.0)
+    assert joined([memory]).data_ptr() == memory.data_ptr()
+    shifted = memory[1:]  # 4 bytes further, where kernels may round differently
+    copied = joined([shifted])
+    assert torch.equal(copied, shifted) and copied.data_ptr() % 64 == 0
