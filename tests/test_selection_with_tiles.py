@@ -113,7 +113,7 @@ def test_how_a_video_is_read_is_kept_and_which_frames_is_replaced(session, film)
     asked = {"num_frames": 12, "start": 1.0, "on_decode_error": "keep", "frame_rate": None, "media_access": access}
     record = video.choose(QUESTION)
     numbers = tuple(video.candidates.sampling.indices[frame] for frame in record.frames)
-    assert reading_of_chosen(video.candidates, record, asked) == {
+    assert reading_of_chosen(record, asked) == {
         "sampling": FrameSampling(indices=numbers),
         "on_decode_error": "keep",
         "media_access": access,

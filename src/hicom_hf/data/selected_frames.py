@@ -216,7 +216,6 @@ class SelectedFrames:
     def _choose(self, model: Any, questions: _Questions) -> Iterator[tuple[str, dict[str, Any]]]:
         """Keys of choices, and what they chose; the numbers are those of frames of the file."""
         candidates = self._candidates(model, questions.medium)
-        taken = candidates.sampling
         for selection in dict.fromkeys(selection for _, selection in questions.choices.values()):
             of_it = [(key, words) for key, (words, one) in questions.choices.items() if one == selection]
             texts = [words for _, words in of_it]
@@ -228,7 +227,7 @@ class SelectedFrames:
                         "instruction": words,
                         "used": record.used,
                         "reason": record.reason,
-                        "indices": [taken.indices[frame] for frame in record.frames],
+                        "indices": list(record.indices),
                         "times": [round(time, 3) for time in record.times],
                     },
                 )

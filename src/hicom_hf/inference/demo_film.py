@@ -156,7 +156,7 @@ def choice_picture(processor: HiComProcessor, film: Film, asked: AskedVideo, tit
 def _reading(opened: Video, answer: Answer) -> dict[str, Any]:
     """What reads the frames that an answer saw."""
     if answer.selection is not None and isinstance(opened, ChoosingVideo):
-        return reading_of_chosen(opened.candidates, answer.selection, {})
+        return reading_of_chosen(answer.selection, {})
     return {"sampling": FrameSampling(indices=tuple(opened.encoded.sampling.indices))}
 
 

@@ -68,14 +68,41 @@ def ask_each(
         raise ValueError(f"each question needs a video, got {len(videos)} videos for {len(questions)} questions")
     if not videos:
         return []
-    with videos[0].session.lock, instructions_encoded_once():
+
+    def see(own: list[str | None]) -> list[Seen]:
+        triples = zip(videos, questions, own, strict=True)
+        return [seen for video, question, words in triples for seen in video._seen_by([question], [words])]
+
+    return _ask_seen(videos[0], questions, see, own, on_text=on_text, cancel=cancel, **options)
+
+
+def _ask_seen(
+    video: "Video",
+    questions: Sequence[str],
+    see: Callable[[list[str | None]], list[Seen]],
+    instructions: list[str | None],
+    **options: Any,
+) -> list[Answer]:
+    """Answer questions together, each about what it sees; the time of seeing counts to each.
+
+    Args:
+        video: whose session answers.
+        see: what each question sees, by the instructions in place of their words.
+        **options: of `Video._answer`.
+    """
+    with video.session.lock, instructions_encoded_once():
         started = perf_counter()
-        seen = [video._seen_by(question, words) for video, question, words in zip(videos, questions, own, strict=True)]
+        seen = see(instructions)
         seconds = perf_counter() - started
-        encoded = [one.encoded for one in seen]
-        answers = videos[0]._answer(encoded, questions, on_text, cancel, instruction=own, **options)
+        answers = video._answer([one.encoded for one in seen], questions, instruction=instructions, **options)
     return [
-        replace(_after(answer, seconds), selection=one.selection, tiles=one.tiles)
+        replace(
+            answer,
+            first_token_seconds=answer.first_token_seconds + seconds,
+            seconds=answer.seconds + seconds,
+            selection=one.selection,
+            tiles=one.tiles,
+        )
         for answer, one in zip(answers, seen, strict=True)
     ]
 
@@ -148,9 +175,9 @@ class Video:
         answer = partial(answer_questions, self.session.model, self.session.processor, encoded, questions)
         return self.session.generate(partial(answer, on_text=on_text, is_cancelled=is_cancelled, **options))
 
-    def _seen_by(self, question: str, instruction: str | None = None) -> Seen:
-        """What a question, or an instruction in its place, sees of the video."""
-        return Seen(self.encoded)
+    def _seen_by(self, questions: Sequence[str], instructions: Sequence[str | None]) -> list[Seen]:
+        """What each question, or the instruction in its place, sees of the video."""
+        return [Seen(self.encoded)] * len(questions)
 
     def stream(self, question: str, **options: Any) -> "AnswerStream":
         """Answer one question piece by piece; iterate over what is returned. Arguments and errors as for `ask`."""
@@ -163,7 +190,28 @@ class Video:
             return attention_maps(self.session.model, self.session.processor, self.encoded, question)
 
 
-class ChoosingVideo(Video):
+class SeenByQuestion(Video):
+    """An open video of which each question sees what it chooses; `_seen_by` says what."""
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        cancel: Sequence[threading.Event] | None = None,
+        instruction: str | Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Answer several questions together, each about what it chooses; see `Video.ask_all`.
+
+        An `instruction` also chooses. Memory holds the features of what all questions see.
+        """
+        own = own_instructions(questions, instruction)
+        see = partial(self._seen_by, questions)
+        return _ask_seen(self, questions, see, own, on_text=on_text, cancel=cancel, **options)
+
+
+class ChoosingVideo(SeenByQuestion):
     """An open video of any length: each question sees the frames that it chooses among the candidates.
 
     Attributes:
@@ -178,7 +226,7 @@ class ChoosingVideo(Video):
         session: Opener,
         candidates: CandidateFrames,
         selection: FrameSelection,
-        detailed: Callable[[CandidateFrames, SelectionRecord], Video] | None = None,
+        detailed: Callable[[SelectionRecord], Video] | None = None,
     ):
         self.candidates, self.selection, self._detailed = candidates, selection, detailed
         with session.lock:
@@ -188,7 +236,7 @@ class ChoosingVideo(Video):
             if detailed is None or candidates.has_features:
                 encoded = chosen_video(session.model, candidates, evenly)
             else:
-                encoded = detailed(candidates, evenly).encoded
+                encoded = detailed(evenly).encoded
                 encoded = replace(encoded, seconds=candidates.seconds + encoded.seconds)
             super().__init__(session, encoded)
 
@@ -215,56 +263,25 @@ class ChoosingVideo(Video):
     def chosen(self, record: SelectionRecord) -> Video:
         """The frames of a record of `choose`, as a video; with tiles they are read and encoded here."""
         if self._detailed is not None:
-            return self._detailed(self.candidates, record)
+            return self._detailed(record)
         return Video(self.session, chosen_video(self.session.model, self.candidates, record))
 
-    def ask_all(
-        self,
-        questions: Sequence[str],
-        *,
-        on_text: Callable[[int, str], None] | None = None,
-        cancel: Sequence[threading.Event] | None = None,
-        instruction: str | Sequence[str | None] | None = None,
-        **options: Any,
-    ) -> list[Answer]:
-        """Answer several questions together, each about the frames that it chooses; see `Video.ask_all`.
-
-        An `instruction` also chooses the frames. Memory holds the features of the frames of all questions.
-        """
-        own = own_instructions(questions, instruction)
-        with self.session.lock, instructions_encoded_once():
-            started = perf_counter()
-            records = self.choose_all(questions, own)
-            different = {record.frames: record for record in records}
-            videos = {frames: self.chosen(record) for frames, record in different.items()}
-            seconds = perf_counter() - started
-            answers = ask_each(
-                [videos[record.frames] for record in records],
-                questions,
-                on_text=on_text,
-                cancel=cancel,
-                instruction=own,
-                **options,
-            )
+    def _seen_by(self, questions: Sequence[str], instructions: Sequence[str | None]) -> list[Seen]:
+        records = self.choose_all(questions, instructions)
+        videos = {frames: self.chosen(record) for frames, record in {one.frames: one for one in records}.items()}
+        triples = zip(questions, instructions, records, strict=True)
         return [
-            replace(_after(answer, seconds), selection=record) for answer, record in zip(answers, records, strict=True)
+            seen._replace(selection=record)
+            for question, words, record in triples
+            for seen in videos[record.frames]._seen_by([question], [words])
         ]
-
-    def _seen_by(self, question: str, instruction: str | None = None) -> Seen:
-        [record] = self.choose_all([question], [instruction])
-        return self.chosen(record)._seen_by(question, instruction)._replace(selection=record)
 
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question, in the frames that it chooses. See `attention_maps`."""
         return self.chosen(self.choose(question)).attention(question)
 
 
-def _after(answer: Answer, seconds: float) -> Answer:
-    """An answer that had to wait for a choice."""
-    return replace(answer, first_token_seconds=answer.first_token_seconds + seconds, seconds=answer.seconds + seconds)
-
-
-class DetailedVideo(Video):
+class DetailedVideo(SeenByQuestion):
     """An open video or image of any shape: each question sees the patches that it chooses among overlapping squares.
 
     Attributes:
@@ -281,9 +298,8 @@ class DetailedVideo(Video):
         """Which parts of the frames a question sees, without asking it."""
         return self._choose_all([question])[0][0]
 
-    def _seen_by(self, question: str, instruction: str | None = None) -> Seen:
-        [(record, encoded)] = self._choose_all([question], instruction)
-        return Seen(encoded, tiles=record)
+    def _seen_by(self, questions: Sequence[str], instructions: Sequence[str | None]) -> list[Seen]:
+        return [Seen(encoded, tiles=record) for record, encoded in self._choose_all(questions, instructions)]
 
     def _choose_all(
         self, questions: Sequence[str], instruction: str | Sequence[str | None] | None = None
@@ -292,30 +308,6 @@ class DetailedVideo(Video):
             check_question(question)
         with self.session.lock:
             return choose_tiles(self.session.model, self.session.processor, self.tiled, questions, instruction)
-
-    def ask_all(
-        self,
-        questions: Sequence[str],
-        *,
-        on_text: Callable[[int, str], None] | None = None,
-        cancel: Sequence[threading.Event] | None = None,
-        instruction: str | Sequence[str | None] | None = None,
-        **options: Any,
-    ) -> list[Answer]:
-        """Answer several questions together, each about the patches that it sees; see `Video.ask_all`.
-
-        An `instruction` also chooses the patches.
-        """
-        own = own_instructions(questions, instruction)
-        with self.session.lock, instructions_encoded_once():
-            started = perf_counter()
-            chosen = self._choose_all(questions, own)
-            seconds = perf_counter() - started
-            videos = [encoded for _, encoded in chosen]
-            answers = self._answer(videos, questions, on_text, cancel, instruction=own, **options)
-        return [
-            replace(_after(answer, seconds), tiles=record) for answer, (record, _) in zip(answers, chosen, strict=True)
-        ]
 
     def attention(self, question: str) -> AttentionMaps:
         """Where the compressor attends for a question, over the whole frame at every zoom.

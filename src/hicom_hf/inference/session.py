@@ -200,11 +200,10 @@ class HiComSession:
         video: Any,
         tiles: FrameTiles,
         sampling: dict[str, Any],
-        candidates: CandidateFrames,
         record: SelectionRecord,
     ) -> Video:
-        """Read the frames that a question has chosen among candidates again, as tiles."""
-        return self.open(video, tiles=tiles, **reading_of_chosen(candidates, record, sampling))
+        """Read the frames that a question has chosen again, as tiles."""
+        return self.open(video, tiles=tiles, **reading_of_chosen(record, sampling))
 
     def encode(self, frames: ReadVideo) -> Video:
         """Encode frames that `read_frames` has read; the cache is not searched for them."""

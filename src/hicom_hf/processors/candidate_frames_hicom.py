@@ -391,16 +391,12 @@ def chosen_video(model: Any, candidates: CandidateFrames, record: SelectionRecor
     )
 
 
-def reading_of_chosen(
-    candidates: CandidateFrames, record: SelectionRecord, request: Mapping[str, Any]
-) -> dict[str, Any]:
+def reading_of_chosen(record: SelectionRecord, request: Mapping[str, Any]) -> dict[str, Any]:
     """What reads the frames that a question has chosen once more, as tiles: keywords that name them by their numbers.
 
     Args:
-        candidates: among which was chosen.
         record: of the choice.
         request: what read the candidates; how it is read stays the same.
     """
-    numbers = tuple(candidates.sampling.indices[frame] for frame in record.frames)
     reading = {name: request[name] for name in HOW_IT_IS_READ if request.get(name) is not None}
-    return {"sampling": FrameSampling(indices=numbers), **reading}
+    return {"sampling": FrameSampling(indices=record.indices), **reading}

@@ -210,7 +210,7 @@ class ChosenChats:
             [record] = choose_for_questions(model, self, candidates, [instruction], selection, instruction)
             if tiles is None:
                 return chosen_video(model, candidates, record), record, None
-            frames, tiles = reading_of_chosen(candidates, record, frames), tiles.of_chosen()
+            frames, tiles = reading_of_chosen(record, frames), tiles.of_chosen()
         patches, encoded = self.choose_tiles(model, self.encode_tiles(model, source, tiles, **frames), instruction)
         return encoded, record, patches
 

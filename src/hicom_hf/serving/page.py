@@ -218,7 +218,7 @@ class Page:
         if record is not None and candidates is not None:
             times = list(record.times)
             frames = (
-                self._chosen_frames(visit, reading_of_chosen(candidates.frames, record, {}))
+                self._chosen_frames(visit, reading_of_chosen(record, {}))
                 if result.tiles[0]
                 else (candidates.pictures(record.frames))
             )

@@ -106,7 +106,7 @@ class Reading(Admission):
         record = choose_frames_for_chat(
             self.session, slot.candidates, slot.selection, ticket.question, ticket.request.instruction
         )
-        again = reading_of_chosen(slot.candidates.frames, record, sampling)
+        again = reading_of_chosen(record, sampling)
         return replace(self._tiled_slot(path, again, tiles), candidates=slot.candidates, record=record)
 
     def _tiled_slot(self, path: Path, sampling: dict[str, Any], tiles: FrameTiles) -> VideoSlot:
