@@ -59,9 +59,11 @@ def test_every_other_scene_of_a_film_about_the_whole_has_the_main_colour():
     assert [scenes[place].theme for place in usable] == [trial.theme, ""] * 4
 
 
-def test_another_seed_asks_about_other_scenes():
+def test_another_seed_asks_about_other_scenes_among_others():
     first, other = (trials(1, LENGTHS, "sparse", seed)[0] for seed in (0, 1))
     assert first.needles[0].seed != other.needles[0].seed
+    around = [{scene.seed for scene in hay_scenes("sparse", 48, seed)} for seed in (0, 1)]
+    assert not around[0] & around[1]
 
 
 def test_a_film_of_encoded_scenes_is_what_a_video_of_them_would_be(session):

@@ -99,7 +99,12 @@ def _add_needle(parser: argparse.ArgumentParser) -> None:
     )
     needle.add_argument("--clutter", choices=("sparse", "normal"), help="of the scenes around (default: sparse)")
     needle.add_argument("--trials", type=at_least_one, metavar="N", help="questions of each group (default: 6)")
-    needle.add_argument("--seed", type=seed_number, metavar="N", help="of the scenes asked about (default: 0)")
+    needle.add_argument(
+        "--seed",
+        type=seed_number,
+        metavar="N",
+        help="of the scenes asked about, and of those around them (default: 0)",
+    )
     needle.add_argument(
         "--size",
         type=at_least_one,

@@ -59,7 +59,7 @@ DEFAULT_TRIALS = 6  # of each group
 DEFAULT_FRAMES = 8
 HAYSTACKS = 3
 NEEDLE_SEED, HAY_SEED = 5_000_000, 900_000
-SEEDS_PER_DRAW = 100_000  # of needles, between two values of `seed`
+SEEDS_PER_DRAW, SEEDS_PER_HAY = 100_000, 10_000  # of needles and of the scenes around, between two values of `seed`
 ATTRIBUTES, EVENTS = ("colour", "shape", "texture", "where"), ("motion", "when")
 MOST_FRAMES_TO_READ = 256  # of "everything"; hicom-tiny's LLM reads 4,096 tokens
 # Scenes that haystacks are drawn from, for each one needed: many hold what a question names.
@@ -88,9 +88,14 @@ class Trial:
 
 
 @cache
-def hay_scenes(clutter: str, count: int) -> tuple[Scene, ...]:
-    """The scenes that the haystacks of one clutter are drawn from."""
-    return tuple(Scene.from_seed(HAY_SEED + number, clutter=clutter, split="test") for number in range(count))
+def hay_scenes(clutter: str, count: int, seed: int = 0) -> tuple[Scene, ...]:
+    """The scenes that the haystacks of one clutter and seed are drawn from."""
+    first = _first_hay(seed)
+    return tuple(Scene.from_seed(number, clutter=clutter, split="test") for number in range(first, first + count))
+
+
+def _first_hay(seed: int) -> int:
+    return HAY_SEED + seed * SEEDS_PER_HAY
 
 
 def num_scenes(lengths: Sequence[int], clutter: str) -> int:
@@ -101,7 +106,7 @@ def num_scenes(lengths: Sequence[int], clutter: str) -> int:
 def trials(count: int, lengths: tuple[int, ...], clutter: str, seed: int = 0) -> tuple[Trial, ...]:
     """`count` questions of each group, the groups in turn, for which there is hay enough."""
     found: dict[str, list[Trial]] = {group: [] for group in GROUPS}
-    hay, needed = hay_scenes(clutter, num_scenes(lengths, clutter)), max(lengths) // SCENE_FRAMES
+    hay, needed = hay_scenes(clutter, num_scenes(lengths, clutter), seed), max(lengths) // SCENE_FRAMES
     themes = {scene.theme for scene in hay}
     dice, drawn = random.Random(seed), NEEDLE_SEED + seed * SEEDS_PER_DRAW
     while any(len(some) < count for some in found.values()):
@@ -214,9 +219,9 @@ def ask(
         raise ValueError(f"needle makes its videos itself, so {unused[0]} has no meaning; take --lengths and --frames")
     model, processor = session.model, session.processor
     selection = asking.selection or FrameSelection(num_frames=asking.sampling.get("num_frames", DEFAULT_FRAMES))
-    scenes = hay_scenes(clutter, num_scenes(lengths, clutter))
+    scenes = hay_scenes(clutter, num_scenes(lengths, clutter), seed)
     scored = scored_tiles(selection, asking.tiles)
-    hay, cut = _hay(session, scenes, clutter, size, scored, progress), Cuts(model, processor)
+    hay, cut = _hay(session, scenes, size, scored, progress), Cuts(model, processor)
     by_name = {trial.name: (number, trial) for number, trial in enumerate(trials(count, lengths, clutter, seed))}
     of_trial: dict[str, list[Question]] = {}
     for question in asked:
@@ -245,10 +250,10 @@ def ask(
 
 
 def _hay(
-    session: Any, scenes: Sequence[Scene], clutter: str, size: Size, tiles: FrameTiles | None, progress: Progress
+    session: Any, scenes: Sequence[Scene], size: Size, tiles: FrameTiles | None, progress: Progress
 ) -> EncodedScenes:
     """The scenes of the haystacks, from the session's folder of features if it has one and they are there."""
-    described = {"scenes": "needle", "clutter": clutter, "first": HAY_SEED, "number": len(scenes)}
+    described = {"scenes": "needle", "clutter": scenes[0].clutter, "first": scenes[0].seed, "number": len(scenes)}
     if size != SQUARE:
         described["size"] = list(size)
     if tiles is not None:
@@ -363,7 +368,7 @@ def needle_task(
         lengths: frames of the videos, multiples of 16.
         clutter: of the haystack's scenes, "sparse" (9 objects each) or "normal" (27, so that near misses are everywhere).
         count: questions of each group.
-        seed: of the needles; other seeds give other questions.
+        seed: of the needles and of the scenes around them; other seeds give other questions and other haystacks.
         size: height and width of the frames, in pixels.
 
     Raises:
