@@ -53,7 +53,7 @@ class Budget:
     """
 
     datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG)
-    tower_videos: int = 600
+    tower_videos: int = 1200
     packed_scenes: int = 3000
     towers: TowerTraining = field(default_factory=TowerTraining)
     language: LanguageTraining = field(default_factory=LanguageTraining)
@@ -113,7 +113,7 @@ def make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
     if (folder / "siglip").exists():
         return
     scenes = []
-    for dataset in (one for one in budget.datasets if one.serves(STAGES[0])):
+    for dataset in budget.datasets:
         scenes += read_seen_scenes(data / dataset.name, budget.tower_videos, progress_bar)
     towers = train_towers(scenes, budget.towers, seed, TrainingLog(folder / "logs" / "towers.jsonl", "towers"))
     with new_folder(folder / "siglip") as destination:
