@@ -36,6 +36,7 @@ from .sizes import COMPRESSOR, NUM_FRAMES
 from .towers import TowerTraining, save_siglip, train_towers
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+TUNING_STEPS = 4000  # "What is this video mainly about?" is the last kind of question to be learnt
 START = "start"  # model and processor before the first stage
 SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be memorised
 
@@ -57,7 +58,7 @@ class Budget:
     packed_scenes: int = 3000
     towers: TowerTraining = field(default_factory=TowerTraining)
     language: LanguageTraining = field(default_factory=LanguageTraining)
-    stages: tuple[tuple[str, ...], ...] = ((), (), ())
+    stages: tuple[tuple[str, ...], ...] = ((), (), (f"max_steps={TUNING_STEPS}",))
 
 
 def make_tiny(
