@@ -25,7 +25,18 @@ from hicom_hf.training.recipe import Recipe
 from hicom_hf.training.recipe_reading import read_recipe
 from hicom_hf.training.run import MODEL_FOLDER, run_recipe
 
-from .data_sets import FILES, LONG, MORE, STAGES, TRAINING, Dataset, check_datasets, missing_datasets, write_datasets
+from .data_sets import (
+    FILES,
+    FURTHER,
+    LONG,
+    MORE,
+    STAGES,
+    TRAINING,
+    Dataset,
+    check_datasets,
+    missing_datasets,
+    write_datasets,
+)
 from .language_model import LanguageTraining, save_language_model, train_language_model
 from .optimizing import TrainingLog
 from .packed_contexts import pack
@@ -36,7 +47,6 @@ from .sizes import COMPRESSOR, NUM_FRAMES
 from .towers import TowerTraining, save_siglip, train_towers
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
-TUNING_STEPS = 4000  # "What is this video mainly about?" is the last kind of question to be learnt
 START = "start"  # model and processor before the first stage
 SPARSE_TIMES = 3  # an unconditional context is the same for all questions, and might be memorised
 
@@ -47,18 +57,20 @@ class Budget:
 
     Args:
         datasets: training data, all of the split "train"; those of one stage alone are for instruction tuning.
-        tower_videos: how many videos of each data set the towers see.
+        tower_datasets: of which the towers see frames.
+        tower_videos: how many videos of each of them.
         packed_scenes: scenes and pictures from which the LLM's contexts are made, and `SPARSE_TIMES` as many sparse scenes.
         towers, language: the pre-trainings.
         stages: overrides of the stages' recipes.
     """
 
-    datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG)
+    datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG, FURTHER)
+    tower_datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG)
     tower_videos: int = 1200
     packed_scenes: int = 3000
     towers: TowerTraining = field(default_factory=TowerTraining)
     language: LanguageTraining = field(default_factory=LanguageTraining)
-    stages: tuple[tuple[str, ...], ...] = ((), (), (f"max_steps={TUNING_STEPS}",))
+    stages: tuple[tuple[str, ...], ...] = ((), (), ())
 
 
 def make_tiny(
@@ -114,7 +126,7 @@ def make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
     if (folder / "siglip").exists():
         return
     scenes = []
-    for dataset in budget.datasets:
+    for dataset in budget.tower_datasets:
         scenes += read_seen_scenes(data / dataset.name, budget.tower_videos, progress_bar)
     towers = train_towers(scenes, budget.towers, seed, TrainingLog(folder / "logs" / "towers.jsonl", "towers"))
     with new_folder(folder / "siglip") as destination:
