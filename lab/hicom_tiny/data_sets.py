@@ -51,6 +51,8 @@ TRAINING = (
 # For instruction tuning alone: more scenes, so that fewer are memorised, and scenes of which a model reads twice and
 # four times as many frames.
 MORE = Dataset("train_2", 1200, 5, {"stage": "tuning"})
+# Again more scenes: what most objects have in common ("What is this video mainly about?") is memorised first.
+FURTHER = Dataset("train_3", 2400, 6, {"stage": "tuning"})
 LONG = Dataset("train_long", 400, 4, {"stage": "tuning", "num_frames": 64, "sampled_frames": (16, 32)})
 
 

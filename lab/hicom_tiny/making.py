@@ -25,7 +25,18 @@ from hicom_hf.training.recipe import Recipe
 from hicom_hf.training.recipe_reading import read_recipe
 from hicom_hf.training.run import MODEL_FOLDER, run_recipe
 
-from .data_sets import FILES, LONG, MORE, STAGES, TRAINING, Dataset, check_datasets, missing_datasets, write_datasets
+from .data_sets import (
+    FILES,
+    FURTHER,
+    LONG,
+    MORE,
+    STAGES,
+    TRAINING,
+    Dataset,
+    check_datasets,
+    missing_datasets,
+    write_datasets,
+)
 from .language_model import LanguageTraining, save_language_model, train_language_model
 from .optimizing import TrainingLog
 from .packed_contexts import pack
@@ -46,14 +57,16 @@ class Budget:
 
     Args:
         datasets: training data, all of the split "train"; those of one stage alone are for instruction tuning.
-        tower_videos: how many videos of each data set the towers see.
+        tower_datasets: of which the towers see frames.
+        tower_videos: how many videos of each of them.
         packed_scenes: scenes and pictures from which the LLM's contexts are made, and `SPARSE_TIMES` as many sparse scenes.
         towers, language: the pre-trainings.
         stages: overrides of the stages' recipes.
     """
 
-    datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG)
-    tower_videos: int = 600
+    datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG, FURTHER)
+    tower_datasets: tuple[Dataset, ...] = (*TRAINING, MORE, LONG)
+    tower_videos: int = 1200
     packed_scenes: int = 3000
     towers: TowerTraining = field(default_factory=TowerTraining)
     language: LanguageTraining = field(default_factory=LanguageTraining)
@@ -113,7 +126,7 @@ def make_siglip(folder: Path, data: Path, seed: int, budget: Budget) -> None:
     if (folder / "siglip").exists():
         return
     scenes = []
-    for dataset in (one for one in budget.datasets if one.serves(STAGES[0])):
+    for dataset in budget.tower_datasets:
         scenes += read_seen_scenes(data / dataset.name, budget.tower_videos, progress_bar)
     towers = train_towers(scenes, budget.towers, seed, TrainingLog(folder / "logs" / "towers.jsonl", "towers"))
     with new_folder(folder / "siglip") as destination:

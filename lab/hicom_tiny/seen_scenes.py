@@ -1,6 +1,6 @@
-"""Scenes for pre-training: the objects in each patch of the sampled frames, and the frames themselves.
+"""Scenes for pre-training: the sampled frames, and where their objects are.
 
-Letters: T frames, H/W patch rows and columns, O objects of a scene, S image side in pixels.
+Letters: T frames, O objects of a scene, S image side in pixels.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 
 from hicom_hf.hub.progress import Progress
 from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
-from hicom_hf.shapes import COLOURS, SHAPES, TEXTURES, Scene, patch_cover
+from hicom_hf.shapes import COLOURS, SHAPES, TEXTURES, Scene, padded_boxes
 from hicom_hf.shapes.objects import SceneObject
 
 from .sizes import IMAGE_SIZE, NUM_FRAMES, PATCH_SIZE
@@ -29,26 +29,20 @@ class SeenScene:
     Attributes:
         scene: what happens.
         attributes: (O, 3) int64, indices into `VALUES`.
-        cover: (O, T, H, W) float16, how much of a patch the box of an object covers.
-        frames: (T, 3, S, S) uint8 as decoded, padded and resized; None where they are not used.
+        boxes: (O, T, 4) float64: left, top, right, bottom as fractions of S; NaN where an object is not seen.
+        frames: (T, 3, S, S) uint8 as decoded, padded and resized.
     """
 
     scene: Scene
     attributes: torch.Tensor
-    cover: torch.Tensor
-    frames: torch.Tensor | None = None
+    boxes: np.ndarray
+    frames: torch.Tensor
 
 
 def attribute_ids(objects: Iterable[SceneObject]) -> torch.Tensor:
     """(O, 3) int64, indices into `VALUES`."""
     rows = [[values.index(value) for values, value in zip(VALUES, found.attributes, strict=True)] for found in objects]
     return torch.tensor(rows, dtype=torch.long).reshape(-1, len(VALUES))
-
-
-def sampled_cover(scene: Scene, num_source_frames: int, indices: list[int], size: tuple[int, int]) -> torch.Tensor:
-    """(O, T, H, W) float16: cover of the patches in those frames of a video."""
-    cover = patch_cover(scene.objects, num_source_frames, size, GRID)[:, indices]
-    return torch.from_numpy(cover.astype(np.float16))
 
 
 def video_processor() -> HiComVideoProcessor:
@@ -72,9 +66,11 @@ def read_seen_scenes(folder: Path, limit: int, progress: Progress) -> list[SeenS
         encoded = processor.preprocess([folder / video], num_frames=NUM_FRAMES, return_metadata=True)
         record = encoded["video_metadata"][0]
         scene = Scene.from_seed(**values)
-        cover = sampled_cover(scene, record.num_source_frames, record.indices, (world["height"], world["width"]))
+        boxes = padded_boxes(scene.objects, record.num_source_frames, (world["height"], world["width"]))[
+            :, record.indices
+        ]
         frames = _as_bytes(encoded["pixel_values_videos"], processor)
-        found.append(SeenScene(scene, attribute_ids(scene.objects), cover, frames))
+        found.append(SeenScene(scene, attribute_ids(scene.objects), boxes, frames))
     return found
 
 

@@ -4,26 +4,31 @@ The loss is SigLIP's sigmoid loss on pairs of a patch and a phrase: does the obj
 scaled dot product that the local branch computes with these very features (paper, equation 1), so the scale fits from the start.
 SigLIP learns the same from millions of pictures; here labels per patch make it a matter of minutes.
 
-Letters: n frames, N = H x W patches of a frame, O objects, P phrases, D width.
+A question chooses frames of a long video by their best two neighbouring patches. The same loss on these (`frame_loss`) is high where
+a frame would be chosen by mistake. Frames are shifted by some pixels, so that objects lie on the grid of patches in every way.
+
+Letters: n frames, N = H x W patches of a frame, O objects, P phrases, D width, S image side in pixels.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import SiglipConfig, SiglipModel
 
+from hicom_hf.modeling.frame_scores_hicom import best_pairs
 from hicom_hf.modeling.vision_hicom import HiComInstructionEncoder, HiComVisionTower
 from hicom_hf.processors.video_processing_hicom import HiComVideoProcessor
-from hicom_hf.shapes import Name
+from hicom_hf.shapes import Name, box_cover
 from hicom_hf.shapes.dice import Dice
 
 from .optimizing import TrainingLog, make_optimizers, rate_at, take_step
 from .phrases import Phrase, draw_name, draw_phrase
 from .seen_scenes import GRID, VALUES, SeenScene, as_pixels, video_processor
-from .sizes import INSTRUCTION, INSTRUCTION_LENGTH, VISION
+from .sizes import IMAGE_SIZE, INSTRUCTION, INSTRUCTION_LENGTH, PATCH_SIZE, VISION
 from .word_tokenizers import instruction_tokenizer
 
 PHRASE_STREAM = 1
@@ -31,6 +36,8 @@ SURE_COVER = 0.3  # fraction of a patch from which an object in it counts; small
 FIRST_BIAS = -6.0  # most pairs do not match
 FEATURE_SCALE = 0.2  # of the saved features: their norm falls from about 38 to 8, see `scale_features`
 FEATURES_WEIGHT = 0.3  # of the same loss on the features, so that objects are complete one layer earlier
+FRAMES_WEIGHT = 1.0  # of the loss on whole frames
+MAX_SHIFT = PATCH_SIZE // 2  # pixels by which a frame is shifted along each axis, either way
 PALE = 0.5  # fraction of frames that lose some of their colour, so that shapes are learnt apart from it
 LEAST_COLOUR = 0.5  # of a frame's colour; with less of it, texts that name a colour are not scored
 CONTRAST, BRIGHTNESS = (0.8, 1.2), (-20.0, 20.0)
@@ -48,7 +55,7 @@ class TowerTraining:
         rate: of both optimisers.
     """
 
-    steps: int = 5000
+    steps: int = 10000
     videos: int = 12
     frames: int = 2
     phrases: int = 8
@@ -103,12 +110,15 @@ class TowerBatch:
         phrases: P of them.
         labels: (n * N, P) float: 1 fits, 0 does not.
         judged: likewise, whether the pair counts.
+        frame_labels, frame_judged: (n, P) float, of phrases and whole frames.
     """
 
     frames: torch.Tensor
     phrases: list[Phrase]
     labels: torch.Tensor
     judged: torch.Tensor
+    frame_labels: torch.Tensor
+    frame_judged: torch.Tensor
 
 
 def draw_batch(scenes: list[SeenScene], training: TowerTraining, dice: Dice) -> TowerBatch:
@@ -117,26 +127,51 @@ def draw_batch(scenes: list[SeenScene], training: TowerTraining, dice: Dice) -> 
     for _ in range(training.videos):
         seen = dice.choose(scenes)
         times = dice.shuffled(range(len(seen.frames)))[: training.frames]
-        cover = seen.cover[:, times].flatten(2).float()  # (O, n, N)
+        shifts = [
+            (dice.below(2 * MAX_SHIFT + 1) - MAX_SHIFT, dice.below(2 * MAX_SHIFT + 1) - MAX_SHIFT) for _ in times
+        ]
+        cover = shifted_cover(seen.boxes[:, times], shifts)  # (O, n, N)
         visible = torch.nonzero(cover.amax((1, 2)) >= SURE_COVER)[:, 0].tolist()
         for _ in range(training.phrases):
             chosen = [seen.scene.objects[dice.choose(visible)].attributes for _ in range(2)]
             phrases.append(draw_phrase([draw_name(values, dice) for values in chosen], dice))
-        for time in times:
+        for time, shift in zip(times, shifts, strict=True):
+            frame = shifted(seen.frames[time], shift)
             colour = dice.uniform(0.0, 1.0) if dice.happens(PALE) else 1.0
-            frames.append(varied(seen.frames[time], colour, dice.uniform(*CONTRAST), dice.uniform(*BRIGHTNESS)))
+            frames.append(varied(frame, colour, dice.uniform(*CONTRAST), dice.uniform(*BRIGHTNESS)))
             pale.append(colour < LEAST_COLOUR)
         covers += list(cover.movedim(1, 0))  # (O, N) per frame
         attributes += [seen.attributes] * len(times)
-    labels, judged = [], []
+    labels, judged, frame_judged = [], [], []
     colourless = torch.tensor([not any(name.colour for name in phrase.names) for phrase in phrases])
     for cover, ids, is_pale in zip(covers, attributes, pale, strict=True):
         fits = fitting([phrase.names for phrase in phrases], ids).float()  # (O, P)
         sure = (cover >= SURE_COVER).float().T @ fits > 0  # (N, P)
         touched = (cover > 0).float().T @ fits > 0
+        counts = colourless | (not is_pale)
         labels.append(sure.float())
-        judged.append(((sure | ~touched) & (colourless | (not is_pale))).float())
-    return TowerBatch(torch.stack(frames), phrases, torch.cat(labels), torch.cat(judged))
+        judged.append(((sure | ~touched) & counts).float())
+        frame_judged.append(((sure.any(0) | ~touched.any(0)) & counts).float())
+    return TowerBatch(
+        torch.stack(frames),
+        phrases,
+        torch.cat(labels),
+        torch.cat(judged),
+        torch.stack(labels).amax(1),
+        torch.stack(frame_judged),
+    )
+
+
+def shifted(frame: torch.Tensor, shift: tuple[int, int]) -> torch.Tensor:
+    """A frame (3, S, S) moved right and down by pixels, or left and up; its edge is repeated where nothing is left."""
+    columns, rows = ((torch.arange(frame.shape[-1]) - pixels).clamp(0, frame.shape[-1] - 1) for pixels in shift)
+    return frame[:, rows][:, :, columns]
+
+
+def shifted_cover(boxes: np.ndarray, shifts: list[tuple[int, int]]) -> torch.Tensor:
+    """How much of each patch the objects' boxes (O, n, 4) cover once the frames are shifted, float32 (O, n, N)."""
+    moved = boxes + np.tile(np.array(shifts), 2) / IMAGE_SIZE
+    return torch.from_numpy(box_cover(moved, GRID).astype(np.float32)).flatten(2)
 
 
 def varied(frame: torch.Tensor, colour: float, contrast: float, brightness: float) -> torch.Tensor:
@@ -172,6 +207,13 @@ def pair_loss(logits: torch.Tensor, batch: TowerBatch) -> torch.Tensor:
     return (losses * batch.judged).sum() / (batch.labels * batch.judged).sum()
 
 
+def frame_loss(logits: torch.Tensor, batch: TowerBatch) -> torch.Tensor:
+    """The same on frames: the logit is that of the best two neighbouring patches, by which a question chooses frames."""
+    pairs = best_pairs(logits.float().unflatten(0, (-1, *GRID)).movedim(-1, 1))  # (n, P)
+    losses = nn.functional.binary_cross_entropy_with_logits(pairs, batch.frame_labels, reduction="none")
+    return (losses * batch.frame_judged).sum() / (batch.frame_labels * batch.frame_judged).sum()
+
+
 def train_towers(scenes: list[SeenScene], training: TowerTraining, seed: int, log: TrainingLog) -> Towers:
     """Pre-train both towers.
 
@@ -200,15 +242,17 @@ def _losses(towers: Towers, batch: TowerBatch, processor: HiComVideoProcessor, t
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, early = towers(as_pixels(batch.frames, processor), ids)
     aligned_loss, features_loss = pair_loss(logits, batch), pair_loss(early, batch)
+    frames_loss = frame_loss(logits, batch)
     told, labels = (logits > 0) & (batch.judged > 0), batch.labels * batch.judged
     hits = (told & (labels > 0)).sum()
     parts = {
         "loss": aligned_loss.item(),
         "features_loss": features_loss.item(),
+        "frames_loss": frames_loss.item(),
         "recall": (hits / labels.sum()).item(),
         "precision": (hits / told.sum().clamp(min=1)).item(),
     }
-    return aligned_loss + FEATURES_WEIGHT * features_loss, parts
+    return aligned_loss + FEATURES_WEIGHT * features_loss + FRAMES_WEIGHT * frames_loss, parts
 
 
 @torch.no_grad()

@@ -13,7 +13,18 @@ from PIL import Image
 
 from hicom_hf.assembly.from_parts import assemble
 from hicom_hf.hub.loading import load_model, load_processor
-from hicom_hf.shapes import VOCABULARY, Name, Question, Scene, patch_cover, questions, split_words, write_dataset
+from hicom_hf.shapes import (
+    VOCABULARY,
+    Name,
+    Question,
+    Scene,
+    padded_boxes,
+    patch_cover,
+    questions,
+    render,
+    split_words,
+    write_dataset,
+)
 from hicom_hf.shapes.dice import Dice
 from hicom_hf.shapes.objects import SceneObject
 from hicom_hf.shapes.words import COLOURS
@@ -49,6 +60,8 @@ from lab.hicom_tiny.towers import (
     draw_batch,
     save_siglip,
     scale_features,
+    shifted,
+    shifted_cover,
     varied,
 )
 from lab.hicom_tiny.word_tokenizers import instruction_tokenizer, llm_tokenizer
@@ -111,12 +124,15 @@ def test_labels_say_whether_the_object_in_a_patch_fits_the_phrase(world, monkeyp
     monkeypatch.setattr(towers, "PALE", 0.0)
     scenes = read_seen_scenes(world, 2, quiet)
     batch = draw_batch(scenes[:1], TowerTraining(videos=1, frames=2, phrases=6), Dice(4))
-    dice = Dice(4)  # drawn again, to know which frames were taken
+    dice = Dice(4)  # drawn again, to know which frames were taken, and by how much they were shifted
     dice.choose(scenes[:1])
     times = dice.shuffled(range(8))[:2]
-    for frame, time in enumerate(times):
+    shifts = [(dice.below(13) - 6, dice.below(13) - 6) for _ in times]
+    assert all(shift != (0, 0) for shift in shifts)
+    covers = shifted_cover(scenes[0].boxes[:, times], shifts)
+    for frame in range(2):
         for patch in range(0, GRID[0] * GRID[1], 7):
-            cover = scenes[0].cover[:, time].flatten(1)[:, patch].float()
+            cover = covers[:, frame, patch]
             for column, phrase in enumerate(batch.phrases):
                 fits = [
                     any(name.fits(*found.attributes) for name in phrase.names) for found in scenes[0].scene.objects
@@ -126,6 +142,37 @@ def test_labels_say_whether_the_object_in_a_patch_fits_the_phrase(world, monkeyp
                 row = frame * GRID[0] * GRID[1] + patch
                 assert batch.labels[row, column] == sure
                 assert batch.judged[row, column] == (sure or not touched)
+    labels, judged = (values.unflatten(0, (2, -1)) for values in (batch.labels, batch.judged))
+    assert torch.equal(batch.frame_labels, labels.amax(1))
+    # A frame counts if an object surely fits, or if none that fits touches any patch.
+    assert torch.equal(batch.frame_judged, ((labels.amax(1) > 0) | (judged.amin(1) > 0)).float())
+
+
+def test_a_shifted_frame_has_its_objects_where_its_labels_say():
+    found = SceneObject("red", "square", "solid", 0.3, 0.6)
+    scene = Scene(0, "train", 0.0, 0.0, (found,), None, (), ((40, 40, 40), 0, 0))
+    frame = torch.from_numpy(render(scene, 1, noise=False)[0][0]).permute(2, 0, 1)
+    boxes = padded_boxes([found], 1)
+    for shift in (
+        (0, 0),
+        (6, -5),
+        (-40, 0),
+    ):  # to the right and down; the last one moves a part of it out of the frame
+        moved, cover = shifted(frame, shift), shifted_cover(boxes, [shift])[0, 0].unflatten(0, GRID)
+        red = (moved[0] > moved[1] + 40).unflatten(0, (GRID[0], -1)).unflatten(2, (GRID[1], -1)).float().mean((1, 3))
+        assert red.any() and (cover[red > 0] > 0).all()
+        assert (red - cover).abs().max() < 0.35  # a square fills 0.82 of its box along each axis
+
+
+def test_the_loss_on_frames_counts_two_neighbouring_patches(world):
+    scenes = read_seen_scenes(world, 1, quiet)
+    batch = draw_batch(scenes, TowerTraining(videos=1, frames=1, phrases=1), Dice(4))
+    batch.frame_labels, batch.frame_judged = torch.tensor([[1.0]]), torch.tensor([[1.0]])
+    logits = torch.full((GRID[0] * GRID[1], 1), -9.0)
+    logits[[5, 50]] = 9.0  # apart from each other
+    apart = towers.frame_loss(logits, batch)
+    logits[6] = 9.0
+    assert towers.frame_loss(logits, batch) < 0.01 < 8 < apart
 
 
 def test_phrases_are_words_of_the_world_and_fit_what_they_were_drawn_from():

@@ -8,7 +8,7 @@ docs/shapes.md describes the world.
 from .descriptions import caption, descriptions
 from .objects import SceneObject
 from .questions import CHANCE, KINDS, Question, multiple_choice, questions
-from .rendering import contact_sheet, padded_boxes, patch_cover, referent_boxes, render, render_still
+from .rendering import box_cover, contact_sheet, padded_boxes, patch_cover, referent_boxes, render, render_still
 from .scenes import CLUTTER_LEVELS, SPLITS, Scene
 from .vocabulary import VOCABULARY, is_right, split_words
 from .words import COLOURS, HELD_OUT_APPEARANCES, HELD_OUT_PAIRS, SHAPES, TEXTURES, Name
@@ -30,6 +30,7 @@ __all__ = [
     "Question",
     "Scene",
     "SceneObject",
+    "box_cover",
     "caption",
     "contact_sheet",
     "descriptions",

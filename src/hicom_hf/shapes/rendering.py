@@ -140,7 +140,20 @@ def patch_cover(
     Returns:
         float64 (R, T, H, W), 0 to 1.
     """
-    boxes = np.nan_to_num(padded_boxes(referents, num_frames, size), nan=-1.0)
+    return box_cover(padded_boxes(referents, num_frames, size), grid)
+
+
+def box_cover(boxes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """How much of each patch boxes cover.
+
+    Args:
+        boxes: (..., 4): left, top, right, bottom as fractions of the side of a square; NaN for a box that covers nothing.
+        grid: patch rows and columns (H, W) of the square.
+
+    Returns:
+        float64 (..., H, W), 0 to 1.
+    """
+    boxes = np.nan_to_num(boxes, nan=-1.0)
     parts = []
     for count, first in zip(grid, (1, 0), strict=True):
         edges = np.arange(count + 1) / count
