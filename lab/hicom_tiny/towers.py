@@ -4,8 +4,9 @@ The loss is SigLIP's sigmoid loss on pairs of a patch and a phrase: does the obj
 scaled dot product that the local branch computes with these very features (paper, equation 1), so the scale fits from the start.
 SigLIP learns the same from millions of pictures; here labels per patch make it a matter of minutes.
 
-A question chooses frames of a long video by their best two neighbouring patches. The same loss on these (`frame_loss`) is high where
-a frame would be chosen by mistake. Frames are shifted by some pixels, so that objects lie on the grid of patches in every way.
+A question chooses frames of a long video by their best two neighbouring patches. The same loss on these (`frame_loss`) is high
+where a frame would be chosen by mistake. Frames are shifted by some pixels, so that objects lie on the grid of patches in every
+way.
 
 Letters: n frames, N = H x W patches of a frame, O objects, P phrases, D width, S image side in pixels.
 """

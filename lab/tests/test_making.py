@@ -467,8 +467,10 @@ def test_without_git_or_in_another_repository_there_is_no_commit(tmp_path, monke
 
 @pytest.mark.slow
 def test_everything_runs_at_minuscule_size_and_is_not_repeated(tmp_path):
+    datasets = (Dataset("train", 2, 0, {}), Dataset("wide", 2, 1, {"size": (144, 192)}))
     budget = Budget(
-        datasets=(Dataset("train", 2, 0, {}), Dataset("wide", 2, 1, {"size": (144, 192)})),
+        datasets=datasets,
+        tower_datasets=datasets,
         tower_videos=2,
         packed_scenes=3,
         towers=TowerTraining(steps=2, videos=2),
