@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hicom_hf.dataset_building.building import Build
+from hicom_hf.dataset_building.demo import KEYFRAMES, SHOTS
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer
 from hicom_hf.dataset_building.engine_local import DIED
 from hicom_hf.dataset_building.export import export
@@ -16,11 +17,10 @@ from hicom_hf.dataset_building.stages import Stage
 
 
 def settings_of(films, output_dir, base_url="http://localhost:1/v1", **values):
-    keyframes = {"embedder": "hicom", "model": None, "threshold": 0.91}
     captions = {"base_url": base_url, "model": MODEL, "num_frames": 4}
-    given = {"videos": [str(films[0])], "output_dir": str(output_dir), "shots": {"threshold": 0.05}, "workers": 2}
+    given = {"videos": [str(films[0])], "output_dir": str(output_dir), "shots": SHOTS, "workers": 2}
     return settings_from_dict(
-        {**given, "media_root": str(films[0]), "keyframes": keyframes, "captions": captions, **values}
+        {**given, "media_root": str(films[0]), "keyframes": KEYFRAMES, "captions": captions, **values}
     )
 
 

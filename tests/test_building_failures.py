@@ -24,6 +24,7 @@ from video_files import (
 
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
+from hicom_hf.dataset_building.demo import KEYFRAMES, SHOTS
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer
 from hicom_hf.dataset_building.export import collect, delete_video, export
 from hicom_hf.dataset_building.planning import plan
@@ -33,10 +34,9 @@ from hicom_hf.hub.processes import worker_context
 
 
 def settings_of(videos, output_dir, base_url="http://localhost:1/v1", captions=None, **values):
-    keyframes = {"embedder": "hicom", "model": None, "threshold": 0.91}
     captions = {"base_url": base_url, "model": MODEL, "num_frames": 2, "max_in_flight": 4, **(captions or {})}
-    given = {"videos": [str(videos)], "output_dir": str(output_dir), "media_root": str(videos), "keyframes": keyframes}
-    return settings_from_dict({**given, "shots": {"threshold": 0.05}, "captions": captions, **values})
+    given = {"videos": [str(videos)], "output_dir": str(output_dir), "media_root": str(videos), "keyframes": KEYFRAMES}
+    return settings_from_dict({**given, "shots": SHOTS, "captions": captions, **values})
 
 
 @pytest.fixture(scope="module")

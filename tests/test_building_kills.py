@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hicom_hf.dataset_building.building import Build
+from hicom_hf.dataset_building.demo import KEYFRAMES, SHOTS
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer
 from hicom_hf.dataset_building.export import export
 from hicom_hf.dataset_building.settings import settings_from_dict
@@ -34,8 +35,8 @@ def values_of(films, output_dir, base_url, workers):
         "output_dir": str(output_dir),
         "workers": workers,
         "select": {"per_category": 1, "random": 10},
-        "shots": {"threshold": 0.05},
-        "keyframes": {"embedder": "hicom", "model": None, "threshold": 0.91},
+        "shots": SHOTS,
+        "keyframes": KEYFRAMES,
         "captions": {"base_url": base_url, "model": MODEL, "num_frames": 2, "max_in_flight": 2, "media_ids": True},
     }
 

@@ -7,6 +7,7 @@ import pytest
 
 from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
+from hicom_hf.dataset_building.demo import KEYFRAMES, SHOTS
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer
 from hicom_hf.dataset_building.engine_local import EmbedderError
 from hicom_hf.dataset_building.export import collect, delete_video
@@ -23,8 +24,8 @@ def settings_of(films, output_dir, base_url="http://localhost:1/v1", **values):
         "output_dir": str(output_dir),
         "media_root": str(films[0]),
         "select": {"per_category": 1, "random": 10, "num_frames": 2},
-        "shots": {"threshold": 0.05},
-        "keyframes": {"embedder": "hicom", "model": None, "threshold": 0.91},
+        "shots": SHOTS,
+        "keyframes": KEYFRAMES,
         "captions": {"base_url": base_url, "model": MODEL, "num_frames": 2},
         "deduplicate": {"threshold": 0.999999},
     }

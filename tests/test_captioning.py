@@ -15,6 +15,7 @@ from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.captions import clip_pictures, filled, media_parts, prompt_text
 from hicom_hf.dataset_building.decontamination import benchmark_names
 from hicom_hf.dataset_building.deduplication import find_duplicates
+from hicom_hf.dataset_building.demo import KEYFRAMES, SHOTS
 from hicom_hf.dataset_building.demo_server import MODEL, SceneServer, pairs_of
 from hicom_hf.dataset_building.export import collect, decontamination_note, export
 from hicom_hf.dataset_building.filtering import reason_to_drop
@@ -49,10 +50,9 @@ def output_dir(clipped, tmp_path):
 
 
 def settings_of(films, output_dir, base_url, **captions):
-    keyframes = {"embedder": "hicom", "model": None, "threshold": 0.91}
     captions = {"base_url": base_url, "model": MODEL, "num_frames": 4, **captions}
-    values = {"videos": [str(films[0])], "output_dir": str(output_dir), "shots": {"threshold": 0.05}}
-    return settings_from_dict({**values, "keyframes": keyframes, "captions": captions})
+    values = {"videos": [str(films[0])], "output_dir": str(output_dir), "shots": SHOTS}
+    return settings_from_dict({**values, "keyframes": KEYFRAMES, "captions": captions})
 
 
 def true_scene(clip, films):

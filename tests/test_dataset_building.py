@@ -19,6 +19,7 @@ from hicom_hf.cli.main import main
 from hicom_hf.dataset_building.building import Build
 from hicom_hf.dataset_building.categories import CATEGORIES, RANDOM, choose_videos
 from hicom_hf.dataset_building.clips import choose_clips, choose_keyframes, choose_shots, verdict
+from hicom_hf.dataset_building.demo import KEYFRAMES, SHOTS
 from hicom_hf.dataset_building.embedders import HiComEmbedder, SiglipEmbedder
 from hicom_hf.dataset_building.keyframes import find_keyframes, similarity_quantiles
 from hicom_hf.dataset_building.probe import find_videos
@@ -36,10 +37,7 @@ from hicom_hf.shapes.films import film
 MEDIA = Path(__file__).parent / "media"
 NUM_FILMS = 2
 TOLERANCE = 0.38  # seconds: three frames at 8 per second; a transition takes half a second
-WORLD_SETTINGS = {
-    "shots": {"threshold": 0.05},
-    "keyframes": {"embedder": "hicom", "model": None, "threshold": 0.91},
-}
+WORLD_SETTINGS = {"shots": SHOTS, "keyframes": KEYFRAMES}
 
 
 @pytest.fixture(scope="module")

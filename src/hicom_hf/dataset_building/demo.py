@@ -20,7 +20,7 @@ FPS = 8.0
 MAX_FILMS = 100
 BUILD_FILE = "build.yaml"
 SHOTS = {"threshold": 0.05}
-KEYFRAMES = {"embedder": "hicom", "model": None, "threshold": 0.91}
+KEYFRAMES = {"embedder": "hicom", "model": None, "threshold": 0.85}  # see docs/building_data.md
 
 
 def run_demo(folder: str | Path, num_films: int = 4, progress: Progress = no_progress) -> tuple[Build, Truth, int]:

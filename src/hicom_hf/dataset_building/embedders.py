@@ -37,9 +37,9 @@ class Embedder(Protocol):
 class HiComEmbedder:
     """The SigLIP of a HICom model.
 
-    A frame's vector is the mean of its aligned features in each of 4 x 4 fields: of what was tried in the built-in world it
-    separates scenes best (area under the curve 0.96, the mean over the frame 0.94). SigLIP's own pooling is not used: HICom
-    does not train its probe.
+    A frame's vector is the mean of its aligned features in each of 4 x 4 fields: in the built-in world it separates scenes
+    better (area under the curve 0.96) than the mean over the frame (0.94). All 12 x 12 patches separate them better still
+    (0.98), and their vectors are nine times as long. SigLIP's own pooling is not used: HICom does not train its probe.
 
     Args:
         source: folder or repo of a HICom model; None for hicom-tiny.
