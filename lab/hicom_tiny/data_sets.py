@@ -48,8 +48,8 @@ TRAINING = (
     Dataset("train_wide", 600, 2, WIDE),
     Dataset("train_tall", 600, 3, TALL),
 )
-# For instruction tuning alone: more scenes, so that fewer are memorised, and scenes of which a model reads twice and
-# four times as many frames.
+# Of the stages, for instruction tuning alone: more scenes, so that fewer are memorised, and scenes of which a model
+# reads twice and four times as many frames.
 MORE = Dataset("train_2", 1200, 5, {"stage": "tuning"})
 # Again more scenes: what most objects have in common ("What is this video mainly about?") is memorised first.
 FURTHER = Dataset("train_3", 2400, 6, {"stage": "tuning"})

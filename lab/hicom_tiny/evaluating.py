@@ -67,8 +67,10 @@ CONDITIONS = (
     Condition("32 sampled frames", LONG_VIDEOS, num_frames=32),
     Condition("64 sampled frames", LONG_VIDEOS, num_frames=64),
 )
-# Order and vague questions are the rarest and the worst answered. Asked only by name; training has no videos of seed 6.
-MORE_UNSEEN = Condition("500 more unseen videos", Dataset("unseen_more", 500, 6, {"stage": "tuning"}))
+# Order and vague questions are the rarest and the worst answered. Asked only by name.
+MORE_UNSEEN = Condition(
+    "500 more unseen videos", Dataset("more_unseen", 500, TEST_SEED + 1, {"split": "test", "stage": "tuning"})
+)
 
 
 def evaluate(

@@ -34,13 +34,14 @@ other video its answers mean nothing. Its purpose is to show the method, to try 
 
 ## Training
 
-Commit `{commit}`, seed {seed}, {minutes:.0f} minutes on two CPU cores:
+Commit `{commit}`, seed {seed}, {minutes:.0f} minutes on two CPU cores. This command runs all steps:
 
 ```
 python -m lab.hicom_tiny FOLDER --seed {seed}
 ```
 
-`made_with.json` contains versions, sizes, times and the SHA-256 of the weights. The recipes are in `lab/hicom_tiny/recipes`.
+`made_with.json` contains, for each step of these weights, its commit, what started it, and its seconds; also versions, sizes
+and the SHA-256 of the weights. The recipes are in `lab/hicom_tiny/recipes`.
 
 ## Correct answers (%)
 

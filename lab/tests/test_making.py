@@ -30,7 +30,7 @@ from hicom_hf.shapes.objects import SceneObject
 from hicom_hf.shapes.words import COLOURS
 from lab.hicom_tiny import attention_figures, evaluating, optimizing, packed_contexts, record, towers
 from lab.hicom_tiny.data_sets import FILES, STAGES, TRAINING, Dataset, write_datasets
-from lab.hicom_tiny.evaluating import Condition, as_markdown, evaluate
+from lab.hicom_tiny.evaluating import CONDITIONS, MORE_UNSEEN, Condition, as_markdown, evaluate
 from lab.hicom_tiny.language_model import (
     LanguageTraining,
     PackedReader,
@@ -416,6 +416,12 @@ def test_more_and_longer_videos_are_for_instruction_tuning_alone(tmp_path):
         names = {Path(file).parent.name for file in files}
         assert names == {dataset.name for dataset in (TRAINING if stage != STAGES[-1] else datasets)}
         assert {Path(file).name for file in files} == set(FILES[stage])
+
+
+def test_no_training_has_seen_the_scenes_of_evaluation():
+    assert "train" not in {one.dataset.settings["split"] for one in (*CONDITIONS, MORE_UNSEEN)}
+    assert all("split" not in dataset.settings for dataset in Budget().datasets)  # these are of "train"
+    assert MORE_UNSEEN.dataset.seed not in {one.dataset.seed for one in CONDITIONS}
 
 
 @pytest.mark.slow
