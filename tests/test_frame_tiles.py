@@ -523,4 +523,4 @@ def test_hicom_tiny_reads_wide_and_large_pictures(size, shrink, tiles):
     assert right[True] >= 0.95 * asked[True]
     assert sum(right.values()) >= 0.95 * sum(asked.values())
     padded, _ = right_answers(session, scenes, size, shrink)
-    assert sum(padded.values()) < 0.8 * sum(asked.values())
+    assert sum(padded.values()) <= sum(right.values()) - 0.1 * sum(asked.values())
