@@ -400,6 +400,7 @@ def test_the_answer_is_that_of_generate_from_pixels(folder, video, capsys):
     ("arguments", "indices"),
     [
         (["--num-frames", 2], [3, 8]),
+        (["--num-frames", "all"], list(range(12))),
         (["--fps", 2], [2, 7]),
         (["--start", 0.4, "--end", 0.7], [4, 5, 6]),
         (["--max-video-tokens", 26], [1, 2, 3, 5, 6, 8, 9, 10]),

@@ -223,6 +223,19 @@ def test_the_bounds_are_those_of_the_request():
     assert [used(max_p_value=0.0, min_prominence=height) for height in heights] == ["mixture", "uniform"]
 
 
+def test_fewer_frames_than_the_budget_are_whole_groups_and_the_reason_says_so():
+    record = choose(FrameSelection(num_frames=7), haystack(30, {3: 9.0}))
+    assert len(record.frames) == 4
+    assert record.reason == "1 of 30 shots; 4 frames in place of 7: whole groups of 4 consecutive ones"
+    assert choose(FrameSelection(num_frames=8), haystack(30, {3: 9.0})).reason == "1 of 30 shots"
+
+
+def test_a_single_group_goes_to_the_best_shot_where_none_stands_out():
+    record = choose(FrameSelection(num_frames=4, max_p_value=0.0), haystack(30, {3: 9.0}))
+    assert record.used == "mixture" and [shot[0] // 8 for shot in record.shots] == [3]
+    assert record.reason == "1 of 30 shots, the best one: none is clearly the best"
+
+
 def test_one_shot_alone_is_taken_beside_those_spread_evenly():
     scores = haystack(30, {**USUAL, 1: 9.0, 5: 8.9}, length=16)
     record = choose(FrameSelection(num_frames=32, max_p_value=0.0), scores, length=16)

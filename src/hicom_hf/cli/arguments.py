@@ -166,6 +166,11 @@ def at_least_one(text: str) -> int:
     return value
 
 
+def all_or_at_least_one(text: str) -> int | str:
+    """A whole number from 1 on, or "all"."""
+    return text if text == "all" else at_least_one(text)
+
+
 def whole_number(text: str) -> int:
     try:
         return int(text)

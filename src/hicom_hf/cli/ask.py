@@ -29,6 +29,7 @@ from .arguments import (
     add_media_arguments,
     add_model_arguments,
     add_tiles_argument,
+    all_or_at_least_one,
     at_least_one,
     frame_tiles,
     media_access,
@@ -93,7 +94,9 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     """Which frames are read, and which of them a question sees."""
     frames = parser.add_argument_group("which frames")
     count = frames.add_mutually_exclusive_group()
-    count.add_argument("--num-frames", type=at_least_one, metavar="N", help=FRAMES_HELP)
+    count.add_argument(
+        "--num-frames", type=all_or_at_least_one, metavar="N", help=f"{FRAMES_HELP}; all for every frame"
+    )
     count.add_argument("--fps", type=above_zero, help=FPS_HELP)
     frames.add_argument("--start", type=not_negative, metavar="SECONDS", help="use the video from here on")
     frames.add_argument("--end", type=not_negative, metavar="SECONDS", help="use the video up to here")

@@ -7,7 +7,7 @@ def describe_selection(selection) -> str:
     """Which frames a question chose: the shots with their times, or why they are spread evenly."""
     if selection.used == "uniform" or not selection.times:
         return f"{len(selection.frames)} of {selection.num_candidates} frames: {selection.reason}"
-    times = ", ".join(f"{time:.1f}" for time in selection.times)
+    times = ", ".join(f"{round(time, 2):g}" for time in selection.times)
     return f"{len(selection.frames)} of {selection.num_candidates} frames from {selection.reason}, at seconds {times}"
 
 

@@ -309,7 +309,8 @@ def choose_frames(
                 "uniform", f"spread evenly: no shot stands out for this question ({shown})", evenly, standings
             )
         found = [best._replace(count=1)]
-        used, others = "mixture", ", half of them spread evenly: none is clearly the best"
+        used = "mixture"
+        others = f", {'half of them spread evenly' if num_groups > 1 else 'the best one'}: none is clearly the best"
     fit = _together(found)
     num_spread = num_groups // 2 if used == "mixture" else 0
     quotas, num_left = _quotas(found, fit, shots, selection, (num_groups, num_spread, group_length), times)
@@ -322,6 +323,8 @@ def choose_frames(
     taken = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
     if num_left:
         others += f"; {len(frames)} frames in place of {num_frames}: max_shots or min_spacing excludes other shots"
+    elif len(frames) < num_frames:
+        others += f"; {len(frames)} frames in place of {num_frames}: whole groups of {group_length} consecutive ones"
     return record(used, f"{len(quotas)} of {len(shots)} shots{others}", sorted(frames), standings, fit, taken)
 
 
