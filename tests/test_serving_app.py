@@ -79,7 +79,8 @@ def endless():
     """A session whose model ends an answer neither by itself nor, in the life of a test, by its length."""
     session = HiComSession.load(dtype="float32", device="cpu")
     generation = session.model.generation_config
-    generation.suppress_tokens, generation.eos_token_id = end_tokens(session.model), None  # words follow words
+    unread = [*end_tokens(session.model), *session.processor.tokenizer.all_special_ids]  # a client sees none of them
+    generation.suppress_tokens, generation.eos_token_id = sorted(set(unread)), None  # words follow words
     session.model.config.text_config.max_position_embeddings = 10**9
     return session
 
