@@ -77,7 +77,8 @@ def endless(tmp_path):
     session = HiComSession.load(dtype="float32", device="cpu")
     model = session.model
     generation = model.generation_config
-    generation.suppress_tokens, generation.eos_token_id = end_tokens(model), None  # words follow words
+    unread = [*end_tokens(model), *session.processor.tokenizer.all_special_ids]  # a client sees none of them
+    generation.suppress_tokens, generation.eos_token_id = sorted(set(unread)), None  # words follow words
     model.config.text_config.max_position_embeddings = 10**9
     save_hub_folder(model, session.processor, tmp_path / "model")
     limits = ("--max-new-tokens", ENDLESS, "--max-seconds", 10**6)
