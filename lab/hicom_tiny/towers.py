@@ -203,16 +203,20 @@ def fitting(names: list[tuple[Name, ...]], attributes: torch.Tensor) -> torch.Te
 
 
 def pair_loss(logits: torch.Tensor, batch: TowerBatch) -> torch.Tensor:
-    """SigLIP's sigmoid loss over all judged pairs, per pair that fits."""
-    losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.labels, reduction="none")
-    return (losses * batch.judged).sum() / (batch.labels * batch.judged).sum().clamp(min=1)
+    """SigLIP's sigmoid loss over all judged pairs of a patch and a phrase."""
+    return _judged_loss(logits.float(), batch.labels, batch.judged)
 
 
 def frame_loss(logits: torch.Tensor, batch: TowerBatch) -> torch.Tensor:
     """The same on frames: the logit is that of the best two neighbouring patches, by which a question chooses frames."""
     pairs = best_pairs(logits.float().unflatten(0, (-1, *GRID)).movedim(-1, 1))  # (n, P)
-    losses = nn.functional.binary_cross_entropy_with_logits(pairs, batch.frame_labels, reduction="none")
-    return (losses * batch.frame_judged).sum() / (batch.frame_labels * batch.frame_judged).sum().clamp(min=1)
+    return _judged_loss(pairs, batch.frame_labels, batch.frame_judged)
+
+
+def _judged_loss(logits: torch.Tensor, labels: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
+    """Per pair that fits."""
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (losses * judged).sum() / (labels * judged).sum().clamp(min=1)
 
 
 def train_towers(scenes: list[SeenScene], training: TowerTraining, seed: int, log: TrainingLog) -> Towers:
