@@ -896,7 +896,17 @@ def test_the_command_answers_from_the_chosen_frames_and_names_them(capsys):
     report = json.loads(printed.out)
     [answer] = report["answers"]
     assert len(answer["selection"]["frames"]) == 8 and answer["selection"]["num_candidates"] == 16
-    assert "16 candidates" in printed.err and "each question sees 8 of them" in printed.err
+    assert "16 candidates" in printed.err and "each question sees at most 8 of them" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("rule", "budget", "said"),
+    [("question", 7, "at most 7"), ("uniform", 7, "7"), ("question", 99, "16")],
+)
+def test_the_command_says_whether_questions_may_see_fewer_frames_than_the_budget(rule, budget, said, capsys):
+    asked = [str(example_videos()[0]), "What colour is the ring?", "--num-frames", "16", "--max-new-tokens", "1"]
+    assert main(["ask", *asked, "--select", rule, "--frames", str(budget)]) == 0
+    assert f"; each question sees {said} of them" in capsys.readouterr().err
 
 
 def test_the_report_has_the_frames_that_the_questions_chose(capsys, monkeypatch):

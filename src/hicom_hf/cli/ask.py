@@ -272,9 +272,12 @@ def _open(session, args: argparse.Namespace, access):
         _say(f"warning: {args.video}: {warning}")
     squares = 1 if candidates.has_features else candidates.keys.shape[0]
     by_squares = f", each as {squares} squares" if squares > 1 else ""
+    # A choice by shots takes whole groups of frames, which may be fewer than the budget.
+    is_exact = args.select == "uniform" or video.encoded.num_frames == len(candidates)
     _say(
         f"{candidates.sampling.source}: {len(candidates)} candidates of {candidates.sampling.num_source_frames} frames"
-        f"{by_squares}, {candidates.num_bytes / 1e6:.0f} MB of features; each question sees {video.encoded.num_frames} of them, "
+        f"{by_squares}, {candidates.num_bytes / 1e6:.0f} MB of features; "
+        f"each question sees {'' if is_exact else 'at most '}{video.encoded.num_frames} of them, "
         f"{video.encoded.num_visual_tokens} visual tokens"
     )
     return video

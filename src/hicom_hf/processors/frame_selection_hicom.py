@@ -40,7 +40,7 @@ class FrameSelection:
     Args:
         rule: "question" takes the shots that fit the question best; "uniform" spreads the frames evenly for every question;
             "mixture" gives half of the groups to the best shots, the other half to shots spread evenly over the video.
-        num_frames: n, at least 1.
+        num_frames: n, at least 1; fewer are seen where whole groups do not fill it.
         max_video_tokens: as many frames as fit this many visual tokens.
         max_shots: upper bound on the shots that the question chooses; None for as many as there are groups. Where these have too
             few frames, fewer than the budget are seen.
