@@ -286,7 +286,7 @@ def test_the_demo_shows_what_questions_choose(tmp_path, capsys):
     assert demo(tmp_path, "--seed", 7, "--select", "question", "--tiles", 1) == 0
     out = capsys.readouterr().out
     assert "a new film, seed 7: 8 of 384 frames" in out and out.count(" right; first question ") == 2
-    assert re.search(r"^ {4}[-#]{60}$", out, re.MULTILINE) and "8 of 384 frames from " in out
+    assert re.search(r"^ {4}[-#]{60}$", out, re.MULTILINE) and "8 of 384 frames, at seconds " in out
     assert "zoom 1, 2 squares; best in rows 0 to 100 %" in out
     assert "hicom demo --seed 7 --select question --tiles 1 makes the same new video again" in out
     with Image.open(tmp_path / "demo.png") as drawn:

@@ -169,7 +169,8 @@ def test_groups_of_consecutive_frames_lie_within_one_shot():
 def test_a_flat_score_gives_even_frames_and_says_so():
     record = choose(FrameSelection(num_frames=8), np.random.default_rng(0).normal(size=80))
     assert record.used == "uniform" and record.frames == tuple(uniform_indices(80, 8))
-    assert re.match(r"spread evenly: no shot stands out for this question \(\d\.\d deviations, 6 are", record.reason)
+    why = r"because no shot stands out for this question \(\d\.\d deviations, 6 are needed\)\."
+    assert re.fullmatch(f"Frames are spread evenly, {why}", record.reason)
 
 
 def test_a_shot_is_as_good_as_the_frame_that_fits_least_of_its_best_group():
@@ -207,7 +208,8 @@ def test_where_several_shots_fit_about_as_well_half_of_the_frames_are_spread():
     record = choose(FrameSelection(num_frames=16), haystack(13, steps))
     assert record.rule == "question" and record.used == "mixture" and record.p_value > 0.05
     assert [shot[0] // 8 for shot in record.shots] == [0, *uniform_indices(13, 2)]
-    assert record.reason.endswith("half of them spread evenly: none is clearly the best")
+    why = "No shot is clearly better than the others, so half of the groups are spread evenly."
+    assert record.reason == f"Frames are from 3 of 13 shots. {why}"
 
 
 def test_the_bounds_are_those_of_the_request():
@@ -226,14 +228,16 @@ def test_the_bounds_are_those_of_the_request():
 def test_fewer_frames_than_the_budget_are_whole_groups_and_the_reason_says_so():
     record = choose(FrameSelection(num_frames=7), haystack(30, {3: 9.0}))
     assert len(record.frames) == 4
-    assert record.reason == "1 of 30 shots; 4 frames in place of 7: whole groups of 4 consecutive ones"
-    assert choose(FrameSelection(num_frames=8), haystack(30, {3: 9.0})).reason == "1 of 30 shots"
+    why = "These are 4 frames and not 7, because a shot gives whole groups of 4 frames."
+    assert record.reason == f"Frames are from 1 of 30 shots. {why}"
+    assert choose(FrameSelection(num_frames=8), haystack(30, {3: 9.0})).reason == "Frames are from 1 of 30 shots."
 
 
 def test_a_single_group_goes_to_the_best_shot_where_none_stands_out():
     record = choose(FrameSelection(num_frames=4, max_p_value=0.0), haystack(30, {3: 9.0}))
     assert record.used == "mixture" and [shot[0] // 8 for shot in record.shots] == [3]
-    assert record.reason == "1 of 30 shots, the best one: none is clearly the best"
+    why = "No shot is clearly better than the others, so the one with the highest score is taken."
+    assert record.reason == f"Frames are from 1 of 30 shots. {why}"
 
 
 def test_one_shot_alone_is_taken_beside_those_spread_evenly():
@@ -318,7 +322,7 @@ def test_groups_that_spaced_shots_have_no_frames_for_go_to_the_next_best_one_tha
     record = choose(spaced, scores, times=times)
     assert len(record.frames) == 24 and not {3, 9} & {shot[0] // 8 for shot in record.shots}
     best = [max(range(*shot[:2]), key=scores.__getitem__) for shot in record.shots]
-    assert min(np.diff(best)) >= 20 and record.reason == "3 of 10 shots"
+    assert min(np.diff(best)) >= 20 and record.reason == "Frames are from 3 of 10 shots."
 
 
 @pytest.mark.parametrize("bound", [{"min_spacing": 1e5}, {"max_shots": 1}])
@@ -330,7 +334,7 @@ def test_where_the_bounds_leave_too_few_shots_fewer_frames_are_seen(bound, rule,
     seen = 8 + 4 * len(spread)  # all of the best shot
     assert len(record.frames) == seen
     assert record.reason.endswith(
-        f"shots; {seen} frames in place of 24: max_shots or min_spacing excludes other shots"
+        f"shots. These are {seen} frames and not 24, because max_shots or min_spacing excludes other shots."
     )
 
 

@@ -5,10 +5,10 @@ TIMELINE = 60  # characters
 
 def describe_selection(selection) -> str:
     """Which frames a question chose: the shots with their times, or why they are spread evenly."""
-    if selection.used == "uniform" or not selection.times:
-        return f"{len(selection.frames)} of {selection.num_candidates} frames: {selection.reason}"
-    times = ", ".join(f"{round(time, 2):g}" for time in selection.times)
-    return f"{len(selection.frames)} of {selection.num_candidates} frames from {selection.reason}, at seconds {times}"
+    chosen = f"{len(selection.frames)} of {selection.num_candidates} frames"
+    if selection.used != "uniform" and selection.times:
+        chosen += f", at seconds {', '.join(f'{round(time, 2):g}' for time in selection.times)}"
+    return f"{chosen}: {selection.reason}"
 
 
 def describe_tiles(record) -> str:

@@ -94,7 +94,7 @@ class SelectionRecord:
     Attributes:
         rule: that was asked for.
         used: the rule that chose; "mixture" or "uniform" where nothing stood out.
-        reason: in words.
+        reason: in sentences.
         num_candidates: T.
         prominence: of the best group of consecutive frames, see `prominence`; None without scores.
         p_value: of the shots that stand out most, see `outstanding`; None without scores.
@@ -288,10 +288,10 @@ def choose_frames(
     rows = None if scores is None else np.atleast_2d(np.asarray(scores, dtype=float))
     record = partial(_record, selection, num_candidates, rows, times)
     if num_candidates <= num_frames:
-        return record("uniform", "the budget holds all candidates", range(num_candidates))
+        return record("uniform", "The budget holds all candidates.", range(num_candidates))
     evenly = uniform_indices(num_candidates, num_frames)
     if selection.rule == "uniform":
-        return record("uniform", "spread evenly, as asked for", evenly)
+        return record("uniform", "Frames are spread evenly, as asked for.", evenly)
     if rows is None or shots is None or rows.shape[1] != num_candidates or shots[-1][1] != num_candidates:
         raise ValueError(f'rule "{selection.rule}" needs scores and shots of all {num_candidates} candidates')
     if selection.min_spacing and not times:
@@ -300,17 +300,17 @@ def choose_frames(
     shot_length = min(group_length, num_candidates)  # a video of fewer frames is one shot
     standings = _standings(rows, shots, shot_length, num_groups)
     found = sorted((one for one in standings if one.p_value <= selection.max_p_value), key=lambda one: one.p_value)
-    used, others = selection.rule, ""
+    used, reasons = selection.rule, []
     if not found:
         best = max(standings, key=lambda one: one.prominence)
         if best.prominence < selection.min_prominence:
             shown = f"{best.prominence:.1f} deviations, {selection.min_prominence:g} are needed"
-            return record(
-                "uniform", f"spread evenly: no shot stands out for this question ({shown})", evenly, standings
-            )
+            reason = f"Frames are spread evenly, because no shot stands out for this question ({shown})."
+            return record("uniform", reason, evenly, standings)
         found = [best._replace(count=1)]
         used = "mixture"
-        others = f", {'half of them spread evenly' if num_groups > 1 else 'the best one'}: none is clearly the best"
+        done = "half of the groups are spread evenly" if num_groups > 1 else "the one with the highest score is taken"
+        reasons = [f"No shot is clearly better than the others, so {done}."]
     fit = _together(found)
     num_spread = num_groups // 2 if used == "mixture" else 0
     quotas, num_left = _quotas(found, fit, shots, selection, (num_groups, num_spread, group_length), times)
@@ -321,11 +321,12 @@ def choose_frames(
         frames += [start + place for place in uniform_indices(stop - start, wanted)]
     heights = _shot_scores(_group_scores(fit, shot_length), shots, shot_length)
     taken = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
-    if num_left:
-        others += f"; {len(frames)} frames in place of {num_frames}: max_shots or min_spacing excludes other shots"
-    elif len(frames) < num_frames:
-        others += f"; {len(frames)} frames in place of {num_frames}: whole groups of {group_length} consecutive ones"
-    return record(used, f"{len(quotas)} of {len(shots)} shots{others}", sorted(frames), standings, fit, taken)
+    if len(frames) < num_frames:
+        bound = "max_shots or min_spacing excludes other shots"
+        why = bound if num_left else f"a shot gives whole groups of {group_length} frames"
+        reasons.append(f"These are {len(frames)} frames and not {num_frames}, because {why}.")
+    reason = " ".join([f"Frames are from {len(quotas)} of {len(shots)} shots.", *reasons])
+    return record(used, reason, sorted(frames), standings, fit, taken)
 
 
 def _record(

@@ -304,7 +304,7 @@ def timeline(record: SelectionRecord, duration: float | None) -> str:
         for time in record.times
     )
     names = ", ".join(f"{time:.1f}" for time in record.times)
-    label = html.escape(f"{len(record.frames)} of {record.num_candidates} frames: {record.reason}; at seconds {names}")
+    label = html.escape(f"{len(record.frames)} of {record.num_candidates} frames, at seconds {names}: {record.reason}")
     return (
         f'<figure style="margin:0"><svg viewBox="0 0 1000 28" width="100%" height="28" preserveAspectRatio="none" role="img" '
         f'aria-label="{label}"><rect width="1000" height="28" fill="#8884"/>{marks}</svg>'
