@@ -320,14 +320,24 @@ def test_what_an_engine_refuses_names_the_reason(session, film):
             engine.submit(request(film)).future.result()
 
 
-def test_squares_of_candidates_are_bounded_in_an_engine(session, film):
+def test_squares_of_candidates_are_bounded_in_an_engine_before_one_is_encoded(session, film, monkeypatch):
+    encode_frames, encoded = session.model.encode_frames, []
+
+    def encode(pixel_values):
+        encoded.append(len(pixel_values))
+        return encode_frames(pixel_values)
+
+    monkeypatch.setattr(session.model, "encode_frames", encode)
     with engine_of(session, limits=Limits(max_candidates=12)) as engine:
-        assert engine.submit(request(film, tiles=TILES)).future.result().tiles != [None]  # 24 squares
+        assert engine.submit(request(film, tiles=TILES)).future.result().tiles != [None]
+        assert encoded[0] == 24  # squares of the candidates
+        encoded.clear()
         many, remedy = FrameTiles((1, 2)), 'or choose padded frames \\("score_tiles": false\\)'
         with pytest.raises(
             VideoReadError, match=f"^the video: its candidates make more than the 24 squares.*{remedy}"
         ):
             engine.submit(request(film, tiles=many)).future.result()
+        assert not encoded
         padded = replace(many, score_candidates=False)
         assert engine.submit(request(film, tiles=padded)).future.result().tiles != [None]
 
@@ -336,8 +346,11 @@ def test_squares_of_candidates_are_bounded_in_an_engine(session, film):
 def test_squares_of_candidates_are_read_in_a_process_as_they_are_here(session, film):
     found = []
     for number in (0, 1):
-        with Engine(session, access=MediaAccess.open(), num_workers=number) as engine:
+        limits = Limits(max_candidates=12)
+        with Engine(session, access=MediaAccess.open(), limits=limits, num_workers=number) as engine:
             found.append(engine.submit(request(film, tiles=TILES)).future.result())
+            with pytest.raises(VideoReadError, match=r"^the video: its candidates make more than the 24 squares"):
+                engine.submit(request(film, tiles=FrameTiles((1, 2)))).future.result()
     assert found[0].selections == found[1].selections and found[0].texts == found[1].texts
 
 

@@ -233,6 +233,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         media_access: MediaAccess | None = None,
         media_bounds: MediaBounds | None = None,
         tiles: FrameTiles | None = None,
+        check_size: Callable[[int, int], None] | None = None,
         **request: Any,
     ) -> tuple[SamplingRecord, list[int]]:
         """Reads a video of any length and passes its frames on as they are read.
@@ -245,6 +246,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
             sampling: which frames, or the fields of `FrameSampling` as keywords; the processor's own are not used.
             on_decode_error, frame_rate, media_access, media_bounds: see `read_video`.
             tiles: cuts frames into squares in place of padding them.
+            check_size: called with the number of frames and of the squares of each before the first frame is passed on, and
+                again where the file is read again; what it raises ends the reading.
 
         Returns:
             The record, and for each of its frames the number of the frame that was passed on. These are consecutive numbers,
@@ -255,15 +258,22 @@ class HiComVideoProcessor(BaseVideoProcessor):
             ValueError: a contradicting request.
         """
         chunk: list[np.ndarray] = []
-        num_read = 0
+        num_read = num_planned = 0
+
+        def plan(num_frames: int) -> None:
+            nonlocal num_planned
+            num_planned = num_frames
 
         def hand_on(frame: np.ndarray) -> np.ndarray:
-            nonlocal num_read
+            nonlocal num_read, num_planned
             if tiles is None:
                 chunk.append(self.square_frame(frame))
             else:
                 levels = levels_of(tiles, source_name(video), *frame.shape[:2])
                 chunk.append(cut_frame(frame, levels, self.square_frame))
+            if num_planned and check_size is not None:  # all frames have the size of the first one
+                check_size(num_planned, 1 if tiles is None else len(chunk[-1]))
+                num_planned = 0
             if len(chunk) == max(1, chunk_size // (1 if tiles is None else len(chunk[0]))):
                 hand_on_chunk()
             num_read += 1
@@ -282,6 +292,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             settings=self._picture_settings(),
             media_access=media_access or OPEN_ACCESS,
             bounds=media_bounds or DEFAULT_BOUNDS,
+            on_chosen=plan,
         )
         if chunk:
             hand_on_chunk()

@@ -89,6 +89,7 @@ def read_video(
     bounds: MediaBounds = DEFAULT_BOUNDS,
     settings: PictureSettings = DEFAULT_SETTINGS,
     media_access: MediaAccess = OPEN_ACCESS,
+    on_chosen: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, SamplingRecord]:
     """Reads the frames that a request asks for.
 
@@ -106,6 +107,8 @@ def read_video(
         bounds: what the source may cost.
         settings: pixel shape, transparency and delays.
         media_access: which files and servers may be read; `MediaAccess.guarded()` for sources that strangers name.
+        on_chosen: called with the number of different frames before the first is read, of a broken file with those that it
+            promises; again where the file's times turn out to be wrong and it is read again.
 
     Returns:
         uint8 array (T, height, width, 3), or what `transform` made of each frame, stacked; and the record.
@@ -141,7 +144,7 @@ def read_video(
         else:
             file = open_binary(source, media_access)
             reader = _open_reader(file, source_name(source), bounds, settings)
-        frames, record = _read(reader, sampling, on_decode_error == "keep", transform, bounds)
+        frames, record = _read(reader, sampling, on_decode_error == "keep", transform, bounds, on_chosen)
         record.settings = settings
         return frames, record
     finally:
@@ -223,14 +226,15 @@ def _read(
     keep: bool,
     transform: Callable[[np.ndarray], np.ndarray] | None,
     bounds: MediaBounds,
+    on_chosen: Callable[[int], None] | None,
 ) -> tuple[np.ndarray, SamplingRecord]:
     """Chooses and reads; again if the decoder shows that the packets gave wrong times."""
     try:
         indices, requested = _choose(reader, sampling, keep)
-        frames, kept, size = _collect(reader, indices, keep, transform, bounds)
+        frames, kept, size = _collect(reader, indices, keep, transform, bounds, on_chosen)
     except TimesChangedError:
         indices, requested = _choose(reader, sampling, keep)
-        frames, kept, size = _collect(reader, indices, keep, transform, bounds)
+        frames, kept, size = _collect(reader, indices, keep, transform, bounds, on_chosen)
     warnings = list(reader.warnings)
     if reader.failure is not None and (kept != indices or _reaches_the_break(reader, sampling)):
         warnings.append(f"{_breaks_after(reader)}; {len(kept)} of {len(indices)} chosen frames were read")
@@ -278,11 +282,14 @@ def _collect(
     keep: bool,
     transform: Callable[[np.ndarray], np.ndarray] | None,
     bounds: MediaBounds,
+    on_chosen: Callable[[int], None] | None,
 ) -> tuple[np.ndarray, list[int], tuple[int, int]]:
     """Reads each index once. Returns the frames, the indices that could be read, and (height, width)."""
     if reader.duration is not None:
         bounds.check("max_seconds", math.ceil(reader.duration), reader.name, "the length in seconds")
     unique = list(dict.fromkeys(indices))
+    if on_chosen is not None:
+        on_chosen(len(unique))
     stack, places, size = None, {}, (0, 0)
     for index, frame in reader.read(unique):
         if frame is None:

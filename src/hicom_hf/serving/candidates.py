@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ from ..processors.candidate_frames_hicom import (
     encode_candidates,
 )
 from ..processors.frame_selection_hicom import FrameSelection, SelectionRecord
-from ..processors.video_sources_hicom import VideoReadError
-from .media import NAME, Media
+from .media import NAME, Media, check_squares
 
 
 class Candidates:
@@ -76,31 +76,28 @@ def read_candidates(
         sampling: which frames are candidates, see `encode_candidates`.
         keep_pictures: for `Candidates.pictures`; candidates that are scored as squares have none.
         check: called before each chunk is encoded; what it raises ends the reading.
-        max_squares: of all candidates that are scored as squares; None for no bound.
+        max_squares: of all candidates that are scored as squares; more are refused before one is encoded. None for no bound.
 
     Raises:
         VideoReadError: it cannot be read.
         ValueError: the request contradicts itself.
     """
-    pictures = FeatureFile() if keep_pictures and sampling.get("tiles") is None else None
-    num_squares = 0
+    has_tiles = sampling.get("tiles") is not None
+    pictures = FeatureFile() if keep_pictures and not has_tiles else None
+    if has_tiles and max_squares is not None:
+        sizes: dict[str, Any] = {"check_size": partial(check_squares, max_squares)}
+    else:
+        sizes = {}
 
     def read(video: Path, consume: Callable[[torch.Tensor], None], chunk_size: int, **request: Any) -> tuple:
         def take(pixel_values: torch.Tensor) -> None:
-            nonlocal num_squares
             check()
-            num_squares += pixel_values.shape[:-3].numel() if pixel_values.ndim == 5 else 0
-            if max_squares is not None and num_squares > max_squares:
-                raise VideoReadError(
-                    f"{NAME}: its candidates make more than the {max_squares} squares that are allowed; take fewer of them "
-                    '(fps, num_frames), a lower zoom, or choose padded frames ("score_tiles": false)'
-                )
             with session.lock:
                 consume(pixel_values)
             if pictures is not None:
                 pictures.append(shown_pixels(session.processor, pixel_values))
 
-        record, rows = media.read_in_chunks(video, take, chunk_size, **request)
+        record, rows = media.read_in_chunks(video, take, chunk_size, **sizes, **request)
         if pictures is not None:
             pictures.forget(rows[0])  # as those of a clock that turned out wrong
         return replace(record, source=NAME), rows

@@ -205,6 +205,24 @@ class Media:
         self._folder.cleanup()
 
 
+def check_squares(most: int, num_frames: int, num_squares: int) -> None:
+    """Refuse candidates that make too many squares.
+
+    Args:
+        most: squares of all candidates.
+        num_frames: how many candidates there are.
+        num_squares: of each.
+
+    Raises:
+        VideoReadError: there are more.
+    """
+    if num_frames * num_squares > most:
+        raise VideoReadError(
+            f"{NAME}: its candidates make more than the {most} squares that are allowed; take fewer of them "
+            '(fps, num_frames), a lower zoom, or choose padded frames ("score_tiles": false)'
+        )
+
+
 def _without_name(error: VideoReadError, *names: str) -> VideoReadError:
     text = str(error)
     for name in names:
