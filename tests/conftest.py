@@ -45,6 +45,22 @@ def processor(model):
     return tiny_processor(model.config)
 
 
+@pytest.fixture
+def make_endless(monkeypatch):
+    """A function: until the test ends, a session's model ends no answer by itself and writes words only."""
+    from hicom_hf.processors.answering_hicom import end_tokens
+
+    def make(session):
+        model, generation = session.model, session.model.generation_config
+        unread = {*end_tokens(model), *session.processor.tokenizer.all_special_ids}  # a client sees none of them
+        monkeypatch.setattr(generation, "suppress_tokens", sorted(unread), raising=False)
+        monkeypatch.setattr(generation, "eos_token_id", None)
+        monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 10**9)
+        return session
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def world_films(tmp_path_factory):
     """A folder with two untrimmed films of the built-in world, and the takes of each by its file's name; not to be changed."""

@@ -16,7 +16,6 @@ from hicom_hf.cli.arguments import media_access, media_bounds
 from hicom_hf.cli.main import build_parser, main
 from hicom_hf.hub import save_hub_folder
 from hicom_hf.inference import HiComSession
-from hicom_hf.processors.answering_hicom import end_tokens
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 openai = pytest.importorskip("openai")
@@ -72,15 +71,10 @@ def server():
 
 
 @pytest.fixture
-def endless(tmp_path):
+def endless(tmp_path, make_endless):
     """A model that ends an answer neither by itself nor, in the life of a test, by its length or the time."""
-    session = HiComSession.load(dtype="float32", device="cpu")
-    model = session.model
-    generation = model.generation_config
-    unread = [*end_tokens(model), *session.processor.tokenizer.all_special_ids]  # a client sees none of them
-    generation.suppress_tokens, generation.eos_token_id = sorted(set(unread)), None  # words follow words
-    model.config.text_config.max_position_embeddings = 10**9
-    save_hub_folder(model, session.processor, tmp_path / "model")
+    session = make_endless(HiComSession.load(dtype="float32", device="cpu"))
+    save_hub_folder(session.model, session.processor, tmp_path / "model")
     limits = ("--max-new-tokens", ENDLESS, "--max-seconds", 10**6)
     with Server(tmp_path / "model", "--served-model-name", "endless", *limits) as server:
         yield server

@@ -16,7 +16,6 @@ from video_files import write_video
 
 from hicom_hf.assets import example_videos
 from hicom_hf.inference import HiComSession
-from hicom_hf.processors.answering_hicom import end_tokens
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
@@ -75,14 +74,9 @@ ENDLESS = 10**8  # tokens
 
 
 @pytest.fixture
-def endless():
+def endless(make_endless):
     """A session whose model ends an answer neither by itself nor, in the life of a test, by its length."""
-    session = HiComSession.load(dtype="float32", device="cpu")
-    generation = session.model.generation_config
-    unread = [*end_tokens(session.model), *session.processor.tokenizer.all_special_ids]  # a client sees none of them
-    generation.suppress_tokens, generation.eos_token_id = sorted(set(unread)), None  # words follow words
-    session.model.config.text_config.max_position_embeddings = 10**9
-    return session
+    return make_endless(HiComSession.load(dtype="float32", device="cpu"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hicom_hf.assets import FOLDER, example_videos
 from hicom_hf.inference import HiComSession, shown_frames, whole_frames
-from hicom_hf.processors.answering_hicom import end_tokens, read_frames
+from hicom_hf.processors.answering_hicom import read_frames
 from hicom_hf.processors.frame_selection_hicom import SelectionRecord
 from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.processors.media_access_hicom import MediaAccess
@@ -205,16 +205,9 @@ def test_what_people_write_is_no_markup():
     assert "<i>" not in timeline(record, 2.0) and "&lt;i&gt;" in timeline(record, 2.0)
 
 
-def make_endless(model, monkeypatch):
-    """Let a model write words without an end."""
-    monkeypatch.setattr(model.generation_config, "suppress_tokens", end_tokens(model), raising=False)
-    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
-    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 10**9)
-
-
-def test_stopping_ends_the_answer(page, monkeypatch):
+def test_stopping_ends_the_answer(page, make_endless):
     """Only Stop can end the answer; nothing waits for a time."""
-    make_endless(page.engine.session.model, monkeypatch)
+    make_endless(page.engine.session)
     visit, *_ = opened(page)
     steps = page.ask("Describe the picture.", [], visit, "", 10**8)
     next(steps)
@@ -304,7 +297,7 @@ class Window:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # gradio's own, in its server's threads
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatch):
+def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatch, make_endless):
     browsers = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -351,7 +344,7 @@ def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatc
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.screenshot(path=os.path.join(pictures, f"web_choosing_{width}.png"), full_page=True)
 
-        make_endless(engine.session.model, monkeypatch)
+        make_endless(engine.session)
         cancelled = engine.statistics.cancelled
         monkeypatch.setattr(engine, "limits", replace(engine.limits, max_new_tokens=10**8))
         monkeypatch.setattr("hicom_hf.serving.page.Settings", lambda **_: Settings(max_new_tokens=10**8))
