@@ -687,6 +687,17 @@ def test_the_trainer_section_reaches_transformers(start, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("capability", "precision", "warned"), [("AVX2", "bf16", True), ("AVX2", "fp32", False), ("AVX512", "bf16", False)]
+)
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_warned_of(
+    capability, precision, warned, start, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    training_arguments(recipe("alignment", *start, tmp_path, precision=precision, cpu=True))
+    assert ("precision: fp32 is several times faster" in caplog.text) is warned
+
+
+@pytest.mark.parametrize(
     ("section", "error", "message"),
     [
         ({"learning_rate": 1.0}, ValueError, r"trainer\.learning_rate must not be given: other keys"),
