@@ -6,12 +6,12 @@ inputs. Patches are chosen when the batch is about to go through the model, by i
 these weights chooses them. Letters: L = 64 instruction tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..processors.square_frames_hicom import joined
+from ..processors.square_frames_hicom import concatenated_features
 from ..processors.tiled_video_hicom import ReadTiles, TiledVideo, choose_by_scores, encode_tiles
 
 if TYPE_CHECKING:
@@ -105,11 +105,6 @@ def chosen_features(model: Any, video: TiledVideo, instruction_ids: torch.Tensor
     with torch.autocast(model.device.type, enabled=False):  # it would compare scores in bfloat16
         _, chosen = choose_by_scores(model, video, scorer)
     return of_model(model, chosen.features)
-
-
-def concatenated_features(parts: Sequence[dict]) -> dict[str, torch.Tensor]:
-    """Features of several videos as those of one batch, see `HiComVideoFeatures`."""
-    return {name: joined([part[name] for part in parts]) for name in parts[0]}
 
 
 def _padded(model: Any, kind: str, batch: dict[str, Any]) -> list[dict[str, torch.Tensor]]:

@@ -11,8 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..processors.processing_hicom import HiComProcessor
-from ..processors.square_frames_hicom import joined
-from .batch_tiles import concatenated_features
+from ..processors.square_frames_hicom import concatenated_features, joined
 from .datasets import SkippedSample
 from .encoding import IGNORED
 

@@ -14,10 +14,10 @@ from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.processing_hicom import HiComProcessor
-from ..processors.square_frames_hicom import joined
+from ..processors.square_frames_hicom import concatenated_features, joined
 from ..processors.tiled_video_hicom import TiledVideo
 from ..processors.video_reading_hicom import OnDecodeError
-from .batch_tiles import concatenated_features, is_tiled
+from .batch_tiles import is_tiled
 from .conversations import (
     BAD_RECORD,
     PLACEHOLDER_MISMATCH,

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
+from .square_frames_hicom import concatenated_features
+
 MAX_NEW_TOKENS = 256  # our choice: an answer of a paragraph
 MIN_TEMPERATURE = 1e-4  # our choice: below it the likeliest token is drawn anyway, or scores overflow
 
@@ -381,12 +383,7 @@ def _joined_features(videos: Sequence[EncodedVideo]) -> dict[str, Any]:
         return {"video_features": videos[0].features}
     if num_different < len(videos):  # a video that several rows ask about is not copied for each of them
         return {"video_features": [video.features for video in videos]}
-    parts = {
-        name: [video.features[name] for video in videos]
-        for name, value in videos[0].features.items()
-        if value is not None
-    }
-    return {"video_features": {name: torch.cat(values) for name, values in parts.items()}}
+    return {"video_features": concatenated_features([video.features for video in videos])}
 
 
 def _wait_for(device: torch.device) -> None:

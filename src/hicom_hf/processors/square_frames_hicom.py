@@ -1,6 +1,6 @@
-"""A frame of any shape as a square of one size: padded, then resized; and squares of several videos as one tensor."""
+"""A frame of any shape as a square of one size: padded, then resized; squares, or features, of several videos as one tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -77,3 +77,8 @@ def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     if len(parts) == 1 and parts[0].data_ptr() % ALIGNMENT == 0:
         return parts[0]
     return torch.cat(list(parts))
+
+
+def concatenated_features(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Features of several videos, `HiComVideoFeatures` each, as those of one batch; at least one."""
+    return {name: joined([part[name] for part in parts]) for name in parts[0]}

@@ -22,13 +22,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
-from ..data.batch_tiles import chosen_features, concatenated_features, encoded_tiles, is_tiled, of_model
+from ..data.batch_tiles import chosen_features, encoded_tiles, is_tiled, of_model
 from ..data.conversations import SampleError, TrainingItem
 from ..data.datasets import HiComDataset
 from ..data.encoding import IGNORED
 from ..evaluation.parsing import parse_choice, same_words
 from ..hub.files import write_text
 from ..processors.answer_options_hicom import option_texts
+from ..processors.square_frames_hicom import concatenated_features
 from .stages import base_model
 
 logger = logging.getLogger(__name__)
