@@ -18,6 +18,7 @@ from .candidate_frames_hicom import (
 from .chat_content_hicom import SOURCE_KEYS, ChatVideo, with_chat_videos, with_own_frames
 from .frame_selection_hicom import FrameSelection, SelectionRecord
 from .frame_tiles_hicom import FrameTiles, TilesRecord
+from .square_frames_hicom import concatenated_features
 from .tiled_video_hicom import TiledVideo, check_overview, choose_tiles, encode_tiled_video
 from .video_sources_hicom import is_frame_list
 
@@ -33,7 +34,7 @@ class SeenChat:
 
     Attributes:
         chat: the messages; parts of what is encoded name no source any more, and an encoded image is a video of one frame.
-        features: of all videos, one after another; None without any.
+        features: of all videos, one after another, copied anew each time; None without any.
         num_frames: of each video.
         metadata: the `SamplingRecord` of each.
         selections: the `SelectionRecord` of each whose frames were chosen.
@@ -42,16 +43,19 @@ class SeenChat:
 
     def __init__(self) -> None:
         self.chat: list[dict[str, Any]] = []
-        self.features: dict[str, torch.Tensor] | None = None
+        self._features: list[dict[str, torch.Tensor]] = []
         self.num_frames: list[int] = []
         self.metadata: list[Any] = []
         self.selections: list[SelectionRecord] = []
         self.tiles: list[TilesRecord] = []
 
+    @property
+    def features(self) -> dict[str, torch.Tensor] | None:
+        return concatenated_features(self._features) if self._features else None
+
     def add(self, encoded: EncodedVideo, selection: SelectionRecord | None, tiles: TilesRecord | None) -> None:
         """A video of which was chosen."""
-        before, new = self.features, encoded.features
-        self.features = new if before is None else {name: torch.cat([before[name], new[name]]) for name in new}
+        self._features.append(encoded.features)
         self.num_frames.append(encoded.num_frames)
         self.metadata.append(encoded.sampling)
         self.selections += [] if selection is None else [selection]
