@@ -29,11 +29,9 @@ from hicom_hf.processors.frame_selection_hicom import (
     FrameSelection,
     SelectionRecord,
     choose_frames,
-    find_shots,
-    outstanding,
-    prominence,
     question_parts,
 )
+from hicom_hf.processors.frame_shots_hicom import find_shots, outstanding, prominence
 from hicom_hf.processors.frame_tiles_hicom import FrameTiles
 from hicom_hf.shapes import Scene, questions, render
 

@@ -22,9 +22,9 @@ from .frame_selection_hicom import (
     FrameSelection,
     SelectionRecord,
     choose_frames,
-    find_shots,
     question_parts,
 )
+from .frame_shots_hicom import find_shots
 from .frame_tiles_hicom import FrameTiles
 
 CANDIDATE_FPS = 1.0  # candidates per second of video where the request names no number

@@ -10,23 +10,27 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from .frame_sampling_hicom import check_count, uniform_indices
+from .frame_shots_hicom import (
+    MAX_SHOT_FRAMES,
+    Standing,
+    fit_of_frames,
+    group_scores,
+    prominence,
+    shot_scores,
+    standings_of,
+)
 
 Rule = Literal["uniform", "question", "mixture"]
 RULES = ("uniform", "question", "mixture")
-MAD_TO_DEVIATION = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
 # Our choices, measured in the shapes world (docs/long_video.md).
 MIN_PROMINENCE = 6.0
 MAX_P_VALUE = 0.05
-CUT_RATIO = 2.0
 PART_BOUNDARIES = re.compile(r"[,;]|\b(?:or|and)\b")
-MAX_SHOT_FRAMES = 32
-MIN_CHANGES_AROUND = 4  # on either side
 # A group becomes one row of tokens, so that a movement is the difference between two groups.
 GROUPS_PER_SHOT = 2
 
@@ -125,116 +129,6 @@ class SelectionRecord:
         return plain
 
 
-class Standing(NamedTuple):
-    """How the shots of a video fit one part of a question.
-
-    Attributes:
-        p_value: of the `count` best shots, see `outstanding`.
-        count: how many shots stand out together.
-        order: numbers of all shots, best first.
-        prominence: of the best group.
-        scores: of the frames, (T).
-    """
-
-    p_value: float
-    count: int
-    order: list[int]
-    prominence: float
-    scores: np.ndarray
-
-
-def find_shots(
-    changes: Sequence[float], min_frames: int, max_frames: int = MAX_SHOT_FRAMES, ratio: float = CUT_RATIO
-) -> list[tuple[int, int]]:
-    """Cut candidates into shots where more changes than usual.
-
-    A cut lies where the change is over `ratio` times the median of those around it, `min_frames` on either side; so a restless
-    shot beside calm ones is not cut to pieces. Stronger cuts come first; a cut that would leave a shot of less than `min_frames`
-    is left out. Shots longer than `max_frames` are then cut into equal parts.
-
-    Args:
-        changes: how much each candidate but the first differs from the one before, (T - 1); see `frame_changes`.
-        min_frames: least number of frames of a shot; a video with fewer is one shot.
-        max_frames: greatest number, raised to twice `min_frames` less 1 where it is less, so that parts can be long enough.
-        ratio: see above.
-
-    Returns:
-        (start, stop) of each shot, `stop` exclusive, covering all candidates in order.
-
-    Example:
-        >>> find_shots([0, 0, 0, 9, 0, 0, 0], min_frames=2)
-        [(0, 4), (4, 8)]
-    """
-    steps = np.asarray(changes, dtype=float)
-    strong = np.flatnonzero(steps > ratio * _median_around(steps, max(min_frames, MIN_CHANGES_AROUND))) + 1
-    taken = np.zeros(len(steps) + 2, dtype=bool)
-    taken[[0, -1]] = True
-    for cut in strong[np.lexsort((strong, -steps[strong - 1]))].tolist():
-        if not taken[max(cut - min_frames + 1, 0) : cut + min_frames].any():
-            taken[cut] = True
-    max_frames = max(max_frames, 2 * min_frames - 1)
-    shots = []
-    for start, stop in pairwise(np.flatnonzero(taken).tolist()):
-        parts = -(-(stop - start) // max_frames)
-        marks = [start + (stop - start) * part // parts for part in range(parts + 1)]
-        shots += list(pairwise(marks))
-    return shots
-
-
-def _median_around(steps: np.ndarray, reach: int) -> np.ndarray:
-    """The median of the `reach` values before and behind each value, fewer at the ends; that of a single value is itself."""
-    if len(steps) < 2:
-        return steps
-    padded = np.pad(steps, reach, constant_values=np.nan)
-    around = np.delete(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1), reach, axis=1)
-    return np.nanmedian(around, axis=1)
-
-
-def prominence(scores: Sequence[float] | np.ndarray) -> float:
-    """By how many standard deviations the best score stands out, estimated by medians: (max - median) / (1.4826 MAD)."""
-    values = np.asarray(scores, dtype=float)
-    middle = np.median(values)
-    spread = MAD_TO_DEVIATION * float(np.median(np.abs(values - middle)))
-    above = float(values.max() - middle)
-    return above / spread if spread else (float("inf") if above else 0.0)
-
-
-def outstanding(scores: Sequence[float] | np.ndarray, most: int) -> tuple[float, int]:
-    """Whether the best few of many scores are separate from the rest, however many there are.
-
-    Above its median, a score's distribution falls about exponentially. Then the gaps between neighbours in the sorted list, the
-    k-th times k, are independent and equally distributed; so the gap below the k best, over the mean of those behind it, has
-    Fisher's distribution with 2 and 2 (m - k) degrees of freedom, m being the number of scores above the median. The k of least
-    probability counts, times the number of k that were tried (Bonferroni).
-
-    A threshold on the best score would be passed ever more often the longer a video is; this probability does not change.
-
-    Args:
-        scores: (S).
-        most: the greatest k.
-
-    Returns:
-        The probability of such a gap where nothing fits, at most 1; and k.
-
-    Source: A. Renyi, On the theory of order statistics (1953), for the gaps.
-
-    Example:
-        >>> outstanding([9.0, 8.8, 1.0, 0.9, 0.8, 0.6, 0.5, 0.4, 0.2, 0.1], 2)[1]
-        2
-    """
-    falling = np.sort(np.asarray(scores, dtype=float))[::-1]
-    num_above = len(falling) // 2
-    most = min(most, num_above - 1)
-    gaps = (falling[:num_above] - falling[1 : num_above + 1]) * np.arange(1, num_above + 1)
-    best = (1.0, 1)
-    for k in range(1, most + 1):
-        rest, freedom = float(gaps[k:].mean()), num_above - k
-        ratio = float(gaps[k - 1]) / rest if rest > 0 else float("inf") if gaps[k - 1] > 0 else 0.0
-        probability = (1 + ratio / freedom) ** -freedom
-        best = min(best, (min(1.0, most * probability), k))
-    return best
-
-
 def question_parts(instruction: str) -> list[str]:
     """What an instruction names, apart from each other: "A or B", "A and B", "A, B". One pooled vector of several things finds
     the frames of none of them reliably (docs/long_video.md).
@@ -298,7 +192,7 @@ def choose_frames(
         raise ValueError("min_spacing is in seconds, but this video has no clock; pass frame_rate, or leave it out")
     num_groups = max(1, num_frames // group_length)
     shot_length = min(group_length, num_candidates)  # a video of fewer frames is one shot
-    standings = _standings(rows, shots, shot_length, num_groups)
+    standings = standings_of(rows, shots, shot_length, num_groups)
     found = sorted((one for one in standings if one.p_value <= selection.max_p_value), key=lambda one: one.p_value)
     used, reasons = selection.rule, []
     if not found:
@@ -311,7 +205,7 @@ def choose_frames(
         used = "mixture"
         done = "half of the groups are spread evenly" if num_groups > 1 else "the one with the highest score is taken"
         reasons = [f"No shot is clearly better than the others, so {done}."]
-    fit = _together(found)
+    fit = fit_of_frames(found)
     num_spread = num_groups // 2 if used == "mixture" else 0
     quotas, num_left = _quotas(found, fit, shots, selection, (num_groups, num_spread, group_length), times)
     frames = []
@@ -319,7 +213,7 @@ def choose_frames(
         start, stop = shots[shot]
         wanted = min(quota * group_length, num_frames, stop - start)
         frames += [start + place for place in uniform_indices(stop - start, wanted)]
-    heights = _shot_scores(_group_scores(fit, shot_length), shots, shot_length)
+    heights = shot_scores(group_scores(fit, shot_length), shots, shot_length)
     taken = [(*shots[shot], float(heights[shot])) for shot in sorted(quotas)]
     if len(frames) < num_frames:
         bound = "max_shots or min_spacing excludes other shots"
@@ -355,43 +249,6 @@ def _record(
         scores=() if fit is None else tuple(fit[list(frames)].tolist()),
         shots=tuple(shots),
     )
-
-
-def _group_scores(scores: np.ndarray, group_length: int) -> np.ndarray:
-    """The frame that fits least, of each `group_length` consecutive ones: (T) -> (T - a + 1), by their first frame."""
-    count = len(scores) - group_length + 1
-    return np.minimum.reduce([scores[place : place + count] for place in range(group_length)])
-
-
-def _shot_scores(groups: np.ndarray, shots: Sequence[tuple[int, int]], group_length: int) -> np.ndarray:
-    """The best group of each shot: `_group_scores` -> (S). A group belongs to the shot of its middle."""
-    firsts = [max(start - group_length // 2, 0) for start, _ in shots]
-    return np.maximum.reduceat(groups, firsts)
-
-
-def _standings(
-    rows: np.ndarray, shots: Sequence[tuple[int, int]], group_length: int, num_groups: int
-) -> list[Standing]:
-    found = []
-    for row in rows:
-        groups = _group_scores(row, group_length)
-        scores = _shot_scores(groups, shots, group_length)
-        order = np.argsort(-scores, kind="stable").tolist()
-        found.append(Standing(*outstanding(scores, num_groups), order, prominence(groups), row))
-    return found
-
-
-def _together(found: Sequence[Standing]) -> np.ndarray:
-    """One score per frame, (T): that of a single part as it is; of several that of the best, on a scale where the median of
-    each part is 0 and its best frame 1."""
-    if len(found) == 1:
-        return found[0].scores
-    middles = [float(np.median(one.scores)) for one in found]
-    heights = [
-        (one.scores - middle) / (float(one.scores.max() - middle) or 1.0)  # a part may have one and the same score
-        for one, middle in zip(found, middles, strict=True)
-    ]
-    return np.max(heights, axis=0)
 
 
 def _quotas(
