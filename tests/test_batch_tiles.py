@@ -18,10 +18,11 @@ from hicom_hf import (
 )
 from hicom_hf.assembly.random_model import tiny_model, tiny_processor
 from hicom_hf.data import batch_tiles as module
+from hicom_hf.data.bad_samples import SampleError
 from hicom_hf.data.batch_tiles import with_chosen_patches
 from hicom_hf.data.checking import check_data
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import Medium, Record, SampleError, training_items
+from hicom_hf.data.conversations import Medium, Record, training_items
 from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.feature_cache import FeatureCache
 from hicom_hf.data.media_reader import MediaReader

@@ -9,8 +9,8 @@ from training_runs import encoder_of
 from video_files import write_truncated_video, write_video
 
 from hicom_hf.cli.main import main
+from hicom_hf.data.bad_samples import PROBLEM_KINDS
 from hicom_hf.data.checking import check_data
-from hicom_hf.data.conversations import PROBLEM_KINDS
 from hicom_hf.data.datasets import HiComDataset
 
 

@@ -7,9 +7,9 @@ from training_runs import encoder_of, write_data
 from video_files import write_video
 
 from hicom_hf.assembly.random_model import tiny_processor
+from hicom_hf.data.bad_samples import SampleError, SkippedSample
 from hicom_hf.data.collating import BatchStatistics, HiComDataCollator
-from hicom_hf.data.conversations import SampleError
-from hicom_hf.data.datasets import HiComDataset, SkippedSample, load_records
+from hicom_hf.data.datasets import HiComDataset, load_records
 from hicom_hf.data.encoding import IGNORED
 from hicom_hf.data.media_reader import MediaReader
 from hicom_hf.data.row_collating import HiComPreferenceCollator, HiComRowCollator

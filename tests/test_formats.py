@@ -11,8 +11,9 @@ from training_runs import encoder_of
 from video_files import write_video
 
 from hicom_hf.cli.main import main
+from hicom_hf.data.bad_samples import SampleError
 from hicom_hf.data.checking import check_data
-from hicom_hf.data.conversations import Record, SampleError, training_items
+from hicom_hf.data.conversations import Record, training_items
 from hicom_hf.data.converting import convert_data
 from hicom_hf.data.datasets import HiComDataset, load_records
 from hicom_hf.data.formats import FORMATS, record_format

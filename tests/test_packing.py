@@ -6,8 +6,9 @@ from training_runs import encoder_of, losses_of, recipe_values, weights_of, writ
 
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.assembly.random_model import tiny_model
+from hicom_hf.data.bad_samples import SkippedSample
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.training.packing import check_packing
 from hicom_hf.training.recipe_reading import recipe_from_dict
 from hicom_hf.training.run import check_packages, run_recipe

@@ -10,10 +10,11 @@ from video_files import write_truncated_video, write_video
 
 from hicom_hf import FrameSampling, FrameSelection, HiComSession
 from hicom_hf.data import selected_frames as module
+from hicom_hf.data.bad_samples import SampleError, SkippedSample
 from hicom_hf.data.checking import check_data
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import Record, SampleError, training_items
-from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.conversations import Record, training_items
+from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.feature_cache import FeatureCache
 from hicom_hf.data.selected_frames import SelectedFrames

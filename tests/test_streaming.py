@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from training_runs import encoder_of
 from video_files import write_video
 
+from hicom_hf.data.bad_samples import SampleError, SkippedSample
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import SampleError
-from hicom_hf.data.datasets import HiComDataset, SkippedSample
+from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.epoch_padding import FILLER
 from hicom_hf.data.row_sources import Reader

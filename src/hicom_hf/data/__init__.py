@@ -4,10 +4,11 @@ The data flow: records (`datasets`, `mixtures`, `streaming`) -> items, one per q
 with `feature_cache` and `selected_frames`) -> batches (`collating`, `batch_sampling`). `checking` follows it without training.
 """
 
+from .bad_samples import SampleError, SkippedSample
 from .checking import check_data
 from .collating import HiComDataCollator
-from .conversations import Record, SampleError, TrainingItem, training_items
-from .datasets import HiComDataset, SkippedSample, iterate_records, load_records
+from .conversations import Record, TrainingItem, training_items
+from .datasets import HiComDataset, iterate_records, load_records
 from .encoding import ItemEncoder
 from .feature_cache import FeatureCache
 from .row_collating import HiComPreferenceCollator, HiComRowCollator

@@ -16,16 +16,8 @@ from ..hub.progress import Progress, no_progress
 from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.video_processing_hicom import HiComVideoProcessor
-from .conversations import (
-    MISSING_MEDIA,
-    PROBLEM_KINDS,
-    TOO_LONG,
-    Record,
-    SampleError,
-    TrainingItem,
-    same_medium,
-    training_items,
-)
+from .bad_samples import MISSING_MEDIA, PROBLEM_KINDS, TOO_LONG, SampleError
+from .conversations import Record, TrainingItem, same_medium, training_items
 from .converting import SAVED_FILES, TABLE_DELIMITERS, source_records
 from .datasets import iterate_records
 from .encoding import IGNORED, ItemEncoder

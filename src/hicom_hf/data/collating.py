@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.square_frames_hicom import concatenated_features, joined
-from .datasets import SkippedSample
+from .bad_samples import SkippedSample
 from .encoding import IGNORED
 
 PACKED_TENSORS = (

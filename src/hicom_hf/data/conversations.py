@@ -19,26 +19,9 @@ from typing import Any, Literal, NamedTuple
 from ..processors.chat_content_hicom import check_part, frame_options
 from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.frame_tiles_hicom import FrameTiles
+from .bad_samples import BAD_RECORD, EMPTY_ANSWER, ODD_TURNS, PLACEHOLDER_MISMATCH, SampleError
 from .formats import TURN_KEYS, RecordFormat, id_of_video, nearest_format, record_format
 from .record_keys import misplaced_key, misspelt_key
-
-# Kinds of faulty samples. The first four are found in the record, the others when its media are read.
-BAD_RECORD = "bad record"
-ODD_TURNS = "odd turns"
-EMPTY_ANSWER = "empty answer"
-PLACEHOLDER_MISMATCH = "placeholder mismatch"
-MISSING_MEDIA = "missing media"
-UNREADABLE_MEDIA = "unreadable media"
-TOO_LONG = "too long"
-PROBLEM_KINDS = (
-    BAD_RECORD,
-    ODD_TURNS,
-    EMPTY_ANSWER,
-    PLACEHOLDER_MISMATCH,
-    MISSING_MEDIA,
-    UNREADABLE_MEDIA,
-    TOO_LONG,
-)
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MEDIA_KEYS: dict[Literal["video", "image"], tuple[str, ...]] = {
@@ -47,36 +30,6 @@ MEDIA_KEYS: dict[Literal["video", "image"], tuple[str, ...]] = {
 }
 TAGS = re.compile(r"(?<!\\)<(video|image)>")  # one with a backslash in front is a word of the text
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", flags=re.IGNORECASE)
-
-
-class SampleError(ValueError):
-    """A sample that cannot be used.
-
-    Args:
-        source: file and record, or path of a video, that the sample comes from. Without a kind: the traceback of such an
-            error, from which `torch.utils.data` makes an error of a loader process anew.
-        kind: one of `PROBLEM_KINDS`.
-        reason: what is wrong.
-    """
-
-    def __init__(self, source: str, kind: str | None = None, reason: str = ""):
-        if kind is None:
-            source, kind, reason = _from_traceback(source)
-        super().__init__(f"{source}: {kind}: {reason}")
-        self.source, self.kind, self.reason = source, kind, reason
-
-    def __reduce__(self):
-        return type(self), (self.source, self.kind, self.reason)
-
-
-def _from_traceback(text: str) -> tuple[str, str, str]:
-    """Source, kind and reason of the `SampleError` in which a traceback ends."""
-    said = text.rpartition("SampleError: ")[2].strip()
-    for kind in PROBLEM_KINDS:
-        source, found, reason = said.partition(f": {kind}: ")
-        if found:
-            return source, kind, reason
-    return "a loader process", BAD_RECORD, said
 
 
 @dataclass(frozen=True)

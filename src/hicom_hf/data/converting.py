@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.files import atomic_file, require_file
-from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError, converted_by, training_items
+from .bad_samples import (
+    BAD_RECORD,
+    MISSING_MEDIA,
+    OnBadSample,
+    SampleError,
+    SkippedSample,
+    check_on_bad_sample,
+    raise_or_skip,
+)
+from .conversations import URL, Record, converted_by, training_items
 from .formats import (
     MEDIA_KEYS,
     TURN_KEYS,
@@ -34,7 +43,6 @@ from .formats import (
 from .record_files import JSON_SUFFIXES, TAR_SUFFIXES, file_records
 from .record_keys import misspelt_key
 from .row_sources import open_stream
-from .sample_table import OnBadSample, SkippedSample, check_on_bad_sample
 from .streaming import records_of_row
 from .tar_shards import expand_shards, tar_rows
 
@@ -230,10 +238,7 @@ def _usable(records: Iterator[Record], conversion: Conversion, on_bad_sample: On
         try:
             converted = _converted(record, conversion)
         except SampleError as error:
-            if on_bad_sample == "raise":
-                raise
-            logger.warning("skipped: %s", error)
-            conversion.skipped.append(SkippedSample(error.source, f"{error.kind}: {error.reason}"))
+            conversion.skipped.append(raise_or_skip(error, on_bad_sample))
         else:
             yield converted
 

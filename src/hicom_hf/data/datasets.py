@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from .conversations import Medium, Record, SampleError, TrainingItem, training_items
+from .bad_samples import OnBadSample, SampleError, SkippedSample, check_on_bad_sample, raise_or_skip
+from .conversations import Medium, Record, TrainingItem, training_items
 from .encoding import ItemEncoder, tokenized_segments
 from .feature_cache import medium_key
 from .holding_out import Side, records_of_side
@@ -20,7 +21,7 @@ from .mixtures import files_of_records, mixture_records
 from .packed_records import PackedRecords
 from .record_files import MIXTURE_SUFFIXES, TAR_SUFFIXES, file_records, record_name
 from .record_index import open_index
-from .sample_table import MODALITIES, OnBadSample, SampleTable, SkippedSample, check_on_bad_sample, describe_samples
+from .sample_table import MODALITIES, SampleTable, describe_samples
 
 logger = logging.getLogger(__name__)
 
@@ -201,9 +202,7 @@ class HiComDataset(Dataset):
             try:
                 media = self.encoder.media(item)
             except SampleError as error:  # a video that could not be read when frames were chosen
-                if self.on_bad_sample == "raise":
-                    raise
-                logger.warning("skipped: %s", error)
+                raise_or_skip(error, self.on_bad_sample)
                 continue
             for medium in media:
                 key = medium if isinstance(medium.source, str) else medium_key(medium)
@@ -259,10 +258,7 @@ def encoded_or_skipped(
         return encoder(item, known)
     except SampleError as error:
         where = item.source if error.source == item.source else f"{item.source}: {error.source}"
-        if on_bad_sample == "raise":
-            raise SampleError(where, error.kind, error.reason) from error
-        logger.warning("skipped: %s: %s: %s", where, error.kind, error.reason)
-        return SkippedSample(where, f"{error.kind}: {error.reason}")
+        return raise_or_skip(SampleError(where, error.kind, error.reason), on_bad_sample)
 
 
 # Files ---------------------------------------------------------------------------------------------------------------------

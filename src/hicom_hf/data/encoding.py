@@ -17,16 +17,9 @@ from ..processors.processing_hicom import HiComProcessor
 from ..processors.square_frames_hicom import concatenated_features, joined
 from ..processors.tiled_video_hicom import TiledVideo
 from ..processors.video_reading_hicom import OnDecodeError
+from .bad_samples import BAD_RECORD, PLACEHOLDER_MISMATCH, TOO_LONG, SampleError
 from .batch_tiles import is_tiled
-from .conversations import (
-    BAD_RECORD,
-    PLACEHOLDER_MISMATCH,
-    TOO_LONG,
-    Medium,
-    SampleError,
-    TrainingItem,
-    same_medium,
-)
+from .conversations import Medium, TrainingItem, same_medium
 from .feature_cache import FeatureCache
 from .media_reader import MediaReader
 from .selected_frames import SelectedFrames

@@ -11,7 +11,6 @@ Letters: T frames, H/W patch rows and columns, D vision width, S image side in p
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import sys
@@ -34,13 +33,12 @@ from ..inference.tiled_file import NAMES, tiles_as_tensors, tiles_of_tensors
 from ..modeling.vision_hicom import tower_fingerprint
 from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.tiled_video_hicom import TiledVideo, encode_tiles
-from .conversations import MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
+from .bad_samples import MISSING_MEDIA, UNREADABLE_MEDIA, SampleError, raise_or_skip
+from .conversations import URL, Medium
 from .media_reader import MediaReader, is_missing, media_name
 
 if TYPE_CHECKING:
     from ..modeling.modeling_hicom import HiComForConditionalGeneration
-
-logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2  # part of the fingerprint; 2: frames are resized by torch
 SHARD_SIZE = 2**29  # bytes; what an interruption loses at most
@@ -255,9 +253,7 @@ class FeatureCache:
                 try:
                     content: Any = self.reader.squares(medium) if is_tiled else self.reader.pixels(medium)
                 except SampleError as error:
-                    if on_bad_sample == "raise":
-                        raise
-                    logger.warning("skipped: %s", error)
+                    raise_or_skip(error, on_bad_sample)
                     skipped.append(error)
                     continue
                 autocast = nullcontext()

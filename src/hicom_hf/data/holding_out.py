@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from .conversations import Medium, Record, SampleError, training_items
+from .bad_samples import SampleError
+from .conversations import Medium, Record, training_items
 
 logger = logging.getLogger(__name__)
 

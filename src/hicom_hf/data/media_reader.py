@@ -21,7 +21,8 @@ from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.tiled_video_hicom import ReadTiles, check_overview, cut_tiles
 from ..processors.video_reading_hicom import OnDecodeError
 from ..processors.video_sources_hicom import VideoReadError
-from .conversations import BAD_RECORD, MISSING_MEDIA, UNREADABLE_MEDIA, URL, Medium, SampleError
+from .bad_samples import BAD_RECORD, MISSING_MEDIA, UNREADABLE_MEDIA, SampleError
+from .conversations import URL, Medium
 
 
 class MediaReader:

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from ..hub.files import FolderLock, atomic_folder, settings_fingerprint
+from .bad_samples import SkippedSample
 from .conversations import Record
 from .packed_records import packed_record, unpacked_record
-from .sample_table import SampleTable, SkippedSample
+from .sample_table import SampleTable
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .bad_samples import BAD_RECORD, SampleError
 from .batch_tiles import has_tiles
 from .collating import HiComDataCollator
-from .conversations import BAD_RECORD, Record, SampleError, TrainingItem, training_items
+from .conversations import Record, TrainingItem, training_items
 from .encoding import IGNORED, ItemEncoder
 
 NO_TILES = "questions choose patches by the weights of the moment, which only HiComTrainer lets them do"

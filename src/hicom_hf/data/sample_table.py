@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 
-from .conversations import Medium, Record, SampleError, TrainingItem, same_medium, training_items
+from .bad_samples import OnBadSample, SampleError, SkippedSample, raise_or_skip
+from .conversations import Medium, Record, TrainingItem, same_medium, training_items
 from .encoding import ItemEncoder
 from .formats import record_format
 from .record_keys import UNREAD, describe_unread, unread_keys
@@ -22,24 +23,10 @@ from .record_keys import UNREAD, describe_unread, unread_keys
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("text", "image", "video")
-OnBadSample = Literal["raise", "skip"]
 
 
 class NoSampleError(ValueError):
     """Records of which no sample is left."""
-
-
-def check_on_bad_sample(value: str) -> None:
-    """Refuse what is no `OnBadSample`; raises ValueError."""
-    if value not in get_args(OnBadSample):
-        raise ValueError(f'on_bad_sample must be "raise" or "skip", got {value!r}')
-
-
-class SkippedSample(NamedTuple):
-    """What a data set gives in place of a sample that it was asked to skip; the collator counts it."""
-
-    source: str
-    reason: str
 
 
 @dataclass
@@ -96,10 +83,7 @@ def describe_samples(
         try:
             items = training_items(record, per_turn)
         except SampleError as error:
-            if on_bad_sample == "raise":
-                raise
-            logger.warning("skipped: %s", error)
-            skipped.append(SkippedSample(error.source, f"{error.kind}: {error.reason}"))
+            skipped.append(raise_or_skip(error, on_bad_sample))
             continue
         known = record_format(record.data)
         if known is not None:

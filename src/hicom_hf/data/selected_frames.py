@@ -10,7 +10,6 @@ What is kept are frame numbers, not features. Letters: T candidates of a video.
 
 import hashlib
 import json
-import logging
 import os
 import uuid
 from collections import Counter
@@ -32,15 +31,14 @@ from ..processors.candidate_frames_hicom import (
     encode_candidates,
 )
 from ..processors.frame_selection_hicom import FrameSelection
-from .conversations import UNREADABLE_MEDIA, Medium, SampleError, TrainingItem
+from .bad_samples import UNREADABLE_MEDIA, SampleError, raise_or_skip
+from .conversations import Medium, TrainingItem
 from .feature_cache import medium_key
 from .media_reader import MediaReader, media_name, sample_errors
 
 if TYPE_CHECKING:
     from ..modeling.modeling_hicom import HiComForConditionalGeneration
     from ..processors.processing_hicom import HiComProcessor
-
-logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # part of the fingerprint
 NOT_OF_CANDIDATES = ("selection", "tiles")  # settings: each key has what they say of candidates
@@ -186,9 +184,7 @@ class SelectedFrames:
             try:
                 line = {"video": media_name(questions.medium), "choices": dict(self._choose(model, questions))}
             except SampleError as error:
-                if on_bad_sample == "raise":
-                    raise
-                logger.warning("skipped: %s", error)
+                raise_or_skip(error, on_bad_sample)
                 skipped.append(error)
                 continue
             append_json_line(path, line)

@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .conversations import MISSING_MEDIA, URL, Record, SampleError, TrainingItem, training_items
-from .datasets import SkippedSample, checked_encoder, encoded_or_skipped
+from .bad_samples import MISSING_MEDIA, SampleError, SkippedSample, check_on_bad_sample, raise_or_skip
+from .conversations import URL, Record, TrainingItem, training_items
+from .datasets import checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
 from .epoch_padding import FILLER, Collator
 from .record_keys import UNREAD, describe_unread, unread_keys
 from .row_sources import DatasetRows, Reader, RecordRows, RowSource, has_own_buffer, is_file_of_records, open_stream
-from .sample_table import check_on_bad_sample
 from .tar_shards import records_of_files
 
 logger = logging.getLogger(__name__)
@@ -240,10 +240,7 @@ class HiComStreamingDataset(IterableDataset):
             records = [row] if isinstance(row, Record) else records_of_row(row, self.media_root)
             items = [item for record in records for item in training_items(record, self.per_turn)]
         except SampleError as error:
-            if self.on_bad_sample == "raise":
-                raise
-            logger.warning("skipped: %s", error)
-            return [SkippedSample(error.source, f"{error.kind}: {error.reason}")]
+            return [raise_or_skip(error, self.on_bad_sample)]
         self._name_unread_keys(records)
         return items
 

@@ -12,7 +12,8 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .conversations import BAD_RECORD, MISSING_MEDIA, URL, Record, SampleError
+from .bad_samples import BAD_RECORD, MISSING_MEDIA, SampleError
+from .conversations import URL, Record
 from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, has_turns
 
 MEDIA_SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}

@@ -22,8 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
+from ..data.bad_samples import SampleError
 from ..data.batch_tiles import chosen_features, encoded_tiles, is_tiled, of_model
-from ..data.conversations import SampleError, TrainingItem
+from ..data.conversations import TrainingItem
 from ..data.datasets import HiComDataset
 from ..data.encoding import IGNORED
 from ..evaluation.parsing import parse_choice, same_words

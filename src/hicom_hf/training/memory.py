@@ -20,7 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
-from ..data.conversations import SampleError
+from ..data.bad_samples import SampleError
 from ..data.datasets import HiComDataset
 from ..data.encoding import IGNORED, ItemEncoder
 from ..data.streaming import HiComStreamingDataset

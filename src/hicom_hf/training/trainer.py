@@ -18,9 +18,10 @@ from transformers.integrations.liger import apply_liger_kernel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
+from ..data.bad_samples import SkippedSample
 from ..data.batch_sampling import HiComGroupedSampler
 from ..data.batch_tiles import choose_when_called, has_tiles, with_chosen_patches
-from ..data.datasets import HiComDataset, SkippedSample
+from ..data.datasets import HiComDataset
 from ..data.epoch_padding import Collator, FilledCollator, FilledDataset, FilledSampler, sampler_of
 from ..data.streaming import HiComStreamingDataset, StreamCollator
 from ..hub.files import append_json_line, read_json_lines
