@@ -7,10 +7,11 @@ with `feature_cache` and `selected_frames`) -> batches (`collating`, `batch_samp
 from .bad_samples import SampleError, SkippedSample
 from .checking import check_data
 from .collating import HiComDataCollator
-from .conversations import Record, TrainingItem, training_items
+from .conversations import TrainingItem, training_items
 from .datasets import HiComDataset, iterate_records, load_records
 from .encoding import ItemEncoder
 from .feature_cache import FeatureCache
+from .record_media import Record
 from .row_collating import HiComPreferenceCollator, HiComRowCollator
 from .selected_frames import SelectedFrames
 from .streaming import HiComStreamingDataset

@@ -17,7 +17,7 @@ from ..processors.media_access_hicom import OPEN_ACCESS, MediaAccess
 from ..processors.processing_hicom import HiComProcessor
 from ..processors.video_processing_hicom import HiComVideoProcessor
 from .bad_samples import MISSING_MEDIA, PROBLEM_KINDS, TOO_LONG, SampleError
-from .conversations import Record, TrainingItem, same_medium, training_items
+from .conversations import TrainingItem, training_items
 from .converting import SAVED_FILES, TABLE_DELIMITERS, source_records
 from .datasets import iterate_records
 from .encoding import IGNORED, ItemEncoder
@@ -26,6 +26,7 @@ from .media_reader import MediaReader, is_missing, media_name
 from .packed_records import PackedRecords
 from .record_files import JSON_SUFFIXES, TAR_SUFFIXES
 from .record_keys import UNREAD, describe_unread, unread_keys
+from .record_media import Record, same_medium
 from .row_sources import open_stream
 from .streaming import records_of_row
 

@@ -9,89 +9,19 @@ Records of other formats are read as `formats` says. `record_keys` says which ot
 keys are refused. Nothing here opens a video.
 """
 
-import os
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from ..processors.chat_content_hicom import check_part, frame_options
-from ..processors.frame_selection_hicom import FrameSelection
-from ..processors.frame_tiles_hicom import FrameTiles
+from ..processors.chat_content_hicom import check_part
 from .bad_samples import BAD_RECORD, EMPTY_ANSWER, ODD_TURNS, PLACEHOLDER_MISMATCH, SampleError
 from .formats import TURN_KEYS, RecordFormat, id_of_video, nearest_format, record_format
 from .record_keys import misplaced_key, misspelt_key
+from .record_media import MEDIA_KEYS, Medium, Record, medium_of, record_media, shortened
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-MEDIA_KEYS: dict[Literal["video", "image"], tuple[str, ...]] = {
-    "video": ("video", "videos"),
-    "image": ("image", "images"),
-}
 TAGS = re.compile(r"(?<!\\)<(video|image)>")  # one with a backslash in front is a word of the text
-URL = re.compile(r"[a-z][a-z0-9+.-]*://", flags=re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One entry of a data set.
-
-    Attributes:
-        data: the entry.
-        source: file and record, for messages.
-        media_root: folder that relative paths of its videos and images start from; None for the current one.
-        open_media: called with "video" or "image" and the path or content that the record gives; returns what is read
-            instead, where media are no files on a disk.
-    """
-
-    data: Mapping[str, Any]
-    source: str
-    media_root: str | None = None
-    open_media: Callable[[str, Any], Any] | None = None
-
-
-class Medium(NamedTuple):
-    """A video or an image of an item.
-
-    Attributes:
-        kind: "video" or "image".
-        source: absolute path, URL, bytes or anything else that the video processor reads.
-        start, end: seconds of a video that are used, None for its own.
-        frame_rate: frames per second of a folder or list of frames, if they have a clock.
-        num_frames, fps, max_frames: frames sampled from a video, in place of the data set's own setting; None keeps that
-            setting.
-        selection: how a question chooses among these frames, in place of the data set's own setting.
-        indices: numbers of the frames that are read, once they are chosen; then nothing else is said of the frames.
-        tiles: as which squares the frames are encoded, among whose patches a question chooses, in place of the data set's own
-            setting.
-    """
-
-    kind: Literal["video", "image"]
-    source: Any
-    start: float | None = None
-    end: float | None = None
-    frame_rate: float | None = None
-    num_frames: int | None = None
-    fps: float | None = None
-    max_frames: int | None = None
-    selection: FrameSelection | None = None
-    indices: tuple[int, ...] | None = None
-    tiles: FrameTiles | None = None
-
-
-def same_medium(medium: Medium) -> tuple:
-    """What two uses of the same medium have in common.
-
-    Paths, bytes and lists of them (frames) are compared. Other contents in memory are distinguished by identity, so they must
-    live as long as what is returned.
-    """
-    return (medium.kind, _same_source(medium.source), *medium[2:])
-
-
-def _same_source(source: Any) -> Any:
-    if isinstance(source, (list, tuple)):  # read anew from JSON each time, so its identity says nothing
-        return tuple(map(_same_source, source))
-    return source if isinstance(source, (str, bytes)) else id(source)
 
 
 @dataclass(frozen=True)
@@ -152,7 +82,7 @@ def training_items(record: Record, per_turn: bool = True) -> list[TrainingItem]:
         ('Who runs? <video>', {'type': 'video'}, (1,))
     """
     record = _with_turns(record)
-    turns = _place_media(_turns(record), _record_media(record), record)
+    turns = _place_media(_turns(record), record_media(record), record)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     has_media = any(isinstance(part, Medium) for turn in turns for part in turn.parts)
     if not per_turn:
@@ -269,7 +199,7 @@ def _turns(record: Record) -> list[_Turn]:
 def _system_text(value: Any, record: Record) -> str:
     """What a record gives as "system"; anything but a text would be lost."""
     if not isinstance(value, str):
-        raise SampleError(record.source, BAD_RECORD, f'"system" must be a text, got {_shortened(value)}')
+        raise SampleError(record.source, BAD_RECORD, f'"system" must be a text, got {shortened(value)}')
     return value
 
 
@@ -286,7 +216,7 @@ def _turn(turn: Any, number: int, record: Record) -> _Turn:
             record.source,
             BAD_RECORD,
             f'turn {number} needs "from" (human, gpt, system) and "value", or "role" (user, assistant, system) and '
-            f'"content" (a text or a list of parts); got {_shortened(turn)}',
+            f'"content" (a text or a list of parts); got {shortened(turn)}',
         )
     if not isinstance(content, str):
         content = _parts(content, number, record)
@@ -317,84 +247,15 @@ def _parts(content: Sequence, number: int, record: Record) -> list:
             except ValueError as error:
                 raise SampleError(record.source, BAD_RECORD, str(error)) from error
             sources = [part[key] for key in ("path", "url", "bytes", kind) if part.get(key) is not None]
-            parts.append(_medium(kind, sources[0], part, record) if sources else Medium(kind, None))
+            parts.append(medium_of(kind, sources[0], part, record) if sources else Medium(kind, None))
         else:
             raise SampleError(
                 record.source,
                 BAD_RECORD,
                 f'a part of turn {number} must be {{"type": "text", "text": ...}}, or of type "video" or "image"; '
-                f"got {_shortened(part)}",
+                f"got {shortened(part)}",
             )
     return parts
-
-
-def _shortened(value: Any, length: int = 120) -> str:
-    text = repr(dict(value) if isinstance(value, Mapping) else value)
-    return text if len(text) <= length else f"{text[:length]}..."
-
-
-# Media ---------------------------------------------------------------------------------------------------------------------
-
-
-def _record_media(record: Record) -> dict[str, list[Medium]]:
-    """Videos and images that the record itself names, in order."""
-    media = {}
-    for kind, keys in MEDIA_KEYS.items():
-        sources = []
-        for key in keys:
-            value = record.data.get(key)
-            if value is not None and value != "":
-                sources.extend(value if isinstance(value, (list, tuple)) else [value])
-        media[kind] = [_medium(kind, source, record.data, record) for source in sources]
-    return media
-
-
-def _medium(kind: Literal["video", "image"], source: Any, options: Mapping, record: Record) -> Medium:
-    """A medium with its source resolved; `options` may say which frames of a video are taken."""
-    if isinstance(source, Mapping):  # as `datasets` stores undecoded files
-        source = source.get("bytes") or source.get("path")
-    if source is None:
-        raise SampleError(record.source, BAD_RECORD, f"a {kind} has neither a path nor content")
-    if isinstance(source, (int, float)):
-        raise SampleError(record.source, BAD_RECORD, f"a {kind} must be a path or content, got {source!r}")
-    if isinstance(source, (str, os.PathLike)) and not URL.match(os.fspath(source)):
-        # An absolute path stays as it is.
-        source = os.path.join(record.media_root or "", os.fspath(source))
-    if record.open_media is not None:
-        source = record.open_media(kind, source)
-    if kind == "image":
-        return Medium(kind, source, tiles=_tiles(record))
-    return Medium(kind, source, **_frames(options, record), selection=_selection(record), tiles=_tiles(record))
-
-
-def _selection(record: Record) -> FrameSelection | None:
-    """How the record asks for frames to be chosen."""
-    return _choice(record, "selection", _budgeted, '{"num_frames": 8}')
-
-
-def _tiles(record: Record) -> FrameTiles | None:
-    """As which squares the record asks for frames to be seen."""
-    return _choice(record, "tiles", FrameTiles, '{"zooms": [1]}')
-
-
-def _budgeted(**fields: Any) -> FrameSelection:
-    selection = FrameSelection(**fields)
-    if selection.num_frames is None:
-        raise ValueError("its budget must be num_frames")
-    return selection
-
-
-def _choice(record: Record, key: str, make: Callable[..., Any], example: str) -> Any:
-    """What a question is to choose among, as a key of the record says."""
-    given = record.data.get(key)
-    if given is None:
-        return None
-    try:
-        if not isinstance(given, Mapping):
-            raise TypeError(f"it must be a dictionary such as {example}")
-        return make(**given)
-    except (TypeError, ValueError) as error:
-        raise SampleError(record.source, BAD_RECORD, f'"{key}" {_shortened(given)}: {error}') from error
 
 
 def _refuse_choices(turns: list[_Turn], record: Record) -> None:
@@ -406,33 +267,6 @@ def _refuse_choices(turns: list[_Turn], record: Record) -> None:
                 BAD_RECORD,
                 f'"{key}" needs a question for each answer (per_turn), and whole dialogues are asked for; leave it out',
             )
-
-
-def _frames(options: Mapping, record: Record) -> dict[str, Any]:
-    """What is said of a video's frames, checked; what its part does not say of their number, the record may."""
-    try:
-        values = frame_options(options, "a video")
-        if not {"num_frames", "fps"} & set(values):
-            of_record = frame_options(record.data, "a record")
-            values |= {name: of_record[name] for name in ("num_frames", "fps", "max_frames") if name in of_record}
-    except ValueError as error:
-        raise SampleError(record.source, BAD_RECORD, str(error)) from error
-    for name, value in values.items():
-        if name in ("num_frames", "max_frames"):
-            is_fine, what = isinstance(value, int) and value >= 1, "a whole number of at least 1"
-        else:
-            is_fine = isinstance(value, (int, float)) and 0 <= value <= sys.float_info.max
-            what = "a number of at least 0"
-        if isinstance(value, bool) or not is_fine:
-            raise SampleError(record.source, BAD_RECORD, f"{name} must be {what}, got {_shortened(value)}")
-        if value == 0 and name in ("frame_rate", "fps"):
-            raise SampleError(record.source, BAD_RECORD, f"{name} must be above 0")
-    start, end = values.get("start", 0), values.get("end")
-    if end is not None and end <= start:
-        raise SampleError(record.source, BAD_RECORD, f"end={end} s must be after start={start} s")
-    if "num_frames" in values and "fps" in values:
-        raise SampleError(record.source, BAD_RECORD, "a video has either num_frames or fps, not both")
-    return values
 
 
 def _place_media(turns: list[_Turn], media: dict[str, list[Medium]], record: Record) -> list[_Turn]:

@@ -30,7 +30,7 @@ from .bad_samples import (
     check_on_bad_sample,
     raise_or_skip,
 )
-from .conversations import URL, Record, converted_by, training_items
+from .conversations import converted_by, training_items
 from .formats import (
     MEDIA_KEYS,
     TURN_KEYS,
@@ -42,6 +42,7 @@ from .formats import (
 )
 from .record_files import JSON_SUFFIXES, TAR_SUFFIXES, file_records
 from .record_keys import misspelt_key
+from .record_media import URL, Record
 from .row_sources import open_stream
 from .streaming import records_of_row
 from .tar_shards import expand_shards, tar_rows

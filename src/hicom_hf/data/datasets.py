@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from .bad_samples import OnBadSample, SampleError, SkippedSample, check_on_bad_sample, raise_or_skip
-from .conversations import Medium, Record, TrainingItem, training_items
+from .conversations import TrainingItem, training_items
 from .encoding import ItemEncoder, tokenized_segments
 from .feature_cache import medium_key
 from .holding_out import Side, records_of_side
@@ -21,6 +21,7 @@ from .mixtures import files_of_records, mixture_records
 from .packed_records import PackedRecords
 from .record_files import MIXTURE_SUFFIXES, TAR_SUFFIXES, file_records, record_name
 from .record_index import open_index
+from .record_media import Medium, Record
 from .sample_table import MODALITIES, SampleTable, describe_samples
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,10 @@ from ..processors.tiled_video_hicom import TiledVideo
 from ..processors.video_reading_hicom import OnDecodeError
 from .bad_samples import BAD_RECORD, PLACEHOLDER_MISMATCH, TOO_LONG, SampleError
 from .batch_tiles import is_tiled
-from .conversations import Medium, TrainingItem, same_medium
+from .conversations import TrainingItem
 from .feature_cache import FeatureCache
 from .media_reader import MediaReader
+from .record_media import Medium, same_medium
 from .selected_frames import SelectedFrames
 
 IGNORED = -100  # label of a token that is not learnt; what PyTorch's cross entropy ignores

@@ -34,8 +34,8 @@ from ..modeling.vision_hicom import tower_fingerprint
 from ..processors.frame_tiles_hicom import FrameTiles
 from ..processors.tiled_video_hicom import TiledVideo, encode_tiles
 from .bad_samples import MISSING_MEDIA, UNREADABLE_MEDIA, SampleError, raise_or_skip
-from .conversations import URL, Medium
 from .media_reader import MediaReader, is_missing, media_name
+from .record_media import URL, Medium
 
 if TYPE_CHECKING:
     from ..modeling.modeling_hicom import HiComForConditionalGeneration

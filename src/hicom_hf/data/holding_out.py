@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from .bad_samples import SampleError
-from .conversations import Medium, Record, training_items
+from .conversations import training_items
+from .record_media import Medium, Record
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from ..processors.tiled_video_hicom import ReadTiles, check_overview, cut_tiles
 from ..processors.video_reading_hicom import OnDecodeError
 from ..processors.video_sources_hicom import VideoReadError
 from .bad_samples import BAD_RECORD, MISSING_MEDIA, UNREADABLE_MEDIA, SampleError
-from .conversations import URL, Medium
+from .record_media import URL, Medium
 
 
 class MediaReader:

@@ -20,9 +20,9 @@ from typing import Any, Literal, cast
 
 from ..hub.files import require_file
 from ..hub.reading import nested_too_deeply
-from .conversations import Record
 from .packed_records import PackedRecords
 from .record_files import MIXTURE_SUFFIXES, file_records
+from .record_media import Record
 
 SOURCE_KEYS = ("json_path", "sampling_strategy", "media_root")
 STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")

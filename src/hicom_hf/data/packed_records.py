@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from .conversations import Record
+from .record_media import Record
 
 
 def packed_record(record: Record) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..hub.files import require_file
 from ..hub.reading import parse_json
-from .conversations import Record
+from .record_media import Record
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 JSON_SUFFIXES = (".json", *JSON_LINES_SUFFIXES)

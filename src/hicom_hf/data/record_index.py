@@ -24,8 +24,8 @@ import numpy as np
 
 from ..hub.files import FolderLock, atomic_folder, settings_fingerprint
 from .bad_samples import SkippedSample
-from .conversations import Record
 from .packed_records import packed_record, unpacked_record
+from .record_media import Record
 from .sample_table import SampleTable
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from typing import Any
 from .bad_samples import BAD_RECORD, SampleError
 from .batch_tiles import has_tiles
 from .collating import HiComDataCollator
-from .conversations import Record, TrainingItem, training_items
+from .conversations import TrainingItem, training_items
 from .encoding import IGNORED, ItemEncoder
+from .record_media import Record
 
 NO_TILES = "questions choose patches by the weights of the moment, which only HiComTrainer lets them do"
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from .bad_samples import OnBadSample, SampleError, SkippedSample, raise_or_skip
-from .conversations import Medium, Record, TrainingItem, same_medium, training_items
+from .conversations import TrainingItem, training_items
 from .encoding import ItemEncoder
 from .formats import record_format
 from .record_keys import UNREAD, describe_unread, unread_keys
+from .record_media import Medium, Record, same_medium
 
 logger = logging.getLogger(__name__)
 

@@ -32,9 +32,10 @@ from ..processors.candidate_frames_hicom import (
 )
 from ..processors.frame_selection_hicom import FrameSelection
 from .bad_samples import UNREADABLE_MEDIA, SampleError, raise_or_skip
-from .conversations import Medium, TrainingItem
+from .conversations import TrainingItem
 from .feature_cache import medium_key
 from .media_reader import MediaReader, media_name, sample_errors
+from .record_media import Medium
 
 if TYPE_CHECKING:
     from ..modeling.modeling_hicom import HiComForConditionalGeneration

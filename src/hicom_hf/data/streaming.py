@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .bad_samples import MISSING_MEDIA, SampleError, SkippedSample, check_on_bad_sample, raise_or_skip
-from .conversations import URL, Record, TrainingItem, training_items
+from .conversations import TrainingItem, training_items
 from .datasets import checked_encoder, encoded_or_skipped
 from .encoding import ItemEncoder
 from .epoch_padding import FILLER, Collator
 from .record_keys import UNREAD, describe_unread, unread_keys
+from .record_media import URL, Record
 from .row_sources import DatasetRows, Reader, RecordRows, RowSource, has_own_buffer, is_file_of_records, open_stream
 from .tar_shards import records_of_files
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .bad_samples import BAD_RECORD, MISSING_MEDIA, SampleError
-from .conversations import URL, Record
 from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, has_turns
+from .record_media import URL, Record
 
 MEDIA_SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 SHARD_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # data-{000..127}.tar, as WebDataset writes it
