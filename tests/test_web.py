@@ -88,7 +88,7 @@ def test_the_attention_of_each_answer_can_be_shown(page):
 
 def test_a_question_chooses_its_frames_and_the_timeline_shows_them(page):
     visit, _, about, bar = opened(page, chooses=True)
-    assert "each question chooses them among 4 per second" in about and bar == ""
+    assert "each question chooses at most 4 among 4 per second" in about and bar == ""
     *_, shown, bar = last(page.ask(QUESTION, [], visit, "", 8))
     [mapped] = visit.mapped
     assert [caption for _, caption in shown] == [f"{time:.2f} s" for time in mapped.times] and len(shown) == 4
@@ -146,7 +146,7 @@ def test_a_question_chooses_among_tiles_and_the_square_is_shown(page, tmp_path, 
 def test_a_question_chooses_frames_and_tiles_of_them_and_both_are_shown(page, tmp_path, monkeypatch):
     path = wide_film(page, tmp_path, monkeypatch)
     visit, _, about, _ = page.open(path, 4, True, True, None)
-    assert "chooses them among 8 per second" in about and "among squares of the frames" in about
+    assert "chooses at most 4 among 8 per second" in about and "among squares of the frames" in about
     assert visit.source.tiles == FrameTiles(score_candidates=True)
     how = {"selection": visit.source.selection, "tiles": visit.source.tiles, **visit.source.sampling}
     opened = page.engine.session.open(path, **how)

@@ -149,7 +149,7 @@ class Page:
             f"{len(frames)} frames, {patches:,} patches → **{tokens:,} tokens** ({patches / tokens:.1f} times fewer)"
         )
         if source.selection is not None:
-            line += f"; each question chooses them among {source.sampling['fps']:.3g} per second"
+            line += f"; each question chooses at most {num_frames} among {source.sampling['fps']:.3g} per second"
         elif chooses:
             line += "; **questions do not choose frames of this video**, as it has no duration: all see these"
         if tiles:
