@@ -14,7 +14,7 @@ from hicom_hf.evaluation.questions import Question
 from hicom_hf.evaluation.results import read_answers
 from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.tasks import needle_task
-from hicom_hf.evaluation.tasks.needle import _as_tiles, _frames_of, _holds, _usable, hay_scenes, trials
+from hicom_hf.evaluation.tasks.needle import _as_tiles, _frames_of, _holds, usable_scenes, hay_scenes, trials
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.shapes import Scene, render
@@ -54,7 +54,7 @@ def test_nothing_in_the_haystack_may_be_called_what_the_question_names():
 
 def test_every_other_scene_of_a_film_about_the_whole_has_the_main_colour():
     trial, scenes = trials(1, LENGTHS, "sparse")[-1], hay_scenes("sparse", 48)
-    usable = _usable(scenes, trial, 0, 8)
+    usable = usable_scenes(scenes, trial, 0, 8)
     assert trial.question.answer == f"mostly {trial.theme} objects" and not trial.needles
     assert [scenes[place].theme for place in usable] == [trial.theme, ""] * 4
 

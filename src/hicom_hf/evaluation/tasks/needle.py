@@ -230,14 +230,14 @@ def ask(
         number, trial = by_name[name]
         encoded = encode_scenes(model, processor, trial.needles, size=size, tiles=scored)
         needles = EncodedScenes(encoded, trial.needles, size, scored)
-        usable = _usable(scenes, trial, number // len(GROUPS) % HAYSTACKS, max(lengths) // SCENE_FRAMES)
+        usable = usable_scenes(scenes, trial, number // len(GROUPS) % HAYSTACKS, max(lengths) // SCENE_FRAMES)
         films: dict[tuple[int, float], Film] = {}
         tiled: dict[tuple, TiledVideo] = {}
         seen = []
         for question in some:
             key = question.details["length"], question.details["place"]
             if key not in films:
-                films[key] = Film(_parts(question, hay, needles, usable), cut)
+                films[key] = Film(film_parts(question, hay, needles, usable), cut)
             record = _frames_of(model, processor, films[key], question, selection)
             if asking.tiles is None:
                 seen.append(Seen(chosen_video(model, films[key], record), record))
@@ -266,7 +266,7 @@ def _hay(
     return EncodedScenes(session.cache.candidates(key, encode, torch.bfloat16), scenes, size, tiles)
 
 
-def _usable(scenes: Sequence[Scene], trial: Trial, haystack: int, count: int) -> list[int]:
+def usable_scenes(scenes: Sequence[Scene], trial: Trial, haystack: int, count: int) -> list[int]:
     """The numbers of the scenes that a trial's films are made of, in the order of one haystack."""
     dice = random.Random(haystack)
     usable = [place for place, scene in enumerate(scenes) if not _holds(scene, trial.names)]
@@ -278,7 +278,7 @@ def _usable(scenes: Sequence[Scene], trial: Trial, haystack: int, count: int) ->
     return list(islice(chain.from_iterable(pairs), count))
 
 
-def _parts(question: Question, hay: EncodedScenes, needles: EncodedScenes, usable: Sequence[int]) -> list[Part]:
+def film_parts(question: Question, hay: EncodedScenes, needles: EncodedScenes, usable: Sequence[int]) -> list[Part]:
     """The scenes of a film: hay in the order of its haystack, and the needles at their places."""
     if not question.details["needles"]:
         count = question.details["length"] // SCENE_FRAMES
