@@ -1,7 +1,9 @@
 """Which frames a question chooses by other number types, scores and queries; and how well cuts are found.
 
-Videos and questions are those of `hicom eval needle`. Nothing is answered: a trial counts if the chosen frames show every scene
-that the question is about. Letters: P parts of a question, T frames, H/W patch grid, D vision width.
+Videos and questions are those of `hicom eval needle`. Nothing is answered: a choice is right if it shows every scene that the
+question is about, and of a question about what is not there if it spreads the frames evenly.
+
+Letters: P parts of a question, T frames, H/W patch grid, D vision width.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +37,7 @@ from hicom_hf.shapes import Scene
 from ..hicom_tiny.processes import progress_bar
 
 CLUTTER, PLACES = "sparse", (0.25, 0.75)
-NO_SCENE = "exist: no"  # of its questions nothing is to be found
+NOT_THERE = "exist: no"  # the group of questions about what no scene holds
 FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "8 bits, as shipped"
 ONE_VECTOR = "8 bits, one vector for all parts"
 
@@ -99,7 +101,7 @@ def measure(session: HiComSession, budget: Budget) -> dict[str, Any]:
     """
     selection = FrameSelection(num_frames=budget.num_frames)
     group_length = session.model.config.compressor_config.ratio[0]
-    shown: dict[str, dict[str, list[bool]]] = {}
+    right: dict[str, dict[str, list[bool]]] = {}
     agreement: dict[str, list[tuple[bool, float]]] = {BFLOAT16: [], INT8: []}
     cuts = np.zeros(4, dtype=int)
     for seed in budget.seeds:
@@ -113,14 +115,13 @@ def measure(session: HiComSession, budget: Budget) -> dict[str, Any]:
                 for way, rows in asked.scores.items()
             }
             for way, record in records.items():
-                if asked.group != NO_SCENE:
-                    shown.setdefault(way, {}).setdefault(asked.group, []).append(_shows_all(record, asked.needles))
+                right.setdefault(way, {}).setdefault(asked.group, []).append(_is_right(record, asked))
             for way, rows in agreement.items():
                 same = records[way].frames == records[FLOAT32].frames
                 rows.append((same, _greatest_error(asked.scores[way], asked.scores[FLOAT32])))
     return {
-        "shown": {way: {group: 100 * float(np.mean(some)) for group, some in of.items()} for way, of in shown.items()},
-        "trials": {group: len(some) for group, some in shown[FLOAT32].items()},
+        "right": {way: {group: 100 * float(np.mean(some)) for group, some in of.items()} for way, of in right.items()},
+        "trials": {group: len(some) for group, some in right[FLOAT32].items()},
         "agreement": {
             way: {
                 "same frames": sum(same for same, _ in rows),
@@ -134,11 +135,11 @@ def measure(session: HiComSession, budget: Budget) -> dict[str, Any]:
 
 
 def as_markdown(measured: Mapping[str, Any]) -> str:
-    """Three tables: scenes shown, agreement with float32, cuts."""
+    """Three tables: right choices, agreement with float32, cuts."""
     groups = [group for group in GROUPS if group in measured["trials"]]
     heads = [f"{group} ({measured['trials'][group]})" for group in groups]
-    lines = [f"| every scene shown (%) | {' | '.join(heads)} |", "|---" * (len(groups) + 1) + "|"]
-    for way, row in measured["shown"].items():
+    lines = [f"| right choices (%) | {' | '.join(heads)} |", "|---" * (len(groups) + 1) + "|"]
+    for way, row in measured["right"].items():
         lines.append(f"| {way} | {' | '.join(f'{row[group]:.0f}' for group in groups)} |")
     lines += ["", "| | same frames as float32 | greatest error of a score (%) |", "|---|---|---|"]
     for way, row in measured["agreement"].items():
@@ -215,9 +216,11 @@ def _of_film(film: Film, scores: Mapping[int, torch.Tensor]) -> np.ndarray:
     return torch.cat(rows, dim=1).numpy()
 
 
-def _shows_all(record: SelectionRecord, needles: Sequence[int]) -> bool:
-    """Whether at least one frame of each needle was chosen; needles are given by their first frame."""
-    return {first // SCENE_FRAMES for first in needles} <= {frame // SCENE_FRAMES for frame in record.frames}
+def _is_right(record: SelectionRecord, asked: Asked) -> bool:
+    """Whether at least one frame of each needle was chosen; of a question about what is not there, whether nothing was."""
+    if asked.group == NOT_THERE:
+        return record.used == "uniform"
+    return {first // SCENE_FRAMES for first in asked.needles} <= {frame // SCENE_FRAMES for frame in record.frames}
 
 
 def _greatest_error(scores: np.ndarray, exact: np.ndarray) -> float:
