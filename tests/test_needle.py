@@ -14,7 +14,7 @@ from hicom_hf.evaluation.questions import Question
 from hicom_hf.evaluation.results import read_answers
 from hicom_hf.evaluation.runner import Asking
 from hicom_hf.evaluation.tasks import needle_task
-from hicom_hf.evaluation.tasks.needle import _as_tiles, _frames_of, _holds, usable_scenes, hay_scenes, trials
+from hicom_hf.evaluation.tasks.needle import _as_tiles, _frames_of, _holds, hay_scenes, trials, usable_scenes
 from hicom_hf.inference import HiComSession
 from hicom_hf.processors.frame_selection_hicom import FrameSelection
 from hicom_hf.shapes import Scene, render
