@@ -71,6 +71,8 @@ def choose(selection, scores, length=8, group_length=4, times=()):
         ({"num_frames": 0}, ValueError, "num_frames must be at least 1"),
         ({"num_frames": 2.5}, TypeError, "num_frames must be a whole number"),
         ({"num_frames": 8, "max_shots": True}, TypeError, "max_shots must be a whole number"),
+        ({"num_frames": 8, "max_p_value": "0.05"}, TypeError, "max_p_value must be a number, got '0.05'"),
+        ({"num_frames": 8, "min_spacing": None}, TypeError, "min_spacing must be a number, got None"),
         ({"num_frames": 8, "max_p_value": 1.5}, ValueError, "max_p_value must be from 0 to 1"),
         ({"num_frames": 8, "min_spacing": -1}, ValueError, "min_spacing must be at least 0"),
         ({"num_frames": 8, "min_prominence": math.inf}, ValueError, "min_prominence must be at least 0 and finite"),
@@ -732,6 +734,10 @@ def test_a_request_is_of_its_class_or_a_dictionary(session, film):
         session.open(film, num_frames=8, selection=2)
     with pytest.raises(TypeError, match="tiles must be a FrameTiles or a dictionary of its fields, got list"):
         session.open(film, num_frames=8, tiles=[1])
+    with pytest.raises(
+        ValueError, match="selection: 'frames' is no field of FrameSelection; its fields are rule, num_frames,"
+    ):
+        session.open(film, num_frames=8, selection={"frames": 2})
 
 
 def test_what_says_nothing_of_candidates_is_refused_with_a_remedy(session, film):
@@ -945,6 +951,28 @@ def test_the_report_has_the_frames_that_the_questions_chose(capsys, monkeypatch)
 def test_the_command_wants_one_budget_with_a_selection(options, capsys):
     assert main(["ask", str(example_videos()[0]), "Where?", *options]) == 2
     assert "--select: takes --frames or --max-video-tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("choice", [["--select", "question", "--frames", "8"], ["--tiles", "1"]])
+@pytest.mark.parametrize("video", ["missing.mp4", "file:///missing.mp4"])
+def test_a_missing_file_is_found_before_weights_are_loaded(choice, video, capsys):
+    assert main(["ask", video, "Where?", *choice]) == 1
+    said = capsys.readouterr().err
+    assert "there is no such file or folder" in said and "loading" not in said
+
+
+def test_candidates_are_not_repeated(capsys):
+    asked = ["ask", str(example_videos()[0]), "Where?", "--select", "question", "--frames", "8"]
+    assert main([*asked, "--short-video", "repeat"]) == 2
+    assert "--short-video: repeat goes without --select" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("frames", "is_said"), [(["--fps", "1"], True), (["--num-frames", "all"], False)])
+def test_the_command_says_how_a_short_video_gets_more_candidates(frames, is_said, capsys):
+    asked = ["ask", str(example_videos()[0]), "Where?", *frames, "--max-new-tokens", "1"]
+    assert main([*asked, "--select", "question", "--frames", "99"]) == 0
+    hint = "fewer candidates than --frames; --num-frames 99 or a higher --fps may give more"
+    assert (hint in capsys.readouterr().err) == is_said
 
 
 def test_a_file_of_questions_goes_without_a_selection(capsys):

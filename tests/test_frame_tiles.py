@@ -54,6 +54,8 @@ SHAPES = [(144, 256), (256, 144), (100, 100), (90, 97), (144, 180), (37, 400)]
         ({"zooms": (1, 0)}, ValueError, "zooms must be numbers of at least 1"),
         ({"zooms": (2, 2)}, ValueError, "each once"),
         ({"zooms": 2}, TypeError, "zooms must be a tuple of whole numbers"),
+        ({"zooms": None}, TypeError, "zooms must be a tuple of whole numbers"),
+        ({"overlap": "0.2"}, TypeError, "overlap must be a number, got '0.2'"),
         ({"zooms": (1.5,)}, TypeError, "zooms must be whole numbers, got 1.5"),
         ({"zooms": (True,)}, TypeError, "zooms must be whole numbers, got True"),
         ({"overlap": 0.95}, ValueError, "overlap must be from 0 to 0.9"),

@@ -159,7 +159,11 @@ def run(args: argparse.Namespace) -> int:
     place, name = find_model(args.model), args.model or HICOM_TINY
     config, processor = load_config(place), load_processor(place)
     check_fits(config, processor, place)
-    frames = None if args.select or args.tiles else _read(read_frames, processor, args, access)
+    frames = None
+    if args.select or args.tiles:
+        _check_file(args.video, access)
+    else:
+        frames = _read(read_frames, processor, args, access)
     if frames is not None:
         _say_frames(frames, config)
     started = perf_counter()
@@ -208,10 +212,21 @@ def _check(args: argparse.Namespace) -> None:
     frame_tiles(args)
     if args.end is not None and args.end <= (args.start or 0):
         args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
+    if args.select is not None and args.short_video == "repeat":
+        args.parser.error("argument --short-video: repeat goes without --select, which chooses among different frames")
     if (args.frames is None) != (args.select is None or args.max_video_tokens is not None):
         args.parser.error(
             "argument --select: takes --frames or --max-video-tokens, one of them; --frames is for --select only"
         )
+
+
+def _check_file(video: str, access) -> None:
+    """Refuse a local file that cannot be opened; what is in it, and what a URL gives, is read later."""
+    from ..processors.source_names_hicom import url_scheme
+    from ..processors.video_sources_hicom import local_path, open_binary
+
+    if url_scheme(video) in (None, "file") and not local_path(video, access).is_dir():
+        open_binary(video, access).close()
 
 
 def _run_file(args: argparse.Namespace) -> int:
@@ -280,6 +295,8 @@ def _open(session, args: argparse.Namespace, access):
         f"each question sees {'' if is_exact else 'at most '}{video.encoded.num_frames} of them, "
         f"{video.encoded.num_visual_tokens} visual tokens"
     )
+    if args.num_frames is None and len(candidates) < min(args.frames or 0, candidates.sampling.num_source_frames):
+        _say(f"fewer candidates than --frames; --num-frames {args.frames} or a higher --fps may give more")
     return video
 
 

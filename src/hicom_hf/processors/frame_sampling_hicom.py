@@ -279,11 +279,19 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
 
 
-def _check_number(name: str, value: object) -> None:
-    if value is None:
-        return
+def check_is_number(name: str, value: object) -> None:
+    """
+    Raises:
+        TypeError: it is none; also for None.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if value is None:
+        return
+    check_is_number(name, value)
     try:
         is_finite = math.isfinite(value)
     except OverflowError:  # a whole number that no float holds

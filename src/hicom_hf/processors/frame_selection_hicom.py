@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .frame_sampling_hicom import check_count, uniform_indices
+from .frame_sampling_hicom import check_count, check_is_number, uniform_indices
 from .frame_shots_hicom import (
     MAX_SHOT_FRAMES,
     Standing,
@@ -57,7 +57,7 @@ class FrameSelection:
             that are spread evenly over the video are bound by neither.
 
     Raises:
-        TypeError: a budget is no whole number.
+        TypeError: a count is no whole number, or another value no number.
         ValueError: a value is out of its range, or there is no budget, or there are two.
 
     Example:
@@ -84,6 +84,8 @@ class FrameSelection:
             )
         for name in ("num_frames", "max_video_tokens", "max_shots", "max_shot_frames"):
             check_count(name, getattr(self, name))
+        for name in ("max_p_value", "min_prominence", "min_spacing"):
+            check_is_number(name, getattr(self, name))
         if not 0 <= self.max_p_value <= 1:
             raise ValueError(f"max_p_value must be from 0 to 1, got {self.max_p_value!r}")
         for name in ("min_prominence", "min_spacing"):

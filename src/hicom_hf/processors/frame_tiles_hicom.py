@@ -4,13 +4,14 @@
 G patches along a square's side, P patches of all squares that are kept, H/W rows and columns of the compressor's grid.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .frame_sampling_hicom import check_is_number
 from .source_names_hicom import VideoReadError
 
 OVERVIEW = 0  # the zoom of the whole frame, padded to a square
@@ -35,7 +36,7 @@ class FrameTiles:
             frames at zoom 1 cost what they do without tiles. False: frames are chosen as they are without tiles, padded.
 
     Raises:
-        TypeError: a zoom is no whole number.
+        TypeError: a zoom is no whole number, or the overlap no number.
         ValueError: a value is out of its range, or there is no zoom.
 
     Example:
@@ -49,7 +50,7 @@ class FrameTiles:
     score_candidates: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.zooms, (str, int)):
+        if isinstance(self.zooms, str) or not isinstance(self.zooms, Iterable):
             raise TypeError(f"zooms must be a tuple of whole numbers, such as (1, 2), got {self.zooms!r}")
         object.__setattr__(self, "zooms", tuple(self.zooms))
         for zoom in self.zooms:
@@ -57,6 +58,7 @@ class FrameTiles:
                 raise TypeError(f"zooms must be whole numbers, got {zoom!r}")
         if not self.zooms or min(self.zooms) < 1 or len(set(self.zooms)) < len(self.zooms):
             raise ValueError(f"zooms must be numbers of at least 1, each once, got {self.zooms!r}")
+        check_is_number("overlap", self.overlap)
         if not 0 <= self.overlap <= 0.9:
             raise ValueError(f"overlap must be from 0 to 0.9, got {self.overlap!r}")
 
