@@ -457,7 +457,7 @@ def test_a_trained_tower_is_refused(processor, folder, records):
         ([1], r'"tiles" \[1\]: it must be a dictionary such as {"zooms": \[1\]}'),
         ({"zooms": [0]}, "zooms must be numbers of at least 1"),
         ({"zooms": 1}, "zooms must be a tuple of whole numbers"),
-        ({"zoom": [1]}, "unexpected keyword argument 'zoom'"),
+        ({"zoom": [1]}, "FrameTiles has no field 'zoom'; its fields are zooms, overlap, "),
     ],
 )
 def test_a_record_whose_request_makes_no_sense_is_named(tiles, message):

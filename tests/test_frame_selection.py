@@ -734,9 +734,7 @@ def test_a_request_is_of_its_class_or_a_dictionary(session, film):
         session.open(film, num_frames=8, selection=2)
     with pytest.raises(TypeError, match="tiles must be a FrameTiles or a dictionary of its fields, got list"):
         session.open(film, num_frames=8, tiles=[1])
-    with pytest.raises(
-        ValueError, match="selection: 'frames' is no field of FrameSelection; its fields are rule, num_frames,"
-    ):
+    with pytest.raises(TypeError, match="FrameSelection has no field 'frames'; its fields are rule, num_frames,"):
         session.open(film, num_frames=8, selection={"frames": 2})
 
 

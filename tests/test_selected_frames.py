@@ -332,7 +332,7 @@ def test_records_that_choose_are_refused_where_the_scores_are_trained(start, fol
     [
         (8, r'"selection" 8: it must be a dictionary'),
         ({"num_frames": 0}, "num_frames must be at least 1"),
-        ({"frames": 8}, "unexpected keyword argument 'frames'"),
+        ({"frames": 8}, "FrameSelection has no field 'frames'; its fields are rule, num_frames, "),
         ({"max_video_tokens": 40}, "its budget must be num_frames"),
     ],
 )

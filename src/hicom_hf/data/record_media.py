@@ -5,9 +5,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from ..processors.chat_content_hicom import frame_options
+from ..processors.frame_sampling_hicom import from_fields
 from ..processors.frame_selection_hicom import FrameSelection
 from ..processors.frame_tiles_hicom import FrameTiles
 from .bad_samples import BAD_RECORD, SampleError
@@ -119,17 +121,17 @@ def _selection(record: Record) -> FrameSelection | None:
 
 def _tiles(record: Record) -> FrameTiles | None:
     """As which squares the record asks for frames to be seen."""
-    return _choice(record, "tiles", FrameTiles, '{"zooms": [1]}')
+    return _choice(record, "tiles", partial(from_fields, FrameTiles), '{"zooms": [1]}')
 
 
-def _budgeted(**fields: Any) -> FrameSelection:
-    selection = FrameSelection(**fields)
+def _budgeted(values: Mapping[str, Any]) -> FrameSelection:
+    selection = from_fields(FrameSelection, values)
     if selection.num_frames is None:
         raise ValueError("its budget must be num_frames")
     return selection
 
 
-def _choice(record: Record, key: str, make: Callable[..., Any], example: str) -> Any:
+def _choice(record: Record, key: str, make: Callable[[Mapping[str, Any]], Any], example: str) -> Any:
     """What a question is to choose among, as a key of the record says."""
     given = record.data.get(key)
     if given is None:
@@ -137,7 +139,7 @@ def _choice(record: Record, key: str, make: Callable[..., Any], example: str) ->
     try:
         if not isinstance(given, Mapping):
             raise TypeError(f"it must be a dictionary such as {example}")
-        return make(**given)
+        return make(given)
     except (TypeError, ValueError) as error:
         raise SampleError(record.source, BAD_RECORD, f'"{key}" {shortened(given)}: {error}') from error
 

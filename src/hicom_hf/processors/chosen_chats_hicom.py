@@ -1,7 +1,6 @@
 """The videos and images of a chat of which the question chooses frames, or tiles, or both, before the chat becomes tokens."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from .candidate_frames_hicom import (
     scored_tiles,
 )
 from .chat_content_hicom import SOURCE_KEYS, ChatVideo, with_chat_videos, with_own_frames
+from .frame_sampling_hicom import from_fields
 from .frame_selection_hicom import FrameSelection, SelectionRecord
 from .frame_tiles_hicom import FrameTiles, TilesRecord
 from .square_frames_hicom import concatenated_features
@@ -79,13 +79,7 @@ def as_selection(value: Any) -> Any:
 
 def _as_request(value: Any, kind: type, name: str) -> Any:
     if isinstance(value, dict):
-        names = [field.name for field in fields(kind)]
-        unknown = [key for key in value if key not in names]
-        if unknown:
-            raise ValueError(
-                f"{name}: {unknown[0]!r} is no field of {kind.__name__}; its fields are {', '.join(names)}"
-            )
-        return kind(**value)
+        return from_fields(kind, value)
     if value is not None and type(value).__name__ != kind.__name__:  # remote code has a class of its own
         raise TypeError(f"{name} must be a {kind.__name__} or a dictionary of its fields, got {type(value).__name__}")
     return value

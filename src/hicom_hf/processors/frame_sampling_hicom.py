@@ -6,7 +6,7 @@ Letters: T frames of the video, n frames wanted. Times are seconds, ascending, r
 import math
 import numbers
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -277,6 +277,19 @@ def check_count(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
+
+
+def from_fields(kind: type, values: Mapping[str, Any]) -> Any:
+    """A request of a dataclass, from a dictionary of its fields.
+
+    Raises:
+        TypeError: there is no such field; names those that there are.
+    """
+    names = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in names:
+            raise TypeError(f"{kind.__name__} has no field {key!r}; its fields are {', '.join(names)}")
+    return kind(**values)
 
 
 def check_is_number(name: str, value: object) -> None:
