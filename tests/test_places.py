@@ -168,6 +168,15 @@ def test_compiling_under_a_torch_that_does_not_compile_is_refused_before_anythin
     check_options()
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype", "warned"), [("AVX2", "auto", 1), ("AVX2", "float32", 0), ("AVX512", "auto", 0)]
+)
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_warned_of(capability, dtype, warned, monkeypatch, caplog):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    load_model(hicom_tiny(), "cpu", dtype)
+    assert caplog.text.count("hicom-tiny is saved in bfloat16, for which this CPU has no instructions") == warned
+
+
 def test_a_device_map_takes_the_place_of_a_device(folder):
     mapped = load_model(folder, device_map={"": "cpu"})
     assert all(map(torch.equal, mapped.parameters(), load_model(folder, "cpu").parameters()))

@@ -11,6 +11,7 @@ import torch
 from transformers import MODEL_MAPPING, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
+from ..hub.loading import cpu_lacks_bfloat16
 from ..modeling.configuration_hicom import HiComConfig
 from .recipe import EvalRecipe, Recipe
 from .recipe_checks import check_batch
@@ -44,7 +45,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     on_cpu = recipe.cpu or not torch.accelerator.is_available()
     if on_cpu and not recipe.cpu:
         logger.warning("There is no GPU: training on the CPU.")
-    if on_cpu and recipe.precision == "bf16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    if on_cpu and recipe.precision == "bf16" and cpu_lacks_bfloat16():
         logger.warning(
             "This CPU has no instructions for bfloat16 (AVX-512 or AMX): precision: fp32 is several times faster here."
         )
