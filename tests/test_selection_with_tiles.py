@@ -192,10 +192,16 @@ def test_square_frames_are_scored_as_they_are_without_tiles_at_the_same_cost(ses
 def test_squares_come_in_chunks_of_whole_frames(session, film):
     found = []
     for size in (1, 5, 64):
-        shapes = []
+        shapes, sizes = [], []
         session.processor.video_processor.read_in_chunks(
-            film, lambda pixels, shapes=shapes: shapes.append(pixels.shape), size, num_frames=7, tiles=PADDED
+            film,
+            lambda pixels, shapes=shapes: shapes.append(pixels.shape),
+            size,
+            num_frames=7,
+            tiles=PADDED,
+            check_size=lambda *counts, shapes=shapes, sizes=sizes: sizes.append((counts, len(shapes))),
         )
+        assert sizes == [((7, 2), 0)]  # frames, squares of each; before the first chunk
         found.append([shape[0] for shape in shapes])
         assert {shape[1:3] for shape in shapes} == {(2, 3)}  # two squares of three colours
     assert found == [[1] * 7, [2, 2, 2, 1], [7]]

@@ -336,8 +336,9 @@ def test_a_truncated_file_is_an_error_that_says_how_much_can_be_read(tmp_path, s
     path = write_truncated_video(tmp_path / f"cut.{suffix}")
     with pytest.raises(VideoReadError, match=r'cut.*breaks after \d\d.* frames .*on_decode_error="keep" goes on'):
         read_video(path, FrameSampling(num_frames=8))
-    frames, record = read_video(path, ALL, on_decode_error="keep")
-    assert 20 < len(frames) < 60
+    chosen = []
+    frames, record = read_video(path, ALL, on_decode_error="keep", on_chosen=chosen.append)
+    assert 20 < len(frames) < 60 and chosen == [len(frames)]
     assert any(f"breaks after {len(frames)}" in warning for warning in record.warnings)
 
 

@@ -107,8 +107,8 @@ def read_video(
         bounds: what the source may cost.
         settings: pixel shape, transparency and delays.
         media_access: which files and servers may be read; `MediaAccess.guarded()` for sources that strangers name.
-        on_chosen: called with the number of different frames before the first is read, of a broken file with those that it
-            promises; again where the file's times turn out to be wrong and it is read again.
+        on_chosen: called with the number of different frames before the first is read, which may be more than a broken file
+            gives; again where the file's times turn out to be wrong and it is read again.
 
     Returns:
         uint8 array (T, height, width, 3), or what `transform` made of each frame, stacked; and the record.
