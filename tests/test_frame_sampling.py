@@ -66,6 +66,19 @@ def test_every_frame_is_chosen_on_request_and_thinned_evenly_by_max_frames():
     assert select_frames(times, FrameSampling(num_frames="all", max_frames=4)) == [1, 3, 4, 6]
 
 
+def test_min_frames_bounds_fps_from_below_as_far_as_there_are_frames():
+    assert select_frames(TEN_SECONDS, FrameSampling(fps=1, min_frames=4)) == select_frames(
+        TEN_SECONDS, FrameSampling(fps=1)
+    )
+    wanted = FrameSampling(fps=1, min_frames=20)
+    assert select_frames(TEN_SECONDS, wanted) == select_frames(TEN_SECONDS, FrameSampling(num_frames=20))
+    assert num_requested(TEN_SECONDS, wanted) == 20
+    more = FrameSampling(fps=1, min_frames=1000)
+    assert select_frames(TEN_SECONDS, more) == list(range(100)) and num_requested(TEN_SECONDS, more) == 100
+    assert select_frames(VARIABLE_RATE, FrameSampling(fps=1, min_frames=3, start=0.0, end=0.4)) == [1, 2, 3]
+    assert len(select_frames(TEN_SECONDS, FrameSampling(fps=1, min_frames=20, max_frames=16))) == 16
+
+
 def test_max_frames_bounds_num_frames():
     assert select_frames(TEN_SECONDS, FrameSampling(num_frames=8, max_frames=4)) == [12, 37, 62, 87]
     assert select_frames(TEN_SECONDS, FrameSampling(num_frames=4, max_frames=8)) == [12, 37, 62, 87]
@@ -143,6 +156,9 @@ def test_no_frames_are_refused():
         ({"num_frames": True}, TypeError, "num_frames must be a whole number, got True"),
         ({"num_frames": "every"}, TypeError, "num_frames must be a whole number, got 'every'"),
         ({"max_frames": 0}, ValueError, "max_frames must be at least 1, got 0"),
+        ({"fps": 1, "min_frames": 0}, ValueError, "min_frames must be at least 1, got 0"),
+        ({"num_frames": 8, "min_frames": 16}, ValueError, "min_frames=16 is for fps; num_frames is a fixed number"),
+        ({"indices": (0,), "min_frames": 16}, ValueError, "indices and min_frames both say which frames are taken"),
         ({"fps": 0}, ValueError, "fps must be above 0 frames per second, got 0"),
         ({"fps": float("nan")}, ValueError, "fps must be a finite number, got nan"),
         ({"fps": "1"}, TypeError, "fps must be a number, got '1'"),

@@ -845,13 +845,24 @@ def test_questions_that_see_other_frames_are_answered_in_one_batch(session, film
         assert answer.first_token_seconds <= answer.seconds
 
 
-def test_one_candidate_per_second_is_the_default_and_the_chosen_ones_are_described(session, film):
-    video = session.open(film, selection=FrameSelection("uniform", num_frames=4), frame_rate=4.0)
-    assert len(video.candidates) == 10
+@pytest.mark.parametrize(("frame_rate", "number"), [(2.0, 100), (20.0, 64)])
+def test_one_candidate_per_second_is_the_default_or_64_and_the_chosen_ones_are_described(
+    session, film, frame_rate, number
+):
+    frames = np.repeat(film, 5, axis=0)
+    video = session.open(frames, selection=FrameSelection("uniform", num_frames=4), frame_rate=frame_rate)
+    assert len(video.candidates) == number and not video.candidates.sampling.warnings
     sampling = video.encoded.sampling
-    assert sampling.indices == [video.candidates.sampling.indices[frame] for frame in uniform_indices(10, 4)]
-    assert sampling.times == [index / 4 for index in sampling.indices]
+    assert sampling.indices == [video.candidates.sampling.indices[frame] for frame in uniform_indices(number, 4)]
+    assert sampling.times == [index / frame_rate for index in sampling.indices]
     assert sampling.requested_frames == 4 and not sampling.fewer_than_requested
+
+
+def test_all_frames_of_a_shorter_video_are_candidates_without_a_warning(session, film):
+    candidates = session.open(film, selection=FrameSelection(num_frames=4), frame_rate=4.0).candidates
+    assert len(candidates) == len(film) and not candidates.sampling.warnings
+    asked_for = session.open(film, selection=FrameSelection(num_frames=4), frame_rate=4.0, fps=1.0).candidates
+    assert len(asked_for) == 10
 
 
 def test_an_instruction_chooses_in_place_of_the_question(session, film):

@@ -261,6 +261,7 @@ def test_nothing_to_answer_gives_nothing(pipe, clip):
     [
         ({"num_frames": 5}, 5),
         ({"fps": 5}, 6),
+        ({"fps": 5, "min_frames": 9}, 9),
         ({"num_frames": 4, "start": 0.2, "end": 0.6}, 4),
         ({"max_video_tokens": 17 + 9}, 8),
         ({"num_frames": 24, "short_video": "repeat"}, 24),

@@ -332,6 +332,8 @@ def test_a_chat_says_which_frames_of_its_video_are_taken(processor):
     inputs = processor.apply_chat_template(user(*parts, text("Which?")), **call)
     assert inputs["video_num_frames"].tolist() == [3, 2]
     assert [len(record.indices) for record in inputs["video_metadata"]] == [3, 2]
+    call |= {"num_frames": None, "fps": 2, "min_frames": 9}
+    assert taken()[1] == [9] and taken(num_frames=3)[1] == [3]
 
 
 @pytest.mark.parametrize(

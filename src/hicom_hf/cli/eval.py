@@ -129,7 +129,8 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--select",
         choices=SELECTION_RULES,
-        help="let each question choose --frames N among the frames of --fps (default: 1 per second) or --candidates",
+        help="let each question choose --frames N among the frames of --fps or --candidates (default: 1 per second, but 64 of "
+        "a short video)",
     )
     how.add_argument(
         "--candidates", type=at_least_one, metavar="N", help="with --select: among so many frames, spread evenly"

@@ -25,6 +25,7 @@ from ..processors.answering_hicom import Answer, ReadVideo, encode_video, read_f
 from ..processors.candidate_frames_hicom import (
     CandidateFiles,
     CandidateFrames,
+    candidate_request,
     encode_candidates,
     reading_of_chosen,
     scored_tiles,
@@ -181,6 +182,7 @@ class HiComSession:
 
         The model is held for one chunk at a time, so that other threads' questions are answered meanwhile.
         """
+        sampling = candidate_request(sampling)
         read_in_chunks = sampling.get("read") or self.processor.video_processor.read_in_chunks
 
         def read(source: Any, consume: Callable[[Any], None], chunk_size: int, **request: Any) -> Any:

@@ -27,7 +27,12 @@ from .frame_selection_hicom import (
 from .frame_shots_hicom import find_shots
 from .frame_tiles_hicom import FrameTiles
 
-CANDIDATE_FPS = 1.0  # candidates per second of video where the request names no number
+CANDIDATE_FPS = (
+    1.0  # candidates per second of video where the request names no number, and how many there are at least
+)
+MIN_CANDIDATES = (
+    64  # twice the frames of the paper, so that a short clip is not seen at fewer frames than without a selection
+)
 NOT_OF_CANDIDATES = {
     "max_video_tokens": "give it to the selection, as the budget of each question",
     "do_sample_frames": 'num_frames="all" makes all frames candidates',
@@ -275,20 +280,16 @@ def encode_candidates(
         folder: where they are kept while the result lives; None for the system's folder of temporary files.
         files: new ones that stay, in place of `dtype` and `folder`.
         read: reads in place of the video processor's `read_in_chunks`.
-        **request: which frames are candidates: `sampling`, or num_frames, fps (default 1 per second), start, end, max_frames,
-            indices; on_decode_error, frame_rate, media_access; and tiles, which are scored in place of padded frames.
+        **request: which frames are candidates: `sampling`, or num_frames, fps (by default see `candidate_request`), start, end,
+            min_frames, max_frames, indices; on_decode_error, frame_rate, media_access; and tiles, which are scored in place of
+            padded frames.
 
     Raises:
         VideoReadError: it cannot be read.
         ValueError: the request contradicts itself.
     """
     started = perf_counter()
-    request = {name: value for name, value in request.items() if value is not None}
-    for name, remedy in NOT_OF_CANDIDATES.items():
-        if name in request:
-            raise ValueError(f"{name} says nothing of candidates; {remedy}")
-    if not {"sampling", "num_frames", "fps", "indices"} & set(request):
-        request["fps"] = CANDIDATE_FPS
+    request = candidate_request(request)
     files = files or CandidateFiles.temporary(dtype, folder)
     changes: list[float] = []
     last: list[torch.Tensor] = []
@@ -306,6 +307,21 @@ def encode_candidates(
         file.forget(rows[0])
     del changes[: rows[0]]
     return CandidateFrames(files, changes, sampling, perf_counter() - started)
+
+
+def candidate_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request for candidates, with what holds where it names no number: one per second, but 64 of a short video.
+
+    Raises:
+        ValueError: it holds what says nothing of candidates.
+    """
+    request = {name: value for name, value in request.items() if value is not None}
+    for name, remedy in NOT_OF_CANDIDATES.items():
+        if name in request:
+            raise ValueError(f"{name} says nothing of candidates; {remedy}")
+    if not {"sampling", "num_frames", "fps", "indices"} & set(request):
+        request = {"min_frames": MIN_CANDIDATES, **request, "fps": CANDIDATE_FPS}
+    return request
 
 
 def scored_tiles(selection: FrameSelection | None, tiles: FrameTiles | None) -> FrameTiles | None:

@@ -74,7 +74,7 @@ def with_own_frames(sampling: Mapping[str, Any], own: Mapping[str, Any]) -> dict
     """
     sampling = {**sampling, **own}
     if own.get("num_frames") is not None and own.get("fps") is None:
-        sampling["fps"] = None
+        sampling["fps"] = sampling["min_frames"] = None
         sampling["max_frames"] = own.get("max_frames", own["num_frames"])
     elif own.get("fps") is not None and own.get("num_frames") is None:
         sampling["num_frames"] = None

@@ -25,8 +25,8 @@ from .video_sources_hicom import is_frame_list
 
 # Arguments of a processor's call that say which frames are taken, and what may be read.
 FRAME_ARGUMENTS = {
-    *("sampling", "num_frames", "fps", "start", "end", "max_frames", "max_video_tokens", "short_video", "indices"),
-    *("on_decode_error", "do_sample_frames", "frame_rate", "media_access", "media_bounds"),
+    *("sampling", "num_frames", "fps", "start", "end", "min_frames", "max_frames", "max_video_tokens", "short_video"),
+    *("indices", "on_decode_error", "do_sample_frames", "frame_rate", "media_access", "media_bounds"),
 }
 
 

@@ -27,7 +27,8 @@ class FrameSampling:
 
     Args:
         num_frames: number of frames, at least 1, or "all". None means 32, or "decided by `fps`" when that is given.
-        fps: frames per second of video time, above 0. Not together with `num_frames`; bound it with `max_frames`.
+        fps: frames per second of video time, above 0. Not together with `num_frames`. `min_frames` and `max_frames`
+            bound the number of frames.
         start: first second that is used, at least 0. None is the beginning.
         end: second before which frames are used, after `start`. None is the end of the video.
         max_frames: upper bound on the number of frames, at least 1 (from a token budget, for example). The frames
@@ -36,6 +37,8 @@ class FrameSampling:
             until the wanted number is reached, as in the official release.
         indices: numbers of the frames in order of presentation, from 0, ascending, as in `indices` of `SamplingRecord`; together
             with nothing else.
+        min_frames: lower bound on the number of frames that `fps` gives, at least 1: where these are fewer, as many are spread
+            evenly, as far as the video has them. `max_frames` binds it, too.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -55,6 +58,7 @@ class FrameSampling:
     max_frames: int | None = None
     short_video: Literal["once", "repeat"] = "once"
     indices: tuple[int, ...] | None = None
+    min_frames: int | None = None
 
     def __post_init__(self) -> None:
         if self.indices is not None:
@@ -70,6 +74,9 @@ class FrameSampling:
         if self.num_frames != "all":
             check_count("num_frames", self.num_frames)
         check_count("max_frames", self.max_frames)
+        check_count("min_frames", self.min_frames)
+        if self.min_frames is not None and self.fps is None:
+            raise ValueError(f"min_frames={self.min_frames!r} is for fps; num_frames is a fixed number")
         for name in ("fps", "start", "end"):
             _check_number(name, getattr(self, name))
         if self.fps is not None and self.fps <= 0:
@@ -95,7 +102,9 @@ class FrameSampling:
             raise ValueError(f"indices must be at least 0 and ascend, each once, got {indices!r}")
         object.__setattr__(self, "indices", tuple(map(int, indices)))
         beside = [
-            name for name in ("num_frames", "fps", "start", "end", "max_frames") if getattr(self, name) is not None
+            name
+            for name in ("num_frames", "fps", "start", "end", "max_frames", "min_frames")
+            if getattr(self, name) is not None
         ]
         beside += ["short_video"] if self.short_video != "once" else []
         if beside:
@@ -191,6 +200,9 @@ def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
     first, last = _frames_in_range(times, sampling)
     if sampling.fps is not None:
         indices = _one_per_interval(times, sampling, sampling.fps, first, last)
+        least = min(sampling.min_frames or 1, sampling.max_frames or math.inf)
+        if len(set(indices)) < least:
+            indices = _spread(first, last, replace(sampling, fps=None, min_frames=None, num_frames=least))
     elif sampling.num_frames == "all":
         indices = list(range(first, last + 1))
     else:
@@ -210,7 +222,8 @@ def num_requested(times: Sequence[float], sampling: FrameSampling) -> int | None
         return None
     if sampling.fps is None:
         return _num_spread(sampling)
-    return len(select_frames(times, replace(sampling, short_video="repeat")))
+    by_rate = select_frames(times, replace(sampling, short_video="repeat", min_frames=None))
+    return max(len(by_rate), len(select_frames(times, sampling)))  # a lower bound asks for no more than there are
 
 
 def video_end(times: Sequence[float]) -> float:

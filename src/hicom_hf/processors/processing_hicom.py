@@ -30,6 +30,7 @@ SAMPLING_KEYS = (
     "start",
     "end",
     "max_frames",
+    "min_frames",
     "max_video_tokens",
     "short_video",
     "indices",

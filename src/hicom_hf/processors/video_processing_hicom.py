@@ -150,6 +150,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         max_frames: int | None = None,
         short_video: Literal["once", "repeat"] | None = None,
         indices: Sequence[int] | None = None,
+        min_frames: int | None = None,
         on_decode_error: OnDecodeError | None = None,
         do_sample_frames: bool | None = None,
         frame_rate: float | None = None,
@@ -165,8 +166,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
             videos: one source (see `read_video`) or a list of sources. A list of PIL images, 3-D arrays or paths of images is
                 one video, a list of other paths is several, a list inside a list is one video given as frames.
             sampling: which frames, as one `FrameSampling`, in place of the following keywords.
-            num_frames, fps, start, end, max_frames, short_video, indices: see `FrameSampling`. Giving `fps` sets aside the
-                processor's own `num_frames`, and the other way round.
+            num_frames, fps, start, end, max_frames, short_video, indices, min_frames: see `FrameSampling`. Giving `fps` sets
+                aside the processor's own `num_frames`, and the other way round.
             on_decode_error, frame_rate, media_access: see `read_video`.
             media_bounds: what a video may cost, `bounds` of `read_video`.
             do_sample_frames: False takes every frame (of the range, at most `max_frames`).
@@ -184,8 +185,8 @@ class HiComVideoProcessor(BaseVideoProcessor):
         if unknown:
             raise TypeError(
                 f"HiComVideoProcessor got unknown arguments {sorted(unknown)}; a call takes sampling, num_frames, fps, start, "
-                "end, max_frames, short_video, indices, on_decode_error, do_sample_frames, frame_rate, media_access, "
-                "media_bounds, return_metadata and return_tensors, the rest is set at construction"
+                "end, min_frames, max_frames, short_video, indices, on_decode_error, do_sample_frames, frame_rate, "
+                "media_access, media_bounds, return_metadata and return_tensors, the rest is set at construction"
             )
         if sampling is None:
             sampling = self.frame_sampling(
@@ -197,8 +198,9 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 max_frames=max_frames,
                 short_video=short_video,
                 indices=indices,
+                min_frames=min_frames,
             )
-        elif {num_frames, fps, do_sample_frames, start, end, max_frames, short_video} != {None} or indices is not None:
+        elif {num_frames, fps, do_sample_frames, start, end, max_frames, min_frames, short_video} != {None} or indices:
             raise ValueError("sampling and keywords both say which frames are taken; give one of them")
         stacks, records = [], []
         for source in _as_sources(videos):
@@ -411,6 +413,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
         max_frames: int | None = None,
         short_video: Literal["once", "repeat"] | None = None,
         indices: Sequence[int] | None = None,
+        min_frames: int | None = None,
     ) -> FrameSampling:
         """The request of a call with these keywords; None takes the processor's own value, see `preprocess`.
 
@@ -418,7 +421,9 @@ class HiComVideoProcessor(BaseVideoProcessor):
             ValueError: the request contradicts itself.
         """
         if indices is not None:
-            return FrameSampling(num_frames, fps, start, end, max_frames, short_video or "once", tuple(indices))
+            return FrameSampling(
+                num_frames, fps, start, end, max_frames, short_video or "once", tuple(indices), min_frames
+            )
         if num_frames is None and fps is None:
             num_frames, fps = (self.num_frames, None) if self.fps is None else (None, self.fps)
             if not (self.do_sample_frames if do_sample_frames is None else do_sample_frames):
@@ -435,6 +440,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
             end=end,
             max_frames=self.max_frames if max_frames is None else max_frames,
             short_video=short_video or self.short_video,
+            min_frames=min_frames,
         )
 
 

@@ -45,6 +45,7 @@ SAMPLING_KEYS = (
     "start",
     "end",
     "max_frames",
+    "min_frames",
     "max_video_tokens",
     "short_video",
     "indices",
@@ -99,8 +100,8 @@ class VideoTextToTextPipeline(Pipeline):
     instruction is the text that conditioned the compression.
 
     Args of a call, or of `pipeline(...)` for all calls:
-        sampling, num_frames, fps, start, end, max_frames, max_video_tokens, short_video, indices, on_decode_error,
-        do_sample_frames: which frames are taken; seconds for start and end. See `HiComProcessor`.
+        sampling, num_frames, fps, start, end, min_frames, max_frames, max_video_tokens, short_video, indices,
+        on_decode_error, do_sample_frames: which frames are taken; seconds for start and end. See `HiComProcessor`.
         tiles: a `FrameTiles`, or its fields as a dictionary: frames are not padded, but the question chooses among overlapping
             squares of them. Images count as videos of one frame.
         selection: each question chooses among the frames of each video that are taken, which may then be hours: a
