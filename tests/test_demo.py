@@ -255,7 +255,7 @@ def test_the_picture_of_choices_shows_the_frames_of_each_question(model, process
         answer = chosen.answers[number]
         assert times == pytest.approx(answer.selection.times) and title == ("title" if number == 0 else "")
         assert frames.shape[2] / frames.shape[1] == pytest.approx(100 / 56, rel=0.1)
-        *objects, square = item.boxes
+        objects, square = item.boxes, item.best_square
         top, left, bottom, right = answer.tiles.tiles[0].box
         assert np.allclose(square[answer.tiles.tiles[0].frame], (left, top, right, bottom))
         assert np.isnan(np.delete(square, answer.tiles.tiles[0].frame, axis=0)).all()

@@ -16,7 +16,17 @@ from hicom_hf.inference import (
     picture,
     shown_frames,
 )
-from hicom_hf.inference.attention_picture import CELL, GAP, LABELS, LEAST_WIDTH, LEGEND, MARGIN, heated_frame
+from hicom_hf.inference.attention_picture import (
+    CELL,
+    GAP,
+    LABELS,
+    LEAST_ROW,
+    LEAST_WIDTH,
+    LEGEND,
+    MARGIN,
+    SQUARE,
+    heated_frame,
+)
 from hicom_hf.modeling.grouping_hicom import group_positions
 from hicom_hf.processors.answering_hicom import encode_video, read_frames
 from hicom_hf.shapes import Scene, patch_cover, questions
@@ -271,6 +281,26 @@ def test_what_is_asked_about_is_outlined_in_the_rows_of_attention():
     second = MARGIN + LABELS + CELL + GAP
     assert changed[:, 1].min() > second and changed[:, 1].max() < second + CELL
     assert np.ptp(changed[:, 0]) > CELL  # in the local and in the global row
+
+
+def test_the_best_square_is_outlined_within_its_frame_and_named():
+    frames = np.zeros((2, 54, 96, 3), np.uint8)
+    square = np.full((2, 4), np.nan)
+    square[1] = 0.0, 0.0, 54 / 96, 1.0
+    image = np.asarray(picture(frames, [], [explained((2, 4, 4), best_square=square)]))
+    rows, columns = np.nonzero((image == SQUARE).all(axis=-1))
+    second, height = MARGIN + LABELS + CELL + GAP, round(CELL * 54 / 96)
+    in_frames = rows < len(image) - LEGEND - MARGIN
+    assert columns[in_frames].min() == second and columns[in_frames].max() == second + height
+    edges = np.unique(rows[in_frames])
+    assert len(edges) == 2 * height  # four sides each in the local and in the global row
+    assert (~in_frames).any()  # the legend
+
+
+def test_a_row_is_as_high_as_its_frames_and_its_labels():
+    sizes = (96, 48), (48, 96), (12, 96)
+    heights = [picture(np.zeros((2, *size, 3), np.uint8), [], [explained((2, 4, 4))]).height for size in sizes]
+    assert heights[0] - heights[1] == 3 * (CELL - CELL // 2) and heights[1] - heights[2] == 3 * (CELL // 2 - LEAST_ROW)
 
 
 def test_right_and_wrong_answers_are_told_apart():

@@ -21,7 +21,8 @@ from ..shapes import is_right
 from .attention_maps import AttentionMaps
 
 # Pixels.
-CELL = 150  # side of a frame
+CELL = 150  # longer side of a frame
+LEAST_ROW = 60  # height of a row, which has three lines of labels
 GAP = 4  # between frames
 MARGIN = 20
 LABELS = 92  # width of the column of row labels
@@ -32,6 +33,7 @@ BAR = 180, 12  # width and height of a colour bar
 
 MAX_SHOWN = 8  # frames; of more, evenly spread ones are shown
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (110, 110, 120)
+SQUARE = (90, 200, 250)  # outline of the best square
 BLUE, GREEN, RED = (20, 70, 160), (0, 120, 60), (180, 30, 30)
 # Colours from "as in an even spread" to the maximum, RGB.
 HEAT = np.array([(70, 0, 110), (190, 20, 110), (250, 90, 40), (255, 190, 30), (255, 250, 170)], dtype=np.float64)
@@ -51,6 +53,7 @@ class Explained:
         right_answer: shown beside the model's, if it is known.
         boxes: (R, T, 4), left, top, right and bottom of what is asked about, fractions of the frame that is shown, NaN where
             it is not seen; outlined in the rows of attention.
+        best_square: (T, 4), likewise: the square of tiles that fits the question best; outlined in another colour.
         note: text after the answer.
     """
 
@@ -59,6 +62,7 @@ class Explained:
     maps: AttentionMaps
     right_answer: str | None = None
     boxes: np.ndarray | None = None
+    best_square: np.ndarray | None = None
     note: str = ""
 
 
@@ -132,12 +136,13 @@ def picture(
     """
     _check(frames, times, explained)
     chosen = uniform_indices(len(frames), MAX_SHOWN) if len(frames) > MAX_SHOWN else list(range(len(frames)))
-    sheet = _Sheet(len(chosen), _height(explained, title))
+    shown = [_resized(frames[index]) for index in chosen]
+    sheet = _Sheet(len(chosen), max(shown[0].height, LEAST_ROW), explained, title)
     if title:
         sheet.write([(title, INK, LARGE)])
     sheet.row(
         ("frames", "what the", "model sees"),
-        [_resized(frames[index]) for index in chosen],
+        shown,
         [f"{times[index]:.2f} s" if len(times) else f"frame {index + 1}" for index in chosen],
     )
     tops = {branch: _top([_map(item, branch) for item in explained], chosen) for branch in BRANCHES}
@@ -149,11 +154,13 @@ def picture(
             values = _map(item, branch)
             if values is not None:
                 cells = [_heated(frames[index], values[index], tops[branch]) for index in chosen]
-                if item.boxes is not None:
-                    for cell, index in zip(cells, chosen, strict=True):
-                        _outline(cell, item.boxes[:, index])
+                for cell, index in zip(cells, chosen, strict=True):
+                    if item.best_square is not None:
+                        _outline(cell, item.best_square[None, index], 0, SQUARE)
+                    if item.boxes is not None:
+                        _outline(cell, item.boxes[:, index], OUTLINE, PAPER)
                 sheet.row(labels, cells)
-    sheet.legend(tops, explained[0].maps)
+    sheet.legend(tops, explained[0].maps, any(item.best_square is not None for item in explained))
     return sheet.image
 
 
@@ -172,23 +179,27 @@ def heated_frame(frame: np.ndarray, attention: np.ndarray, index: int) -> Image.
 # Which map, and the labels of its rows.
 BRANCHES = {"local_map": ("local", "within each", "group"), "global_map": ("global", "over the", "whole video")}
 LINE = LARGE + 10  # height of a line of text
-ROW, TIMES, LEGEND = CELL + GAP, SMALL + 6, 2 * SMALL + BAR[1] + 3  # heights
+TIMES, LEGEND = SMALL + 6, 2 * SMALL + BAR[1] + 3  # heights
 
 
 def _map(item: Explained, branch: str) -> np.ndarray | None:
     return getattr(item.maps, branch)
 
 
-def _height(explained: Sequence[Explained], title: str) -> int:
-    rows = 1 + sum(_map(item, branch) is not None for item in explained for branch in BRANCHES)
-    texts = bool(title) * LINE + len(explained) * (SMALL + 2 * LINE)
-    return 2 * MARGIN + texts + TIMES + rows * ROW + LEGEND
-
-
 class _Sheet:
-    """The picture in the making; what is added goes below what is there."""
+    """The picture in the making; what is added goes below what is there.
 
-    def __init__(self, num_frames: int, height: int):
+    Args:
+        num_frames: in a row.
+        cell_height: of a row, without the gap below it.
+        explained, title: what is to be written, for the height.
+    """
+
+    def __init__(self, num_frames: int, cell_height: int, explained: Sequence[Explained], title: str):
+        self.cell_height = cell_height
+        rows = 1 + sum(_map(item, branch) is not None for item in explained for branch in BRANCHES)
+        texts = bool(title) * LINE + len(explained) * (SMALL + 2 * LINE)
+        height = 2 * MARGIN + texts + TIMES + rows * (cell_height + GAP) + LEGEND
         self.width = LABELS + max(num_frames * (CELL + GAP) - GAP, LEAST_WIDTH)
         self.image = Image.new("RGB", (self.width + 2 * MARGIN, height), PAPER)
         self.draw = ImageDraw.Draw(self.image)
@@ -213,15 +224,19 @@ class _Sheet:
         self.y += TIMES if captions else 0
         for line, label in enumerate(labels):
             self.text(
-                MARGIN, self.y + CELL // 2 + (line - 1) * (SMALL + 4), label, FAINT if line else INK, anchor="lm"
+                MARGIN,
+                self.y + self.cell_height // 2 + (line - 1) * (SMALL + 4),
+                label,
+                FAINT if line else INK,
+                anchor="lm",
             )
         for number, cell in enumerate(cells):
             x, y = MARGIN + LABELS + number * (CELL + GAP), self.y
-            self.image.paste(cell, (x + (CELL - cell.width) // 2, y + (CELL - cell.height) // 2))
-        self.y += ROW
+            self.image.paste(cell, (x + (CELL - cell.width) // 2, y + (self.cell_height - cell.height) // 2))
+        self.y += self.cell_height + GAP
 
-    def legend(self, tops: dict[str, float], maps: AttentionMaps) -> None:
-        """A colour bar for each branch."""
+    def legend(self, tops: dict[str, float], maps: AttentionMaps, has_squares: bool) -> None:
+        """A colour bar for each branch, and the colour of the best square."""
         self.y += SMALL
         x = MARGIN + LABELS
         for branch, labels in BRANCHES.items():
@@ -234,6 +249,10 @@ class _Sheet:
             self.text(x + BAR[0] + 14, self.y + BAR[1] // 2, labels[0], INK, anchor="lm")
             x += BAR[0] + 100
         self.text(x, self.y + BAR[1] // 2, "attention, times an even spread", FAINT, anchor="lm")
+        if has_squares:
+            below = self.y + BAR[1] + 5
+            self.draw.rectangle((x, below, x + BAR[1], below + BAR[1]), outline=SQUARE)
+            self.text(x + BAR[1] + 8, below + BAR[1] // 2, "the best square", FAINT, anchor="lm")
 
 
 def _verdict(item: Explained) -> list[tuple[str, tuple, int]]:
@@ -262,12 +281,12 @@ def _heated(frame: np.ndarray, values: np.ndarray, top: float, side: int = CELL)
     return Image.fromarray((dimmed * (1 - alpha) + _colours(heat) * alpha).astype(np.uint8))
 
 
-def _outline(cell: Image.Image, boxes: np.ndarray) -> None:
-    """Draw boxes (R, 4), a little larger than what they hold, onto a cell."""
+def _outline(cell: Image.Image, boxes: np.ndarray, distance: int, colour: tuple[int, int, int]) -> None:
+    """Draw boxes (R, 4) onto a cell, some pixels larger than what they hold, as far as the cell has room."""
+    size = np.array((cell.width, cell.height, cell.width, cell.height))
     for box in boxes[~np.isnan(boxes).any(axis=1)]:
-        size = np.array((cell.width, cell.height, cell.width, cell.height))
-        left, top, right, bottom = (box * size + (-OUTLINE, -OUTLINE, OUTLINE, OUTLINE)).round().tolist()
-        ImageDraw.Draw(cell).rectangle((left, top, right, bottom), outline=PAPER)
+        edges = (box * size + (-distance, -distance, distance, distance)).round()
+        ImageDraw.Draw(cell).rectangle(tuple(np.clip(edges, 0, size - 1).tolist()), outline=colour)
 
 
 def _colours(heat: np.ndarray) -> np.ndarray:

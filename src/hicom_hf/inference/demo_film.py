@@ -135,14 +135,14 @@ def choice_picture(processor: HiComProcessor, film: Film, asked: AskedVideo, tit
         frames = shown_frames(processor, read)
         if answer.tiles is not None:
             frames = whole_frames(processor, frames, read.sampling)
-        boxes = [] if asked.scene is None else [_object_boxes(film, question, read.sampling, answer.tiles is None)]
-        boxes += [] if answer.tiles is None else [_best_square(answer.tiles, len(frames))]
+        is_known, padded = asked.scene is not None, answer.tiles is None
         explained = Explained(
             question.text,
             answer.answer,
             asked.opened.attention(question.text),
-            right_answer=None if asked.scene is None else question.answer,
-            boxes=np.concatenate(boxes) if boxes else None,
+            right_answer=question.answer if is_known else None,
+            boxes=_object_boxes(film, question, read.sampling, padded) if is_known else None,
+            best_square=None if answer.tiles is None else _best_square(answer.tiles, len(frames)),
         )
         pictures.append(picture(frames, read.sampling.times, [explained], "" if pictures else title))
     joined = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), PAPER)
@@ -175,8 +175,8 @@ def _object_boxes(film: Film, question: Question, sampling: SamplingRecord, padd
 
 
 def _best_square(record: TilesRecord, num_frames: int) -> np.ndarray:
-    """(1, T, 4): the square with the best patch, in the frame of that patch."""
+    """(T, 4): the square with the best patch, in the frame of that patch."""
     top, left, bottom, right = record.tiles[0].box
-    boxes = np.full((1, num_frames, 4), np.nan)
-    boxes[0, record.tiles[0].frame] = left, top, right, bottom
+    boxes = np.full((num_frames, 4), np.nan)
+    boxes[record.tiles[0].frame] = left, top, right, bottom
     return boxes
