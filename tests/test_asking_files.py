@@ -46,6 +46,20 @@ def test_each_line_has_its_answer_or_the_reason_why_there_is_none(file, tmp_path
     assert [row["instruction"] for row in rows[2:]] == ["Which way does the cyan moon move?", "the video"]
 
 
+@pytest.mark.parametrize("budget", [("--frames", "4"), ("--max-video-tokens", "24")])
+def test_each_question_chooses_its_frames_and_its_line_says_which(budget, file, tmp_path, capsys):
+    output, choice = tmp_path / "answers.jsonl", ["--num-frames", "16", "--select", "question", *budget]
+    assert ask(file, output, "--max-new-tokens", "8", *choice) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    capsys.readouterr()
+    asked = ["ask", str(tmp_path / "a.mp4"), ROWS[0]["question"], "--device", "cpu", "--dtype", "float32", "--json"]
+    assert main([*asked, *choice]) == 0
+    [answer] = json.loads(capsys.readouterr().out)["answers"]
+    assert rows[0]["answer"] == answer["answer"] and rows[0]["selection"]["indices"] == answer["selection"]["indices"]
+    assert len(rows[0]["times"]) == len(rows[0]["selection"]["indices"]) == 4
+    assert "selection" not in rows[1] and "times" not in rows[1]
+
+
 def test_shards_write_the_file_once_the_last_one_has_ended(file, tmp_path, capsys):
     output = tmp_path / "answers.jsonl"
     assert ask(file, output, "--max-new-tokens", "4", "--shard", "1/2") == 0

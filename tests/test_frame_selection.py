@@ -984,6 +984,8 @@ def test_the_command_says_how_a_short_video_gets_more_candidates(frames, is_said
     assert (hint in capsys.readouterr().err) == is_said
 
 
-def test_a_file_of_questions_goes_without_a_selection(capsys):
-    assert main(["ask", "--from", "q.jsonl", "--output", "a.jsonl", "--select", "question", "--frames", "8"]) == 2
-    assert "--from: goes without --select and --frames" in capsys.readouterr().err
+@pytest.mark.parametrize("asked", [["--from", "q.jsonl", "--output", "a.jsonl"], ["a.mp4", "Where?"]])
+def test_a_selection_has_one_budget(asked, capsys):
+    for wrong in (["--select", "question"], ["--select", "question", "--frames", "8", "--max-video-tokens", "40"]):
+        assert main(["ask", *asked, *wrong]) == 2
+        assert "--select: takes --frames or --max-video-tokens, one of them" in capsys.readouterr().err

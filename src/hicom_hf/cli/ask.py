@@ -212,6 +212,10 @@ def _check(args: argparse.Namespace) -> None:
     frame_tiles(args)
     if args.end is not None and args.end <= (args.start or 0):
         args.parser.error(f"argument --end: must be after --start ({args.start or 0:g} s), got {args.end:g}")
+    _check_selection(args)
+
+
+def _check_selection(args: argparse.Namespace) -> None:
     if args.select is not None and args.short_video == "repeat":
         args.parser.error("argument --short-video: repeat goes without --select, which chooses among different frames")
     if (args.frames is None) != (args.select is None or args.max_video_tokens is not None):
@@ -234,8 +238,7 @@ def _run_file(args: argparse.Namespace) -> int:
     parser: argparse.ArgumentParser = args.parser
     if args.video is not None:
         parser.error("argument --from: goes without VIDEO and QUESTION")
-    if args.select is not None or args.frames is not None:
-        parser.error("argument --from: goes without --select and --frames")
+    _check_selection(args)
     if args.output is None:
         parser.error("argument --from: --output is missing, the file to write")
     if args.instruction:
@@ -249,12 +252,15 @@ def _run_file(args: argparse.Namespace) -> int:
 
     wanted = {name: getattr(args, name) for name in SAMPLING}
     sampling = {name: value for name, value in wanted.items() if value is not None}
+    selection = _selection(args)
+    if selection is not None:
+        sampling.pop("max_video_tokens", None)  # it is the selection's budget
     [summary] = evaluate(
         [questions_task(args.questions_file, args.output, args.max_new_tokens)],
         args.model,
         args.output + RUN_SUFFIX,
         asking=Asking(
-            sampling, args.system, args.batch_size, args.workers, media_access(args), tiles=frame_tiles(args)
+            sampling, args.system, args.batch_size, args.workers, media_access(args), selection, frame_tiles(args)
         ),
         part=args.shard or (1, 1),
         progress=progress_bar,
@@ -270,12 +276,16 @@ def _run_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open(session, args: argparse.Namespace, access):
-    """Encode the candidates of a selection, and say what they are."""
+def _selection(args: argparse.Namespace):
+    """The `FrameSelection` that `--select` asks for; None without it."""
     from ..processors.frame_selection_hicom import FrameSelection
 
-    selection = FrameSelection(args.select, args.frames, args.max_video_tokens)
-    tiles = frame_tiles(args)
+    return None if args.select is None else FrameSelection(args.select, args.frames, args.max_video_tokens)
+
+
+def _open(session, args: argparse.Namespace, access):
+    """Encode the candidates of a selection, and say what they are."""
+    selection, tiles = _selection(args), frame_tiles(args)
     names = [name for name in SAMPLING if name != "max_video_tokens"]
 
     def read(_, video, **request):

@@ -2,7 +2,7 @@
 
 ```
 questions.jsonl   {"video": "a.mp4", "question": "What happens?"}   and, if wanted, id, instruction, start, end
-answers.jsonl     the same with answer, or the reason why there is none; written once all are answered
+answers.jsonl     the same with answer, or the reason why there is none, and what was chosen; written once all are answered
 answers.jsonl.run/  the run so far, see `results.py`; the same command resumes it
 ```
 """
@@ -98,5 +98,8 @@ def _write(output: Path, folder: Path, questions: Sequence[Question], lines: Map
     for question in questions:
         line = lines[question.id]
         kept = {name: line[name] for name in ("answer", "failure", "instruction")}
+        kept |= {name: line[name] for name in ("selection", "tiles") if name in line}
+        if "selection" in line:  # beside the numbers of its frames
+            kept["times"] = line["times"]
         rows.append({"id": question.id, **question.details["row"], **kept})
     write_text(output, "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
