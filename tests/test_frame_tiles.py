@@ -324,7 +324,7 @@ def test_the_command_says_which_square_is_best(capsys):
     assert answer["tiles"]["zooms"] == [1, 2] and "selection" not in answer  # it is square: no overview
     assert len(answer["tiles"]["tiles"][0]["box"]) == 4
     tile = ChosenTile((0.0, 0.4375, 1.0, 1.0), 0.5, 3.0, 2)
-    said = "zoom 1, 1 squares; best in rows 0 to 100 %, columns 44 to 100 % of frame 3"
+    said = "zoom 1, 1 square; best in rows 0 to 100 %, columns 44 to 100 % of frame 3"
     assert describe_tiles(TilesRecord(1, (1,), (3.0,), (tile,))) == said
     for zooms, message in (
         ("0", "must be zooms from 1 on"),

@@ -13,8 +13,9 @@ def describe_selection(selection) -> str:
 
 def describe_tiles(record) -> str:
     """Where the patch lies that fits the question best."""
-    best = record.tiles[0]
-    zoom = "the whole frame, padded" if record.zoom == 0 else f"zoom {record.zoom}, {len(record.tiles)} squares"
+    best, count = record.tiles[0], len(record.tiles)
+    squares = f"{count} square{'s' if count > 1 else ''}"
+    zoom = "the whole frame, padded" if record.zoom == 0 else f"zoom {record.zoom}, {squares}"
     top, left, bottom, right = (round(100 * part) for part in best.box)
     return f"{zoom}; best in rows {top} to {bottom} %, columns {left} to {right} % of frame {best.frame + 1}"
 

@@ -188,6 +188,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 "end, min_frames, max_frames, short_video, indices, on_decode_error, do_sample_frames, frame_rate, "
                 "media_access, media_bounds, return_metadata and return_tensors, the rest is set at construction"
             )
+        keywords = (num_frames, fps, do_sample_frames, start, end, max_frames, short_video, indices, min_frames)
         if sampling is None:
             sampling = self.frame_sampling(
                 num_frames=num_frames,
@@ -200,7 +201,7 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 indices=indices,
                 min_frames=min_frames,
             )
-        elif {num_frames, fps, do_sample_frames, start, end, max_frames, min_frames, short_video} != {None} or indices:
+        elif any(one is not None for one in keywords):
             raise ValueError("sampling and keywords both say which frames are taken; give one of them")
         stacks, records = [], []
         for source in _as_sources(videos):
