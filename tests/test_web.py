@@ -245,7 +245,14 @@ def film(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def site():
+def chromium():
+    """Path of the browser. Without one, no page is made, whose server gradio leaves with an open event loop."""
+    pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
+    return shutil.which("chromium") or pytest.skip("chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def site(chromium):
     """The page on its engine, in this process."""
     from gradio import networking
 
@@ -297,14 +304,12 @@ class Window:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # gradio's own, in its server's threads
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_drives_the_whole_page(site, film, width, tmp_path, monkeypatch, make_endless):
-    browsers = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
+def test_a_browser_drives_the_whole_page(chromium, site, film, width, tmp_path, monkeypatch, make_endless):
+    from playwright.sync_api import sync_playwright
+
     address, engine = site
     pictures = os.environ.get("HICOM_SCREENSHOTS", tmp_path)
-    with browsers.sync_playwright() as driver:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         window = Window(browser.new_page(viewport={"width": width, "height": 900}), address)
         page = window.page
