@@ -70,6 +70,13 @@ def media_of(records, processor, folder):
     return list(HiComDataset(records, encoder_of(processor), folder).media())
 
 
+def test_a_request_that_names_no_newer_field_has_the_settings_of_caches_before_there_was_it(processor):
+    before = {"num_frames": 8, "fps": None, "start": None, "end": None, "max_frames": None, "short_video": "once"}
+    assert reader(processor).settings["sampling"] == before
+    bounded = MediaReader(processor.video_processor, FrameSampling(fps=1.0, min_frames=8))
+    assert bounded.settings["sampling"]["min_frames"] == 8
+
+
 def test_results_equal_those_without_a_cache(frozen, processor, folder, records, tmp_path):
     plain = HiComDataset(records, encoder_of(processor), folder)
     cache = FeatureCache(tmp_path, frozen, reader(processor))

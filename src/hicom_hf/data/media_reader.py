@@ -72,8 +72,9 @@ class MediaReader:
     def settings(self) -> dict[str, Any]:
         """What decides the frames of a medium, as plain values."""
         sampling = asdict(self.sampling)
-        if sampling["indices"] is None:  # so that what was kept before there were indices stays valid
-            del sampling["indices"]
+        for name in ("indices", "min_frames"):  # so that what was kept before there were these stays valid
+            if sampling[name] is None:
+                del sampling[name]
         choices = {"selection": self.selection, "tiles": self.tiles and self.tiles.of_chosen()}
         return {
             "sampling": sampling,
