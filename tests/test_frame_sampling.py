@@ -1,6 +1,7 @@
 """Which frames a request chooses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from shared_data import GOLDEN_DIR, needs_golden
@@ -77,6 +78,13 @@ def test_min_frames_bounds_fps_from_below_as_far_as_there_are_frames():
     assert select_frames(TEN_SECONDS, more) == list(range(100)) and num_requested(TEN_SECONDS, more) == 100
     assert select_frames(VARIABLE_RATE, FrameSampling(fps=1, min_frames=3, start=0.0, end=0.4)) == [1, 2, 3]
     assert len(select_frames(TEN_SECONDS, FrameSampling(fps=1, min_frames=20, max_frames=16))) == 16
+
+
+def test_min_frames_never_takes_frames_away_that_fps_repeats():
+    often = FrameSampling(fps=20, short_video="repeat")  # 200 frames of 100 different ones
+    assert select_frames(TEN_SECONDS, replace(often, min_frames=150)) == select_frames(TEN_SECONDS, often)
+    more = select_frames(TEN_SECONDS, replace(often, min_frames=250))
+    assert more == uniform_indices(100, 250)
 
 
 def test_max_frames_bounds_num_frames():

@@ -38,7 +38,7 @@ class FrameSampling:
         indices: numbers of the frames in order of presentation, from 0, ascending, as in `indices` of `SamplingRecord`; together
             with nothing else.
         min_frames: lower bound on the number of frames that `fps` gives, at least 1: where these are fewer, as many are spread
-            evenly, as far as the video has them. `max_frames` binds it, too.
+            evenly, as far as the video has them; with "repeat" they are repeated. `max_frames` binds it, too.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -201,7 +201,7 @@ def select_frames(times: Sequence[float], sampling: FrameSampling) -> list[int]:
     if sampling.fps is not None:
         indices = _one_per_interval(times, sampling, sampling.fps, first, last)
         least = min(sampling.min_frames or 1, sampling.max_frames or math.inf)
-        if len(set(indices)) < least:
+        if len(indices if sampling.short_video == "repeat" else set(indices)) < least:
             indices = _spread(first, last, replace(sampling, fps=None, min_frames=None, num_frames=least))
     elif sampling.num_frames == "all":
         indices = list(range(first, last + 1))
