@@ -366,6 +366,14 @@ def test_a_broken_video_among_candidates_counts_as_wrong(session, path, tmp_path
     assert list(summary["failed_videos"]) == [str(broken)] and summary["num_answered"] == 2
 
 
+def test_results_say_which_frames_are_candidates_where_nothing_is_asked_for(session, path, tmp_path):
+    asked, selection = [question_about(path, 0)], FrameSelection(num_frames=4)
+    [summary] = evaluate([task_of(asked)], session, tmp_path, asking=Asking(selection=selection))
+    assert summary["settings"]["sampling"] == {"min_frames": 64, "fps": 1.0}
+    with pytest.raises(ValueError, match=r"other settings \(sampling"):
+        evaluate([task_of(asked)], session, tmp_path, asking=Asking({"fps": 1.0}, selection=selection))
+
+
 def test_guarded_media_must_name_the_folder_of_the_videos(session, path, tmp_path):
     task = task_of([question_about(path, 0)])
     with pytest.raises(ValueError, match=r"own: none of its videos may be read \(first .*allowed_local_media_path"):

@@ -14,6 +14,7 @@ from ..assets import model_source
 from ..hub.files import settings_fingerprint, write_text
 from ..hub.progress import Progress, no_progress
 from ..inference.session import HiComSession
+from ..processors.candidate_frames_hicom import candidate_request
 from ..processors.frame_sampling_hicom import FrameSampling
 from ..processors.media_access_hicom import MediaAccess, MediaAccessError
 from .pictures import draw_summary
@@ -175,6 +176,9 @@ def _settings(
         tiles is not None and asking.selection is None and task.ask is None
     ):  # a task that asks by itself always chooses
         tiles = tiles.of_chosen()
+    sampling = dict(asking.sampling)
+    if asking.selection is not None and task.ask is None:  # as far as it says nothing of candidates, what holds for them
+        sampling = candidate_request(sampling)
     return {
         "version": RESULTS_VERSION,
         "task": task.name,
@@ -183,7 +187,7 @@ def _settings(
         "weights": weights_fingerprint(session.model),
         "configuration": configuration_fingerprint(session),
         "dtype": str(session.model.dtype).removeprefix("torch."),
-        "sampling": dict(asking.sampling),
+        "sampling": sampling,
         "model_sampling": _model_sampling(session),
         **({} if asking.selection is None else {"selection": asdict(asking.selection)}),
         **({} if tiles is None else {"tiles": json.loads(json.dumps(asdict(tiles)))}),
