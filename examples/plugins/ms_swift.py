@@ -16,7 +16,7 @@ from swift.template.templates.qwen import Qwen2_5TemplateMeta
 
 from hicom_hf import FrameSampling, HiComConfig, HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.data import ItemEncoder
-from hicom_hf.data.conversations import Medium
+from hicom_hf.data.record_media import Medium
 
 NAME = "hicom"
 

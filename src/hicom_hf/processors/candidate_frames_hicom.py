@@ -27,12 +27,9 @@ from .frame_selection_hicom import (
 from .frame_shots_hicom import find_shots
 from .frame_tiles_hicom import FrameTiles
 
-CANDIDATE_FPS = (
-    1.0  # candidates per second of video where the request names no number, and how many there are at least
-)
-MIN_CANDIDATES = (
-    64  # twice the frames of the paper, so that a short clip is not seen at fewer frames than without a selection
-)
+# Where the request names no number: candidates per second of video, and how many there are at least. The latter is twice the
+# frames of the paper, so that a short clip is not seen at fewer frames than without a selection.
+CANDIDATE_FPS, MIN_CANDIDATES = 1.0, 64
 NOT_OF_CANDIDATES = {
     "max_video_tokens": "give it to the selection, as the budget of each question",
     "do_sample_frames": 'num_frames="all" makes all frames candidates',
