@@ -177,8 +177,8 @@ def _settings(
     ):  # a task that asks by itself always chooses
         tiles = tiles.of_chosen()
     sampling = dict(asking.sampling)
-    if asking.selection is not None and task.ask is None:  # as far as it says nothing of candidates, what holds for them
-        sampling = candidate_request(sampling)
+    if asking.selection is not None and task.ask is None:
+        sampling = candidate_request(sampling)  # with the default, which may change
     return {
         "version": RESULTS_VERSION,
         "task": task.name,
