@@ -22,10 +22,11 @@ from hicom_hf.data.bad_samples import SampleError
 from hicom_hf.data.batch_tiles import with_chosen_patches
 from hicom_hf.data.checking import check_data
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import Medium, Record, training_items
+from hicom_hf.data.conversations import training_items
 from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.feature_cache import FeatureCache
 from hicom_hf.data.media_reader import MediaReader
+from hicom_hf.data.record_media import Medium, Record
 from hicom_hf.data.row_collating import HiComPreferenceCollator, HiComRowCollator
 from hicom_hf.data.selected_frames import SelectedFrames
 from hicom_hf.data.streaming import HiComStreamingDataset

@@ -9,9 +9,10 @@ from shared_data import GOLDEN_DIR, needs_golden
 
 from hicom_hf.data.bad_samples import BAD_RECORD, EMPTY_ANSWER, ODD_TURNS, PLACEHOLDER_MISMATCH, SampleError
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import Medium, Record, training_items
+from hicom_hf.data.conversations import training_items
 from hicom_hf.data.encoding import IGNORED, ItemEncoder
 from hicom_hf.data.record_keys import nearest_key
+from hicom_hf.data.record_media import Medium, Record
 
 VIDEO, IMAGE = {"type": "video"}, {"type": "image"}
 

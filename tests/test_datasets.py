@@ -14,11 +14,11 @@ from video_files import write_frame_folder, write_truncated_video, write_video
 
 from hicom_hf import FrameSampling
 from hicom_hf.data.bad_samples import MISSING_MEDIA, TOO_LONG, UNREADABLE_MEDIA, SampleError, SkippedSample
-from hicom_hf.data.conversations import Record
 from hicom_hf.data.datasets import HiComDataset, load_records
 from hicom_hf.data.encoding import IGNORED, ItemEncoder
 from hicom_hf.data.packed_records import PackedRecords
 from hicom_hf.data.record_files import file_records
+from hicom_hf.data.record_media import Record
 
 
 def record(question="<video>\nWho runs?", answer="Ann.", **entries):

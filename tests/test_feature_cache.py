@@ -20,10 +20,10 @@ from hicom_hf.assembly.random_model import tiny_model
 from hicom_hf.data import feature_cache as module
 from hicom_hf.data.bad_samples import SampleError, SkippedSample
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import Medium
 from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.feature_cache import FeatureCache, medium_key
 from hicom_hf.data.media_reader import MediaReader
+from hicom_hf.data.record_media import Medium
 from hicom_hf.hub import files
 
 FRAME_BYTES = 7 * 7 * 64 * 2 * 4  # patch rows and columns, width, two kinds of features, float32

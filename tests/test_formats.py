@@ -13,10 +13,11 @@ from video_files import write_video
 from hicom_hf.cli.main import main
 from hicom_hf.data.bad_samples import SampleError
 from hicom_hf.data.checking import check_data
-from hicom_hf.data.conversations import Record, training_items
+from hicom_hf.data.conversations import training_items
 from hicom_hf.data.converting import convert_data
 from hicom_hf.data.datasets import HiComDataset, load_records
 from hicom_hf.data.formats import FORMATS, record_format
+from hicom_hf.data.record_media import Record
 from hicom_hf.data.streaming import HiComStreamingDataset
 
 VIDEO_PART = {"type": "video_url", "video_url": {"url": "cat.mp4"}}

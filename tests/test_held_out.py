@@ -12,9 +12,9 @@ from training_runs import encoder_of, recipe_values, weights_of, write_data, wri
 
 from hicom_hf import HiComForConditionalGeneration, HiComProcessor
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import Record
 from hicom_hf.data.datasets import HiComDataset, load_records
 from hicom_hf.data.holding_out import records_of_side
+from hicom_hf.data.record_media import Record
 from hicom_hf.processors.answer_options_hicom import option_texts
 from hicom_hf.training.checkpoints import StopWithoutProgress, last_checkpoint
 from hicom_hf.training.console import held_out_line

@@ -21,8 +21,9 @@ from hicom_hf.assembly.random_model import (
     tiny_tokenizer,
 )
 from hicom_hf.assets import hicom_tiny
-from hicom_hf.data.conversations import Medium, Record, training_items
+from hicom_hf.data.conversations import training_items
 from hicom_hf.data.encoding import ItemEncoder
+from hicom_hf.data.record_media import Medium, Record
 from hicom_hf.inference.attention_maps import attention_maps
 from hicom_hf.processors.answering_hicom import answer_question, encode_video, read_frames
 from hicom_hf.processors.chat_template_hicom import multimodal_chat_template

@@ -13,10 +13,11 @@ from hicom_hf.data import selected_frames as module
 from hicom_hf.data.bad_samples import SampleError, SkippedSample
 from hicom_hf.data.checking import check_data
 from hicom_hf.data.collating import HiComDataCollator
-from hicom_hf.data.conversations import Record, training_items
+from hicom_hf.data.conversations import training_items
 from hicom_hf.data.datasets import HiComDataset
 from hicom_hf.data.encoding import ItemEncoder
 from hicom_hf.data.feature_cache import FeatureCache
+from hicom_hf.data.record_media import Record
 from hicom_hf.data.selected_frames import SelectedFrames
 from hicom_hf.training.held_out import HeldOutGroups
 from hicom_hf.training.run import build_trainer, check_run, run_recipe
