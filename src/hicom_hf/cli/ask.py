@@ -300,7 +300,8 @@ def _open(session, args: argparse.Namespace, access):
     # A choice by shots takes whole groups of frames, which may be fewer than the budget.
     is_exact = args.select == "uniform" or video.encoded.num_frames == len(candidates)
     _say(
-        f"{candidates.sampling.source}: {len(candidates)} candidates of {candidates.sampling.num_source_frames} frames"
+        f"{candidates.sampling.source}: {len(candidates)} candidate{'s' if len(candidates) > 1 else ''} of "
+        f"{candidates.sampling.num_source_frames} frame{'s' if candidates.sampling.num_source_frames > 1 else ''}"
         f"{by_squares}, {candidates.num_bytes / 1e6:.0f} MB of features; "
         f"each question sees {'' if is_exact else 'at most '}{video.encoded.num_frames} of them, "
         f"{video.encoded.num_visual_tokens} visual tokens"

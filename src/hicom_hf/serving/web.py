@@ -83,7 +83,7 @@ def _video_column(engine: Engine) -> tuple:
     count = gr.Slider(1, most, min(16, most), step=1, label="Frames that a question sees")
     choose = gr.Checkbox(
         label="Each question chooses its frames",
-        info="for long videos: among one frame per second",
+        info="among one frame per second, more of a short video",
         elem_id="choose",
         visible=engine.can_choose,
     )
