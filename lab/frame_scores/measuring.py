@@ -79,16 +79,14 @@ def _by_text(query: Query, keys: torch.Tensor) -> torch.Tensor:
     return best_pairs(keys @ query.text)
 
 
-# By name: scores (T) of the aligned features (T, H, W, D) of frames.
-WAYS: dict[str, Callable[[Any, Query, torch.Tensor], torch.Tensor]] = {
-    FLOAT32: lambda model, query, aligned: query.scorer.frame_scores(aligned)[0],
-    BFLOAT16: lambda model, query, aligned: query.scorer.frame_scores(aligned.bfloat16().float())[0],
-    INT8: lambda model, query, aligned: query.scorer.int8_frame_scores(*model.frame_keys(aligned))[0],
-    "float32, the best patch alone": lambda model, query, aligned: query.scorer.patch_scores(aligned)[0].amax((1, 2)),
-    "SigLIP's pooled text, product": lambda model, query, aligned: _by_text(query, aligned),
-    "SigLIP's pooled text, cosine": lambda model, query, aligned: _by_text(
-        query, nn.functional.normalize(aligned, dim=-1)
-    ),
+# By name: scores (T) of the aligned features (T, H, W, D) of frames; `INT8`, between them, is what the scenes keep.
+WAYS: dict[str, Callable[[Query, torch.Tensor], torch.Tensor] | None] = {
+    FLOAT32: lambda query, aligned: query.scorer.frame_scores(aligned)[0],
+    BFLOAT16: lambda query, aligned: query.scorer.frame_scores(aligned.bfloat16().float())[0],
+    INT8: None,
+    "float32, the best patch alone": lambda query, aligned: query.scorer.patch_scores(aligned)[0].amax((1, 2)),
+    "SigLIP's pooled text, product": lambda query, aligned: _by_text(query, aligned),
+    "SigLIP's pooled text, cosine": lambda query, aligned: _by_text(query, nn.functional.normalize(aligned, dim=-1)),
 }
 
 
@@ -199,7 +197,8 @@ def _scores(
     if new:
         aligned = scenes.aligned_features.read(0, len(scenes))
         for text, query in new.items():
-            known[text] = {way: score(session.model, query, aligned) for way, score in WAYS.items()}
+            [kept] = scenes.scores(session.model, [query.scorer])
+            known[text] = {way: score(query, aligned) if score else kept for way, score in WAYS.items()}
     found = {way: torch.stack([known[text][way] for text in parts]) for way in WAYS}
     return {**found, ONE_VECTOR: known[instruction][INT8][None]}
 
