@@ -188,20 +188,20 @@ class HiComVideoProcessor(BaseVideoProcessor):
                 "end, min_frames, max_frames, short_video, indices, on_decode_error, do_sample_frames, frame_rate, "
                 "media_access, media_bounds, return_metadata and return_tensors, the rest is set at construction"
             )
-        keywords = (num_frames, fps, do_sample_frames, start, end, max_frames, short_video, indices, min_frames)
+        keywords: dict[str, Any] = {
+            "num_frames": num_frames,
+            "fps": fps,
+            "do_sample_frames": do_sample_frames,
+            "start": start,
+            "end": end,
+            "max_frames": max_frames,
+            "short_video": short_video,
+            "indices": indices,
+            "min_frames": min_frames,
+        }
         if sampling is None:
-            sampling = self.frame_sampling(
-                num_frames=num_frames,
-                fps=fps,
-                do_sample_frames=do_sample_frames,
-                start=start,
-                end=end,
-                max_frames=max_frames,
-                short_video=short_video,
-                indices=indices,
-                min_frames=min_frames,
-            )
-        elif any(one is not None for one in keywords):
+            sampling = self.frame_sampling(**keywords)
+        elif any(value is not None for value in keywords.values()):
             raise ValueError("sampling and keywords both say which frames are taken; give one of them")
         stacks, records = [], []
         for source in _as_sources(videos):
